@@ -1,0 +1,1 @@
+"""Command lines: parse, validate, call the library, report."""

@@ -1,0 +1,53 @@
+"""How every app starts and ends: quiet logs, a manual page, one line of error, exit codes.
+
+Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from absl import app, flags, logging
+
+USAGE, DATA, NON_FINITE = 64, 65, 70
+
+
+def run(main):
+    """Run `main()` after parsing flags, and exit with a code that says how it went."""
+
+    def guarded(argv):
+        from tfgrad import errors
+
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}; see --help", USAGE)
+        try:
+            main()
+        except errors.NonFiniteError as error:
+            _fail(error, NON_FINITE)
+        except (errors.DataError, errors.ModelError) as error:
+            _fail(error, DATA)
+        except errors.TfgradError as error:
+            _fail(error, USAGE)
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command goes on from the last finished epoch", 130)
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv):
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error}; see --help", USAGE)
+    except SystemExit:
+        # absl's --help exits with 1.
+        sys.exit(0)
+
+
+def _fail(message, code):
+    sys.stdout.flush()
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,139 @@
+"""Flags that several apps share, and the objects they describe."""
+
+import keras
+from absl import flags
+
+import tfgrad
+from tfgrad import data, models, penalties
+from tfgrad.errors import ArgumentError
+
+FLAGS = flags.FLAGS
+
+
+def define_data():
+    """Which images."""
+    flags.DEFINE_string("dataset", "digits", "'digits' (embedded), or an image set of TFDS.")
+    flags.DEFINE_string("data_dir", None, "TFDS data directory; default: TFDS's own.")
+    flags.DEFINE_bool("download", False, "Let TFDS download a set that is not prepared.")
+    flags.DEFINE_string("train_split", "train", "TFDS split or slice to train on.")
+    flags.DEFINE_string("test_split", "test", "TFDS split or slice to test on.")
+    flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to resize to.")
+    flags.DEFINE_integer("per_class", None, "Train on this many examples per class.")
+    flags.DEFINE_bool("normalize", False, "Normalise channels by the training set's mean and std.")
+    flags.DEFINE_bool("augment", False, "Random flips and padded crops while training.")
+
+
+def define_network():
+    """Which network."""
+    flags.DEFINE_enum("network", "vgg9", models.NAMES, "Architecture.")
+    flags.DEFINE_float("width", 1.0, "Channel multiplier.", lower_bound=0)
+    flags.DEFINE_enum("activation", "relu", ("relu", "softplus"), "Activation.")
+    flags.DEFINE_float("beta", 10.0, "beta of the softplus.", lower_bound=0)
+
+
+def define_penalties():
+    """Which penalties; a weight of 0 means none."""
+    zero_up = {"lower_bound": 0}
+    flags.DEFINE_float("gradient_norm", 0.0, "Weight of the gradient norm (Prop. 2).", **zero_up)
+    flags.DEFINE_string("target", "label", "Logit to differentiate: label, predicted, all.")
+    flags.DEFINE_enum(
+        "gradient_norm_loss",
+        "squared_error",
+        ("squared_error", "cross_entropy"),
+        "Gradients of logits (Prop. 2) or of log-probabilities (Eq. 2.3).",
+    )
+    flags.DEFINE_float("score_matching", 0.0, "Weight of score matching (Eq. 5.4).", **zero_up)
+    flags.DEFINE_float("anti_score_matching", 0.0, "Weight of anti-score-matching.", **zero_up)
+    flags.DEFINE_enum(
+        "estimator", "taylor", penalties.ESTIMATORS, "Estimator of the Hessian trace."
+    )
+    flags.DEFINE_float("sigma", 0.01, "Noise of the trace estimator, in image units.")
+    flags.DEFINE_integer("samples", 1, "Draws of the trace estimator per example and step.")
+    flags.DEFINE_float("stability", 1e-4, "mu of Eq. 5.4.", **zero_up)
+    flags.DEFINE_float("threshold", 1000.0, "tau of anti-score-matching.")
+
+
+def resolved():
+    """Every flag the apps define, with its value."""
+    return {
+        flag.name: flag.value
+        for module, module_flags in FLAGS.flags_by_module_dict().items()
+        if not module.startswith("absl")
+        for flag in module_flags
+    }
+
+
+def image_size():
+    """(height, width), or None."""
+    if not FLAGS.image_size:
+        return None
+    try:
+        height, width = (int(v) for v in FLAGS.image_size)
+    except ValueError as error:
+        raise ArgumentError(
+            f"--image_size: got {','.join(FLAGS.image_size)}; expected HEIGHT,WIDTH, e.g. 64,64."
+        ) from error
+    return height, width
+
+
+def load_data():
+    """(training set, test set, channel statistics or None)."""
+    common = {
+        "data_dir": FLAGS.data_dir,
+        "download": FLAGS.download,
+        "image_size": image_size(),
+    }
+    train = data.load(FLAGS.dataset, FLAGS.train_split, **common)
+    test = data.load(FLAGS.dataset, FLAGS.test_split, **common)
+    if FLAGS.per_class is not None:
+        train = data.subset(train, FLAGS.per_class, FLAGS.seed)
+    statistics = data.channel_statistics(train) if FLAGS.normalize else None
+    return train, test, statistics
+
+
+def build_network(train):
+    """The network for a data set."""
+    return models.get(
+        FLAGS.network,
+        train.image_shape,
+        len(train.classes),
+        width=FLAGS.width,
+        activation=FLAGS.activation,
+        beta=FLAGS.beta,
+    )
+
+
+def build_penalties():
+    """The penalties whose weight is not 0."""
+    chosen = []
+    trace = {"sigma": FLAGS.sigma, "samples": FLAGS.samples, "estimator": FLAGS.estimator}
+    if FLAGS.gradient_norm:
+        target = int(FLAGS.target) if FLAGS.target.isdecimal() else FLAGS.target
+        chosen.append(
+            penalties.GradientNorm(FLAGS.gradient_norm, target, FLAGS.gradient_norm_loss)
+        )
+    if FLAGS.score_matching:
+        chosen.append(
+            penalties.ScoreMatching(
+                FLAGS.score_matching, stability=FLAGS.stability, seed=FLAGS.seed, **trace
+            )
+        )
+    if FLAGS.anti_score_matching:
+        chosen.append(
+            penalties.AntiScoreMatching(
+                FLAGS.anti_score_matching, threshold=FLAGS.threshold, seed=FLAGS.seed, **trace
+            )
+        )
+    return chosen
+
+
+def compiled_model(network, chosen, optimizer, jit_compile="auto"):
+    """A compiled PenalizedModel with the softmax cross-entropy on logits."""
+    model = tfgrad.PenalizedModel(network, chosen)
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=jit_compile,
+    )
+    return model

@@ -1,0 +1,54 @@
+"""Keras 3 / TensorFlow models whose gradients matter.
+
+    model = tfgrad.PenalizedModel(network, [tfgrad.penalties.GradientNorm(0.1)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y)
+    tfgrad.export.save(model, "saved_models/mine")
+"""
+
+import keras as _keras
+
+from tfgrad.errors import TfgradError
+
+if _keras.backend.backend() != "tensorflow":
+    raise TfgradError(
+        f"KERAS_BACKEND: got {_keras.backend.backend()!r}; tfgrad differentiates with TensorFlow "
+        "tapes. Set KERAS_BACKEND=tensorflow before Keras is first imported."
+    )
+
+from tfgrad import (
+    callbacks,
+    data,
+    distribution,
+    errors,
+    evaluation,
+    export,
+    figures,
+    layers,
+    loading,
+    losses,
+    models,
+    penalties,
+    targets,
+)
+from tfgrad._version import __version__
+from tfgrad.training import PenalizedModel
+
+__all__ = [
+    "PenalizedModel",
+    "TfgradError",
+    "__version__",
+    "callbacks",
+    "data",
+    "distribution",
+    "errors",
+    "evaluation",
+    "export",
+    "figures",
+    "layers",
+    "loading",
+    "losses",
+    "models",
+    "penalties",
+    "targets",
+]

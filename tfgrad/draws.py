@@ -1,0 +1,57 @@
+"""Noise that depends on (seed, step, example) and on nothing else.
+
+An estimator with random draws must give the same numbers whether a global batch is processed on
+one device or cut over n replicas. So noise is not taken from a stateful stream: example i of the
+global batch owns the counters [i·m, (i+1)·m) of a counter-based generator, and a replica that
+holds examples [a, b) draws just these.
+"""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+_PHILOX = 1
+# One Philox counter yields four float32 normals.
+_PER_COUNTER = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Where in the random sequence a batch stands.
+
+    Attributes:
+        step: the training step, int or int64 scalar.
+        offset: the position of the batch's first example in the global batch.
+    """
+
+    step: Any = 0
+    offset: Any = 0
+
+    def normal(self, like, samples: int, seed: int, stream: int = 0):
+        """Standard normal noise for `samples` perturbations of every example.
+
+        Args:
+            like: the tensor to be perturbed, [batch, …].
+            samples: how many draws per example.
+            seed: of the estimator.
+            stream: tells apart the several inputs of one network.
+
+        Returns:
+            A list of `samples` tensors shaped and typed like `like`.
+        """
+        shape = tf.shape(like)
+        per_example = tf.reduce_prod(shape[1:]) * samples
+        counters = (per_example + _PER_COUNTER - 1) // _PER_COUNTER
+        low = tf.cast(self.offset, tf.int64) * tf.cast(counters, tf.int64)
+        high = tf.cast(self.step, tf.int64)
+        flat = tf.raw_ops.StatelessRandomNormalV2(
+            shape=tf.stack([shape[0], counters * _PER_COUNTER]),
+            key=tf.constant([(seed * 1_000_003 + stream) % 2**63], tf.uint64),
+            counter=tf.cast(tf.stack([low, high]), tf.uint64),
+            alg=_PHILOX,
+            dtype=tf.float32,
+        )
+        noise = tf.reshape(flat[:, :per_example], tf.concat([shape[:1], [samples], shape[1:]], 0))
+        draws = tf.unstack(tf.cast(noise, like.dtype), num=samples, axis=1)
+        return [tf.ensure_shape(d, like.shape) for d in draws]

@@ -1,0 +1,36 @@
+"""The exceptions and warnings a user of tfgrad can catch.
+
+Every message names the argument, what came, what was expected and what to try.
+"""
+
+
+class TfgradError(Exception):
+    """Base of every error raised on purpose by tfgrad."""
+
+
+class ArgumentError(TfgradError, ValueError):
+    """An argument has the wrong type, shape or value."""
+
+
+class DataError(TfgradError, ValueError):
+    """Images or labels cannot be used: unknown set, NaN pixels, labels out of range."""
+
+
+class ModelError(TfgradError, ValueError):
+    """A model or a model file cannot be used: truncated, foreign, unsafe, or ending in softmax."""
+
+
+class SecondOrderError(ModelError):
+    """A layer whose second derivative TensorFlow drops or falsifies."""
+
+
+class NonFiniteError(TfgradError, ArithmeticError):
+    """The loss or a weight became NaN or infinite; the last good state was kept."""
+
+
+class ResumeError(TfgradError, ValueError):
+    """A work directory holds a run made under other flags."""
+
+
+class SecondOrderWarning(UserWarning):
+    """A layer whose second derivative is slightly wrong, and which the papers use all the same."""

@@ -1,0 +1,51 @@
+"""The networks of the papers, as plain functional Keras models that end in logits."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+
+from tfgrad.errors import ArgumentError
+from tfgrad.models.resnet import DEPTHS as _RESNET_DEPTHS
+from tfgrad.models.resnet import resnet
+from tfgrad.models.vgg import DEPTHS as _VGG_DEPTHS
+from tfgrad.models.vgg import vgg
+
+_BUILDERS: dict[str, tuple[Callable[..., keras.Model], int]] = {
+    f"vgg{depth}": (vgg, depth) for depth in _VGG_DEPTHS
+} | {f"resnet{depth}": (resnet, depth) for depth in _RESNET_DEPTHS}
+NAMES = tuple(_BUILDERS)
+
+__all__ = ["NAMES", "get", "resnet", "vgg"]
+
+
+def get(
+    name: str,
+    input_shape: Sequence[int],
+    classes: int,
+    width: float = 1.0,
+    activation: str = "relu",
+    beta: float = 10.0,
+) -> keras.Model:
+    """Build one of the networks in `NAMES`, for instance "vgg9" or "resnet18".
+
+    Args:
+        name: one of `NAMES`.
+        input_shape: (height, width, channels).
+        classes: the number of logits.
+        width: the channel multiplier.
+        activation: "relu" or "softplus".
+        beta: β of the softplus.
+
+    Returns:
+        A model from images [batch, height, width, channels] to logits [batch, classes], which
+        carries `name`.
+
+    Raises:
+        ArgumentError: for an unknown name, and whatever `vgg` and `resnet` refuse.
+    """
+    if name not in NAMES:
+        raise ArgumentError(f"name={name!r} is no known network; choose one of {list(NAMES)}.")
+    builder, depth = _BUILDERS[name]
+    return builder(
+        depth, input_shape, classes, width=width, activation=activation, beta=beta, name=name
+    )

@@ -1,0 +1,156 @@
+"""What every penalty shares: a weight, a name, one number per example, serialisation."""
+
+import keras
+import tensorflow as tf
+
+from tfgrad import second_order
+from tfgrad.draws import Draws
+from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.probe import Needs, Probe
+
+PACKAGE = "tfgrad"
+
+
+class Penalty:
+    """A number per example, made of gradients, that training makes small.
+
+    Subclasses say what they differentiate in `needs` and compute the number in `compute`.
+
+    Args:
+        weight: λ, a float or a `keras.optimizers.schedules.LearningRateSchedule` of the
+            optimizer's step. A float weight can be changed at any time, from a callback for
+            instance (`penalty.weight = 0.1`), and takes effect at the next step without
+            retracing.
+        name: of the penalty and of its metric.
+    """
+
+    def __init__(self, weight=1.0, name=None):
+        self.name = name or type(self).__name__
+        if isinstance(weight, keras.optimizers.schedules.LearningRateSchedule):
+            self._schedule, self._weight = weight, None
+        else:
+            self._schedule = None
+            # Float64 holds any λ of a float64 network; a half-precision policy must not round it.
+            self._weight = keras.Variable(
+                _float_weight(weight), dtype="float64", trainable=False, name=f"{self.name}_weight"
+            )
+
+    @property
+    def weight(self):
+        """λ: the current float, or the schedule."""
+        return self._schedule if self._weight is None else float(self._weight.numpy())
+
+    @weight.setter
+    def weight(self, value):
+        if self._weight is None:
+            raise ArgumentError(
+                f"weight: {self.name!r} follows a schedule; it cannot be set to {value!r}. "
+                "Build the penalty with a float weight to change it while training."
+            )
+        self._weight.assign(_float_weight(value))
+
+    def weight_at(self, step, dtype):
+        """λ as a scalar tensor at an optimizer step, inside a graph or out of it."""
+        if self._weight is None:
+            return tf.cast(self._schedule(step), dtype)
+        return tf.cast(self._weight.value, dtype)
+
+    def needs(self) -> Needs:
+        """What the probe must prepare."""
+        return Needs()
+
+    def compute(self, probe: Probe):
+        """The penalty of every example, [batch], unweighted, from a probe of the batch."""
+        raise NotImplementedError(f"{type(self).__name__} has no compute(probe).")
+
+    def per_example(self, network, x, y=None, *, training=False, seed=0):
+        """The bare penalty, for anyone who wants no trainer.
+
+        Differentiable with respect to the network's weights under a `tf.GradientTape` of yours.
+        Moves no batch-norm statistics and no random seed.
+
+        Args:
+            network: a Keras model that returns logits [batch, classes].
+            x: float inputs [batch, …].
+            y: integer labels [batch], where the target needs them.
+            training: the mode of the forward pass.
+            seed: stands for the training step in the draws of a random estimator.
+
+        Returns:
+            [batch], unweighted.
+        """
+        check_network(network, x, training)
+        with keras.StatelessScope(collect_losses=True):
+            probe = Probe(
+                network, x, y, training=training, needs=self.needs(), draws=Draws(step=seed)
+            )
+            return self.compute(probe)
+
+    def get_config(self):
+        """Constructor arguments; a float weight is saved as it stands now."""
+        weight = self.weight
+        if self._weight is None:
+            weight = keras.saving.serialize_keras_object(weight)
+        return {"weight": weight, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        """The penalty that `get_config` described."""
+        config = dict(config)
+        if isinstance(config.get("weight"), dict):
+            config["weight"] = keras.saving.deserialize_keras_object(config["weight"])
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def check_network(network, x=None, training=True):
+    """Refuse a network whose second derivatives are wrong or whose outputs are probabilities.
+
+    Raises:
+        SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
+        ModelError: its outputs are probabilities; penalties differentiate logits.
+    """
+    inspection = second_order.check(network, x, training=training)
+    if inspection.probabilities:
+        raise ModelError(
+            f"network {network.name!r}: its outputs are probabilities (layer "
+            f"{inspection.probabilities!r} ends in softmax or sigmoid); penalties differentiate "
+            "logits. Remove that activation and compile with "
+            "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+        )
+
+
+def positive(name, value):
+    """The float, or an ArgumentError that names the argument."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ArgumentError(f"{name}: got {value!r}; expected a number above 0.")
+    return float(value)
+
+
+def positive_int(name, value):
+    """The int, or an ArgumentError that names the argument."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ArgumentError(f"{name}: got {value!r}; expected a whole number from 1 up.")
+    return value
+
+
+def one_of(name, value, choices):
+    """The value, or an ArgumentError that lists the choices."""
+    if value not in choices:
+        raise ArgumentError(
+            f"{name}: got {value!r}; expected one of {', '.join(map(repr, choices))}."
+        )
+    return value
+
+
+def _float_weight(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < float("inf"):
+        raise ArgumentError(
+            f"weight: got {value!r}; expected a finite number from 0 up, or a "
+            "keras.optimizers.schedules.LearningRateSchedule."
+        )
+    return float(value)

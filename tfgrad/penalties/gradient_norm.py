@@ -1,0 +1,67 @@
+"""Gradient-norm penalties: robustness to input noise without the noise (thesis Chapter 2)."""
+
+import keras
+
+from tfgrad import losses, targets
+from tfgrad.errors import ArgumentError
+from tfgrad.penalties.base import PACKAGE, Penalty, one_of
+from tfgrad.probe import Needs
+
+LOSSES = ("squared_error", "cross_entropy")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class GradientNorm(Penalty):
+    """Σ_k ‖∇x S^k(x)‖² (Prop. 2), or of one logit; ‖∇x log S_s^y(x)‖² (Eq. 2.3).
+
+    Args:
+        weight: λ; Table 2.2 sweeps 0, .01, .1, 1, 10.
+        target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"`, `"all"`, a class, or one
+            class per example.
+        loss: `"squared_error"`: gradients of logits. `"cross_entropy"`: gradients of the
+            log-softmax of one class; `"all"` is refused.
+        name: of the metric.
+
+    Raises:
+        ArgumentError: an argument is none of these.
+
+    Example:
+
+    ```python
+    model = tfgrad.PenalizedModel(network, [tfgrad.penalties.GradientNorm(0.1)])
+    ```
+
+    Source: S. Srinivas, thesis §2.4; Srinivas and Fleuret, ICML 2018.
+    """
+
+    def __init__(self, weight=1.0, target="label", loss="squared_error", name="gradient_norm"):
+        super().__init__(weight, name)
+        self.loss = one_of("loss", loss, LOSSES)
+        if loss == "cross_entropy" and isinstance(target, str) and target == "all":
+            raise ArgumentError(
+                "target: got 'all' with loss='cross_entropy'; Eq. 2.3 holds for one class. "
+                "Use target='label' or 'predicted'."
+            )
+        self.target = targets.validated(target)
+
+    def needs(self):
+        """The full Jacobian for target `"all"`."""
+        return Needs(jacobian=self._all())
+
+    def compute(self, probe):
+        """‖∇x‖² of each example, [batch]."""
+        if self._all():
+            return sum(losses.squared_norm(row) for row in probe.input_jacobian())
+        of = "logit" if self.loss == "squared_error" else "log_probability"
+        return losses.squared_norm(probe.input_gradient(self.target, of))
+
+    def get_config(self):
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "target": targets.to_config(self.target),
+            "loss": self.loss,
+        }
+
+    def _all(self):
+        return isinstance(self.target, str) and self.target == "all"

@@ -1,0 +1,374 @@
+"""One forward pass under a tape: outputs, chosen layer calls, and each distinct gradient once.
+
+The probe is the middle of the house. A training step, a penalty on its own, a saliency method and
+a served signature all ask it for the same few things, and it is the only place where a tape is
+opened on an input.
+
+    probe = Probe(network, x, y, training=True)
+    probe.logits                        # [batch, classes]
+    probe.input_gradient("label")       # like x; a second request costs nothing
+
+Whoever wants derivatives of these with respect to weights opens a tape around the probe, as
+`PenalizedModel.train_step` does. Gradients are those of the *sum* over the batch, which is each
+example's own gradient wherever examples do not interact; training-mode batch norm couples them,
+which the papers and their code accept.
+"""
+
+import contextlib
+import dataclasses
+import threading
+
+import keras
+import tensorflow as tf
+
+from tfgrad import calls, second_order, targets
+from tfgrad.draws import Draws
+from tfgrad.errors import ArgumentError, ModelError
+
+# Above this many classes one vectorised pass beats a loop of backward passes over the logits.
+_LOOP_CLASSES = 16
+
+_policy_lock = threading.RLock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a probe must prepare before its forward pass.
+
+    Attributes:
+        layers: names of layers whose calls are recorded.
+        jacobian: whether all logits will be differentiated, so that a single logit's gradient is
+            a row of that and not a pass of its own.
+        order: 2 if a gradient will itself be differentiated with respect to the input.
+    """
+
+    layers: tuple[str, ...] = ()
+    jacobian: bool = False
+    order: int = 1
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(
+            tuple(dict.fromkeys(self.layers + other.layers)),
+            self.jacobian or other.jacobian,
+            max(self.order, other.order),
+        )
+
+
+class Probe:
+    """A network's outputs at x and the gradients asked of it, each computed once.
+
+    Args:
+        network: a Keras model that returns logits [batch, classes].
+        x: float images [batch, …], or a nest of inputs of which the float ones are differentiated.
+        y: integer labels [batch], needed for target `"label"`.
+        training: the mode of the forward pass. Batch-norm statistics and random masks move on as
+            in any call; `forward` repeats this pass's masks and moves nothing.
+        needs: what will be asked.
+        draws: where the batch stands in the random sequence.
+
+    Raises:
+        ArgumentError: x has nothing to differentiate, or a layer name is not there.
+        ModelError: the network's output is not one tensor [batch, classes].
+    """
+
+    def __init__(self, network, x, y=None, *, training=False, needs=Needs(), draws=Draws()):
+        self.network, self.y = network, y
+        self.training, self.needs, self.draws = training, needs, draws
+        self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
+        self._watched = [t for t in tf.nest.flatten(self.x) if t.dtype.is_floating]
+        if not self._watched:
+            kinds = sorted({t.dtype.name for t in tf.nest.flatten(self.x)})
+            raise ArgumentError(
+                f"x: got {', '.join(kinds)}; an input-gradient needs float inputs. "
+                "Cast images with tf.cast(x, tf.float32) / 255."
+            )
+        if needs.layers:
+            calls.check_names(network, needs.layers)
+        self._before = _snapshot(network) if training else []
+        self._memo: dict = {}
+        self._second_tape = tf.GradientTape(persistent=True) if needs.order > 1 else None
+        self._second_on = False
+        self._tape = tf.GradientTape(persistent=True)
+        with self._recording_second(), self._tape, calls.recorded(needs.layers) as recorded:
+            if self._second_tape is not None:
+                self._second_tape.watch(self._watched)
+            self._tape.watch(self._watched)
+            self.outputs = network(self.x, training=training)
+            self.logits = self._as_logits(self.outputs)
+        self.layer_outputs = recorded
+
+    # What is differentiated
+
+    def classes(self, target):
+        """The class index of each example's scalar, int32 [batch]; `"all"` has none."""
+        return targets.classes(target, self.logits, self.y)
+
+    def score(self, target):
+        """The scalar f of each example, [batch]: the logit that `target` names."""
+        return targets.select(self.logits, self.classes(target))
+
+    # First derivatives
+
+    def input_gradient(self, target, of="logit"):
+        """∇x of each example's scalar, in x's structure (its float inputs).
+
+        Args:
+            target: see `tfgrad.targets`; not `"all"`.
+            of: `"logit"`, or `"log_probability"` for ∇x log softmax.
+        """
+        return self._pack(self._gradients(target, of)[: len(self._watched)])
+
+    def layer_gradients(self, target, of="logit"):
+        """∂ scalar / ∂ output of every recorded call, {call name: like the output}.
+
+        A call the scalar does not depend on has None.
+        """
+        gradients = self._gradients(target, of)[len(self._watched) :]
+        return tf.nest.pack_sequence_as(self.layer_outputs, gradients)
+
+    def input_jacobian(self):
+        """∇x of every logit, a list of `classes` gradients in x's structure."""
+        return [self._pack(row) for row in self._jacobian()]
+
+    # Second derivatives with respect to the input
+
+    def hessian_vector(self, target, vectors):
+        """(∇²x f) v for one vector per float input; needs order 2.
+
+        Args:
+            target: see `input_gradient`.
+            vectors: in x's structure, as `input_gradient` returns.
+        """
+        gradients = self._gradients(target, "logit")[: len(self._watched)]
+        with self._recording_second():
+            slopes = [
+                tf.reduce_sum(g * v)
+                for g, v in zip(gradients, tf.nest.flatten(vectors), strict=True)
+            ]
+            slope = tf.add_n([tf.cast(s, slopes[0].dtype) for s in slopes])
+        return self._pack(
+            self._second_tape.gradient(slope, self._watched, unconnected_gradients="zero")
+        )
+
+    def hessian_trace(self, target):
+        """tr ∇²x f exactly, [batch], at the price of one double backward per input dimension."""
+        total = tf.zeros([], self._watched[0].dtype)
+        for index, source in enumerate(self._watched):
+            gradient = self._gradients(target, "logit")[index]
+            with self._recording_second():
+                flat = tf.reshape(gradient, [tf.shape(gradient)[0], -1])
+            size = flat.shape[-1] or source.shape[1:].num_elements()
+            if size is None:
+                raise ArgumentError(
+                    f"x: got shape {source.shape}; the exact trace needs fixed image sizes."
+                )
+            for entry in range(size):
+                with self._recording_second():
+                    column = tf.reduce_sum(flat[:, entry])
+                row = self._second_tape.gradient(column, source, unconnected_gradients="zero")
+                total += tf.reshape(row, [tf.shape(row)[0], -1])[:, entry]
+        return total
+
+    # Further forward passes
+
+    def forward(self, x):
+        """Logits at another x, in this pass's mode and with its random masks, moving no state."""
+        if self.training:
+            inspection = second_order.inspect(self.network, self.x, training=True)
+            for names, what in (
+                (inspection.stateful_random, "draws from TensorFlow's stateful generators"),
+                (inspection.untracked_state, "assigns a variable Keras does not know of"),
+            ):
+                if names:
+                    raise ModelError(
+                        f"network {self.network.name!r}: layer {names[0]!r} {what}, so a second "
+                        "forward pass cannot repeat the first one's masks and state. Use "
+                        "keras.random with a SeedGenerator, and add_weight for state."
+                    )
+        with keras.StatelessScope(self._before, collect_losses=True):
+            return self._as_logits(self.network(x, training=self.training))
+
+    def noise(self, samples, seed, scale=1.0):
+        """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure."""
+        per_input = [
+            self.draws.normal(t, samples, seed, stream) for stream, t in enumerate(self._watched)
+        ]
+        return [
+            self._pack([scale * noise[n] for noise in per_input]) for n in range(samples)
+        ]
+
+    def shifted(self, vectors):
+        """x + v, where v has x's structure as `input_gradient` returns; integer inputs stay."""
+        moves = iter(tf.nest.flatten(vectors))
+        return tf.nest.map_structure(
+            lambda t: t + next(moves) if t.dtype.is_floating else t, self.x
+        )
+
+    def in_float32(self):
+        """A probe of the same point whose arithmetic is float32, whatever the layers' policy.
+
+        Half precision cannot hold differences such as f(x + v) − f(x) at small v. Returns this
+        probe itself where nothing is half precision. The new pass repeats the masks of this one
+        and moves no state.
+        """
+        if not _half_precision_layers(self.network):
+            return self
+        if "float32" not in self._memo:
+            self._memo["float32"] = _Float32Probe(self)
+        return self._memo["float32"]
+
+    # Inside
+
+    def _as_logits(self, outputs):
+        flat = tf.nest.flatten(outputs)
+        if len(flat) != 1:
+            raise ModelError(
+                f"network {self.network.name!r}: got {len(flat)} outputs; a penalty needs one "
+                "tensor of logits [batch, classes]."
+            )
+        logits = flat[0]
+        if logits.shape.rank != 2:
+            raise ModelError(
+                f"network {self.network.name!r}: got outputs of shape {logits.shape}; a penalty "
+                "needs logits [batch, classes]."
+            )
+        return tf.cast(logits, tf.float32) if logits.dtype.size < 4 else logits
+
+    @contextlib.contextmanager
+    def _recording_second(self):
+        """Record on the second tape, if there is one; entered again it changes nothing."""
+        if self._second_tape is None or self._second_on:
+            yield
+            return
+        self._second_on = True
+        try:
+            with self._second_tape:
+                yield
+        finally:
+            self._second_on = False
+
+    def _gradients(self, target, of):
+        """Gradients for every watched input and recorded call, from one backward pass."""
+        key = ("gradient", of, target if isinstance(target, str | int) else target.ref())
+        if key not in self._memo:
+            if self.needs.jacobian and of == "logit" and not self.needs.layers:
+                self._memo[key] = self._row(target)
+            else:
+                with self._recording_second(), self._tape:
+                    scalar = targets.select(self._values(of), self.classes(target))
+                self._memo[key] = self._backward(scalar)
+        return self._memo[key]
+
+    def _values(self, of):
+        if of == "logit":
+            return self.logits
+        if of == "log_probability":
+            return tf.nn.log_softmax(self.logits)
+        raise ArgumentError(f"of: got {of!r}; expected 'logit' or 'log_probability'.")
+
+    def _backward(self, scalar):
+        sources = self._watched + tf.nest.flatten(self.layer_outputs)
+        with self._recording_second():
+            gradients = self._tape.gradient(scalar, sources)
+        inputs = len(self._watched)
+        if all(g is None for g in gradients[:inputs]):
+            raise ModelError(
+                f"network {self.network.name!r}: its output does not depend differentiably on its "
+                "input, so there is no input-gradient."
+            )
+        for i in range(inputs):
+            if gradients[i] is None:
+                gradients[i] = tf.zeros_like(sources[i])
+        return gradients
+
+    def _jacobian(self):
+        if "jacobian" not in self._memo:
+            classes = self.logits.shape[-1]
+            if classes is None:
+                raise ModelError(
+                    f"network {self.network.name!r}: the number of logits is unknown; target "
+                    "'all' needs it. Give the last layer a fixed size."
+                )
+            if classes <= _LOOP_CLASSES:
+                rows = []
+                for k in range(classes):
+                    with self._recording_second(), self._tape:
+                        logit = self.logits[:, k]
+                    rows.append(self._backward(logit)[: len(self._watched)])
+            else:
+                with self._recording_second():
+                    blocks = [self._tape.batch_jacobian(self.logits, t) for t in self._watched]
+                rows = [[block[:, k] for block in blocks] for k in range(classes)]
+            self._memo["jacobian"] = rows
+        return self._memo["jacobian"]
+
+    def _row(self, target):
+        """One logit's gradient, picked out of the Jacobian that is wanted anyway."""
+        with self._recording_second():
+            indices = self.classes(target)
+            weights = tf.one_hot(indices, self.logits.shape[-1], dtype=self.logits.dtype)
+            picked = []
+            for i, source in enumerate(self._watched):
+                stacked = tf.stack([row[i] for row in self._jacobian()], axis=1)
+                axes = tf.ones([source.shape.rank - 1], tf.int32)
+                mask = tf.reshape(weights, tf.concat([tf.shape(weights), axes], 0))
+                picked.append(tf.reduce_sum(stacked * tf.cast(mask, stacked.dtype), axis=1))
+        return picked
+
+    def _pack(self, values):
+        """Values for the float inputs in x's structure; what is not differentiated is left out."""
+        if len(self._watched) == len(tf.nest.flatten(self.x)):
+            return tf.nest.pack_sequence_as(self.x, values)
+        return list(values)
+
+
+class _Float32Probe(Probe):
+    """The same point in float32; see `Probe.in_float32`."""
+
+    def __init__(self, half: Probe):
+        with _computing_in_float32(half.network), keras.StatelessScope(
+            half._before, collect_losses=True
+        ):
+            super().__init__(
+                half.network,
+                half.x,
+                half.y,
+                training=half.training,
+                needs=half.needs,
+                draws=half.draws,
+            )
+        self._before = half._before
+
+    def forward(self, x):
+        with _computing_in_float32(self.network):
+            return super().forward(x)
+
+    def in_float32(self):
+        return self
+
+
+def _snapshot(network):
+    """The values that a training pass may move: random seeds and running statistics."""
+    return [(v, tf.identity(v.value)) for v in network.non_trainable_variables]
+
+
+def _half_precision_layers(network):
+    return [
+        layer
+        for layer in network._flatten_layers()
+        if layer.compute_dtype in ("float16", "bfloat16")
+    ]
+
+
+@contextlib.contextmanager
+def _computing_in_float32(network):
+    with _policy_lock:
+        layers = _half_precision_layers(network)
+        policies = [layer.dtype_policy for layer in layers]
+        for layer in layers:
+            layer.dtype_policy = "float32"
+        try:
+            yield
+        finally:
+            for layer, policy in zip(layers, policies, strict=True):
+                layer.dtype_policy = policy

@@ -1,0 +1,463 @@
+"""The guard: does the second derivative of this network exist, and is it right?
+
+TensorFlow drops or falsifies some second derivatives in silence, so a penalty would train on a
+wrong gradient. `inspect` traces the network and its input gradient once and judges the operations
+it finds, function bodies included, each attributed to a Keras layer by its name scope. Operations
+rather than layer classes, because the same fault sits in bare ops and in users' own layers.
+"""
+
+import concurrent.futures
+import dataclasses
+import re
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError, ModelError, SecondOrderError, SecondOrderWarning
+
+_RESIZE = "use tfgrad.layers.Resizing or tfgrad.layers.UpSampling2D"
+_RNN = "pass use_cudnn=False to the layer"
+_QUANTISED = "apply the penalty to the float network and quantise afterwards"
+_POOLING = "use keras.layers.MaxPooling2D or AveragePooling2D"
+_LSTM = "use keras.layers.LSTM"
+
+# Operations that a first derivative emits and that have no derivative of their own.
+# Registered as not differentiable: the second derivative loses their term without a word.
+SILENT: Mapping[str, str] = {
+    "ResizeBilinearGrad": _RESIZE,
+    "FakeQuantWithMinMaxArgsGradient": _QUANTISED,
+    "FakeQuantWithMinMaxVarsGradient": _QUANTISED,
+    "FakeQuantWithMinMaxVarsPerChannelGradient": _QUANTISED,
+}
+# Not registered at all: differentiating them raises a LookupError that names no layer.
+ABSENT: Mapping[str, str] = {
+    "ResizeBicubicGrad": _RESIZE,
+    "ResizeNearestNeighborGrad": _RESIZE,
+    "ScaleAndTranslateGrad": _RESIZE,  # lanczos, gaussian, and everything with antialias
+    "CropAndResizeGradBoxes": f"crop by slicing, and {_RESIZE}",
+    "CropAndResizeGradImage": f"crop by slicing, and {_RESIZE}",
+    "CudnnRNNBackprop": _RNN,
+    "CudnnRNNBackpropV2": _RNN,
+    "CudnnRNNBackpropV3": _RNN,
+    "BlockLSTMGrad": _LSTM,
+    "BlockLSTMGradV2": _LSTM,
+    "SoftsignGrad": "write x / (1 + keras.ops.abs(x))",
+    "LRNGrad": "write it with keras.ops, or use tfgrad.layers.GroupNormalization",
+    "BatchNormWithGlobalNormalizationGrad": "use tfgrad.layers.BatchNormalization",
+    "MaxPoolGradWithArgmax": _POOLING,
+    "FractionalAvgPoolGrad": _POOLING,
+    "FractionalMaxPoolGrad": _POOLING,
+    "Dilation2DBackpropFilter": _POOLING,
+    "Dilation2DBackpropInput": _POOLING,
+    "IgammaGradA": "keep the first argument of igamma constant",
+    "RandomGammaGrad": "keep the shape parameter of the gamma samples constant",
+    "SparseFillEmptyRowsGrad": "use dense inputs",
+    "SparseSliceGrad": "use dense inputs",
+}
+
+# Operations that draw from a generator TensorFlow advances, so that a second call differs.
+_STATEFUL_RANDOM = re.compile(
+    r"RandomStandardNormal|RandomUniform(Int)?|TruncatedNormal|ParameterizedTruncatedNormal"
+    r"|RandomGamma|RandomPoisson(V2)?|Multinomial|RandomShuffle|RandomCrop|NonDeterministicInts"
+    r"|RngReadAndSkip|RngSkip|Stateful(StandardNormal|Uniform|TruncatedNormal|RandomBinomial)\w*"
+    r"|SampleDistortedBoundingBox(V2)?"
+)
+_STATE = re.compile(r"Assign\w*VariableOp|Resource(Scatter|StridedSliceAssign|Apply)\w*")
+_PROBABILITIES = {"Softmax", "Sigmoid"}
+_TRANSPARENT = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape"}
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+_NO_GRADIENT = re.compile(r"has no entry for: (\w+)|op type: (\w+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One fault of a network's second derivative.
+
+    Attributes:
+        layer: name of the layer that owns the operation; the network's own name for an operation
+            outside every layer.
+        operation: the TensorFlow operation or function at fault.
+        problem: what is wrong.
+        advice: what to use instead.
+        severity: an "error" forbids a penalty; a "warning" is small, and the papers live with it.
+        layer_class: class name of the layer.
+    """
+
+    layer: str
+    operation: str
+    problem: str
+    advice: str
+    severity: Literal["error", "warning"]
+    layer_class: str = ""
+
+    def __str__(self) -> str:
+        return f"layer {self.layer!r} ({self.layer_class}): {self.problem}; {self.advice}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What one trace of a network and its input gradient shows.
+
+    Attributes:
+        findings: faults of the second derivative, one per layer and operation, in graph order.
+        probabilities: name of the layer whose softmax or sigmoid ends an output (`network/op` for
+            an operation outside every layer); None where every output is a logit.
+        stateful_random: names of the layers that draw from `tf.random`'s own state, which no seed
+            generator can replay. Keras's random layers are not among them.
+        untracked_state: names of the layers that assign a `tf.Variable` Keras does not know of.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    probabilities: str | None = None
+    stateful_random: tuple[str, ...] = ()
+    untracked_state: tuple[str, ...] = ()
+
+
+_inspections: weakref.WeakKeyDictionary[Any, dict[bool, Inspection]] = weakref.WeakKeyDictionary()
+_warned: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def inspect(network: Any, inputs: Any = None, training: bool = True) -> Inspection:
+    """Trace a network with its input gradient, once, and report what is wrong with the second.
+
+    No weight, moving statistic or seed changes. An unbuilt network is built. The answer is cached
+    for as long as the network lives, one per value of `training`.
+
+    Args:
+        network: a Keras model or layer.
+        inputs: a nest of tensors, arrays, `tf.TensorSpec` or `KerasTensor`, of which only shapes
+            and dtypes are read; None takes a functional model's own inputs. The floating ones are
+            differentiated.
+        training: the mode of the call.
+
+    Raises:
+        ArgumentError: `inputs` is None and the network does not define any, or is no tensor.
+        ModelError: no output of the network is floating.
+    """
+    if not isinstance(network, keras.layers.Layer):
+        raise ArgumentError(f"network must be a Keras model or layer, not {network!r}")
+    known = _inspections.setdefault(network, {})
+    training = bool(training)
+    if training not in known:
+        known[training] = _inspect(network, _specs(network, inputs), training)
+    return known[training]
+
+
+def check(network: Any, inputs: Any = None, training: bool = True) -> Inspection:
+    """Refuse a network whose second derivative TensorFlow gets wrong.
+
+    Args:
+        network: as for `inspect`.
+        inputs: as for `inspect`.
+        training: as for `inspect`.
+
+    Raises:
+        SecondOrderError: lists every layer at fault, what is wrong, and what to use instead.
+
+    Warns:
+        SecondOrderWarning: slight faults, once per network.
+    """
+    inspection = inspect(network, inputs, training)
+    errors = [str(f) for f in inspection.findings if f.severity == "error"]
+    if errors:
+        raise SecondOrderError(
+            f"network {network.name!r}: a gradient penalty differentiates twice, and the second "
+            "derivative is wrong or missing here:\n  " + "\n  ".join(errors)
+        )
+    slight = [str(f) for f in inspection.findings]
+    if slight and network not in _warned:
+        _warned.add(network)
+        message = f"network {network.name!r}:\n  " + "\n  ".join(slight)
+        warnings.warn(message, SecondOrderWarning, stacklevel=2)
+    return inspection
+
+
+def _specs(network: Any, inputs: Any) -> Any:
+    if inputs is None:
+        try:  # `Sequential.input` needs a symbolic call, `Functional.inputs` loses the structure
+            sequential = isinstance(network, keras.Sequential)
+            inputs = network.inputs[0] if sequential else network.input
+        except (AttributeError, ValueError):
+            raise ArgumentError(
+                f"network {network.name!r} does not define its inputs; pass inputs=, e.g. "
+                "tf.TensorSpec([None, 32, 32, 3])"
+            ) from None
+
+    def spec(x: Any) -> tf.TensorSpec:
+        try:
+            return tf.TensorSpec(x.shape, x.dtype)
+        except (AttributeError, TypeError, ValueError):
+            raise ArgumentError(
+                f"inputs must be a nest of tensors or tf.TensorSpec, not {x!r}"
+            ) from None
+
+    return keras.tree.map_structure(spec, inputs)
+
+
+def _inspect(network: Any, specs: Any, training: bool) -> Inspection:
+    if not network.built:
+        symbolic = keras.tree.map_structure(
+            lambda s: keras.KerasTensor(tuple(s.shape), s.dtype.name), specs
+        )
+        with tf.init_scope():
+            network(symbolic, training=training)
+    # The caller may be inside a tf.function, a tape, a strategy, a stateless scope: all of them are
+    # local to its thread. tf.init_scope would not do, for it pauses tapes, the one here included.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return _judge(network, *thread.submit(_trace, network, specs, training).result())
+
+
+def _trace(network: Any, specs: Any, training: bool) -> tuple[Any, list[str], str | None]:
+    """The GraphDef of f and ∇x Σf, the names of f's tensors, and an op without first derivative."""
+    count = 0
+    missing: str | None = None
+
+    def run(*flat: Any) -> Any:
+        nonlocal count, missing
+        floating = [x for x in flat if x.dtype.is_floating]
+        # Watching the inputs alone keeps the weights' gradients, which no penalty differentiates
+        # twice, out of the graph.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(floating)
+            y = network(keras.tree.pack_sequence_as(specs, flat), training=training)
+            outputs = [o for o in keras.tree.flatten(y) if _is_floating(o)]
+            if not outputs:
+                raise ModelError(
+                    f"network {network.name!r} has no floating output to differentiate; pass the "
+                    "part of the network that yields logits"
+                )
+            total = tf.add_n([tf.reduce_sum(tf.cast(o, tf.float32)) for o in outputs])
+        count = len(outputs)
+        try:
+            gradients = tape.gradient(total, floating) if floating else []
+        except LookupError as error:
+            found = _NO_GRADIENT.search(str(error))
+            if found is None:
+                raise
+            missing, gradients = found[1] or found[2], []
+        return outputs, [g for g in gradients if g is not None]
+
+    flat_specs = keras.tree.flatten(specs)
+    with keras.StatelessScope(collect_losses=True):
+        traced = tf.function(run, autograph=False).get_concrete_function(*flat_specs)
+    outputs = [t.name for t in traced.graph.outputs[:count]]
+    return traced.graph.as_graph_def(), outputs, missing
+
+
+def _is_floating(x: Any) -> bool:
+    return hasattr(x, "dtype") and tf.as_dtype(x.dtype).is_floating
+
+
+def _judge(network: Any, graph_def: Any, outputs: list[str], missing: str | None) -> Inspection:
+    functions = {f.signature.name: f for f in graph_def.library.function}
+    # FuncGraph inputs are placeholders; weights are captured as resources, inputs never are.
+    inputs = {
+        n.name
+        for n in graph_def.node
+        if n.op == "Placeholder" and tf.as_dtype(n.attr["dtype"].type).is_floating
+    }
+    findings: dict[tuple[int, str], Finding] = {}
+    random: dict[str, None] = {}
+    state: dict[str, None] = {}
+    for node, owner, stopped in _walk(network, graph_def.node, functions, inputs):
+        if _STATEFUL_RANDOM.fullmatch(node.op):
+            random[owner.name] = None
+        elif _STATE.fullmatch(node.op):
+            state[owner.name] = None
+        elif stopped or node.op in SILENT or node.op in ABSENT or node.op == missing:
+            operation = "tf.nn.moments" if stopped else node.op
+            findings.setdefault((id(owner), operation), _finding(network, owner, operation))
+    probabilities = None
+    for output in outputs:
+        found = _probabilities(network, graph_def.node, functions, output)
+        probabilities = probabilities or found
+    return Inspection(tuple(findings.values()), probabilities, tuple(random), tuple(state))
+
+
+def _finding(network: Any, owner: Any, operation: str) -> Finding:
+    name = type(owner).__name__
+    severity: Literal["error", "warning"] = "error"
+    if operation == "tf.nn.moments":
+        problem = "tf.nn.moments stops the gradient of the mean, so the second derivative is wrong"
+        if isinstance(owner, keras.layers.BatchNormalization):
+            severity = "warning"
+            problem += " (slightly: the papers train with it)"
+            advice = "use tfgrad.layers.BatchNormalization"
+        elif isinstance(owner, (keras.layers.LayerNormalization, keras.layers.GroupNormalization)):
+            problem += " by some 5 to 10 %"
+            advice = f"use tfgrad.layers.{_stock_class(owner)}"
+        else:
+            advice = "take keras.ops.mean and keras.ops.var, which stop nothing"
+    elif operation in SILENT:
+        advice = SILENT[operation]
+        problem = (
+            f"TensorFlow gives {operation} no gradient and says nothing, so weights after the "
+            "layer get none from the penalty and weights before it a wrong one"
+        )
+    elif operation in ABSENT:
+        advice = ABSENT[operation]
+        problem = f"TensorFlow defines no gradient for {operation}, so the penalty has none"
+    else:
+        advice = "write it with operations that have a gradient"
+        problem = f"TensorFlow defines not even a first derivative for {operation}"
+    if owner is network and keras.tree.flatten(getattr(network, "_layers", [])):
+        problem = f"an operation outside every layer: {problem}"
+    return Finding(owner.name, operation, problem, advice, severity, name)
+
+
+def _stock_class(layer: Any) -> str:
+    for stock in ("LayerNormalization", "GroupNormalization"):
+        if isinstance(layer, getattr(keras.layers, stock)):
+            return stock
+    raise AssertionError(layer)
+
+
+class _Visited(NamedTuple):
+    node: Any
+    owner: Any
+    stopped: bool  # the stop_gradient of a mean inside a variance of the input
+
+
+def _walk(
+    network: Any,
+    nodes: Iterable[Any],
+    functions: Mapping[str, Any],
+    dependent: set[str],
+    scope: str = "",
+    seen: set[tuple[str, int, bool]] | None = None,
+) -> Iterator[_Visited]:
+    """Every node, with its layer, in the order of the graph; bodies after the node that calls them.
+
+    Args:
+        network: the root of the layers.
+        nodes: of a graph or of a function body.
+        functions: the library.
+        dependent: names of the tensors that depend on the differentiated inputs.
+        scope: name scope of the calling node.
+        seen: bodies visited already, by name, owner and whether they depend on the inputs.
+    """
+    seen = set() if seen is None else seen
+    nodes = list(nodes)
+    by_name = {node.name: node for node in nodes}
+    dependent = _closure(nodes, dependent)
+    stopped = _stopped_means(nodes, by_name, dependent)
+    for node in nodes:
+        path = scope + node.name
+        owner = _owner(network, path)
+        if owner is network and node.op in _CALLS:
+            # A backward call carries no scope; its forward call, whose values it takes, does.
+            forward = (by_name.get(_source(i)) for i in node.input)
+            named = [scope + f.name for f in forward if f is not None and f.op in _CALLS]
+            path = next((p for p in named if _owner(network, p) is not network), path)
+            owner = _owner(network, path)
+        yield _Visited(node, owner, node.name in stopped)
+        for function in _bodies(node, functions):
+            arguments = [a.name for a in function.signature.input_arg]
+            sources = [_source(i) for i in node.input if not i.startswith("^")]
+            if node.op in _CALLS:  # argument by argument; loops and branches as a whole
+                inner = {a for a, s in zip(arguments, sources, strict=False) if s in dependent}
+            else:
+                inner = set(arguments) if node.name in dependent else set()
+            key = (function.signature.name, id(owner), bool(inner))
+            if key not in seen:
+                seen.add(key)
+                yield from _walk(network, function.node_def, functions, inner, path + "/", seen)
+
+
+def _source(tensor: str) -> str:
+    """The node (or argument) a tensor comes from: `node:out:0`, `node:1`, `^node` → `node`."""
+    return tensor.lstrip("^").split(":")[0]
+
+
+def _bodies(node: Any, functions: Mapping[str, Any]) -> Iterator[Any]:
+    for attribute in node.attr.values():
+        called = [attribute.func] if attribute.HasField("func") else list(attribute.list.func)
+        yield from (functions[f.name] for f in called if f.name in functions)
+
+
+def _closure(nodes: list[Any], dependent: set[str]) -> set[str]:
+    dependent, size = set(dependent), -1
+    while size != len(dependent):  # one pass where nodes are sorted, as they nearly always are
+        size = len(dependent)
+        for node in nodes:
+            if any(_source(i) in dependent for i in node.input if not i.startswith("^")):
+                dependent.add(node.name)
+    return dependent
+
+
+def _stopped_means(nodes: list[Any], by_name: Mapping[str, Any], dependent: set[str]) -> set[str]:
+    """StopGradient nodes with the pattern of tf.nn.moments: (x − stop(mean(x)))².
+
+    The pattern, not the name scope, which the caller of tf.nn.moments chooses. Of a function of the
+    weights alone, as in weight standardisation, the penalty takes one derivative: nothing is lost.
+    """
+
+    def origin(tensor: str, through: tuple[str, ...] = ("Identity", "Cast")) -> Any:
+        node = by_name.get(_source(tensor))
+        while node is not None and node.op in through:
+            node = by_name.get(_source(node.input[0]))
+        return node
+
+    stopped = set()
+    for node in nodes:
+        if node.op != "SquaredDifference":
+            continue
+        for stop in (origin(i) for i in node.input):
+            if stop is None or stop.op != "StopGradient" or stop.name not in dependent:
+                continue
+            mean = origin(stop.input[0])
+            others = [_source(i) for i in node.input if origin(i) is not stop]
+            if mean is not None and mean.op == "Mean" and _source(mean.input[0]) in others:
+                stopped.add(stop.name)
+    return stopped
+
+
+def _owner(network: Any, path: str) -> Any:
+    """The innermost layer whose call opened a name scope on the path.
+
+    Keras opens the scope twice per call, once to build, so TensorFlow appends `_1` or more to the
+    name of the call's own; a component that equals a layer's name comes from a bare operation.
+    """
+    owner = network
+    for component in path.split("/")[:-1]:
+        name, _, number = component.rpartition("_")
+        if not number.isdigit():
+            continue
+        for layer in owner._flatten_layers(include_self=False):
+            if layer.name == name:
+                owner = layer
+                break
+    return owner
+
+
+def _probabilities(
+    network: Any, nodes: Iterable[Any], functions: Mapping[str, Any], tensor: str
+) -> str | None:
+    """The layer whose softmax or sigmoid yields a tensor, up to casts and reshapes."""
+    frames = [({n.name: n for n in nodes}, "", None)]  # nodes, scope, the call (None: top)
+    while True:
+        by_name, scope, call = frames[-1]
+        node = by_name.get(_source(tensor))
+        if node is None:  # an argument of the function: go on in the caller
+            if call is None:
+                return None
+            frames.pop()
+            arguments = [a.name for a in next(_bodies(call, functions)).signature.input_arg]
+            tensor = call.input[arguments.index(_source(tensor))]
+        elif node.op in _TRANSPARENT:
+            tensor = node.input[0]
+        elif node.op in _CALLS:
+            function = next(_bodies(node, functions))
+            index = int(tensor.rsplit(":", 1)[1]) if ":" in tensor else 0
+            tensor = function.ret[function.signature.output_arg[index].name]
+            body = {n.name: n for n in function.node_def}
+            frames.append((body, f"{scope}{node.name}/", node))
+        elif node.op in _PROBABILITIES:
+            owner = _owner(network, scope + node.name)
+            return f"{network.name}/{node.op}" if owner is network else owner.name
+        else:
+            return None

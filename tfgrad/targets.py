@@ -1,0 +1,132 @@
+"""Which scalar per example is differentiated (thesis §2.4.1).
+
+A gradient needs one scalar per example. A *target* names it:
+
+| target        | scalar                                                    |
+|---------------|-----------------------------------------------------------|
+| `"label"`     | the logit of the true class                               |
+| `"predicted"` | the largest logit, its index frozen                       |
+| `"all"`       | every logit: the full Jacobian                            |
+| an int        | that class's logit, for every example                     |
+| ints [batch]  | one class per example; −1 stands for the predicted class  |
+"""
+
+import numbers
+
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError
+
+NAMES = ("label", "predicted", "all")
+
+
+def validated(target, allow_all: bool = True):
+    """Return a target that `classes` understands, or say what is wrong with it.
+
+    Args:
+        target: a name, an int, or ints [batch]; None means `"predicted"`.
+        allow_all: whether `"all"` makes sense where the target is used.
+
+    Raises:
+        ArgumentError: the target is none of these.
+    """
+    if target is None:
+        return "predicted"
+    if isinstance(target, str):
+        allowed = NAMES if allow_all else NAMES[:2]
+        if target not in allowed:
+            raise ArgumentError(
+                f"target: got {target!r}; expected one of {', '.join(map(repr, allowed))}, "
+                "a class index, or one class index per example."
+            )
+        return target
+    if isinstance(target, numbers.Integral) and not isinstance(target, bool):
+        if target < -1:
+            raise ArgumentError(f"target: got class {target}; expected an index from 0 up, or -1.")
+        return int(target)
+    if not tf.is_tensor(target):
+        target = np.asarray(target)
+        if target.dtype.kind not in "iu":
+            raise ArgumentError(
+                f"target: got {target.dtype} values; expected integer class indices. "
+                "Pass class numbers, not scores or one-hot rows."
+            )
+        target = tf.constant(target, tf.int32)
+    if not target.dtype.is_integer or target.shape.rank not in (None, 0, 1):
+        raise ArgumentError(
+            f"target: got dtype {target.dtype.name}, shape {target.shape}; expected integer "
+            "class indices of shape [batch]."
+        )
+    return tf.cast(target, tf.int32)
+
+
+def labels(y, classes: int):
+    """Integer labels [batch] from what `fit` was given, or a clear error.
+
+    Args:
+        y: integers [batch] or [batch, 1], values in [0, classes).
+        classes: the number of logits.
+
+    Raises:
+        ArgumentError: there are no labels, or they are one-hot or not integers.
+    """
+    if y is None:
+        raise ArgumentError(
+            'y: got None; a penalty on the label\'s logit needs labels. Pass y, or target="predicted".'
+        )
+    if tf.nest.is_nested(y):
+        raise ArgumentError(
+            f"y: got a {type(y).__name__}; a penalty on the label's logit needs one tensor of "
+            "integer class indices [batch]."
+        )
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank == 2 and y.shape[-1] == 1:
+        y = y[:, 0]
+    if y.shape.rank not in (None, 1):
+        hint = " (one-hot rows?)" if y.shape[-1] == classes else ""
+        raise ArgumentError(
+            f"y: got shape {y.shape}{hint}; expected integer class indices of shape [batch]. "
+            "Try y.argmax(-1) with SparseCategoricalCrossentropy(from_logits=True)."
+        )
+    if not y.dtype.is_integer:
+        raise ArgumentError(
+            f"y: got dtype {y.dtype.name}; expected integer class indices in [0, {classes}). "
+            "Cast them: y.astype('int32')."
+        )
+    return tf.cast(y, tf.int32)
+
+
+def classes(target, logits, y=None):
+    """The class index each example's scalar belongs to.
+
+    Args:
+        target: a validated target other than `"all"`.
+        logits: [batch, classes].
+        y: labels, needed for `"label"`.
+
+    Returns:
+        int32 [batch]. No gradient flows through the choice of the largest logit.
+    """
+    if isinstance(target, str) and target == "label":
+        return labels(y, logits.shape[-1])
+    predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    if isinstance(target, str):
+        return predicted
+    if isinstance(target, int) and logits.shape[-1] is not None and target >= logits.shape[-1]:
+        raise ArgumentError(
+            f"target: got class {target}; the model has {logits.shape[-1]} logits, "
+            f"so expected 0 to {logits.shape[-1] - 1}."
+        )
+    chosen = tf.broadcast_to(target, tf.shape(predicted))
+    return tf.where(chosen < 0, predicted, chosen)
+
+
+def select(values, indices):
+    """The entry of each row that `indices` names: [batch, classes], [batch] → [batch]."""
+    return tf.reduce_sum(values * tf.one_hot(indices, tf.shape(values)[-1], dtype=values.dtype), -1)
+
+
+def to_config(target):
+    """A target as JSON can hold it."""
+    return target.numpy().tolist() if tf.is_tensor(target) else target

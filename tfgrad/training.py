@@ -1,0 +1,416 @@
+"""`PenalizedModel`: a Keras model whose `fit` also makes gradient penalties small."""
+
+import keras
+import tensorflow as tf
+
+from tfgrad import distribution
+from tfgrad.draws import Draws
+from tfgrad.errors import ArgumentError, DataError
+from tfgrad.penalties.base import Penalty, check_network
+from tfgrad.probe import Needs, Probe
+
+_NOT_FINITE = "x: the images hold NaN or infinite values"
+_OUT_OF_RANGE = "y: a label is out of range"
+
+
+@keras.saving.register_keras_serializable("tfgrad")
+class PenalizedModel(keras.Model):
+    """Trains a network on its compiled loss plus Σ λ · penalty, both over the global batch.
+
+    loss = 1/B Σ_i w_i ℓ_i + Σ_penalties λ · 1/B Σ_i w_i p_i + the network's own regularisers,
+    with B the size of the global batch on any number of replicas and w = sample_weight ×
+    class_weight.
+
+    An ordinary Keras model: `compile`, `fit`, `evaluate`, `predict`, callbacks, `save`. One
+    forward pass serves the loss and every penalty, and each distinct gradient is computed once.
+    Every penalty reports its unweighted mean under its own name. `network` is the plain model, to
+    be used, saved or exported alone.
+
+    Args:
+        network: a Keras model that returns logits [batch, classes].
+        penalties: a list of `tfgrad.penalties.Penalty`.
+        evaluate_penalties: whether `evaluate` (and validation) computes the penalties too and
+            adds them to its loss; by default it reports the supervised loss and metrics only.
+
+    Raises:
+        SecondOrderError: at the network's first use, where TensorFlow would drop or falsify a
+            second derivative that a penalty needs.
+        ModelError: the network returns probabilities.
+        ArgumentError: an argument is wrong, or a loss expects probabilities.
+        DataError: from `fit`, when images are not finite or labels out of range.
+
+    Example:
+
+    ```python
+    model = tfgrad.PenalizedModel(network, [tfgrad.penalties.GradientNorm(0.1)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    model.fit(x, y, epochs=10)
+    ```
+    """
+
+    def __init__(self, network, penalties=(), evaluate_penalties=False, name=None, **kwargs):
+        super().__init__(name=name or f"penalized_{getattr(network, 'name', 'network')}", **kwargs)
+        if not isinstance(network, keras.Model):
+            raise ArgumentError(
+                f"network: got {type(network).__name__}; expected a keras.Model "
+                "(functional, Sequential or subclassed)."
+            )
+        penalties = [penalties] if isinstance(penalties, Penalty) else list(penalties)
+        for penalty in penalties:
+            if not isinstance(penalty, Penalty):
+                raise ArgumentError(
+                    f"penalties: got {type(penalty).__name__}; expected instances of "
+                    "tfgrad.penalties.Penalty, e.g. GradientNorm(0.1)."
+                )
+        names = [p.name for p in penalties]
+        for taken in ("loss", *(n for i, n in enumerate(names) if n in names[:i])):
+            if taken in names:
+                raise ArgumentError(
+                    f"penalties: the name {taken!r} is taken; give every penalty its own name=."
+                )
+        self.network = network
+        self.penalties = penalties
+        self.evaluate_penalties = evaluate_penalties
+        self._trackers = [keras.metrics.Mean(name=n) for n in names]
+        self._evaluating = False
+        # Counts training steps for the draws of random estimators; the optimizer's own counter
+        # stands still while it accumulates gradients.
+        self._draws_made = keras.Variable(
+            0, dtype="int64", trainable=False, aggregation="only_first_replica", name="draws_made"
+        )
+        self._needs = Needs()
+        for penalty in penalties:
+            self._needs |= penalty.needs()
+        if penalties and network.built and getattr(network, "inputs", None):
+            check_network(network)
+        self.built = network.built
+
+    # Keras's side
+
+    def build(self, input_shape):
+        """Build the network."""
+        if not self.network.built:
+            self.network.build(input_shape)
+        self.built = True
+
+    def call(self, x, training=None):
+        """The network's logits."""
+        return self.network(x, training=training)
+
+    def compile(self, optimizer="rmsprop", loss=None, metrics=None, **kwargs):
+        """As `keras.Model.compile`; the loss must take logits.
+
+        Raises:
+            ArgumentError: the loss expects probabilities, or reduces in a way that replicas
+                cannot share.
+        """
+        for one in tf.nest.flatten(loss):
+            self._check_loss(one)
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compile as the saved model was, so that `fit` goes on."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, **kwargs):
+        """As `keras.Model.fit`."""
+        return _with_clear_errors(super().fit, *args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """As `keras.Model.train_on_batch`."""
+        return _with_clear_errors(super().train_on_batch, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`: supervised loss and metrics, or all if asked to."""
+        self._evaluating = True
+        try:
+            return _with_clear_errors(super().evaluate, *args, **kwargs)
+        finally:
+            self._evaluating = False
+
+    def test_on_batch(self, *args, **kwargs):
+        """As `keras.Model.test_on_batch`."""
+        self._evaluating = True
+        try:
+            return _with_clear_errors(super().test_on_batch, *args, **kwargs)
+        finally:
+            self._evaluating = False
+
+    @property
+    def metrics(self):
+        """The loss, one mean per penalty, and the compiled metrics."""
+        metrics = super().metrics
+        if self._evaluating and not self.evaluate_penalties:
+            trackers = {id(t) for t in self._trackers}
+            metrics = [m for m in metrics if id(m) not in trackers]
+        return metrics
+
+    # One step
+
+    def train_step(self, data):
+        """One update from one batch: [x, y, sample_weight] of this replica."""
+        batch = _Batch(self, data)
+        if self.penalties:
+            check_network(self.network, batch.x)
+        with tf.GradientTape() as tape:
+            probe = Probe(
+                self.network,
+                batch.x,
+                batch.y,
+                training=True,
+                needs=self._needs,
+                draws=Draws(self._draws_made.value, batch.share.offset),
+            )
+            # The losses that layers add are those of this pass: read them before another one.
+            loss = batch.supervised(probe.outputs, training=True)
+            loss += batch.penalized(probe)
+            batch.track_loss(loss)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(scaled, [v.value for v in variables]), variables, strict=True)
+        )
+        self._draws_made.assign_add(1)
+        return batch.logs(probe.outputs)
+
+    def test_step(self, data):
+        """Loss and metrics of one batch, without penalties unless `evaluate_penalties`."""
+        batch = _Batch(self, data)
+        if self.evaluate_penalties and self.penalties:
+            probe = Probe(
+                self.network,
+                batch.x,
+                batch.y,
+                needs=self._needs,
+                draws=Draws(0, batch.share.offset),
+            )
+            outputs = probe.outputs
+            loss = batch.supervised(outputs, training=False) + batch.penalized(probe)
+        else:
+            outputs = self(batch.x, training=False)
+            loss = batch.supervised(outputs, training=False)
+        batch.track_loss(loss)
+        return batch.logs(outputs)
+
+    def predict_step(self, data):
+        """Logits of one batch."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if distribution.share_of(x).replicas == 1:
+            return self(x, training=False)
+        size = tf.shape(tf.nest.flatten(x)[0])[0]
+        outputs = self(distribution.one_at_least(x), training=False)
+        return tf.nest.map_structure(lambda t: t[:size], outputs)
+
+    # Saving
+
+    def get_config(self):
+        """The network, the penalties with their present weights, and the options."""
+        return {
+            "name": self.name,
+            "network": keras.saving.serialize_keras_object(self.network),
+            "penalties": [keras.saving.serialize_keras_object(p) for p in self.penalties],
+            "evaluate_penalties": self.evaluate_penalties,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The model that `get_config` described."""
+        config = dict(config)
+        for key in ("network", "penalties"):
+            config[key] = keras.saving.deserialize_keras_object(
+                config[key], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+    def save_own_variables(self, store):
+        """What a run needs to go on exactly, beside weights: draws, random seeds, penalty weights."""
+        for name, variable in self._own_state():
+            store[name] = variable.numpy()
+
+    def load_own_variables(self, store):
+        """The counterpart of `save_own_variables`."""
+        for name, variable in self._own_state():
+            if name not in store:
+                raise ValueError(f"{self.name}: the file has no {name!r}; was it saved by tfgrad?")
+            variable.assign(store[name])
+
+    def _own_state(self):
+        yield "draws_made", self._draws_made
+        weights = {id(v) for v in self.network.weights}
+        seeds = (v for v in self.network.variables if id(v) not in weights)
+        for i, seed in enumerate(seeds):
+            yield f"seed_{i}", seed
+        for penalty in self.penalties:
+            if penalty._weight is not None:
+                yield f"weight_{penalty.name}", penalty._weight
+
+    # Inside
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Build under a strategy from one replica's part of a batch.
+
+        Keras reduces the whole batch over the replicas for this, which fails across workers
+        (keras-team/keras#20585); only shapes and dtypes are wanted.
+        """
+        if self._distribute_strategy is None:
+            return
+        strategy = self.distribute_strategy
+        if iterator is not None:
+            for _, _, batches in iterator:
+                data_batch = distribution.local_value(strategy, next(batches))
+                break
+        with strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
+    def _check_loss(self, loss):
+        if loss is None:
+            return
+        name = loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__)
+        logits = getattr(loss, "from_logits", None)
+        if logits is None and isinstance(loss, keras.losses.Loss):
+            logits = loss.get_config().get("from_logits")
+        if isinstance(loss, str) and "crossentropy" in loss.lower():
+            logits = False
+        if logits is False and self.penalties:
+            raise ArgumentError(
+                f"loss: {name!r} expects probabilities, but penalties need a network that returns "
+                "logits. Use keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            )
+        reduction = getattr(loss, "reduction", "sum_over_batch_size")
+        if self.distribute_strategy.num_replicas_in_sync > 1 and reduction not in (
+            "sum_over_batch_size",
+            "mean",
+        ):
+            raise ArgumentError(
+                f"loss: {name!r} has reduction={reduction!r}; on several replicas expected "
+                "'sum_over_batch_size', which tfgrad divides by the global batch."
+            )
+
+
+class _Batch:
+    """One replica's batch, and how its parts enter the global loss."""
+
+    def __init__(self, model, data):
+        self.model = model
+        x, self.true_y, self.true_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.true_x = x
+        self.share = distribution.share_of(x)
+        self.x, self.y, self.weight = x, self.true_y, self.true_weight
+        if self.share.replicas > 1:
+            filled = distribution.one_at_least
+            self.x = filled(x)
+            self.y = None if self.y is None else filled(self.y)
+            self.weight = None if self.weight is None else filled(self.weight)
+        if not model.jit_compile:
+            self._check_values()
+
+    @property
+    def supervised_weight(self):
+        """Sample weights with which Keras's mean over this replica is a share of the global one.
+
+        Keras returns Σ w ℓ / (examples here · replicas); the share is Σ w ℓ / (global batch), and
+        0 for an example that only fills an empty replica.
+        """
+        if self.share.replicas == 1:
+            return self.weight
+        here = tf.maximum(self.share.size, 1)
+        factor = tf.cast(here * self.share.replicas, tf.float32) / tf.cast(
+            self.share.total, tf.float32
+        )
+        factor *= tf.cast(self.share.size > 0, tf.float32)
+        if self.weight is None:
+            return tf.fill([here], factor)
+        return tf.nest.map_structure(lambda w: tf.cast(w, tf.float32) * factor, self.weight)
+
+    def supervised(self, outputs, training):
+        return self.model.compute_loss(
+            x=self.x,
+            y=self.y,
+            y_pred=outputs,
+            sample_weight=self.supervised_weight,
+            training=training,
+        )
+
+    def penalized(self, probe):
+        """Σ λ · Σ_i w_i p_i / global batch, this replica's share; tracks each penalty."""
+        model, share = self.model, self.share
+        total = 0.0
+        for penalty, tracker in zip(model.penalties, model._trackers, strict=True):
+            values = penalty.compute(probe)
+            if share.replicas > 1:
+                values *= tf.cast(share.size > 0, values.dtype)
+            if self.weight is not None:
+                values *= tf.cast(tf.reshape(self._example_weight(), [-1]), values.dtype)
+            part = tf.reduce_sum(values) / tf.cast(share.total, values.dtype)
+            self._track(tracker, part)
+            weight = penalty.weight_at(model.optimizer.iterations, part.dtype)
+            total += tf.cast(weight * part, keras.config.floatx())
+        return total
+
+    def track_loss(self, loss):
+        self._track(self.model._loss_tracker, loss)
+
+    def logs(self, outputs):
+        """Metrics so far, of the examples that are really there."""
+        if self.share.replicas > 1:
+            size = self.share.size
+            outputs = tf.nest.map_structure(lambda t: t[:size], outputs)
+        logs = self.model.compute_metrics(
+            self.true_x, self.true_y, outputs, sample_weight=self.true_weight
+        )
+        if distribution.is_multi_worker(self.model.distribute_strategy):
+            # Keras averages what workers report over axis 0, which a scalar does not have.
+            logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        return logs
+
+    def _track(self, tracker, part):
+        """Add this replica's share of a batch mean to a mean over examples."""
+        replicas = self.share.replicas
+        tracker.update_state(
+            part * tf.cast(replicas, part.dtype),
+            sample_weight=tf.cast(self.share.total, tf.float32) / replicas,
+        )
+
+    def _example_weight(self):
+        if tf.nest.is_nested(self.weight):
+            raise ArgumentError(
+                f"sample_weight: got a {type(self.weight).__name__}; penalties need one weight "
+                "per example, [batch]."
+            )
+        if self.weight.shape.rank not in (1, None) and self.weight.shape[1:].num_elements() != 1:
+            raise ArgumentError(
+                f"sample_weight: got shape {self.weight.shape}; penalties need one weight per "
+                "example, [batch]."
+            )
+        return self.weight
+
+    def _check_values(self):
+        """Stop at NaN images and labels out of range; on a GPU the latter would pass silently."""
+        floats = [t for t in tf.nest.flatten(self.x) if t.dtype.is_floating]
+        checks = [tf.debugging.assert_all_finite(t, _NOT_FINITE) for t in floats]
+        shape = getattr(self.model.network, "output_shape", None)
+        classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+        if classes and tf.is_tensor(self.y) and self.y.dtype.is_integer and self.y.shape.rank == 1:
+            inside = tf.logical_and(self.y >= 0, self.y < tf.cast(classes, self.y.dtype))
+            found = [tf.reduce_min(self.y), "to", tf.reduce_max(self.y)]
+            expected = f"expected 0 to {classes - 1}, the network has {classes} logits; got"
+            checks.append(
+                tf.debugging.Assert(tf.reduce_all(inside), [f"{_OUT_OF_RANGE}: {expected}", *found])
+            )
+        # The loss must not see the labels first: its own message says less.
+        with tf.control_dependencies([c for c in checks if c is not None]):
+            self.y = tf.nest.map_structure(tf.identity, self.y)
+
+
+def _with_clear_errors(function, *args, **kwargs):
+    try:
+        return function(*args, **kwargs)
+    except tf.errors.InvalidArgumentError as error:
+        for text in (_NOT_FINITE, _OUT_OF_RANGE):
+            at = error.message.find(text)
+            if at >= 0:
+                found = " ".join(error.message[at:].split("\n\t")[0].split())
+                raise DataError(f"{found}. Check the data set before training.") from error
+        raise
