@@ -29,12 +29,17 @@ def define_network():
     flags.DEFINE_float("width", 1.0, "Channel multiplier.", lower_bound=0)
     flags.DEFINE_enum("activation", "relu", ("relu", "softplus"), "Activation.")
     flags.DEFINE_float("beta", 10.0, "beta of the softplus.", lower_bound=0)
+    flags.DEFINE_bool("batch_norm", True, "Batch normalisation; can be left out of a VGG.")
 
 
 def define_penalties():
     """Which penalties; a weight of 0 means none."""
-    zero_up = {"lower_bound": 0}
-    flags.DEFINE_float("gradient_norm", 0.0, "Weight of the gradient norm (Prop. 2).", **zero_up)
+    for name, what in (
+        ("gradient_norm", "Weight of the gradient norm (Prop. 2)."),
+        ("score_matching", "Weight of score matching (Eq. 5.4)."),
+        ("anti_score_matching", "Weight of anti-score-matching (section 5.5)."),
+    ):
+        flags.DEFINE_float(name, 0.0, what, lower_bound=0)
     flags.DEFINE_string("target", "label", "Logit to differentiate: label, predicted, all.")
     flags.DEFINE_enum(
         "gradient_norm_loss",
@@ -42,14 +47,12 @@ def define_penalties():
         ("squared_error", "cross_entropy"),
         "Gradients of logits (Prop. 2) or of log-probabilities (Eq. 2.3).",
     )
-    flags.DEFINE_float("score_matching", 0.0, "Weight of score matching (Eq. 5.4).", **zero_up)
-    flags.DEFINE_float("anti_score_matching", 0.0, "Weight of anti-score-matching.", **zero_up)
     flags.DEFINE_enum(
         "estimator", "taylor", penalties.ESTIMATORS, "Estimator of the Hessian trace."
     )
     flags.DEFINE_float("sigma", 0.01, "Noise of the trace estimator, in image units.")
     flags.DEFINE_integer("samples", 1, "Draws of the trace estimator per example and step.")
-    flags.DEFINE_float("stability", 1e-4, "mu of Eq. 5.4.", **zero_up)
+    flags.DEFINE_float("stability", 1e-4, "mu of Eq. 5.4.", lower_bound=0)
     flags.DEFINE_float("threshold", 1000.0, "tau of anti-score-matching.")
 
 
@@ -100,18 +103,17 @@ def build_network(train):
         width=FLAGS.width,
         activation=FLAGS.activation,
         beta=FLAGS.beta,
+        batch_norm=FLAGS.batch_norm,
     )
 
 
 def build_penalties():
     """The penalties whose weight is not 0."""
-    chosen = []
+    chosen: list[penalties.Penalty] = []
     trace = {"sigma": FLAGS.sigma, "samples": FLAGS.samples, "estimator": FLAGS.estimator}
     if FLAGS.gradient_norm:
         target = int(FLAGS.target) if FLAGS.target.isdecimal() else FLAGS.target
-        chosen.append(
-            penalties.GradientNorm(FLAGS.gradient_norm, target, FLAGS.gradient_norm_loss)
-        )
+        chosen.append(penalties.GradientNorm(FLAGS.gradient_norm, target, FLAGS.gradient_norm_loss))
     if FLAGS.score_matching:
         chosen.append(
             penalties.ScoreMatching(

@@ -170,9 +170,7 @@ def _fit(model, strategy, directory, train, test, statistics):
 def _report(model, directory, history, test, statistics):
     """Test under noise, then write the networks, the tables and the pictures."""
     model.save(os.path.join(directory, "unfinished.keras"))
-    os.replace(
-        os.path.join(directory, "unfinished.keras"), os.path.join(directory, "model.keras")
-    )
+    os.replace(os.path.join(directory, "unfinished.keras"), os.path.join(directory, "model.keras"))
     model.network.save(os.path.join(directory, "unfinished.keras"))
     os.replace(
         os.path.join(directory, "unfinished.keras"), os.path.join(directory, "network.keras")

@@ -1,9 +1,9 @@
 """Keras 3 / TensorFlow models whose gradients matter.
 
-    model = tfgrad.PenalizedModel(network, [tfgrad.penalties.GradientNorm(0.1)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(x, y)
-    tfgrad.export.save(model, "saved_models/mine")
+model = tfgrad.PenalizedModel(network, [tfgrad.penalties.GradientNorm(0.1)])
+model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+model.fit(x, y)
+tfgrad.export.save(model, "saved_models/mine")
 """
 
 import keras as _keras

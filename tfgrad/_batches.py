@@ -52,8 +52,9 @@ def pipeline(
     sharding and parallelism change no image. The epochs form one stream:
 
         stream = pipeline(train, 64, training=True)
-        model.fit(stream, steps_per_epoch=steps_per_epoch(train, 64), epochs=10)
+        model.fit(stream, steps_per_epoch=steps_per_epoch(train, 64), epochs=10, shuffle=False)
 
+    (without `shuffle=False`, Keras warns that it does not shuffle such a stream itself.)
     Without `training` the stream is one pass in stored order.
 
     With several workers, each builds the stream with the same arguments but for `shard`, and

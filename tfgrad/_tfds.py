@@ -177,7 +177,8 @@ def _count(builder: Any, name: str, split: str) -> int:
     try:
         count = splits[split].num_examples
     except Exception as error:  # KeyError, ValueError or AssertionError, by what is wrong.
-        names = sorted(splits)
+        counts = {key: splits[key].num_examples for key in sorted(splits)}
+        names = list(counts)
         hint = ""
         if names == ["train"]:
             hint = (
@@ -186,7 +187,7 @@ def _count(builder: Any, name: str, split: str) -> int:
             )
         raise DataError(
             f"split={split!r} is unknown for {name!r} ({_first_line(error)}). It has "
-            f"{dict((key, splits[key].num_examples) for key in names)} and slices of them such as "
+            f"{counts} and slices of them such as "
             f"'{names[-1]}[:80%]'.{hint}"
         ) from error
     if not count:

@@ -120,9 +120,10 @@ def one_at_least(tensors):
     """
 
     def padded(t):
-        missing = tf.maximum(1 - tf.shape(t)[0], 0)
-        rest = [[0, 0]] * (t.shape.rank - 1)
-        return tf.pad(t, [[0, missing], *rest])
+        # Not tf.pad: oneDNN fuses it into a following convolution and pads the wrong axes.
+        shape = tf.shape(t)
+        missing = tf.concat([tf.maximum(1 - shape[:1], 0), shape[1:]], 0)
+        return tf.concat([t, tf.zeros(missing, t.dtype)], 0)
 
     return tf.nest.map_structure(padded, tensors)
 

@@ -128,7 +128,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     y = γ (x − μ) / √(v + ε) + β. In training μ and v are those of the batch, the gradient of μ
     inside v kept, and the moving statistics move as Keras moves them, masks and renormalisation
-    included; in inference they are the moving ones. On several replicas each takes its own.
+    included; in inference they are the moving ones. On several replicas each
+    normalises by its own examples, and the moving statistics are the replicas' mean.
 
     Arguments, weights and shapes are Keras's; statistics are float32 or wider.
 
@@ -145,6 +146,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 f"layer {self.name!r}: synchronized=True is not supported; use synchronized=False "
                 "(each replica normalises by its own batch) or tfgrad.layers.GroupNormalization"
             )
+
+    def add_weight(self, *args: Any, trainable: bool = True, **kwargs: Any) -> Any:
+        """Create a weight; moving statistics are averaged over replicas, where Keras's part ways."""
+        if not trainable:
+            kwargs["aggregation"] = "mean"
+        return super().add_weight(*args, trainable=trainable, **kwargs)
 
     def _moments(self, inputs: Any, mask: Any) -> Any:
         if mask is not None:  # Keras writes these out, nothing is stopped
@@ -261,10 +268,11 @@ def _clip_length(length: Any, low: Any, high: Any) -> Any:
 def _resize_axis(x: Any, axis: int, length: Any, method: str, antialias: bool = False) -> Any:
     """Resize one axis of a floating tensor: a product with the matrix [length, old length]."""
     old = _length(x, axis)
-    # The matrix is TF's own answer to the unit vectors: row o holds the weights of output o.
-    # The one column has length 1 before and after, so nothing happens along it.
-    identity = tf.eye(old)[:, tf.newaxis, :]
-    matrix = tf.image.resize(identity, (length, 1), method=method, antialias=antialias)[:, 0, :]
+    if isinstance(old, int) and isinstance(length, int):
+        with tf.init_scope():  # a constant of the graph: XLA knows not every resize operation
+            matrix = _resize_matrix(old, length, method, antialias).numpy()
+    else:
+        matrix = _resize_matrix(old, length, method, antialias)
     matrix = tf.cast(matrix, x.dtype)
     dimensions = [_length(x, a) for a in range(len(x.shape))]
     after = dimensions[axis + 1 :]
@@ -273,6 +281,12 @@ def _resize_axis(x: Any, axis: int, length: Any, method: str, antialias: bool = 
     else:
         y = tf.matmul(tf.reshape(x, [-1, old]), matrix, transpose_b=True)
     return tf.reshape(y, [*dimensions[:axis], length, *after])
+
+
+def _resize_matrix(old: Any, length: Any, method: str, antialias: bool) -> Any:
+    """TF's own answer to the unit vectors: row o holds the weights of output o."""
+    identity = tf.eye(old)[:, tf.newaxis, :]  # one column, which keeps its length 1
+    return tf.image.resize(identity, (length, 1), method=method, antialias=antialias)[:, 0, :]
 
 
 def _product(lengths: list[Any]) -> Any:

@@ -146,9 +146,7 @@ class Probe:
                 for g, v in zip(gradients, tf.nest.flatten(vectors), strict=True)
             ]
             slope = tf.add_n([tf.cast(s, slopes[0].dtype) for s in slopes])
-        return self._pack(
-            self._second_tape.gradient(slope, self._watched, unconnected_gradients="zero")
-        )
+        return self._pack(self._second_derivative(slope, self._watched))
 
     def hessian_trace(self, target):
         """tr ∇²x f exactly, [batch], at the price of one double backward per input dimension."""
@@ -165,7 +163,7 @@ class Probe:
             for entry in range(size):
                 with self._recording_second():
                     column = tf.reduce_sum(flat[:, entry])
-                row = self._second_tape.gradient(column, source, unconnected_gradients="zero")
+                row = self._second_derivative(column, source)
                 total += tf.reshape(row, [tf.shape(row)[0], -1])[:, entry]
         return total
 
@@ -193,9 +191,7 @@ class Probe:
         per_input = [
             self.draws.normal(t, samples, seed, stream) for stream, t in enumerate(self._watched)
         ]
-        return [
-            self._pack([scale * noise[n] for noise in per_input]) for n in range(samples)
-        ]
+        return [self._pack([scale * noise[n] for noise in per_input]) for n in range(samples)]
 
     def shifted(self, vectors):
         """x + v, where v has x's structure as `input_gradient` returns; integer inputs stay."""
@@ -246,6 +242,13 @@ class Probe:
                 yield
         finally:
             self._second_on = False
+
+    def _second_derivative(self, slope, sources):
+        if self._second_tape is None:
+            raise ArgumentError(
+                "needs: a second derivative was asked of a probe of order 1; ask for Needs(order=2)."
+            )
+        return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
 
     def _gradients(self, target, of):
         """Gradients for every watched input and recorded call, from one backward pass."""
@@ -326,8 +329,9 @@ class _Float32Probe(Probe):
     """The same point in float32; see `Probe.in_float32`."""
 
     def __init__(self, half: Probe):
-        with _computing_in_float32(half.network), keras.StatelessScope(
-            half._before, collect_losses=True
+        with (
+            _computing_in_float32(half.network),
+            keras.StatelessScope(half._before, collect_losses=True),
         ):
             super().__init__(
                 half.network,

@@ -23,6 +23,7 @@ _RESIZE = "use tfgrad.layers.Resizing or tfgrad.layers.UpSampling2D"
 _RNN = "pass use_cudnn=False to the layer"
 _QUANTISED = "apply the penalty to the float network and quantise afterwards"
 _POOLING = "use keras.layers.MaxPooling2D or AveragePooling2D"
+_SEGMENT = "gather first, then tf.math.unsorted_segment_sum or _mean"
 _LSTM = "use keras.layers.LSTM"
 
 # Operations that a first derivative emits and that have no derivative of their own.
@@ -55,6 +56,8 @@ ABSENT: Mapping[str, str] = {
     "Dilation2DBackpropInput": _POOLING,
     "IgammaGradA": "keep the first argument of igamma constant",
     "RandomGammaGrad": "keep the shape parameter of the gamma samples constant",
+    **{f"SparseSegment{kind}Grad": _SEGMENT for kind in ("Sum", "Mean", "SqrtN")},
+    **{f"SparseSegment{kind}GradV2": _SEGMENT for kind in ("Sum", "Mean", "SqrtN")},
     "SparseFillEmptyRowsGrad": "use dense inputs",
     "SparseSliceGrad": "use dense inputs",
 }
@@ -253,6 +256,7 @@ def _is_floating(x: Any) -> bool:
 
 
 def _judge(network: Any, graph_def: Any, outputs: list[str], missing: str | None) -> Inspection:
+    layers = _Layers(network)
     functions = {f.signature.name: f for f in graph_def.library.function}
     # FuncGraph inputs are placeholders; weights are captured as resources, inputs never are.
     inputs = {
@@ -263,7 +267,7 @@ def _judge(network: Any, graph_def: Any, outputs: list[str], missing: str | None
     findings: dict[tuple[int, str], Finding] = {}
     random: dict[str, None] = {}
     state: dict[str, None] = {}
-    for node, owner, stopped in _walk(network, graph_def.node, functions, inputs):
+    for node, owner, stopped in _walk(layers, graph_def.node, functions, inputs):
         if _STATEFUL_RANDOM.fullmatch(node.op):
             random[owner.name] = None
         elif _STATE.fullmatch(node.op):
@@ -273,7 +277,7 @@ def _judge(network: Any, graph_def: Any, outputs: list[str], missing: str | None
             findings.setdefault((id(owner), operation), _finding(network, owner, operation))
     probabilities = None
     for output in outputs:
-        found = _probabilities(network, graph_def.node, functions, output)
+        found = _probabilities(layers, graph_def.node, functions, output)
         probabilities = probabilities or found
     return Inspection(tuple(findings.values()), probabilities, tuple(random), tuple(state))
 
@@ -288,8 +292,9 @@ def _finding(network: Any, owner: Any, operation: str) -> Finding:
             problem += " (slightly: the papers train with it)"
             advice = "use tfgrad.layers.BatchNormalization"
         elif isinstance(owner, (keras.layers.LayerNormalization, keras.layers.GroupNormalization)):
+            stock = isinstance(owner, keras.layers.LayerNormalization)
             problem += " by some 5 to 10 %"
-            advice = f"use tfgrad.layers.{_stock_class(owner)}"
+            advice = f"use tfgrad.layers.{'Layer' if stock else 'Group'}Normalization"
         else:
             advice = "take keras.ops.mean and keras.ops.var, which stop nothing"
     elif operation in SILENT:
@@ -309,11 +314,33 @@ def _finding(network: Any, owner: Any, operation: str) -> Finding:
     return Finding(owner.name, operation, problem, advice, severity, name)
 
 
-def _stock_class(layer: Any) -> str:
-    for stock in ("LayerNormalization", "GroupNormalization"):
-        if isinstance(layer, getattr(keras.layers, stock)):
-            return stock
-    raise AssertionError(layer)
+class _Layers:
+    """The layers of a network by the name scopes their calls open."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self._owners: dict[str, Any] = {"": network}
+
+    def owner(self, path: str) -> Any:
+        """The innermost layer whose call opened a name scope on the path of a node.
+
+        Keras opens the scope twice per call, once to build, so TensorFlow appends `_1` or more to
+        the name of the call's own; a component that equals a layer's name is a bare operation's.
+        """
+        scope = path.rpartition("/")[0]
+        if scope not in self._owners:
+            outer = self.owner(scope)
+            name, _, number = scope.rpartition("/")[2].rpartition("_")
+            self._owners[scope] = (self._inside(outer, name) if number.isdigit() else None) or outer
+        return self._owners[scope]
+
+    @staticmethod
+    def _inside(outer: Any, name: str) -> Any:
+        for recursive in (False, True):  # names need not be unique: the nearer one first
+            for layer in outer._flatten_layers(include_self=False, recursive=recursive):
+                if layer.name == name:
+                    return layer
+        return None
 
 
 class _Visited(NamedTuple):
@@ -323,7 +350,7 @@ class _Visited(NamedTuple):
 
 
 def _walk(
-    network: Any,
+    layers: _Layers,
     nodes: Iterable[Any],
     functions: Mapping[str, Any],
     dependent: set[str],
@@ -333,7 +360,7 @@ def _walk(
     """Every node, with its layer, in the order of the graph; bodies after the node that calls them.
 
     Args:
-        network: the root of the layers.
+        layers: of the network.
         nodes: of a graph or of a function body.
         functions: the library.
         dependent: names of the tensors that depend on the differentiated inputs.
@@ -347,13 +374,13 @@ def _walk(
     stopped = _stopped_means(nodes, by_name, dependent)
     for node in nodes:
         path = scope + node.name
-        owner = _owner(network, path)
-        if owner is network and node.op in _CALLS:
+        owner = layers.owner(path)
+        if owner is layers.network and node.op in _CALLS:
             # A backward call carries no scope; its forward call, whose values it takes, does.
             forward = (by_name.get(_source(i)) for i in node.input)
             named = [scope + f.name for f in forward if f is not None and f.op in _CALLS]
-            path = next((p for p in named if _owner(network, p) is not network), path)
-            owner = _owner(network, path)
+            path = next((p for p in named if layers.owner(p) is not layers.network), path)
+            owner = layers.owner(path)
         yield _Visited(node, owner, node.name in stopped)
         for function in _bodies(node, functions):
             arguments = [a.name for a in function.signature.input_arg]
@@ -365,7 +392,7 @@ def _walk(
             key = (function.signature.name, id(owner), bool(inner))
             if key not in seen:
                 seen.add(key)
-                yield from _walk(network, function.node_def, functions, inner, path + "/", seen)
+                yield from _walk(layers, function.node_def, functions, inner, path + "/", seen)
 
 
 def _source(tensor: str) -> str:
@@ -416,26 +443,8 @@ def _stopped_means(nodes: list[Any], by_name: Mapping[str, Any], dependent: set[
     return stopped
 
 
-def _owner(network: Any, path: str) -> Any:
-    """The innermost layer whose call opened a name scope on the path.
-
-    Keras opens the scope twice per call, once to build, so TensorFlow appends `_1` or more to the
-    name of the call's own; a component that equals a layer's name comes from a bare operation.
-    """
-    owner = network
-    for component in path.split("/")[:-1]:
-        name, _, number = component.rpartition("_")
-        if not number.isdigit():
-            continue
-        for layer in owner._flatten_layers(include_self=False):
-            if layer.name == name:
-                owner = layer
-                break
-    return owner
-
-
 def _probabilities(
-    network: Any, nodes: Iterable[Any], functions: Mapping[str, Any], tensor: str
+    layers: _Layers, nodes: Iterable[Any], functions: Mapping[str, Any], tensor: str
 ) -> str | None:
     """The layer whose softmax or sigmoid yields a tensor, up to casts and reshapes."""
     frames = [({n.name: n for n in nodes}, "", None)]  # nodes, scope, the call (None: top)
@@ -457,7 +466,7 @@ def _probabilities(
             body = {n.name: n for n in function.node_def}
             frames.append((body, f"{scope}{node.name}/", node))
         elif node.op in _PROBABILITIES:
-            owner = _owner(network, scope + node.name)
-            return f"{network.name}/{node.op}" if owner is network else owner.name
+            owner = layers.owner(scope + node.name)
+            return f"{owner.name}/{node.op}" if owner is layers.network else owner.name
         else:
             return None

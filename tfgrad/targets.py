@@ -73,7 +73,8 @@ def labels(y, classes: int):
     """
     if y is None:
         raise ArgumentError(
-            'y: got None; a penalty on the label\'s logit needs labels. Pass y, or target="predicted".'
+            "y: got None; a penalty on the label's logit needs labels. Pass y, or use "
+            "target='predicted'."
         )
     if tf.nest.is_nested(y):
         raise ArgumentError(

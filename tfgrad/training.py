@@ -43,7 +43,7 @@ class PenalizedModel(keras.Model):
 
     ```python
     model = tfgrad.PenalizedModel(network, [tfgrad.penalties.GradientNorm(0.1)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, epochs=10)
     ```
     """
@@ -225,7 +225,7 @@ class PenalizedModel(keras.Model):
         return cls(**config)
 
     def save_own_variables(self, store):
-        """What a run needs to go on exactly, beside weights: draws, random seeds, penalty weights."""
+        """What a run needs beside weights to go on exactly: draws, seeds, penalty weights."""
         for name, variable in self._own_state():
             store[name] = variable.numpy()
 

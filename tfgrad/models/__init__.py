@@ -25,6 +25,7 @@ def get(
     width: float = 1.0,
     activation: str = "relu",
     beta: float = 10.0,
+    batch_norm: bool = True,
 ) -> keras.Model:
     """Build one of the networks in `NAMES`, for instance "vgg9" or "resnet18".
 
@@ -35,6 +36,7 @@ def get(
         width: the channel multiplier.
         activation: "relu" or "softplus".
         beta: β of the softplus.
+        batch_norm: False leaves batch normalisation out; a VGG only.
 
     Returns:
         A model from images [batch, height, width, channels] to logits [batch, classes], which
@@ -46,6 +48,12 @@ def get(
     if name not in NAMES:
         raise ArgumentError(f"name={name!r} is no known network; choose one of {list(NAMES)}.")
     builder, depth = _BUILDERS[name]
-    return builder(
-        depth, input_shape, classes, width=width, activation=activation, beta=beta, name=name
-    )
+    options = {"width": width, "activation": activation, "beta": beta, "name": name}
+    if not batch_norm:
+        if builder is not vgg:
+            raise ArgumentError(
+                f"batch_norm=False: {name!r} does not train without batch normalisation; "
+                "choose a VGG."
+            )
+        options["batch_norm"] = False
+    return builder(depth, input_shape, classes, **options)

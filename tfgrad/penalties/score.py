@@ -48,9 +48,7 @@ def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=
     noise = probe.noise(samples, seed, scale=sigma)
 
     def scores(vectors):
-        return tf.stack(
-            [targets.select(probe.forward(probe.shifted(v)), indices) for v in vectors]
-        )
+        return tf.stack([targets.select(probe.forward(probe.shifted(v)), indices) for v in vectors])
 
     plus = scores(noise)
     if estimator == "taylor":

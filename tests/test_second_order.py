@@ -1,0 +1,426 @@
+"""The guard: every known fault is found and named, and nothing else is."""
+
+import gc
+import re
+import warnings
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry, ops
+
+from tfgrad import layers, second_order
+from tfgrad.errors import ArgumentError, ModelError, SecondOrderError, SecondOrderWarning
+
+L = keras.layers
+SHAPE = (8, 8, 4)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Lambda(L.Layer):
+    """A user's own layer, of which the guard knows nothing."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+def network_with(*stack, shape=SHAPE, dense=True):
+    head = [L.Flatten(), L.Dense(2, name="head")] if dense else []
+    return keras.Sequential([keras.Input(shape), *stack, *head], name="network")
+
+
+def found(network, inputs=None, training=True):
+    inspection = second_order.inspect(network, inputs, training)
+    return [(f.layer, f.operation, f.severity) for f in inspection.findings]
+
+
+STOPPED, BILINEAR = "tf.nn.moments", "ResizeBilinearGrad"
+FAULTS = {
+    "layer_norm": (lambda n: L.LayerNormalization(name=n), STOPPED),
+    "group_norm": (lambda n: L.GroupNormalization(2, name=n), STOPPED),
+    "bilinear": (lambda n: L.Resizing(5, 5, name=n), BILINEAR),
+    "up_sampling": (lambda n: L.UpSampling2D(2, interpolation="bilinear", name=n), BILINEAR),
+    "bicubic": (lambda n: L.Resizing(5, 5, "bicubic", name=n), "ResizeBicubicGrad"),
+    "lanczos": (lambda n: L.Resizing(5, 5, "lanczos3", name=n), "ScaleAndTranslateGrad"),
+    "antialias": (lambda n: L.Resizing(5, 5, antialias=True, name=n), "ScaleAndTranslateGrad"),
+    "nearest": (lambda n: L.Resizing(5, 5, "nearest", name=n), "ResizeNearestNeighborGrad"),
+    "area": (lambda n: Lambda(lambda x: tf.image.resize(x, (4, 4), "area"), name=n), "ResizeArea"),
+    "softsign": (lambda n: L.Activation("softsign", name=n), "SoftsignGrad"),
+    "lrn": (lambda n: Lambda(tf.nn.lrn, name=n), "LRNGrad"),
+    "moments": (
+        lambda n: Lambda(lambda x: x - tf.nn.moments(x, 3, name="s", keepdims=True)[1], name=n),
+        STOPPED,
+    ),
+    "argmax_pool": (
+        lambda n: Lambda(lambda x: tf.nn.max_pool_with_argmax(x, 2, 2, "SAME")[0], name=n),
+        "MaxPoolGradWithArgmax",
+    ),
+    "fake_quantisation": (
+        lambda n: Lambda(tf.quantization.fake_quant_with_min_max_args, name=n),
+        "FakeQuantWithMinMaxArgsGradient",
+    ),
+    "crop_and_resize": (
+        lambda n: Lambda(
+            lambda x: tf.image.crop_and_resize(x, [[0.1, 0.1, 0.9, 0.9]], [0], (3, 3)), name=n
+        ),
+        "CropAndResizeGradImage",
+    ),
+}
+
+SILENT = {
+    "convolutions": lambda: [
+        L.Conv2D(4, 3, groups=2, padding="same", activation="relu"),
+        L.DepthwiseConv2D(3, activation="leaky_relu"),
+        L.SeparableConv2D(4, 3, activation="relu6"),
+        L.Conv2DTranspose(4, 3, strides=2, activation="silu"),
+        L.ZeroPadding2D(1),
+        L.Cropping2D(1),
+    ],
+    "activations": lambda: [
+        *(L.Activation(a) for a in ("softplus", "gelu", "silu", "elu", "selu", "softmax", "tanh")),
+        *(L.Activation(a) for a in ("sigmoid", "mish", "hard_silu", "log_softmax", "celu")),
+        L.PReLU(),
+        L.LeakyReLU(),
+        L.ReLU(6.0),
+    ],
+    "pooling": lambda: [
+        L.MaxPooling2D(),
+        L.AveragePooling2D(2),
+        L.UpSampling2D(4),
+        Lambda(lambda x: x + keras.ops.max(x, [1, 2], keepdims=True)),
+        L.GlobalAveragePooling2D(keepdims=True),
+    ],
+    "noise": lambda: [L.Dropout(0.5), L.SpatialDropout2D(0.5), L.GaussianNoise(1.0)],
+    "norms": lambda: [
+        L.RMSNormalization(),
+        L.UnitNormalization(),
+        L.SpectralNormalization(L.Dense(4)),
+        Lambda(lambda x: x / keras.ops.std(x, axis=-1, keepdims=True)),
+    ],
+    "lstm": lambda: [L.Reshape((16, 16)), L.LSTM(3, return_sequences=True), L.GRU(3)],
+    "stop_gradient": lambda: [
+        Lambda(lambda x: x * keras.ops.stop_gradient(keras.ops.mean(x)), name="moments")
+    ],
+    "weight_standardisation": lambda: [WeightStandardised()],
+    "ours": lambda: [
+        layers.LayerNormalization(),
+        layers.GroupNormalization(2),
+        layers.BatchNormalization(),
+        layers.Resizing(5, 5),
+        layers.UpSampling2D(interpolation="bilinear"),
+        layers.Softplus(10.0),
+    ],
+}
+
+
+class WeightStandardised(L.Layer):
+    """Moments of a weight: the penalty differentiates them once, and once is right."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3))
+
+    def call(self, x):
+        mean, variance = tf.nn.moments(tf.convert_to_tensor(self.kernel), [0])
+        return tf.tensordot(x, (self.kernel - mean) * tf.math.rsqrt(variance + 1e-3), 1)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_finds_each_fault_and_names_its_layer(fault):
+    make, operation = FAULTS[fault]
+    # A layer whose name differs by a number is the trap of TensorFlow's name scopes.
+    after = L.Activation("tanh", name="at_2")
+    network = network_with(L.Conv2D(4, 3, name="at"), make("at_1"), after)
+    assert ("at_1", operation, "error") in found(network)
+    assert {layer for layer, _, _ in found(network)} == {"at_1"}
+    with pytest.raises(SecondOrderError, match=rf"layer 'at_1' \(\w+\): .*{operation}.*; \w+"):
+        second_order.check(network)
+
+
+@pytest.mark.parametrize("case", SILENT)
+@pytest.mark.parametrize("training", [True, False])
+def test_silent_on_what_is_right(case, training):
+    network = network_with(*SILENT[case]())
+    assert second_order.check(network, training=training).findings == ()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_nothing_to_say_of_resized_weights(interpolation):
+    # Position embeddings resized to the input's grid: linear in the weights, differentiated once.
+    class Positions(L.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(1, 4, 4, shape[-1]))
+
+        def call(self, x):
+            return x * tf.image.resize(self.table, (8, 8), interpolation)
+
+    assert found(network_with(Positions())) == []
+
+
+def test_attention_and_branches_are_silent():
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    image = keras.Input((6, 8), name="image")
+    x = L.Embedding(10, 8)(tokens) + image
+    x = L.Concatenate()([L.MultiHeadAttention(2, 4)(x, x), x])
+    network = keras.Model({"tokens": tokens, "image": image}, L.Dense(1)(x))
+    assert second_order.check(network).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("application", "batch_norms"), [("MobileNetV3Small", 34), ("EfficientNetV2B0", 59)]
+)
+def test_applications_only_warn(application, batch_norms):
+    network = getattr(keras.applications, application)(weights=None, input_shape=(64, 64, 3))
+    faults = found(network)
+    assert len(faults) == batch_norms
+    assert {(operation, severity) for _, operation, severity in faults} == {(STOPPED, "warning")}
+    owners = [network.get_layer(layer) for layer, _, _ in faults]
+    assert all(isinstance(owner, L.BatchNormalization) for owner in owners)
+    assert second_order.inspect(network, training=False).findings == ()
+
+
+def test_batch_norm_warns_once():
+    network = network_with(L.BatchNormalization(name="bn"))
+    with pytest.warns(SecondOrderWarning, match=r"'bn'.*use tfgrad.layers.BatchNormalization"):
+        second_order.check(network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second_order.check(network)
+
+
+def test_one_error_lists_every_layer():
+    stack = [L.LayerNormalization(name="a"), L.Conv2D(4, 3), L.Resizing(4, 4, name="b")]
+    network = network_with(*stack)
+    with pytest.raises(SecondOrderError) as error:
+        second_order.check(network)
+    message = str(error.value)
+    assert "use tfgrad.layers.LayerNormalization" in message
+    assert "use tfgrad.layers.Resizing" in message
+    assert message.index("layer 'a' (LayerNormalization)") < message.index("layer 'b' (Resizing)")
+
+
+def test_bare_operations_and_nested_models():
+    inner_input = keras.Input(SHAPE)
+    inner = keras.Model(inner_input, L.LayerNormalization(name="norm")(inner_input), name="inner")
+    x = image = keras.Input(SHAPE)
+    x = inner(inner(x)) + keras.ops.image.resize(x, (8, 8))
+    network = keras.Model(image, L.LayerNormalization(name="norm")(x), name="outer")
+    faults = second_order.inspect(network).findings
+    assert [(f.layer, f.operation) for f in faults] == [
+        ("norm", STOPPED),
+        ("norm", STOPPED),  # the inner and the outer one: two layers, one name; two calls, one line
+        ("outer", BILINEAR),
+    ]
+    assert "outside every layer" in str(faults[2])
+
+
+class Subclassed(keras.Model):
+    """Two inputs, function bodies, state and randomness TensorFlow keeps to itself."""
+
+    def __init__(self):
+        super().__init__(name="subclassed")
+        self.grouped = L.Conv2D(4, 3, groups=2)
+        self.norm = L.LayerNormalization(name="norm")
+        self.dropout = L.Dropout(0.5)
+        self.noise = Lambda(lambda x: x + tf.random.normal(tf.shape(x)), name="noise")
+        self.counter = Lambda(self.count, name="counter")
+        self.calls = tf.Variable(0)
+        self.head = L.Dense(2, activation="sigmoid", name="head")
+
+    def count(self, x):
+        self.calls.assign_add(1)
+        return x
+
+    @tf.function
+    def normalised(self, x):
+        return self.norm(x)
+
+    @tf.function
+    def probability(self, x):
+        return self.head(x)
+
+    def call(self, inputs, training=False):
+        x = self.normalised(self.grouped(inputs["image"]))
+        x = self.counter(self.noise(self.dropout(x, training=training)))
+        return {"p": tf.reshape(self.probability(tf.reduce_mean(x, [1, 2])), [-1, 2])}
+
+
+def test_subclassed_network_unbuilt_with_function_bodies():
+    network = Subclassed()
+    specs = {"image": tf.TensorSpec([None, *SHAPE]), "size": tf.TensorSpec([None], tf.int32)}
+    inspection = second_order.inspect(network, specs)
+    assert network.built
+    assert [(f.layer, f.operation) for f in inspection.findings] == [("norm", STOPPED)]
+    assert inspection.probabilities == "head"
+    assert inspection.stateful_random == ("noise",)
+    assert inspection.untracked_state == ("counter",)
+    assert int(network.calls) == 0
+
+
+def test_recurrent_body():
+    class Cell(L.SimpleRNNCell):
+        def build(self, shape):
+            super().build(shape)
+            self.norm = L.LayerNormalization(name="norm")
+            self.norm.build((None, self.units))
+
+        def call(self, x, states, training=False):
+            y, states = super().call(x, states, training=training)
+            return self.norm(y), states
+
+    network = network_with(L.RNN(Cell(3), return_sequences=True), shape=(5, 4))
+    assert found(network) == [("norm", STOPPED, "error")]
+
+
+def test_cudnn_kernels():
+    # What an LSTM with use_cudnn="auto" emits where there is a GPU; traced, never run.
+    def recurrent(x):
+        batch = tf.shape(x)[0]
+        state = tf.zeros([1, batch, 3])
+        lengths = tf.fill([batch], 5)
+        weights = tf.zeros([4 * 3 * (4 + 3) + 8 * 3])
+        x = tf.transpose(x, [1, 0, 2])
+        y = tf.raw_ops.CudnnRNNV3(
+            input=x, input_h=state, input_c=state, params=weights, sequence_lengths=lengths
+        )
+        return tf.ensure_shape(tf.transpose(y.output, [1, 0, 2]), [None, 5, 3])
+
+    network = keras.Sequential([Lambda(recurrent, name="rnn"), L.Dense(1)])
+    spec = tf.TensorSpec([2, 5, 4])
+    network.built = True  # the symbolic call would need a GPU's shapes
+    assert found(network, spec) == [("rnn", "CudnnRNNBackpropV3", "error")]
+    with pytest.raises(SecondOrderError, match="use_cudnn=False"):
+        second_order.check(network, spec)
+
+
+@pytest.mark.parametrize(
+    ("stack", "name"),
+    [
+        ([L.Dense(3), L.Softmax(name="p")], "p"),
+        ([L.Dense(1, activation="sigmoid", name="p"), L.Reshape(())], "p"),
+        ([L.Dense(3, activation="softmax", dtype="mixed_float16", name="p")], "p"),
+        ([L.Dense(3), L.Activation("sigmoid", name="p"), L.Dense(2)], None),
+        ([L.Dense(3, activation="log_softmax")], None),
+        ([L.Dense(3)], None),
+    ],
+)
+def test_probabilities(stack, name):
+    network = network_with(L.Flatten(), *stack, dense=False)
+    assert second_order.inspect(network).probabilities == name
+
+
+def test_probabilities_of_a_bare_operation():
+    x = keras.Input((4,))
+    logits = L.Dense(3)(x)
+    network = keras.Model(x, [logits, keras.ops.softmax(logits)], name="two")
+    assert second_order.inspect(network).probabilities == "two/Softmax"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: tf.nn.dropout(x, 0.5),
+        lambda x: x * tf.random.uniform(tf.shape(x)),
+        lambda x: x + tf.random.truncated_normal(tf.shape(x)),
+        lambda x: tf.random.shuffle(x),
+    ],
+)
+def test_stateful_random(function):
+    network = network_with(L.Dropout(0.5), Lambda(function, name="mine"))
+    assert second_order.inspect(network).stateful_random == ("mine",)
+
+
+def test_no_state_is_left_behind():
+    network = network_with(
+        L.BatchNormalization(), L.Dropout(0.5), L.Conv2D(3, 3, activity_regularizer="l2")
+    )
+    before = [v.numpy() for v in network.variables]
+    tf.random.set_seed(1)
+    expected = tf.random.normal([3])
+    tf.random.set_seed(1)
+    second_order.inspect(network)
+    np.testing.assert_array_equal(tf.random.normal([3]), expected)
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.value, value)
+    assert network.losses == []
+
+
+def test_inside_a_function_a_tape_and_a_strategy():
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    with strategy.scope():
+        network = network_with(L.LayerNormalization(name="norm"), L.Resizing(4, 4, name="resizing"))
+    seen = []
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            seen.append(found(network, x))
+            y = network(x)
+        return tape.gradient(y, x)
+
+    run = tf.function(lambda x: strategy.run(step, (x,)), autograph=False)
+    gradient = run(tf.ones((2, *SHAPE)))
+    assert seen == [[("norm", STOPPED, "error"), ("resizing", BILINEAR, "error")]]
+    assert gradient.shape == (2, *SHAPE)
+
+
+def test_cached_for_the_life_of_the_network(monkeypatch):
+    traces = []
+    trace = second_order._trace
+    monkeypatch.setattr(second_order, "_trace", lambda *a: (traces.append(a[2]), trace(*a))[1])
+    network = network_with(L.BatchNormalization())
+    first = second_order.inspect(network)
+    assert second_order.inspect(network) is first
+    assert second_order.inspect(network, training=False) is not first
+    assert traces == [True, False]
+    alive = weakref.ref(network)
+    del network, traces[:]
+    keras.backend.clear_session()
+    gc.collect()
+    assert alive() is None
+
+
+def test_refuses_what_it_cannot_trace():
+    with pytest.raises(ArgumentError, match="does not define its inputs; pass inputs="):
+        second_order.inspect(keras.Sequential([L.Dense(1)]))
+    with pytest.raises(ArgumentError, match="Keras model or layer"):
+        second_order.inspect(lambda x: x)
+    with pytest.raises(ArgumentError, match="nest of tensors"):
+        second_order.inspect(network_with(), ["image"])
+    integers = network_with(Lambda(lambda x: tf.cast(x, tf.int32)), dense=False)
+    with pytest.raises(ModelError, match="no floating output"):
+        second_order.inspect(integers)
+
+
+def test_integer_inputs_are_not_differentiated():
+    tokens = keras.Input((5,), dtype="int32")
+    network = keras.Sequential([tokens, L.Embedding(9, 4), L.LayerNormalization()])
+    assert found(network) == []
+
+
+# Gradient operations that no derivative with respect to a layer's input emits, and why.
+ELSEWHERE = (
+    r"_.*|Xla.*|.*Accumulator.*|.*Apply.*|.*TPU.*|BroadcastGradientArgs|StopGradient|TensorArray.*"
+    r"|.*GradientIdentity.*|SymbolicGradient|CopyToMeshGrad|PreventGradient"  # no arithmetic
+    r"|BatchCholeskyGrad|CholeskyGrad|TileGrad|(LSTM|GRU)BlockCellGrad|UnbatchGrad"  # unused
+    r"|Conv(2D|3D)Backprop(Filter|Input)(V2)?|MaxPoolGradGrad(V2|WithArgmax)"  # other versions, 2nd
+    r"|Ragged.*|SparseAddGrad|SparseMatrixSoftmaxGrad"  # sparse operands
+)
+
+
+def test_the_tables_are_tensorflow_s():
+    registry = ops.gradient_registry._registry
+    absent = {name for name in second_order.ABSENT if name not in registry}
+    assert absent == set(second_order.ABSENT)
+    assert all(registry[name]["type"] is None for name in second_order.SILENT)
+    assert all(op_def_registry.get(name) for name in [*second_order.SILENT, *absent])
+    # And nothing of the kind is forgotten.
+    known = [n for n in dir(tf.raw_ops) if re.search("Grad|Backprop", n)]
+    bad = {n for n in known if n not in registry or registry[n]["type"] is None}
+    listed = {*second_order.SILENT, *second_order.ABSENT}
+    assert {n for n in bad - listed if not re.fullmatch(ELSEWHERE, n)} == set()
