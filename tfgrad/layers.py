@@ -129,7 +129,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     y = γ (x − μ) / √(v + ε) + β. In training μ and v are those of the batch, the gradient of μ
     inside v kept, and the moving statistics move as Keras moves them, masks and renormalisation
     included; in inference they are the moving ones. On several replicas each
-    normalises by its own examples, and the moving statistics are the replicas' mean.
+    normalises by its own examples and, unlike Keras's, the moving statistics are their mean.
 
     Arguments, weights and shapes are Keras's; statistics are float32 or wider.
 
@@ -148,7 +148,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
 
     def add_weight(self, *args: Any, trainable: bool = True, **kwargs: Any) -> Any:
-        """Create a weight; moving statistics are averaged over replicas, where Keras's part ways."""
+        """Create a weight; the moving ones are averaged over replicas, where Keras's differ."""
         if not trainable:
             kwargs["aggregation"] = "mean"
         return super().add_weight(*args, trainable=trainable, **kwargs)

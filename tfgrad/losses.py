@@ -46,7 +46,7 @@ def score_matching(gradient, trace, stability=1e-4):
 
 
 def anti_score_matching(trace, threshold=1000.0):
-    """−min(h, τ): raises the Hessian trace until it reaches τ, where the gradient is zero by design.
+    """−min(h, τ): raises the Hessian trace up to τ, past which the gradient is zero by design.
 
     Source: thesis §5.5.
     """

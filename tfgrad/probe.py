@@ -71,9 +71,11 @@ class Probe:
         ModelError: the network's output is not one tensor [batch, classes].
     """
 
-    def __init__(self, network, x, y=None, *, training=False, needs=Needs(), draws=Draws()):
+    def __init__(self, network, x, y=None, *, training=False, needs=None, draws=None):
         self.network, self.y = network, y
-        self.training, self.needs, self.draws = training, needs, draws
+        self.training = training
+        self.needs = needs = needs or Needs()
+        self.draws = draws or Draws()
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
         self._watched = [t for t in tf.nest.flatten(self.x) if t.dtype.is_floating]
         if not self._watched:
@@ -246,7 +248,7 @@ class Probe:
     def _second_derivative(self, slope, sources):
         if self._second_tape is None:
             raise ArgumentError(
-                "needs: a second derivative was asked of a probe of order 1; ask for Needs(order=2)."
+                "needs: got order 1, but a second derivative was asked for; use Needs(order=2)."
             )
         return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
 

@@ -412,5 +412,6 @@ def _with_clear_errors(function, *args, **kwargs):
             at = error.message.find(text)
             if at >= 0:
                 found = " ".join(error.message[at:].split("\n\t")[0].split())
+                found = found.replace("[", "").replace("]", "").replace(" : ", ": ")
                 raise DataError(f"{found}. Check the data set before training.") from error
         raise

@@ -1,0 +1,96 @@
+"""Export a trained network as a SavedModel that explains itself.
+
+    python -m apps.export --work_dir=runs/cifar --to=saved_models/cifar
+    python -m apps.export --model=my_model.keras --to=saved_models/mine
+
+writes saved_models/cifar/<version> with the signatures `serving_default` (image → logits,
+probabilities) and `input_gradient` (image, target → saliency, gradient, score, class); TensorFlow
+Serving loads that directory as it is. A network trained by apps.train on normalised images is
+exported with the normalisation inside, so that clients send pixels in [0, 1].
+
+The exported model is loaded again and compared with the live one before this command reports it.
+
+Exit codes: 0 done, 64 usage, 65 bad model.
+"""
+
+from apps import entry
+
+# isort: split
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from apps import runs
+from tfgrad import export, loading
+from tfgrad.errors import ArgumentError, ModelError
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+    """All flags of this app."""
+    flags.DEFINE_string("work_dir", None, "Work directory of a finished apps.train run.")
+    flags.DEFINE_string("model", None, "Or: a .keras file of a network that returns logits.")
+    flags.DEFINE_string("to", None, "Directory of the served model, e.g. saved_models/NAME.")
+    flags.DEFINE_list("methods", ["input_gradient"], f"Explanations: {', '.join(export.METHODS)}.")
+
+
+def main():
+    """Load, wrap, export, verify."""
+    if bool(FLAGS.work_dir) == bool(FLAGS.model):
+        raise ArgumentError("--work_dir, --model: give exactly one of the two.")
+    if not FLAGS.to:
+        raise ArgumentError("--to: not given; name a directory such as saved_models/mine.")
+    if FLAGS.work_dir:
+        network, classes = from_run(FLAGS.work_dir)
+    else:
+        network, classes = loading.load(FLAGS.model, compile=False), None
+    path = export.save(network, FLAGS.to, FLAGS.methods, classes)
+    difference = verify(network, path)
+    print(f"exported to {path}; logits differ from the live network's by at most {difference:.1e}")
+    for name, signature in loading.load_served(path).signatures.items():
+        inputs = ", ".join(signature.structured_input_signature[1])
+        outputs = ", ".join(signature.structured_outputs)
+        print(f"  {name}: {inputs} -> {outputs}")
+
+
+def from_run(work_dir):
+    """(network on pixels in [0, 1], class names) of a finished run."""
+    results = runs.read_json(os.path.join(work_dir, "results.json"))
+    if results is None:
+        raise ModelError(
+            f"--work_dir: {work_dir!r} holds no finished run (no results.json); run apps.train "
+            "with this --work_dir to its end first."
+        )
+    network = loading.load(os.path.join(work_dir, "network.keras"), compile=False)
+    return on_pixels(network, results["normalize"]), results["classes"]
+
+
+def on_pixels(network, statistics):
+    """The network with the training set's normalisation in front, where it was trained with one."""
+    if statistics is None:
+        return network
+    mean, deviation = (np.asarray(s, "float32") for s in statistics)
+    pixels = keras.Input(network.input_shape[1:], name="image")
+    scaled = keras.layers.Normalization(mean=mean, variance=deviation**2, name="normalize")(pixels)
+    return keras.Model(pixels, network(scaled), name=network.name)
+
+
+def verify(network, path):
+    """The largest difference between served and live logits on random pixels; or ModelError."""
+    shape = [2, *[side or 32 for side in network.input_shape[1:]]]
+    image = tf.constant(np.random.default_rng(0).uniform(size=shape), tf.float32)
+    served = loading.load_served(path).signatures["serving_default"](image=image)["logits"]
+    live = tf.cast(network(image, training=False), tf.float32)
+    difference = float(tf.reduce_max(tf.abs(served - live)))
+    if not difference <= 1e-4 * max(1.0, float(tf.reduce_max(tf.abs(live)))):
+        raise ModelError(f"{path}: served logits differ from the live network's by {difference}.")
+    return difference
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main)
