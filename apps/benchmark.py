@@ -17,7 +17,6 @@ from apps import entry, settings
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -33,7 +32,7 @@ from tfgrad import models, penalties
 FLAGS = flags.FLAGS
 BOUNDS = {"gradient norm": 2.2, "score matching": 3.2, "both": 3.3, "fit": 1.05}
 VARIANTS = {
-    "plain": lambda: [],
+    "plain": list,
     "gradient norm": lambda: [penalties.GradientNorm(0.1)],
     "score matching": lambda: [penalties.ScoreMatching(1e-3)],
     "both": lambda: [penalties.GradientNorm(0.1), penalties.ScoreMatching(1e-3)],
@@ -161,7 +160,7 @@ def _seconds(function):
 
 def _interleaved(functions, rounds, what):
     """{name: seconds of every round}; the order turns by one each round."""
-    times = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     order = itertools.cycle(functions)
     for function in functions.values():
         _seconds(function)
@@ -194,7 +193,10 @@ def _memory(name):
 def _peak_megabytes():
     if tf.config.list_physical_devices("GPU"):
         return round(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage: a child's maximum starts at what its parent held when it was forked.
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return round(int(line.split()[1]) / 1024)
 
 
 def _table(variants, fit):

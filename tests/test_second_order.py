@@ -262,6 +262,26 @@ def test_subclassed_network_unbuilt_with_function_bodies():
     assert int(network.calls) == 0
 
 
+def test_an_unbuilt_network_is_built_where_the_caller_is():
+    # The dtype policy, like a strategy, is local to a thread; the trace has a thread of its own.
+    class Late(keras.Model):
+        def build(self, shape):
+            self.dense = L.Dense(2)
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(x)
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = Late()
+        second_order.check(network, np.zeros((2, 3), "float32"))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert network.dense.compute_dtype == "bfloat16"
+
+
 def test_recurrent_body():
     class Cell(L.SimpleRNNCell):
         def build(self, shape):

@@ -1,0 +1,39 @@
+"""The README's code runs as it stands, and its links and commands exist."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*:tfgrad.errors.SecondOrderWarning")
+def test_ten_lines(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 12
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    assert namespace["path"].endswith("1")
+    assert (tmp_path / "saved_models/digits/1/saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "BUILD.md", "ARCHITECTURE.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_commands_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\S+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for app in re.findall(r"python -m apps\.(\w+)", README):
+        assert (ROOT / "apps" / f"{app}.py").exists(), app
+
+
+def test_pictures_are_small():
+    for picture in (ROOT / "docs").rglob("*.png"):
+        assert picture.stat().st_size < 300_000, picture
