@@ -38,6 +38,9 @@ def run(main):
 
 
 def _parse(argv):
+    # absl's --help lists the main module's own flags; the shared ones belong there too.
+    for flag in flags.FLAGS.flags_by_module_dict().get("apps.settings", []):
+        flags.FLAGS.register_key_flag_for_module(argv[0], flag)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

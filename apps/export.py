@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import flags
 
 from apps import runs
-from tfgrad import export, loading
+from tfgrad import PenalizedModel, export, loading
 from tfgrad.errors import ArgumentError, ModelError
 
 FLAGS = flags.FLAGS
@@ -47,7 +47,8 @@ def main():
     if FLAGS.work_dir:
         network, classes = from_run(FLAGS.work_dir)
     else:
-        network, classes = loading.load(FLAGS.model, compile=False), None
+        model, classes = loading.load(FLAGS.model, compile=False), None
+        network = model.network if isinstance(model, PenalizedModel) else model
     path = export.save(network, FLAGS.to, FLAGS.methods, classes)
     difference = verify(network, path)
     print(f"exported to {path}; logits differ from the live network's by at most {difference:.1e}")

@@ -12,12 +12,17 @@ import tensorflow as tf
 import tfgrad
 from tfgrad.errors import ArgumentError, ResumeError
 
+# What a directory may hold before its run has finished an epoch: nothing that could be lost.
+_BEFORE_THE_FIRST_EPOCH = {"run.json", "run.json.tmp", "history.jsonl", "tensorboard"}
+
 # Flags that say where and how loudly, not what is computed.
 NOT_COMPARED = ("work_dir", "resume", "data_dir", "download", "progress")
 
 
 def open_directory(path, resolved_flags, resume):
     """Make or re-open a work directory and write `run.json` in it.
+
+    A run that finished no epoch, because of a wrong flag for instance, is in nobody's way.
 
     Args:
         path: the directory.
@@ -28,15 +33,16 @@ def open_directory(path, resolved_flags, resume):
         ArgumentError: the directory cannot be written.
         ResumeError: it holds a run under other flags.
     """
+    path = os.path.normpath(path)
     record = os.path.join(path, "run.json")
-    if not resume and os.path.exists(record):
-        number = 1
-        while os.path.exists(f"{path}.old-{number}"):
-            number += 1
-        os.rename(path, f"{path}.old-{number}")
-    if os.path.exists(record):
-        _check_same(path, record, resolved_flags)
     try:
+        if not resume and os.path.exists(record):
+            number = 1
+            while os.path.exists(f"{path}.old-{number}"):
+                number += 1
+            os.rename(path, f"{path}.old-{number}")
+        if os.path.exists(record) and set(os.listdir(path)) - _BEFORE_THE_FIRST_EPOCH:
+            _check_same(path, record, resolved_flags)
         os.makedirs(path, exist_ok=True)
         write_json(record, {"flags": resolved_flags, "versions": versions(), "argv": sys.argv[1:]})
     except OSError as error:

@@ -79,6 +79,19 @@ def image_size():
     return height, width
 
 
+def numbers(name, kind):
+    """The numbers from 0 up that a list flag holds."""
+    texts = getattr(FLAGS, name)
+    try:
+        values = [kind(text) for text in texts]
+    except ValueError:
+        values = [-1]
+    if not all(0 <= value < float("inf") for value in values):
+        what = "whole numbers" if kind is int else "numbers"
+        raise ArgumentError(f"--{name}: got {','.join(texts)}; expected {what} from 0 up.")
+    return values
+
+
 def load_data():
     """(training set, test set, channel statistics or None)."""
     common = {

@@ -41,7 +41,13 @@ def define_flags():
     flags.DEFINE_float("weight_decay", 0.0, "Weight of (l2) kernel regularisation.", lower_bound=0)
     flags.DEFINE_integer("epochs", 10, "Passes over the training set.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 64, "Examples per step, over all replicas.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation and draws.")
+    flags.DEFINE_integer(
+        "seed",
+        0,
+        "Of weights, order, augmentation and draws.",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
+    )
     flags.DEFINE_enum("strategy", "one_device", distribution.NAMES, "How to distribute.")
     flags.DEFINE_integer("devices", None, "Devices of --strategy=mirrored; default: all GPUs.")
     flags.DEFINE_enum(
@@ -61,6 +67,7 @@ def define_flags():
 
 def main():
     """Train, test, save."""
+    settings.numbers("noise", float)  # A typing error must not wait for the end of training.
     strategy = distribution.strategy(FLAGS.strategy, FLAGS.devices)
     directory = _directory(strategy)
     runs.open_directory(directory, settings.resolved(), FLAGS.resume)
@@ -106,7 +113,7 @@ def _regularised(network):
 def _optimizer(steps):
     rate = FLAGS.learning_rate
     if FLAGS.decay_epochs:
-        epochs = sorted(int(e) for e in FLAGS.decay_epochs)
+        epochs = sorted(settings.numbers("decay_epochs", int))
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             [e * steps for e in epochs], [rate * 0.1**i for i in range(len(epochs) + 1)]
         )
@@ -142,9 +149,8 @@ def _fit(model, strategy, directory, train, test, statistics):
         ),
     )
     record = os.path.join(directory, "history.jsonl")
-    kept = f"the state of the last finished epoch is kept in {backup.directory}"
     hooks = [
-        callbacks.StopOnNonFinite(kept),
+        callbacks.StopOnNonFinite(backup.kept),
         backup,
         callbacks.JsonLines(record, done),
         keras.callbacks.TensorBoard(
@@ -177,7 +183,7 @@ def _report(model, directory, history, test, statistics):
     )
     batches = data.pipeline(test, 256, training=False, normalize=statistics)
     robustness = evaluation.noise_robustness(
-        model.network, batches, [float(s) for s in FLAGS.noise], seed=FLAGS.seed
+        model.network, batches, settings.numbers("noise", float), seed=FLAGS.seed
     )
     table = evaluation.NoiseRobustness.markdown({_label(): robustness})
     results = {

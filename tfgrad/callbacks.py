@@ -50,14 +50,20 @@ class Backup(keras.callbacks.Callback):
         model.load_weights(states[epoch])
         return epoch
 
+    def kept(self) -> str:
+        """What is there, for a message."""
+        states = self._states()
+        if not states:
+            return f"no epoch was finished, so {self.directory} holds no state"
+        return f"the state of epoch {max(states)} is kept in {self.directory}"
+
     def on_epoch_end(self, epoch, logs=None):
         """Write the state of `epoch + 1` finished epochs, then drop the older one."""
         for variable in self.model.trainable_variables:
             if not np.isfinite(np.asarray(variable.numpy(), "float32")).all():
                 raise NonFiniteError(
-                    f"weights: {variable.path} is not finite after epoch {epoch + 1}; the state "
-                    f"of the epoch before is kept in {self.directory}. Try a lower learning rate "
-                    "or penalty weight."
+                    f"weights: {variable.path} is not finite after epoch {epoch + 1}; "
+                    f"{self.kept()}. Try a lower learning rate or penalty weight."
                 )
         os.makedirs(self.directory, exist_ok=True)
         path = os.path.join(self.directory, f"epoch-{epoch + 1:05d}.weights.h5")
@@ -81,7 +87,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
     """Raises NonFiniteError at the first batch whose running loss is NaN or infinite.
 
     Args:
-        kept: what to tell the user about the last good state.
+        kept: what to tell the user about the last good state, or a function that returns it, such
+            as `Backup.kept`.
     """
 
     def __init__(self, kept="the last saved state is untouched"):
@@ -97,11 +104,12 @@ class StopOnNonFinite(keras.callbacks.Callback):
         logs = logs or {}
         if np.isfinite(logs.get("loss", 0.0)):
             return
+        kept = self.kept() if callable(self.kept) else self.kept
         culprits = [k for k, v in logs.items() if k != "loss" and not np.isfinite(v)]
         raise NonFiniteError(
             f"loss: {logs['loss']} at batch {batch + 1} of epoch {self._epoch + 1}"
             + (f" (also {', '.join(culprits)})" if culprits else "")
-            + f"; {self.kept}. Try a lower learning rate or penalty weight."
+            + f"; {kept}. Try a lower learning rate or penalty weight."
         )
 
 

@@ -7,12 +7,13 @@ holds examples [a, b) draws just these.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import tensorflow as tf
 
 _PHILOX = 1
-# One Philox counter yields four float32 normals.
+# One Philox counter yields four words of 32 bits, and two words two normals.
 _PER_COUNTER = 4
 
 
@@ -45,13 +46,26 @@ class Draws:
         counters = (per_example + _PER_COUNTER - 1) // _PER_COUNTER
         low = tf.cast(self.offset, tf.int64) * tf.cast(counters, tf.int64)
         high = tf.cast(self.step, tf.int64)
-        flat = tf.raw_ops.StatelessRandomNormalV2(
+        words = tf.raw_ops.StatelessRandomUniformFullIntV2(
             shape=tf.stack([shape[0], counters * _PER_COUNTER]),
             key=tf.constant([(seed * 1_000_003 + stream) % 2**63], tf.uint64),
             counter=tf.cast(tf.stack([low, high]), tf.uint64),
             alg=_PHILOX,
-            dtype=tf.float32,
+            dtype=tf.uint32,
         )
+        flat = _box_muller(words)
         noise = tf.reshape(flat[:, :per_example], tf.concat([shape[:1], [samples], shape[1:]], 0))
         draws = tf.unstack(tf.cast(noise, like.dtype), num=samples, axis=1)
         return [tf.ensure_shape(d, like.shape) for d in draws]
+
+
+def _box_muller(words):
+    """√(−2 ln u) (cos 2πv, sin 2πv) of pairs of uniform words: float32 normals, as many as words.
+
+    TensorFlow's kernels and XLA make the same words of a counter and different normals of the
+    words. Computed in float64 and rounded to float32, these do not depend on who computes them.
+    """
+    uniform = (tf.cast(words, tf.float64) + 0.5) * 2.0**-32
+    radius = tf.sqrt(-2.0 * tf.math.log(uniform[:, ::2]))
+    angle = 2.0 * math.pi * uniform[:, 1::2]
+    return tf.cast(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 1), tf.float32)

@@ -51,7 +51,7 @@ def anti_score_matching(trace, threshold=1000.0):
     Source: thesis §5.5.
     """
     trace = _at_least_float32(trace)
-    return -tf.minimum(trace, tf.cast(threshold, trace.dtype))
+    return -tf.minimum(trace, tf.convert_to_tensor(threshold, trace.dtype))
 
 
 def taylor_trace(clean, noisy, sigma):

@@ -206,8 +206,9 @@ class Probe:
         """A probe of the same point whose arithmetic is float32, whatever the layers' policy.
 
         Half precision cannot hold differences such as f(x + v) − f(x) at small v. Returns this
-        probe itself where nothing is half precision. The new pass repeats the masks of this one
-        and moves no state.
+        probe itself where nothing is half precision. The new pass starts from this one's seeds and
+        moves no state. Its random masks are its own, repeated by its `forward`: Keras draws a mask
+        in the dtype of what it masks.
         """
         if not _half_precision_layers(self.network):
             return self
@@ -303,7 +304,7 @@ class Probe:
             else:
                 with self._recording_second():
                     blocks = [self._tape.batch_jacobian(self.logits, t) for t in self._watched]
-                rows = [[block[:, k] for block in blocks] for k in range(classes)]
+                    rows = [[block[:, k] for block in blocks] for k in range(classes)]
             self._memo["jacobian"] = rows
         return self._memo["jacobian"]
 

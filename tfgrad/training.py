@@ -1,5 +1,7 @@
 """`PenalizedModel`: a Keras model whose `fit` also makes gradient penalties small."""
 
+import inspect
+
 import keras
 import tensorflow as tf
 
@@ -23,7 +25,7 @@ class PenalizedModel(keras.Model):
 
     An ordinary Keras model: `compile`, `fit`, `evaluate`, `predict`, callbacks, `save`. One
     forward pass serves the loss and every penalty, and each distinct gradient is computed once.
-    Every penalty reports its unweighted mean under its own name. `network` is the plain model, to
+    Every penalty reports its mean, without λ, under its own name. `network` is the plain model, to
     be used, saved or exported alone.
 
     Args:
@@ -87,12 +89,6 @@ class PenalizedModel(keras.Model):
 
     # Keras's side
 
-    def build(self, input_shape):
-        """Build the network."""
-        if not self.network.built:
-            self.network.build(input_shape)
-        self.built = True
-
     def call(self, x, training=None):
         """The network's logits."""
         return self.network(x, training=training)
@@ -102,11 +98,19 @@ class PenalizedModel(keras.Model):
 
         Raises:
             ArgumentError: the loss expects probabilities, or reduces in a way that replicas
-                cannot share.
+                cannot share; a metric has the name of a penalty.
         """
         for one in tf.nest.flatten(loss):
             self._check_loss(one)
+        self._check_metrics(metrics, kwargs.get("weighted_metrics"))
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        steps = getattr(self.optimizer, "gradient_accumulation_steps", None)
+        if steps and replicas > 1:
+            raise ArgumentError(
+                f"optimizer: gradient_accumulation_steps={steps} on {replicas} replicas; Keras's "
+                "optimizers accumulate on one device only. Use a larger batch instead."
+            )
 
     def compile_from_config(self, config):
         """Compile as the saved model was, so that `fit` goes on."""
@@ -163,6 +167,7 @@ class PenalizedModel(keras.Model):
                 needs=self._needs,
                 draws=Draws(self._draws_made.value, batch.share.offset),
             )
+            batch.check_labels(probe)
             # The losses that layers add are those of this pass: read them before another one.
             loss = batch.supervised(probe.outputs, training=True)
             loss += batch.penalized(probe)
@@ -264,6 +269,16 @@ class PenalizedModel(keras.Model):
         with strategy.scope():
             self._symbolic_build(data_batch=data_batch)
 
+    def _check_metrics(self, *metrics):
+        names = {t.name for t in self._trackers}
+        for metric in tf.nest.flatten(metrics):
+            name = metric if isinstance(metric, str) else getattr(metric, "name", None)
+            if name in names:
+                raise ArgumentError(
+                    f"metrics: the name {name!r} is taken by a penalty; give the metric or the "
+                    "penalty its own name=."
+                )
+
     def _check_loss(self, loss):
         if loss is None:
             return
@@ -271,6 +286,10 @@ class PenalizedModel(keras.Model):
         logits = getattr(loss, "from_logits", None)
         if logits is None and isinstance(loss, keras.losses.Loss):
             logits = loss.get_config().get("from_logits")
+        if logits is None and inspect.isfunction(loss):
+            name = loss.__name__
+            parameter = inspect.signature(loss).parameters.get("from_logits")
+            logits = parameter.default if parameter else None
         if isinstance(loss, str) and "crossentropy" in loss.lower():
             logits = False
         if logits is False and self.penalties:
@@ -303,6 +322,8 @@ class _Batch:
             self.x = filled(x)
             self.y = None if self.y is None else filled(self.y)
             self.weight = None if self.weight is None else filled(self.weight)
+        if model.penalties and self.weight is not None:
+            self._example_weight()
         if not model.jit_compile:
             self._check_values()
 
@@ -323,6 +344,12 @@ class _Batch:
         if self.weight is None:
             return tf.fill([here], factor)
         return tf.nest.map_structure(lambda w: tf.cast(w, tf.float32) * factor, self.weight)
+
+    def check_labels(self, probe):
+        """Refuse labels that a penalty cannot use before the loss does, whose message says less."""
+        targets = [getattr(p, "target", None) for p in self.model.penalties]
+        if any(isinstance(t, str) and t == "label" for t in targets):
+            probe.classes("label")
 
     def supervised(self, outputs, training):
         return self.model.compute_loss(
@@ -392,7 +419,8 @@ class _Batch:
         checks = [tf.debugging.assert_all_finite(t, _NOT_FINITE) for t in floats]
         shape = getattr(self.model.network, "output_shape", None)
         classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
-        if classes and tf.is_tensor(self.y) and self.y.dtype.is_integer and self.y.shape.rank == 1:
+        integer = tf.is_tensor(self.y) and self.y.dtype.is_integer
+        if classes and integer and (self.y.shape.rank == 1 or self.y.shape[1:] == [1]):
             inside = tf.logical_and(self.y >= 0, self.y < tf.cast(classes, self.y.dtype))
             found = [tf.reduce_min(self.y), "to", tf.reduce_max(self.y)]
             expected = f"expected 0 to {classes - 1}, the network has {classes} logits; got"

@@ -28,8 +28,20 @@ class NoiseRobustness:
 
     @staticmethod
     def markdown(rows: Mapping[str, "NoiseRobustness"]) -> str:
-        """A table with a row per model: accuracy in %, ± deviation over the noise draws."""
+        """A table with a row per model: accuracy in %, ± deviation over the noise draws.
+
+        Raises:
+            ArgumentError: there is no row, or one has other noise levels than the first.
+        """
+        if not rows:
+            raise ArgumentError("rows: got none; expected {name: NoiseRobustness}.")
         sigmas = list(next(iter(rows.values())).accuracy)
+        for name, row in rows.items():
+            if list(row.accuracy) != sigmas:
+                raise ArgumentError(
+                    f"rows: {name!r} has σ = {list(row.accuracy)}, the first row {sigmas}; "
+                    "expected the same noise levels in every row."
+                )
         lines = [
             "| noise σ → | " + " | ".join(f"{s:g}" for s in sigmas) + " |",
             "|---" * (len(sigmas) + 1) + "|",
@@ -55,11 +67,19 @@ def noise_robustness(network, batches, sigmas=SIGMAS, repeats=3, seed=0) -> Nois
         seed: of the noise; the same for every model, so that models are compared on equal images.
 
     Raises:
-        ArgumentError: a σ is negative, or there is no batch.
+        ArgumentError: a σ is negative or NaN, or there is no σ, no repeat or no batch.
     """
-    if any(s < 0 for s in sigmas):
-        raise ArgumentError(f"sigmas: got {list(sigmas)}; expected numbers from 0 up.")
-    levels = tf.constant(list(sigmas), tf.float32)
+    sigmas = list(sigmas)
+    if not sigmas or not all(0 <= s < float("inf") for s in sigmas):
+        raise ArgumentError(f"sigmas: got {sigmas}; expected numbers from 0 up.")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise ArgumentError(f"repeats: got {repeats!r}; expected a whole number from 1 up.")
+    if iter(batches) is batches:
+        raise ArgumentError(
+            "batches: got an iterator, which can be read only once; expected a data set of "
+            "(images, labels) batches, e.g. tfgrad.data.pipeline(..., training=False)."
+        )
+    levels = tf.constant(sigmas, tf.float32)
 
     @tf.function(reduce_retracing=True)
     def correct(x, y, repeat, offset):

@@ -1,0 +1,55 @@
+"""Put finished runs of apps.train side by side: accuracy under noise as a table and a picture.
+
+    python -m apps.compare --work_dirs=runs/plain,runs/gradient_norm_1 --out=runs/noise
+
+writes OUT.md, OUT.png and OUT.json.
+
+Exit codes: 0 done, 64 usage, 65 a directory without a finished run.
+"""
+
+from apps import entry
+
+# isort: split
+import os
+
+from absl import flags
+
+from apps import runs
+from tfgrad import evaluation, figures
+from tfgrad.errors import ArgumentError, DataError
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+    """All flags of this app."""
+    flags.DEFINE_list("work_dirs", [], "Work directories of finished apps.train runs.")
+    flags.DEFINE_string("out", "runs/noise", "Prefix of the files to write.")
+    flags.DEFINE_string("title", "accuracy under input noise", "Above the picture.")
+
+
+def main():
+    """Read, tabulate, draw."""
+    if not FLAGS.work_dirs:
+        raise ArgumentError("--work_dirs: not given; name one or more directories.")
+    rows, records = {}, []
+    for directory in FLAGS.work_dirs:
+        results = runs.read_json(os.path.join(directory, "results.json"))
+        if results is None:
+            raise DataError(f"--work_dirs: {directory!r} holds no finished run of apps.train.")
+        flags_of_run = runs.read_json(os.path.join(directory, "run.json"))["flags"]
+        label = f"{results['label']} ({flags_of_run['activation']})"
+        accuracy = {r["sigma"]: (r["accuracy"], r["deviation"]) for r in results["noise"]}
+        rows[label] = evaluation.NoiseRobustness(accuracy, 0, flags_of_run["seed"])
+        records.append({"work_dir": directory, "flags": flags_of_run, "results": results})
+    table = evaluation.NoiseRobustness.markdown(rows)
+    runs.write_text(f"{FLAGS.out}.md", table + "\n")
+    runs.write_json(f"{FLAGS.out}.json", records)
+    curves = {name: row.accuracy for name, row in rows.items()}
+    figures.accuracy_curves(f"{FLAGS.out}.png", curves, title=FLAGS.title)
+    print(f"{table}\n\nwritten to {FLAGS.out}.md, .png and .json")
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main)
