@@ -160,12 +160,6 @@ def test_nothing_to_say_of_resized_weights(interpolation):
     assert found(network_with(Positions())) == []
 
 
-def test_a_remat_scope():
-    with keras.RematScope("activations"):
-        dense = L.Dense(3, activation="tanh", name="dense")
-    assert found(network_with(dense)) == [("dense", RECOMPUTED, "error")]
-
-
 def test_gradients_of_ones_own_are_silent():
     @tf.custom_gradient
     def square(x):
