@@ -31,7 +31,7 @@ from apps import runs
 from tfgrad import callbacks, data, evaluation, figures, models, penalties
 
 FLAGS = flags.FLAGS
-ROWS = 6
+ROWS = 4
 
 CLIENT = """
 import os, sys

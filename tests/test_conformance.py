@@ -1,5 +1,7 @@
 """The battery that every penalty registered in conformance.py passes."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -76,13 +78,18 @@ def test_config_round_trip(case, scheduled):
     if scheduled:
         more["weight"] = keras.optimizers.schedules.PiecewiseConstantDecay([10], [0.5, 0.25])
     penalty = case.make(**more)
+    arguments = set(inspect.signature(type(penalty)).parameters)
+    assert set(penalty.get_config()) == arguments
     config = keras.saving.serialize_keras_object(penalty)
     again = keras.saving.deserialize_keras_object(config)
     direct = type(penalty).from_config(penalty.get_config())
+    net, (x, y) = network(), batch()
+    value = penalty.per_example(net, x, y)
     for twin in (again, direct):
         assert type(twin) is type(penalty)
         assert twin.get_config() == penalty.get_config()
         assert twin.name == "mine"
+        np.testing.assert_array_equal(twin.per_example(net, x, y), value)
         for step in (0, 20):
             weight = twin.weight_at(tf.constant(step), "float32")
             assert float(weight) == float(penalty.weight_at(tf.constant(step), "float32"))

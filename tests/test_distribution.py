@@ -107,8 +107,7 @@ def test_two_workers_through_the_app_equal_one_process(tmp_path):
         np.testing.assert_array_equal(worker, chief)
         np.testing.assert_allclose(alone, chief, rtol=0, atol=1e-6)
     records = [
-        callbacks.read_json_lines(tmp_path / name / "history.jsonl")
-        for name in ("workers", "one")
+        callbacks.read_json_lines(tmp_path / name / "history.jsonl") for name in ("workers", "one")
     ]
     for many, one in zip(*records, strict=True):
         for name in ("loss", "accuracy", "gradient_norm", "val_loss", "val_accuracy"):

@@ -1,5 +1,7 @@
 """Noise belongs to an example, a step and a seed, and to nothing else."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,8 +30,7 @@ def test_a_batch_cut_anywhere_has_the_noise_of_the_whole(cuts, samples, shape, s
     whole = noise(EXAMPLES, samples, 3, 0, step, start, shape)
     edges = [0, *sorted(cuts), EXAMPLES]
     parts = [
-        noise(b - a, samples, 3, 0, step, start + a, shape)
-        for a, b in zip(edges, edges[1:], strict=False)
+        noise(b - a, samples, 3, 0, step, start + a, shape) for a, b in itertools.pairwise(edges)
     ]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 

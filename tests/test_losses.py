@@ -67,7 +67,8 @@ def test_taylor_trace():
 
 def test_antithetic_trace():
     # 1/σ² · mean of f(x+v) + f(x−v) − 2 f(x), σ = ½, so 4 × the mean.
-    # Example 0: 2 + 1 − 2 = 1 and 3 + 0 − 2 = 1 → 4. Example 1: 1 + 4 − 4 = 1, 2.5 + 4.5 − 4 = 3 → 8.
+    # Example 0: 2 + 1 − 2 = 1 and 3 + 0 − 2 = 1, mean 1 → 4.
+    # Example 1: 1 + 4 − 4 = 1 and 2.5 + 4.5 − 4 = 3, mean 2 → 8.
     clean = tf.constant([1.0, 2.0], tf.float64)
     plus = tf.constant([[2.0, 1.0], [3.0, 2.5]], tf.float64)
     minus = tf.constant([[1.0, 4.0], [0.0, 4.5]], tf.float64)
@@ -87,8 +88,12 @@ def test_an_odd_function_has_no_antithetic_trace():
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32")]
-    + [("float64", "float64")],
+    [
+        ("float16", "float32"),
+        ("bfloat16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ],
 )
 def test_at_least_float32_and_float64_stays(given, expected):
     values = tf.cast([[300.0, 1.0]], given)  # 300² = 9 · 10⁴ overflows float16

@@ -394,13 +394,13 @@ def test_a_class_the_network_does_not_have():
 
 
 def test_labels_are_asked_for():
-    with pytest.raises(ArgumentError, match="y: got None; .*target='predicted'"):
+    with pytest.raises(ArgumentError, match=r"y: got None; .*target='predicted'"):
         GradientNorm().per_example(network(), images().astype("float32"))
 
 
 def test_probabilities_are_refused():
     net = keras.Sequential([keras.Input((2,)), L.Dense(2, activation="softmax", name="p")])
-    with pytest.raises(ModelError, match="its outputs are probabilities .*'p'.*from_logits=True"):
+    with pytest.raises(ModelError, match=r"its outputs are probabilities .*'p'.*from_logits=True"):
         GradientNorm(target=0).per_example(net, np.ones((1, 2), "float32"))
 
 
@@ -409,7 +409,7 @@ def test_a_weight_on_a_schedule_cannot_be_set():
     penalty = GradientNorm(schedule, name="norm")
     assert penalty.weight is schedule
     np.testing.assert_allclose(penalty.weight_at(10, "float64"), 0.5, rtol=1e-6)
-    with pytest.raises(ArgumentError, match="'norm' follows a schedule; it cannot be set to 0.1"):
+    with pytest.raises(ArgumentError, match=r"'norm' follows a schedule; it cannot be set to 0\.1"):
         penalty.weight = 0.1
 
 

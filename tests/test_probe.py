@@ -552,7 +552,7 @@ def test_integer_images():
 def test_two_outputs():
     x = keras.Input((2,))
     network = keras.Model(x, [L.Dense(2)(x), L.Dense(2)(x)], name="two")
-    with pytest.raises(ModelError, match="network 'two': got 2 outputs; .*one tensor of logits"):
+    with pytest.raises(ModelError, match=r"network 'two': got 2 outputs; .*one tensor of logits"):
         Probe(network, X)
 
 
