@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.finite_differences import numerical_gradient, worst_relative_error
 
+from tests.finite_differences import numerical_gradient, worst_relative_error
 from tfgrad import layers
 from tfgrad.errors import ArgumentError
 
