@@ -3,8 +3,10 @@
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
 
+import glob
 import os
 import sys
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -12,6 +14,33 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from absl import app, flags, logging
 
 USAGE, DATA, NON_FINITE = 64, 65, 70
+
+
+def _start_tensorflow():
+    """Import TensorFlow without the native messages that no log level silences.
+
+    On a machine without an NVIDIA driver they only say, in ten lines, that there is no GPU. Where
+    there is a driver, or the import fails, they are shown.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        quiet = False
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            quiet = not glob.glob("/dev/nvidia*")
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            if not quiet:
+                said.seek(0)
+                sys.stderr.write(said.read().decode(errors="replace"))
+
+
+_start_tensorflow()
 
 
 def run(main):

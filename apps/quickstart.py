@@ -29,6 +29,7 @@ from absl import flags
 import tfgrad
 from apps import runs
 from tfgrad import callbacks, data, evaluation, figures, models, penalties
+from tfgrad.errors import ModelError
 
 FLAGS = flags.FLAGS
 ROWS = 4
@@ -111,7 +112,10 @@ def _explain(path, test, picture):
     images = os.path.join(FLAGS.work_dir, "images.npy")
     answers = os.path.join(FLAGS.work_dir, "answers.npz")
     np.save(images, test.images[chosen])
-    subprocess.run([sys.executable, "-c", CLIENT, path, images, answers], check=True)
+    client = [sys.executable, "-c", CLIENT, path, images, answers]
+    asked = subprocess.run(client, stderr=subprocess.PIPE, text=True)
+    if asked.returncode:
+        raise ModelError(f"{path}: a process with TensorFlow alone failed on it:\n{asked.stderr}")
     with np.load(answers) as served:
         figures.saliency_grid(
             picture,

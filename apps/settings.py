@@ -1,5 +1,7 @@
 """Flags that several apps share, and the objects they describe."""
 
+import sys
+
 import keras
 from absl import flags
 
@@ -57,11 +59,11 @@ def define_penalties():
 
 
 def resolved():
-    """Every flag the apps define, with its value."""
+    """Every flag that this app defines, with its value; libraries define flags too."""
     return {
         flag.name: flag.value
         for module, module_flags in FLAGS.flags_by_module_dict().items()
-        if not module.startswith("absl")
+        if module.startswith("apps.") or module == sys.argv[0]
         for flag in module_flags
     }
 
