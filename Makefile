@@ -35,6 +35,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "tfgrad needs Python 3.11, 3.12 or 3.13 with venv; \
 	install one, or point to it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing TensorFlow and the rest into $(VENV): some minutes, once"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

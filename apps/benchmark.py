@@ -41,7 +41,7 @@ VARIANTS = {
 
 def define_flags():
     """All flags of this app."""
-    settings.define_network()
+    settings.define_network("vgg9")
     flags.DEFINE_integer("side", 32, "Height and width of the images.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 64, "Examples per step.", lower_bound=1)
     flags.DEFINE_integer("rounds", 15, "Timed rounds.", lower_bound=1)

@@ -2,7 +2,7 @@
 
     python -m apps.quickstart
 
-On scikit-learn's 8×8 digits, with no network and no GPU, in about two minutes on two cores:
+On scikit-learn's 8×8 digits, with no network and no GPU, in about a minute on two cores:
 
 1. trains the same small VGG twice, plainly and with a gradient-norm penalty (Prop. 2);
 2. prints both accuracies under Gaussian input noise (Table 2.2's experiment);

@@ -25,9 +25,9 @@ def define_data():
     flags.DEFINE_bool("augment", False, "Random flips and padded crops while training.")
 
 
-def define_network():
+def define_network(default="vgg4"):
     """Which network."""
-    flags.DEFINE_enum("network", "vgg9", models.NAMES, "Architecture.")
+    flags.DEFINE_enum("network", default, models.NAMES, "Architecture.")
     flags.DEFINE_float("width", 1.0, "Channel multiplier.", lower_bound=0)
     flags.DEFINE_enum("activation", "relu", ("relu", "softplus"), "Activation.")
     flags.DEFINE_float("beta", 10.0, "beta of the softplus.", lower_bound=0)
@@ -38,7 +38,7 @@ def define_penalties():
     """Which penalties; a weight of 0 means none."""
     for name, what in (
         ("gradient_norm", "Weight of the gradient norm (Prop. 2)."),
-        ("score_matching", "Weight of score matching (Eq. 5.4)."),
+        ("score_matching", "Weight of score matching (Eq. 5.4); wants --activation=softplus."),
         ("anti_score_matching", "Weight of anti-score-matching (section 5.5)."),
     ):
         flags.DEFINE_float(name, 0.0, what, lower_bound=0)
@@ -52,9 +52,9 @@ def define_penalties():
     flags.DEFINE_enum(
         "estimator", "taylor", penalties.ESTIMATORS, "Estimator of the Hessian trace."
     )
-    flags.DEFINE_float("sigma", 0.01, "Noise of the trace estimator, in image units.")
-    flags.DEFINE_integer("samples", 1, "Draws of the trace estimator per example and step.")
-    flags.DEFINE_float("stability", 1e-4, "mu of Eq. 5.4.", lower_bound=0)
+    flags.DEFINE_float("sigma", 0.01, "Noise of the trace estimator of both score penalties.")
+    flags.DEFINE_integer("samples", 1, "Draws of that estimator per example and step.")
+    flags.DEFINE_float("stability", 1e-4, "mu of score matching (Eq. 5.4).", lower_bound=0)
     flags.DEFINE_float("threshold", 1000.0, "tau of anti-score-matching.")
 
 
@@ -125,9 +125,19 @@ def build_network(train):
 def build_penalties():
     """The penalties whose weight is not 0."""
     chosen: list[penalties.Penalty] = []
-    trace = {"sigma": FLAGS.sigma, "samples": FLAGS.samples, "estimator": FLAGS.estimator}
+    target = int(FLAGS.target) if FLAGS.target.isdecimal() else FLAGS.target
+    trace = {
+        "sigma": FLAGS.sigma,
+        "samples": FLAGS.samples,
+        "estimator": FLAGS.estimator,
+        "target": target,
+    }
+    if (FLAGS.score_matching or FLAGS.anti_score_matching) and FLAGS.activation == "relu":
+        raise ArgumentError(
+            "--activation: got relu; the Hessian of a ReLU network is zero wherever it exists, so "
+            "score matching needs --activation=softplus."
+        )
     if FLAGS.gradient_norm:
-        target = int(FLAGS.target) if FLAGS.target.isdecimal() else FLAGS.target
         chosen.append(penalties.GradientNorm(FLAGS.gradient_norm, target, FLAGS.gradient_norm_loss))
     if FLAGS.score_matching:
         chosen.append(

@@ -49,7 +49,9 @@ def define_flags():
         upper_bound=2**32 - 1,
     )
     flags.DEFINE_enum("strategy", "one_device", distribution.NAMES, "How to distribute.")
-    flags.DEFINE_integer("devices", None, "Devices of --strategy=mirrored; default: all GPUs.")
+    flags.DEFINE_integer(
+        "devices", None, "Devices of --strategy=mirrored; default: all GPUs, or two logical CPUs."
+    )
     flags.DEFINE_enum(
         "dtype_policy",
         "float32",
@@ -151,8 +153,9 @@ def _fit(model, strategy, directory, train, test, statistics):
     record = os.path.join(directory, "history.jsonl")
     hooks = [
         callbacks.StopOnNonFinite(backup.kept),
-        backup,
+        # The line first: a kill between the two then repeats the epoch, and replaces its line.
         callbacks.JsonLines(record, done),
+        backup,
         keras.callbacks.TensorBoard(
             os.path.join(directory, "tensorboard"), write_graph=False, profile_batch=0
         ),

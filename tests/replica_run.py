@@ -66,7 +66,7 @@ def sliced(index, count):
 
 def main(replicas, feed, out):
     name = "mirrored" if replicas > 1 else "one_device"
-    strategy = distribution.strategy(name, replicas)
+    strategy = distribution.strategy(name, replicas if replicas > 1 else None)
     with strategy.scope():
         model = tfgrad.PenalizedModel(network(), penalties())
         model.compile(

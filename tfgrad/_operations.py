@@ -51,6 +51,13 @@ ABSENT: Mapping[str, str] = {
     "SparseSliceGrad": "use dense inputs",
 }
 
+# Operations whose gradient TensorFlow only approximates: already the input-gradient is wrong.
+INEXACT: Mapping[str, str] = {
+    # Resamples the incoming gradient with the inverse map, which is not the adjoint.
+    f"ImageProjectiveTransformV{version}": "augment in the input pipeline instead of the network"
+    for version in (2, 3)
+}
+
 # Operations that draw from a generator TensorFlow advances, so that a second call differs.
 STATEFUL_RANDOM = re.compile(
     r"RandomStandardNormal|RandomUniform(Int)?|TruncatedNormal|ParameterizedTruncatedNormal"
@@ -59,6 +66,11 @@ STATEFUL_RANDOM = re.compile(
     r"|SampleDistortedBoundingBox(V2)?"
 )
 STATE = re.compile(r"Assign\w*VariableOp|Resource(Scatter|StridedSliceAssign|Apply)\w*")
+# A network whose only non-linearities are of the first kind has no second derivative to speak of.
+PIECEWISE_LINEAR = {"Relu", "Relu6", "LeakyRelu"}
+SMOOTH = re.compile(
+    r"Softplus|Tanh|Sigmoid|Elu|Selu|Erfc?|Exp|(Log)?Softmax|Sin|Cos|Pow|While|Sqr.*"
+)
 _PROBABILITIES = {"Softmax", "Sigmoid"}
 _TRANSPARENT = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}

@@ -33,6 +33,8 @@ _UNSAFE_OPS = re.compile(
     r"File(?!name|spec)|Dataset|Iterator|Reader|LMDB|PyFunc|Remote|Rpc|TPU|Nccl|Collective|Summary|ImportEvent"
     r"|RecordInput|Remap|LookupTable(Export|Import)|DistributedSave"
     r"|Xla(CallModule|CustomCall|Host|Send|Recv)|^_?(Host)?(Send|Recv)$|^_?Print|^Debug|^Write"
+    # These read a file that an attribute names, or end the process.
+    r"|^ImmutableConst$|UnigramCandidateSampler|^(Decode|Encode)Proto|^Skipgram$|^Abort$"
 )
 # These too, but every SavedModel saves and restores its own variables with them.
 _SAVER_OPS = re.compile(r"^(Save|Restore)|^MergeV2Checkpoints$")

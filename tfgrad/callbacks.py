@@ -10,7 +10,7 @@ import time
 import keras
 import numpy as np
 
-from tfgrad.errors import NonFiniteError
+from tfgrad.errors import ModelError, NonFiniteError
 
 
 class Backup(keras.callbacks.Callback):
@@ -47,7 +47,13 @@ class Backup(keras.callbacks.Callback):
         epoch = max(states)
         if model.optimizer is not None and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        model.load_weights(states[epoch])
+        try:
+            model.load_weights(states[epoch])
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"{states[epoch]}: not a state of this model ({str(error).splitlines()[0]}); it is "
+                "damaged or belongs to another network or other penalties. Remove it to start anew."
+            ) from error
         return epoch
 
     def kept(self) -> str:

@@ -37,6 +37,10 @@ def strategy(name="one_device", devices=None):
         raise ArgumentError(
             f"strategy: got {name!r}; expected one of {', '.join(map(repr, NAMES))}."
         )
+    if devices is not None and name != "mirrored":
+        raise ArgumentError(
+            f"devices: got {devices} with strategy {name!r}; only 'mirrored' has it."
+        )
     if name == "one_device":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
@@ -114,16 +118,19 @@ def share_of(x) -> Share:
 
 
 def one_at_least(tensors):
-    """The batch, or one example of zeros where a replica received none.
+    """The batch, or one example of ones where a replica received none.
 
-    The gradient of a convolution on an empty batch ends the process.
+    The gradient of a convolution on an empty batch ends the process. Ones, because networks that
+    divide by a norm of their input have no value at zero.
     """
 
     def padded(t):
         # Not tf.pad: oneDNN fuses it into a following convolution and pads the wrong axes.
         shape = tf.shape(t)
         missing = tf.concat([tf.maximum(1 - shape[:1], 0), shape[1:]], 0)
-        return tf.concat([t, tf.zeros(missing, t.dtype)], 0)
+        # Integers are labels or tokens, of which 0 is always one.
+        fill = tf.ones if t.dtype.is_floating else tf.zeros
+        return tf.concat([t, fill(missing, t.dtype)], 0)
 
     return tf.nest.map_structure(padded, tensors)
 

@@ -252,13 +252,16 @@ def _served(model: keras.Model) -> Served:
             "softmax (activation=None) and train with from_logits=True; the export adds the "
             "probabilities itself."
         )
-    outputs = tf.nest.flatten(
-        network.compute_output_spec(keras.KerasTensor(shape, dtype=dtype), training=False)
-    )
+    outputs = tf.nest.flatten(network(keras.KerasTensor(shape, dtype=dtype), training=False))
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
         raise ModelError(
             f"{who}: it returns {[tuple(o.shape) for o in outputs]}, expected one tensor of logits "
             "[batch, classes]."
+        )
+    if outputs[0].shape[-1] == 1:
+        raise ModelError(
+            f"{who}: it returns one logit, whose softmax is 1 for every image. Give the network "
+            "two logits, one per class."
         )
     return Served(network, dtype, tf.TensorSpec(shape, tf.float32, "image"), outputs[0].shape[-1])
 

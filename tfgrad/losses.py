@@ -41,8 +41,10 @@ def score_matching(gradient, trace, stability=1e-4):
 
     Source: thesis Eq. 5.4, ICLR Eq. 8.
     """
-    trace = _at_least_float32(trace)
-    return trace + 0.5 * squared_norm(gradient) + stability * tf.square(trace)
+    norm, trace = squared_norm(gradient), _at_least_float32(trace)
+    wider = max(norm.dtype, trace.dtype, key=lambda dtype: dtype.size)
+    norm, trace = tf.cast(norm, wider), tf.cast(trace, wider)
+    return trace + 0.5 * norm + stability * tf.square(trace)
 
 
 def anti_score_matching(trace, threshold=1000.0):

@@ -177,13 +177,14 @@ class Probe:
             inspection = second_order.inspect(self.network, self.x, training=True)
             for names, what in (
                 (inspection.stateful_random, "draws from TensorFlow's stateful generators"),
-                (inspection.untracked_state, "assigns a variable Keras does not know of"),
+                (inspection.untracked_state, "keeps state outside the network's variables"),
             ):
                 if names:
                     raise ModelError(
-                        f"network {self.network.name!r}: layer {names[0]!r} {what}, so a second "
-                        "forward pass cannot repeat the first one's masks and state. Use "
-                        "keras.random with a SeedGenerator, and add_weight for state."
+                        f"network {self.network.name!r}: {names[0]!r} {what}, so a second "
+                        "forward pass cannot repeat the first one's masks and state. In layers "
+                        "of yours use keras.random with seed=keras.random.SeedGenerator(), and "
+                        "add_weight for state; or choose estimator='hutchinson'."
                     )
         with keras.StatelessScope(self._before, collect_losses=True):
             return self._as_logits(self.network(x, training=self.training))

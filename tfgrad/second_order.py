@@ -18,7 +18,10 @@ import tensorflow as tf
 
 from tfgrad._operations import (
     ABSENT,
+    INEXACT,
+    PIECEWISE_LINEAR,
     SILENT,
+    SMOOTH,
     STATE,
     STATEFUL_RANDOM,
     Layers,
@@ -65,16 +68,20 @@ class Inspection:
             an operation outside every layer); None where every output is a logit.
         stateful_random: names of the layers that draw from `tf.random`'s own state, which no seed
             generator can replay. Keras's random layers are not among them.
-        untracked_state: names of the layers that assign a `tf.Variable` Keras does not know of.
+        untracked_state: names of the layers that assign a `tf.Variable` Keras does not know of, and
+            paths of Keras variables outside the network that its call moves: the states of a
+            stateful RNN, the global seed of an unseeded `keras.random` call.
+        piecewise_linear: ReLUs are the network's only non-linearity, so its Hessian is zero.
     """
 
     findings: tuple[Finding, ...] = ()
     probabilities: str | None = None
     stateful_random: tuple[str, ...] = ()
     untracked_state: tuple[str, ...] = ()
+    piecewise_linear: bool = False
 
 
-_inspections: weakref.WeakKeyDictionary[Any, dict[bool, Inspection]] = weakref.WeakKeyDictionary()
+_inspections: weakref.WeakKeyDictionary[Any, dict[Any, Inspection]] = weakref.WeakKeyDictionary()
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -82,7 +89,7 @@ def inspect(network: Any, inputs: Any = None, training: bool = True) -> Inspecti
     """Trace a network with its input gradient, once, and report what is wrong with the second.
 
     No weight, moving statistic or seed changes. An unbuilt network is built. The answer is cached
-    for as long as the network lives, one per value of `training`.
+    for as long as the network lives, one per mode, input shapes and set of layers.
 
     Args:
         network: a Keras model or layer.
@@ -97,11 +104,19 @@ def inspect(network: Any, inputs: Any = None, training: bool = True) -> Inspecti
     """
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"network must be a Keras model or layer, not {network!r}")
+    specs, training = _specs(network, inputs), bool(training)
+    # What a call does may depend on shapes beyond the batch, and layers may be added later.
+    shapes = tuple((tuple(s.shape)[1:], s.dtype.name) for s in keras.tree.flatten(specs))
+    layers = tuple(
+        (type(layer).__name__, layer.name, layer.compute_dtype)
+        for layer in network._flatten_layers()
+    )
     known = _inspections.setdefault(network, {})
-    training = bool(training)
-    if training not in known:
-        known[training] = _inspect(network, _specs(network, inputs), training)
-    return known[training]
+    # An unbuilt network grows its layers in the trace; what is asked next is the built one.
+    key = (training, shapes, layers if network.built else None)
+    if key not in known:
+        known[key] = _inspect(network, specs, training)
+    return known[key]
 
 
 def check(network: Any, inputs: Any = None, training: bool = True) -> Inspection:
@@ -165,11 +180,26 @@ def _inspect(network: Any, specs: Any, training: bool) -> Inspection:
     # The caller may be inside a tf.function, a tape, a strategy, a stateless scope: all of them are
     # local to its thread. tf.init_scope would not do, for it pauses tapes, the one here included.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return _judge(network, *thread.submit(_trace, network, specs, training).result())
+        graph_def, outputs, missing, moved = thread.submit(
+            _trace, network, specs, training
+        ).result()
+    return _judge(network, graph_def, outputs, missing, moved)
 
 
-def _trace(network: Any, specs: Any, training: bool) -> tuple[Any, list[str], str | None]:
-    """The GraphDef of f and ∇x Σf, the names of f's tensors, and an op without first derivative."""
+class _Watching(keras.StatelessScope):
+    """A stateless scope that remembers which variables a call would have moved."""
+
+    def __init__(self) -> None:
+        super().__init__(collect_losses=True)
+        self.moved: list[Any] = []
+
+    def add_update(self, update: Any) -> None:
+        self.moved.append(update[0])
+        super().add_update(update)
+
+
+def _trace(network: Any, specs: Any, training: bool) -> tuple[Any, list[str], str | None, list]:
+    """GraphDef of f and ∇x Σf, names of f's tensors, op without derivative, foreign variables."""
     count = 0
     missing: str | None = None
 
@@ -199,17 +229,21 @@ def _trace(network: Any, specs: Any, training: bool) -> tuple[Any, list[str], st
         return outputs, [g for g in gradients if g is not None]
 
     flat_specs = keras.tree.flatten(specs)
-    with keras.StatelessScope(collect_losses=True):
+    with _Watching() as scope:
         traced = tf.function(run, autograph=False).get_concrete_function(*flat_specs)
     outputs = [t.name for t in traced.graph.outputs[:count]]
-    return traced.graph.as_graph_def(), outputs, missing
+    own = {id(v) for v in network.variables}
+    moved = list(dict.fromkeys(v.path for v in scope.moved if id(v) not in own))
+    return traced.graph.as_graph_def(), outputs, missing, moved
 
 
 def _is_floating(x: Any) -> bool:
     return hasattr(x, "dtype") and tf.as_dtype(x.dtype).is_floating
 
 
-def _judge(network: Any, graph_def: Any, outputs: list[str], missing: str | None) -> Inspection:
+def _judge(
+    network: Any, graph_def: Any, outputs: list[str], missing: str | None, moved: list[str]
+) -> Inspection:
     layers = Layers(network)
     functions = {f.signature.name: f for f in graph_def.library.function}
     # FuncGraph inputs are placeholders; weights are captured as resources, inputs never are.
@@ -220,20 +254,25 @@ def _judge(network: Any, graph_def: Any, outputs: list[str], missing: str | None
     }
     findings: dict[tuple[int, str], Finding] = {}
     random: dict[str, None] = {}
-    state: dict[str, None] = {}
+    state: dict[str, None] = dict.fromkeys(moved)
+    kinds = set()
     for node, owner, stopped in walk(layers, graph_def.node, functions, inputs):
+        # Batch statistics are no activation: their squares do not make a network smooth.
+        if not isinstance(owner, keras.layers.BatchNormalization):
+            kinds.add(node.op)
         if STATEFUL_RANDOM.fullmatch(node.op):
             random[owner.name] = None
         elif STATE.fullmatch(node.op):
             state[owner.name] = None
-        elif stopped or node.op in {*SILENT, *ABSENT, missing}:
+        elif stopped or node.op in {*SILENT, *ABSENT, *INEXACT, missing}:
             operation = "tf.nn.moments" if stopped else node.op
             findings.setdefault((id(owner), operation), _finding(network, owner, operation))
     probabilities = None
     for output in outputs:
         found = find_probabilities(layers, graph_def.node, functions, output)
         probabilities = probabilities or found
-    return Inspection(tuple(findings.values()), probabilities, tuple(random), tuple(state))
+    flat = bool(kinds & PIECEWISE_LINEAR) and not any(SMOOTH.fullmatch(kind) for kind in kinds)
+    return Inspection(tuple(findings.values()), probabilities, tuple(random), tuple(state), flat)
 
 
 def _finding(network: Any, owner: Any, operation: str) -> Finding:
@@ -257,6 +296,9 @@ def _finding(network: Any, owner: Any, operation: str) -> Finding:
             f"TensorFlow gives {operation} no gradient and says nothing, so weights after the "
             "layer get none from the penalty and weights before it a wrong one"
         )
+    elif operation in INEXACT:
+        advice = INEXACT[operation]
+        problem = f"TensorFlow only approximates the gradient of {operation}"
     elif operation in ABSENT:
         advice = ABSENT[operation]
         problem = f"TensorFlow defines no gradient for {operation}, so the penalty has none"

@@ -76,6 +76,13 @@ def labels(y, classes: int):
             "y: got None; a penalty on the label's logit needs labels. Pass y, or use "
             "target='predicted'."
         )
+    if classes == 1:
+        raise ArgumentError(
+            "target: got 'label' on a network with one logit, which has no logit per label; use "
+            "target=0, or give the network two logits."
+        )
+    if isinstance(y, list | tuple) and not any(tf.is_tensor(v) for v in y):
+        y = np.asarray(y)
     if tf.nest.is_nested(y):
         raise ArgumentError(
             f"y: got a {type(y).__name__}; a penalty on the label's logit needs one tensor of "
@@ -88,7 +95,8 @@ def labels(y, classes: int):
         hint = " (one-hot rows?)" if y.shape[-1] == classes else ""
         raise ArgumentError(
             f"y: got shape {y.shape}{hint}; expected integer class indices of shape [batch]. "
-            "Try y.argmax(-1) with SparseCategoricalCrossentropy(from_logits=True)."
+            "Try y.argmax(-1) with SparseCategoricalCrossentropy(from_logits=True), or "
+            "target='predicted'."
         )
     if not y.dtype.is_integer:
         raise ArgumentError(
@@ -109,16 +117,25 @@ def classes(target, logits, y=None):
     Returns:
         int32 [batch]. No gradient flows through the choice of the largest logit.
     """
+    count = logits.shape[-1]
     if isinstance(target, str) and target == "label":
-        return labels(y, logits.shape[-1])
+        return _inside(labels(y, count), count, "y", lowest=0)
     predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
     if isinstance(target, str):
         return predicted
-    if isinstance(target, int) and logits.shape[-1] is not None and target >= logits.shape[-1]:
-        raise ArgumentError(
-            f"target: got class {target}; the model has {logits.shape[-1]} logits, "
-            f"so expected 0 to {logits.shape[-1] - 1}."
-        )
+    if isinstance(target, int):
+        if count is not None and target >= count:
+            raise ArgumentError(
+                f"target: got class {target}; the model has {count} logits, so expected 0 to "
+                f"{count - 1}."
+            )
+    else:
+        if target.shape.rank == 1 and not target.shape.is_compatible_with(predicted.shape):
+            raise ArgumentError(
+                f"target: got {target.shape[0]} classes for a batch of {predicted.shape[0]}; "
+                "expected one per example."
+            )
+        target = _inside(target, count, "target", lowest=-1)
     chosen = tf.broadcast_to(target, tf.shape(predicted))
     return tf.where(chosen < 0, predicted, chosen)
 
@@ -126,6 +143,23 @@ def classes(target, logits, y=None):
 def select(values, indices):
     """The entry of each row that `indices` names: [batch, classes], [batch] → [batch]."""
     return tf.reduce_sum(values * tf.one_hot(indices, tf.shape(values)[-1], dtype=values.dtype), -1)
+
+
+def _inside(indices, count, name, lowest):
+    """The indices, once they are known to name logits; an absent class would select zeros."""
+    if count is None:
+        return indices
+    inside = tf.reduce_all(tf.logical_and(indices >= lowest, indices < count))
+    low, high = tf.reduce_min(indices), tf.reduce_max(indices)
+    expected = f"expected {lowest} to {count - 1}, the model has {count} logits"
+    if tf.executing_eagerly():
+        if not inside:
+            raise ArgumentError(f"{name}: got classes from {low} to {high}; {expected}.")
+        return indices
+    check = tf.debugging.Assert(inside, [f"{name}: {expected}; got from", low, "to", high])
+    # XLA drops assertions, and has no operation to depend on.
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(indices)
 
 
 def to_config(target):

@@ -39,7 +39,10 @@ class PenalizedModel(keras.Model):
             second derivative that a penalty needs.
         ModelError: the network returns probabilities.
         ArgumentError: an argument is wrong, or a loss expects probabilities.
-        DataError: from `fit`, when images are not finite or labels out of range.
+        DataError: from `fit`, when images are not finite or labels out of range. XLA drops these
+            two checks (`jit_compile=True`); `tfgrad.callbacks.StopOnNonFinite` still stops.
+
+    The network's own `train_step`, `compute_loss` and compiled loss are not used.
 
     Example:
 
@@ -84,7 +87,7 @@ class PenalizedModel(keras.Model):
         for penalty in penalties:
             self._needs |= penalty.needs()
         if penalties and network.built and getattr(network, "inputs", None):
-            check_network(network)
+            check_network(network, penalties)
         self.built = network.built
 
     # Keras's side
@@ -157,7 +160,7 @@ class PenalizedModel(keras.Model):
         """One update from one batch: [x, y, sample_weight] of this replica."""
         batch = _Batch(self, data)
         if self.penalties:
-            check_network(self.network, batch.x)
+            check_network(self.network, self.penalties, batch.x)
         with tf.GradientTape() as tape:
             probe = Probe(
                 self.network,
@@ -347,9 +350,18 @@ class _Batch:
 
     def check_labels(self, probe):
         """Refuse labels that a penalty cannot use before the loss does, whose message says less."""
-        targets = [getattr(p, "target", None) for p in self.model.penalties]
-        if any(isinstance(t, str) and t == "label" for t in targets):
+        if self._penalty_on_labels():
             probe.classes("label")
+
+    def _penalty_on_labels(self):
+        targets = [getattr(p, "target", None) for p in self.model.penalties]
+        return any(isinstance(t, str) and t == "label" for t in targets)
+
+    def _labels_are_classes(self):
+        """Whether integers in y must name logits: for a penalty, or for the loss."""
+        loss = self.model.loss
+        sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        return self._penalty_on_labels() or (sparse and loss.ignore_class is None)
 
     def supervised(self, outputs, training):
         return self.model.compute_loss(
@@ -367,7 +379,7 @@ class _Batch:
         for penalty, tracker in zip(model.penalties, model._trackers, strict=True):
             values = penalty.compute(probe)
             if share.replicas > 1:
-                values *= tf.cast(share.size > 0, values.dtype)
+                values = tf.where(share.size > 0, values, tf.zeros_like(values))
             if self.weight is not None:
                 values *= tf.cast(tf.reshape(self._example_weight(), [-1]), values.dtype)
             part = tf.reduce_sum(values) / tf.cast(share.total, values.dtype)
@@ -420,9 +432,11 @@ class _Batch:
         shape = getattr(self.model.network, "output_shape", None)
         classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
         integer = tf.is_tensor(self.y) and self.y.dtype.is_integer
-        if classes and integer and (self.y.shape.rank == 1 or self.y.shape[1:] == [1]):
-            inside = tf.logical_and(self.y >= 0, self.y < tf.cast(classes, self.y.dtype))
-            found = [tf.reduce_min(self.y), "to", tf.reduce_max(self.y)]
+        vector = integer and (self.y.shape.rank == 1 or self.y.shape[1:] == [1])
+        if classes and vector and self._labels_are_classes():
+            y = tf.cast(self.y, tf.int64)
+            inside = tf.logical_and(y >= 0, y < classes)
+            found = [tf.reduce_min(y), "to", tf.reduce_max(y)]
             expected = f"expected 0 to {classes - 1}, the network has {classes} logits; got"
             checks.append(
                 tf.debugging.Assert(tf.reduce_all(inside), [f"{_OUT_OF_RANGE}: {expected}", *found])

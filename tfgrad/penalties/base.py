@@ -1,11 +1,15 @@
 """What every penalty shares: a weight, a name, one number per example, serialisation."""
 
+import numbers
+import warnings
+import weakref
+
 import keras
 import tensorflow as tf
 
 from tfgrad import second_order
 from tfgrad.draws import Draws
-from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.errors import ArgumentError, ModelError, SecondOrderWarning
 from tfgrad.probe import Needs, Probe
 
 PACKAGE = "tfgrad"
@@ -26,6 +30,8 @@ class Penalty:
 
     def __init__(self, weight=1.0, name=None):
         self.name = name or type(self).__name__
+        if "/" in self.name:
+            raise ArgumentError(f"name: got {name!r}; a metric's name cannot hold '/'.")
         if isinstance(weight, keras.optimizers.schedules.LearningRateSchedule):
             self._schedule, self._weight = weight, None
         else:
@@ -55,6 +61,11 @@ class Penalty:
             return tf.cast(self._schedule(step), dtype)
         return tf.cast(self._weight.value, dtype)
 
+    @property
+    def wants_smooth(self) -> bool:
+        """Whether a network without second derivatives makes the penalty meaningless."""
+        return False
+
     def needs(self) -> Needs:
         """What the probe must prepare."""
         return Needs()
@@ -79,7 +90,7 @@ class Penalty:
         Returns:
             [batch], unweighted.
         """
-        check_network(network, x, training)
+        check_network(network, [self], x, training)
         with keras.StatelessScope(collect_losses=True):
             probe = Probe(
                 network, x, y, training=training, needs=self.needs(), draws=Draws(step=seed)
@@ -106,14 +117,30 @@ class Penalty:
         return f"{type(self).__name__}({arguments})"
 
 
-def check_network(network, x=None, training=True):
+_warned: weakref.WeakSet = weakref.WeakSet()
+
+
+def check_network(network, penalties, x=None, training=True):
     """Refuse a network whose second derivatives are wrong or whose outputs are probabilities.
+
+    Warns:
+        SecondOrderWarning: a score penalty on a ReLU network, once per network.
 
     Raises:
         SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
         ModelError: its outputs are probabilities; penalties differentiate logits.
     """
     inspection = second_order.check(network, x, training=training)
+    wanting = [p.name for p in penalties if p.wants_smooth]
+    if wanting and inspection.piecewise_linear and network not in _warned:
+        _warned.add(network)
+        warnings.warn(
+            f"network {network.name!r}: ReLU is its only non-linearity, so its Hessian is zero "
+            f"wherever it exists and {wanting[0]!r} has nothing to match; use a smooth activation, "
+            "e.g. tfgrad.layers.Softplus(10.0).",
+            SecondOrderWarning,
+            stacklevel=3,
+        )
     if inspection.probabilities:
         raise ModelError(
             f"network {network.name!r}: its outputs are probabilities (layer "
@@ -125,16 +152,16 @@ def check_network(network, x=None, training=True):
 
 def positive(name, value):
     """The float, or an ArgumentError that names the argument."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not float(value) > 0:
         raise ArgumentError(f"{name}: got {value!r}; expected a number above 0.")
     return float(value)
 
 
 def positive_int(name, value):
     """The int, or an ArgumentError that names the argument."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ArgumentError(f"{name}: got {value!r}; expected a whole number from 1 up.")
-    return value
+    return int(value)
 
 
 def one_of(name, value, choices):
@@ -147,8 +174,8 @@ def one_of(name, value, choices):
 
 
 def _float_weight(value):
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 <= float(value) < float("inf"):
         raise ArgumentError(
             f"weight: got {value!r}; expected a finite number from 0 up, or a "
             "keras.optimizers.schedules.LearningRateSchedule."

@@ -68,6 +68,11 @@ class _TracePenalty(Penalty):
         self.target = targets.validated(target, allow_all=False)
         self.seed = int(seed)
 
+    @property
+    def wants_smooth(self):
+        """True: a ReLU network's Hessian is zero."""
+        return True
+
     def needs(self):
         """Order 2 unless the trace comes from differences of outputs."""
         return Needs(order=1 if self.estimator in ESTIMATORS[:2] else 2)
