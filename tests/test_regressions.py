@@ -191,7 +191,13 @@ def test_numpy_numbers_are_numbers():
 
 def test_score_matching_on_relu_is_told_of():
     network = keras.Sequential(
-        [keras.Input((4,)), L.Dense(5), L.BatchNormalization(), L.ReLU(), L.Dense(3)]
+        [
+            keras.Input((4,)),
+            L.Dense(5),
+            tfgrad.layers.BatchNormalization(),
+            L.ReLU(),
+            L.Dense(3),
+        ]
     )
     with pytest.warns(SecondOrderWarning, match="ReLU is its only non-linearity"):
         tfgrad.PenalizedModel(network, [ScoreMatching()])
