@@ -21,6 +21,7 @@ PRIVATE = {
     "_tfds": "data",
     "_operations": "second_order",
     "_saved_model": "loading",
+    "_step": "training",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

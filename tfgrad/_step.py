@@ -1,0 +1,158 @@
+"""One replica's part of a training step: its share of the global loss, checks, metrics."""
+
+import keras
+import tensorflow as tf
+
+from tfgrad import distribution
+from tfgrad.errors import ArgumentError, DataError
+
+_NOT_FINITE = "x: the images hold NaN or infinite values"
+_OUT_OF_RANGE = "y: a label is out of range"
+
+
+class Batch:
+    """One replica's batch, and how its parts enter the global loss."""
+
+    def __init__(self, model, data):
+        self.model = model
+        x, self.true_y, self.true_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.true_x = x
+        self.share = distribution.share_of(x)
+        self.x, self.y, self.weight = x, self.true_y, self.true_weight
+        if self.share.replicas > 1:
+            filled = distribution.one_at_least
+            self.x = filled(x)
+            self.y = None if self.y is None else filled(self.y)
+            self.weight = None if self.weight is None else filled(self.weight)
+        if model.penalties and self.weight is not None:
+            self._example_weight()
+        if not model.jit_compile:
+            self._check_values()
+
+    @property
+    def supervised_weight(self):
+        """Sample weights with which Keras's mean over this replica is a share of the global one.
+
+        Keras returns Σ w ℓ / (examples here · replicas); the share is Σ w ℓ / (global batch), and
+        0 for an example that only fills an empty replica.
+        """
+        if self.share.replicas == 1:
+            return self.weight
+        here = tf.maximum(self.share.size, 1)
+        factor = tf.cast(here * self.share.replicas, tf.float32) / tf.cast(
+            self.share.total, tf.float32
+        )
+        factor *= tf.cast(self.share.size > 0, tf.float32)
+        if self.weight is None:
+            return tf.fill([here], factor)
+        return tf.nest.map_structure(lambda w: tf.cast(w, tf.float32) * factor, self.weight)
+
+    def check_labels(self, probe):
+        """Refuse labels that a penalty cannot use before the loss does, whose message says less."""
+        if self._penalty_on_labels():
+            probe.classes("label")
+
+    def _penalty_on_labels(self):
+        targets = [getattr(p, "target", None) for p in self.model.penalties]
+        return any(isinstance(t, str) and t == "label" for t in targets)
+
+    def _labels_are_classes(self):
+        """Whether integers in y must name logits: for a penalty, or for the loss."""
+        loss = self.model.loss
+        sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        return self._penalty_on_labels() or (sparse and loss.ignore_class is None)
+
+    def supervised(self, outputs, training):
+        return self.model.compute_loss(
+            x=self.x,
+            y=self.y,
+            y_pred=outputs,
+            sample_weight=self.supervised_weight,
+            training=training,
+        )
+
+    def penalized(self, probe):
+        """Σ λ · Σ_i w_i p_i / global batch, this replica's share; tracks each penalty."""
+        model, share = self.model, self.share
+        total = 0.0
+        for penalty, tracker in zip(model.penalties, model._trackers, strict=True):
+            values = penalty.compute(probe)
+            if share.replicas > 1:
+                values = tf.where(share.size > 0, values, tf.zeros_like(values))
+            if self.weight is not None:
+                values *= tf.cast(tf.reshape(self._example_weight(), [-1]), values.dtype)
+            part = tf.reduce_sum(values) / tf.cast(share.total, values.dtype)
+            self._track(tracker, part)
+            weight = penalty.weight_at(model.optimizer.iterations, part.dtype)
+            total += tf.cast(weight * part, keras.config.floatx())
+        return total
+
+    def track_loss(self, loss):
+        self._track(self.model._loss_tracker, loss)
+
+    def logs(self, outputs):
+        """Metrics so far, of the examples that are really there."""
+        if self.share.replicas > 1:
+            size = self.share.size
+            outputs = tf.nest.map_structure(lambda t: t[:size], outputs)
+        logs = self.model.compute_metrics(
+            self.true_x, self.true_y, outputs, sample_weight=self.true_weight
+        )
+        if distribution.is_multi_worker(self.model.distribute_strategy):
+            # Keras averages what workers report over axis 0, which a scalar does not have.
+            logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        return logs
+
+    def _track(self, tracker, part):
+        """Add this replica's share of a batch mean to a mean over examples."""
+        replicas = self.share.replicas
+        tracker.update_state(
+            part * tf.cast(replicas, part.dtype),
+            sample_weight=tf.cast(self.share.total, tf.float32) / replicas,
+        )
+
+    def _example_weight(self):
+        if tf.nest.is_nested(self.weight):
+            raise ArgumentError(
+                f"sample_weight: got a {type(self.weight).__name__}; penalties need one weight "
+                "per example, [batch]."
+            )
+        if self.weight.shape.rank not in (1, None) and self.weight.shape[1:].num_elements() != 1:
+            raise ArgumentError(
+                f"sample_weight: got shape {self.weight.shape}; penalties need one weight per "
+                "example, [batch]."
+            )
+        return self.weight
+
+    def _check_values(self):
+        """Stop at NaN images and labels out of range; on a GPU the latter would pass silently."""
+        floats = [t for t in tf.nest.flatten(self.x) if t.dtype.is_floating]
+        checks = [tf.debugging.assert_all_finite(t, _NOT_FINITE) for t in floats]
+        shape = getattr(self.model.network, "output_shape", None)
+        classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+        integer = tf.is_tensor(self.y) and self.y.dtype.is_integer
+        vector = integer and (self.y.shape.rank == 1 or self.y.shape[1:] == [1])
+        if classes and vector and self._labels_are_classes():
+            y = tf.cast(self.y, tf.int64)
+            inside = tf.logical_and(y >= 0, y < classes)
+            found = [tf.reduce_min(y), "to", tf.reduce_max(y)]
+            expected = f"expected 0 to {classes - 1}, the network has {classes} logits; got"
+            checks.append(
+                tf.debugging.Assert(tf.reduce_all(inside), [f"{_OUT_OF_RANGE}: {expected}", *found])
+            )
+        # The loss must not see the labels first: its own message says less.
+        with tf.control_dependencies([c for c in checks if c is not None]):
+            self.y = tf.nest.map_structure(tf.identity, self.y)
+
+
+def with_clear_errors(function, *args, **kwargs):
+    try:
+        return function(*args, **kwargs)
+    except tf.errors.InvalidArgumentError as error:
+        for text in (_NOT_FINITE, _OUT_OF_RANGE):
+            at = error.message.find(text)
+            if at >= 0:
+                found = " ".join(error.message[at:].split("\n\t")[0].split())
+                found = found.replace("[", "").replace("]", "").replace(" : ", ": ")
+                raise DataError(f"{found}. Check the data set before training.") from error
+        raise
