@@ -1,0 +1,86 @@
+"""The other apps, each run as a user runs it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(app, *arguments, code=0):
+    """Standard output of an app that ends with 0, or standard error of one that fails."""
+    command = [sys.executable, "-m", f"apps.{app}", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done.stderr if code else done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "plain"
+    flags = ("--width=0.25", "--epochs=2", "--normalize", "--noise=0,0.2", "--progress=none")
+    run("train", *flags, f"--work_dir={directory}")
+    return directory
+
+
+def test_quickstart(tmp_path):
+    out = run("quickstart", "--epochs=2", f"--work_dir={tmp_path}/q", f"--to={tmp_path}/served")
+    assert "| gradient norm, λ = 0.03 |" in out
+    assert {p.name for p in (tmp_path / "q").iterdir()} >= {
+        "explained.png",
+        "noise.png",
+        "noise.md",
+    }
+    assert (tmp_path / "served/1/saved_model.pb").exists()
+
+
+def test_export_of_a_run_takes_pixels(trained, tmp_path):
+    """The normalisation is inside: the served model classifies raw digits as the run reported."""
+    out = run("export", f"--work_dir={trained}", f"--to={tmp_path}/served")
+    assert "serving_default: image -> " in out
+    from tfgrad import data
+
+    test = data.load("digits", "test")
+    served = tf.saved_model.load(str(tmp_path / "served/1"))
+    answer = served.signatures["serving_default"](image=tf.constant(test.images))
+    accuracy = np.mean(answer["logits"].numpy().argmax(-1) == test.labels)
+    results = json.loads((trained / "results.json").read_text())
+    assert results["noise"][0]["accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 64, "--work_dir, --model: give exactly one"),
+        (("--model=nothing.keras", "--to=x"), 65, "path: 'nothing.keras' cannot be loaded"),
+        (("--work_dir=nowhere", "--to=x"), 65, "holds no finished run"),
+    ],
+)
+def test_export_refuses(arguments, code, message):
+    assert message in run("export", *arguments, code=code)
+
+
+def test_compare(trained, tmp_path):
+    out = run("compare", f"--work_dirs={trained}", f"--out={tmp_path}/noise")
+    assert "| plain (relu) |" in out
+    assert (tmp_path / "noise.md").read_text().strip() in out
+    assert (tmp_path / "noise.png").stat().st_size > 1000
+    (record,) = json.loads((tmp_path / "noise.json").read_text())
+    assert record["flags"]["width"] == 0.25
+    message = run("compare", f"--work_dirs={tmp_path}", f"--out={tmp_path}/x", code=65)
+    assert "holds no finished run" in message
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    small = ("--network=vgg4", "--width=0.1", "--side=8", "--batch_size=4", "--rounds=1")
+    run("benchmark", *small, "--fit_steps=2", f"--out={tmp_path}/cost.json")
+    result = json.loads((tmp_path / "cost.json").read_text())
+    assert set(result["steps"]) == {"plain", "gradient norm", "score matching", "both"}
+    assert all(row["peak_mb"] > 100 and row["median_ms"] > 0 for row in result["steps"].values())
