@@ -41,7 +41,8 @@ def main():
         label = f"{results['label']} ({flags_of_run['activation']})"
         accuracy = {r["sigma"]: (r["accuracy"], r["deviation"]) for r in results["noise"]}
         rows[label] = evaluation.NoiseRobustness(accuracy, 0, flags_of_run["seed"])
-        records.append({"work_dir": directory, "flags": flags_of_run, "results": results})
+        asked = {k: v for k, v in flags_of_run.items() if k not in runs.NOT_COMPARED}
+        records.append({"work_dir": directory, "flags": asked, "results": results})
     table = evaluation.NoiseRobustness.markdown(rows)
     runs.write_text(f"{FLAGS.out}.md", table + "\n")
     runs.write_json(f"{FLAGS.out}.json", records)

@@ -16,5 +16,5 @@ train gradient_norm_0.1 --gradient_norm=0.1
 train gradient_norm_1 --gradient_norm=1
 train score_matching --activation=softplus --score_matching=1e-3
 train plain_softplus --activation=softplus
-"$python" -m apps.compare --out=docs/results/noise_robustness --title="CIFAR-10, VGG-9 at width ¼" \
+"$python" -m apps.compare --out=docs/results/cifar10_noise --title="CIFAR-10, VGG-9 at width ¼" \
   --work_dirs="$runs/plain,$runs/gradient_norm_0.1,$runs/gradient_norm_1,$runs/plain_softplus,$runs/score_matching"
