@@ -9,17 +9,20 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A room may import rooms on lower floors, and what is listed as its own private part.
 FLOORS = {
     0: ["errors", "_version"],
-    1: ["targets", "losses", "layers", "draws", "distribution", "data", "figures"],
-    2: ["second_order", "calls", "models"],
+    1: ["targets", "losses", "layers", "draws", "distribution", "data", "figures", "calls", "images"],
+    2: ["second_order", "intercepts", "models"],
     3: ["probe"],
-    4: ["penalties"],
-    5: ["training", "callbacks"],
+    4: ["penalties", "decomposition"],
+    5: ["training", "callbacks", "saliency"],
     6: ["evaluation", "export", "loading"],
 }
 PRIVATE = {
     "_batches": "data",
     "_tfds": "data",
     "_operations": "second_order",
+    "_rules": "intercepts",
+    "_signatures": "export",
+    "_warmup": "export",
     "_saved_model": "loading",
     "_step": "training",
 }

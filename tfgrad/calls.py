@@ -1,25 +1,58 @@
-"""Recording what chosen layers put out while a model runs.
+"""Standing between a model and the calls it makes while it runs.
 
 Functional, Sequential, nested and subclassed models all run a layer through `Layer.__call__`, and
-a layer may be called more than once, so calls are recorded, not layers. The hook sits in the class
-only while somebody records, and acts only in the thread that does: replicas of a strategy trace
-in threads of their own.
+an operation that stands in a functional graph without a layer (`x + y`, `keras.ops.relu`) through
+`Operation.__call__`. A layer may be called more than once, so calls are recorded, not layers. The
+hook sits in these two classes only while somebody listens, and acts only in the thread that does:
+replicas of a strategy trace in threads of their own.
 """
 
+import collections
 import contextlib
 import contextvars
 import difflib
+import functools
 import threading
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
 
-_active: contextvars.ContextVar = contextvars.ContextVar("tfgrad_recorder", default=None)
+_handlers: contextvars.ContextVar[tuple] = contextvars.ContextVar("tfgrad_handlers", default=())
 _lock = threading.Lock()
-_recorders = 0
-_original_call = None
+_listeners = 0
+_originals: dict[type, Any] = {}
+
+
+class Handler:
+    """What is done at every call; these do nothing.
+
+    `proceed(*args, **kwargs)` makes the call, perhaps through other handlers. A layer's call passes
+    `layer` with the arguments as the caller gave them and then, inside it, `operation` with the
+    arguments that the layer's own `call` gets, cast to its compute dtype.
+    """
+
+    def layer(self, layer, proceed, args, kwargs):
+        """Around `Layer.__call__`."""
+        return proceed(*args, **kwargs)
+
+    def operation(self, operation, proceed, args, kwargs):
+        """Around `Operation.__call__`: bare operations, and layers a second time."""
+        return proceed(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def handled(handler):
+    """Let a `Handler` stand around the calls of this thread; the last to come is the outermost."""
+    token = _handlers.set((*_handlers.get(), handler))
+    _install()
+    try:
+        yield handler
+    finally:
+        _uninstall()
+        _handlers.reset(token)
 
 
 def check_names(network, names) -> None:
@@ -51,40 +84,96 @@ def recorded(names):
     if not names:
         yield {}
         return
-    outputs: dict = {}
-    token = _active.set((frozenset(names), outputs))
-    _install()
-    try:
-        yield outputs
-    finally:
-        _uninstall()
-        _active.reset(token)
+    with handled(_Outputs(names)) as recorder:
+        yield recorder.outputs
+
+
+class CallNames:
+    """Names of calls: the layer's own, and name:1, name:2 for further calls."""
+
+    def __init__(self) -> None:
+        self._seen: collections.Counter[str] = collections.Counter()
+
+    def next(self, name: str) -> str:
+        """The name of one more call."""
+        repeats = self._seen[name]
+        self._seen[name] += 1
+        return f"{name}:{repeats}" if repeats else name
+
+
+class _Outputs(Handler):
+    def __init__(self, names):
+        self.names, self.outputs, self._calls = frozenset(names), {}, CallNames()
+
+    def layer(self, layer, proceed, args, kwargs):
+        output = proceed(*args, **kwargs)
+        if layer.name in self.names:
+            output = tf.nest.map_structure(copy, output)
+            self.outputs[self._calls.next(layer.name)] = output
+        return output
+
+
+def copy(tensor):
+    """The same value as a tensor of its own, with Keras's mask if it carries one."""
+    twin = tf.identity(tensor)
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        twin._keras_mask = mask
+    return twin
+
+
+def bare(layer, **replaced):
+    """The layer with some attributes replaced, for `type(layer).call(bare(layer, …), …)`.
+
+    The layer itself does not change, so other threads do not notice.
+    """
+    return _Bare(layer, replaced)
+
+
+def without_activation(layer):
+    """`type(layer).call(without_activation(layer), x)` is the layer's pre-activation at x."""
+    return bare(layer, activation=None)
+
+
+class _Bare:
+    def __init__(self, layer, replaced):
+        self.__dict__.update(replaced, _layer=layer)
+
+    def __getattr__(self, name):
+        return getattr(self._layer, name)
+
+
+def _hook(kind, original):
+    @functools.wraps(original)
+    def call(operation, *args, **kwargs):
+        proceed = functools.partial(original, operation)
+        for handler in _handlers.get():
+            around = getattr(handler, kind)
+            proceed = functools.partial(_around, around, operation, proceed)
+        return proceed(*args, **kwargs)
+
+    return call
+
+
+def _around(handler, operation, proceed, *args, **kwargs):
+    return handler(operation, proceed, args, kwargs)
 
 
 def _install():
-    global _recorders, _original_call
+    global _listeners
     with _lock:
-        _recorders += 1
-        if _recorders == 1:
-            _original_call = original = keras.layers.Layer.__call__
-
-            def call(layer, *args, **kwargs):
-                output = original(layer, *args, **kwargs)
-                recorder = _active.get()
-                if recorder is None or layer.name not in recorder[0]:
-                    return output
-                output = tf.nest.map_structure(tf.identity, output)
-                name, calls = layer.name, recorder[1]
-                repeats = sum(1 for key in calls if key.split(":")[0] == name)
-                calls[f"{name}:{repeats}" if repeats else name] = output
-                return output
-
-            keras.layers.Layer.__call__ = call
+        _listeners += 1
+        if _listeners == 1:
+            for kind, owner in (("layer", keras.layers.Layer), ("operation", keras.Operation)):
+                _originals[owner] = owner.__call__
+                owner.__call__ = _hook(kind, owner.__call__)
 
 
 def _uninstall():
-    global _recorders
+    global _listeners
     with _lock:
-        _recorders -= 1
-        if _recorders == 0:
-            keras.layers.Layer.__call__ = _original_call
+        _listeners -= 1
+        if _listeners == 0:
+            for owner, original in _originals.items():
+                owner.__call__ = original
+            _originals.clear()

@@ -21,7 +21,7 @@ import threading
 import keras
 import tensorflow as tf
 
-from tfgrad import calls, second_order, targets
+from tfgrad import calls, intercepts, second_order, targets
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
 
@@ -40,17 +40,20 @@ class Needs:
         jacobian: whether all logits will be differentiated, so that a single logit's gradient is
             a row of that and not a pass of its own.
         order: 2 if a gradient will itself be differentiated with respect to the input.
+        intercepts: whether every call's intercept is recorded, for full-gradients.
     """
 
     layers: tuple[str, ...] = ()
     jacobian: bool = False
     order: int = 1
+    intercepts: bool = False
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
             tuple(dict.fromkeys(self.layers + other.layers)),
             self.jacobian or other.jacobian,
             max(self.order, other.order),
+            self.intercepts or other.intercepts,
         )
 
 
@@ -91,13 +94,20 @@ class Probe:
         self._second_tape = tf.GradientTape(persistent=True) if needs.order > 1 else None
         self._second_on = False
         self._tape = tf.GradientTape(persistent=True)
-        with self._recording_second(), self._tape, calls.recorded(needs.layers) as recorded:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._recording_second())
+            stack.enter_context(self._tape)
+            recorded = stack.enter_context(calls.recorded(needs.layers))
+            terms: list[intercepts.Intercept] = []
+            if needs.intercepts:
+                terms = stack.enter_context(intercepts.recorded(self._watch, training))
             if self._second_tape is not None:
                 self._second_tape.watch(self._watched)
             self._tape.watch(self._watched)
             self.outputs = network(self.x, training=training)
             self.logits = self._as_logits(self.outputs)
         self.layer_outputs = recorded
+        self.intercepts = terms
 
     # What is differentiated
 
@@ -111,22 +121,32 @@ class Probe:
 
     # First derivatives
 
-    def input_gradient(self, target, of="logit"):
+    def input_gradient(self, target, of="logit", temperature=1.0):
         """∇x of each example's scalar, in x's structure (its float inputs).
 
         Args:
             target: see `tfgrad.targets`; not `"all"`.
-            of: `"logit"`, or `"log_probability"` for ∇x log softmax.
+            of: `"logit"`, or `"log_probability"` for ∇x log softmax(logits / temperature).
+            temperature: of that softmax.
         """
-        return self._pack(self._gradients(target, of)[: len(self._watched)])
+        return self._pack(self._gradients(target, of, temperature)[0])
 
     def layer_gradients(self, target, of="logit"):
         """∂ scalar / ∂ output of every recorded call, {call name: like the output}.
 
         A call the scalar does not depend on has None.
         """
-        gradients = self._gradients(target, of)[len(self._watched) :]
-        return tf.nest.pack_sequence_as(self.layer_outputs, gradients)
+        return tf.nest.pack_sequence_as(self.layer_outputs, self._gradients(target, of)[1])
+
+    def intercept_gradients(self, target, of="logit"):
+        """∂ scalar / ∂ `tensors` of every recorded intercept, in order; needs `intercepts`.
+
+        Returns:
+            For each of `self.intercepts` a list like its `tensors`, None where the scalar does not
+            depend on a tensor.
+        """
+        gradients = iter(self._gradients(target, of)[2])
+        return [[next(gradients) for _ in term.tensors] for term in self.intercepts]
 
     def input_jacobian(self):
         """∇x of every logit, a list of `classes` gradients in x's structure."""
@@ -141,7 +161,7 @@ class Probe:
             target: see `input_gradient`.
             vectors: in x's structure, as `input_gradient` returns.
         """
-        gradients = self._gradients(target, "logit")[: len(self._watched)]
+        gradients, _, _ = self._gradients(target, "logit")
         with self._recording_second():
             slopes = [
                 tf.reduce_sum(g * v)
@@ -154,7 +174,7 @@ class Probe:
         """tr ∇²x f exactly, [batch], at the price of one double backward per input dimension."""
         total = tf.zeros([], self._watched[0].dtype)
         for index, source in enumerate(self._watched):
-            gradient = self._gradients(target, "logit")[index]
+            gradient = self._gradients(target, "logit")[0][index]
             with self._recording_second():
                 flat = tf.reshape(gradient, [tf.shape(gradient)[0], -1])
             size = flat.shape[-1] or source.shape[1:].num_elements()
@@ -254,39 +274,49 @@ class Probe:
             )
         return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
 
-    def _gradients(self, target, of):
-        """Gradients for every watched input and recorded call, from one backward pass."""
-        key = ("gradient", of, target if isinstance(target, str | int) else target.ref())
+    def _watch(self, tensor):
+        """Watch a tensor of the forward pass that need not depend on the input."""
+        self._tape.watch(tensor)
+        if self._second_tape is not None:
+            self._second_tape.watch(tensor)
+
+    def _gradients(self, target, of, temperature=1.0):
+        """Gradients for inputs, recorded calls and intercepts, from one backward pass."""
+        name = target if isinstance(target, str | int) else target.ref()
+        key = ("gradient", of, float(temperature), name)
         if key not in self._memo:
-            if self.needs.jacobian and of == "logit" and not self.needs.layers:
-                self._memo[key] = self._row(target)
+            alone = not self.needs.layers and not self.needs.intercepts
+            if self.needs.jacobian and of == "logit" and alone:
+                self._memo[key] = (self._row(target), [], [])
             else:
                 with self._recording_second(), self._tape:
-                    scalar = targets.select(self._values(of), self.classes(target))
+                    scalar = targets.select(self._values(of, temperature), self.classes(target))
                 self._memo[key] = self._backward(scalar)
         return self._memo[key]
 
-    def _values(self, of):
+    def _values(self, of, temperature):
         if of == "logit":
             return self.logits
         if of == "log_probability":
-            return tf.nn.log_softmax(self.logits)
+            logits = self.logits if temperature == 1.0 else self.logits / temperature
+            return tf.nn.log_softmax(logits)
         raise ArgumentError(f"of: got {of!r}; expected 'logit' or 'log_probability'.")
 
     def _backward(self, scalar):
-        sources = self._watched + tf.nest.flatten(self.layer_outputs)
+        layers = tf.nest.flatten(self.layer_outputs)
+        terms = [t for term in self.intercepts for t in term.tensors]
         with self._recording_second():
-            gradients = self._tape.gradient(scalar, sources)
-        inputs = len(self._watched)
-        if all(g is None for g in gradients[:inputs]):
+            gradients = self._tape.gradient(scalar, self._watched + layers + terms)
+        inputs, rest = gradients[: len(self._watched)], gradients[len(self._watched) :]
+        if all(g is None for g in inputs):
             raise ModelError(
                 f"network {self.network.name!r}: its output does not depend differentiably on its "
                 "input, so there is no input-gradient."
             )
-        for i in range(inputs):
-            if gradients[i] is None:
-                gradients[i] = tf.zeros_like(sources[i])
-        return gradients
+        for i, gradient in enumerate(inputs):
+            if gradient is None:
+                inputs[i] = tf.zeros_like(self._watched[i])
+        return inputs, rest[: len(layers)], rest[len(layers) :]
 
     def _jacobian(self):
         if "jacobian" not in self._memo:
@@ -301,7 +331,7 @@ class Probe:
                 for k in range(classes):
                     with self._recording_second(), self._tape:
                         logit = self.logits[:, k]
-                    rows.append(self._backward(logit)[: len(self._watched)])
+                    rows.append(self._backward(logit)[0])
             else:
                 with self._recording_second():
                     blocks = [self._tape.batch_jacobian(self.logits, t) for t in self._watched]

@@ -54,6 +54,11 @@ class Finding:
     severity: Literal["error", "warning"]
     layer_class: str = ""
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether the second derivative is not there at all, rather than wrong."""
+        return self.operation in SILENT or self.operation in ABSENT
+
     def __str__(self) -> str:
         return f"layer {self.layer!r} ({self.layer_class}): {self.problem}; {self.advice}"
 

@@ -1,0 +1,165 @@
+"""What is known of a call's intercept y − J·x without differentiating it.
+
+| rule          | calls                                                    | intercept               |
+|---------------|----------------------------------------------------------|-------------------------|
+| `affine`      | dense and convolutions, without their activation         | the bias                |
+| `batch_norm`  | batch normalisation in inference                         | β − γμ/√(v + ε)         |
+| `layer_norm`  | layer and RMS normalisation                              | β + (y − β) v/(v + ε)   |
+| `homogeneous` | L(tx) = t L(x) for t > 0: ReLU, pooling, reshaping, sums | none                    |
+| `linear`      | the same, and L(x + x') = L(x) + L(x'): resizing         | none                    |
+| `elementwise` | each output depends on one input                         | φ(z) − φ′(z) z          |
+| `product`     | of n inputs                                              | −(n − 1) y              |
+
+A rule holds for Keras's own classes and for tfgrad's, not for a subclass, whose `call` may be
+another: that one is differentiated. Every other call has no rule.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfgrad import layers as own
+
+_L, _A = keras.layers, keras.activations
+
+_AFFINE = {
+    *(_L.Dense, _L.EinsumDense, _L.Conv1D, _L.Conv2D, _L.Conv3D),
+    *(_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose),
+    *(_L.DepthwiseConv1D, _L.DepthwiseConv2D, _L.SeparableConv1D, _L.SeparableConv2D),
+}
+_BATCH_NORM = {_L.BatchNormalization, own.BatchNormalization}
+_LAYER_NORM = {_L.LayerNormalization, own.LayerNormalization, _L.RMSNormalization}
+# Forward-mode differentiation drops the tangent of a bilinear resizing without a word.
+_LINEAR = {
+    *(_L.Resizing, own.Resizing, _L.UpSampling2D, own.UpSampling2D),
+    *(_L.UpSampling1D, _L.UpSampling3D, _L.CenterCrop),
+}
+_HOMOGENEOUS = {
+    *(_L.LeakyReLU, _L.PReLU, _L.Identity, _L.InputLayer, _L.ActivityRegularization, _L.Masking),
+    *(_L.Flatten, _L.Reshape, _L.Permute, _L.RepeatVector),
+    *(_L.Add, _L.Subtract, _L.Average, _L.Concatenate, _L.Maximum, _L.Minimum),
+    *(
+        getattr(_L, f"{prefix}{kind}{rank}D")
+        for prefix in ("", "Global", "Adaptive")
+        for kind in ("AveragePooling", "MaxPooling")
+        for rank in (1, 2, 3)
+    ),
+    *(getattr(_L, f"{kind}{rank}D") for kind in ("Cropping", "ZeroPadding") for rank in (1, 2, 3)),
+}
+# What does nothing in inference.
+_INFERENCE_IDENTITY = {
+    *(_L.Dropout, _L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout),
+    *(_L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D),
+}
+_ELEMENTWISE = {_L.ELU, _L.Rescaling, _L.Normalization, own.Softplus}
+
+_HOMOGENEOUS_ACTIVATIONS = [_A.linear, _A.relu, _A.leaky_relu, tf.nn.relu, keras.ops.relu]
+_ELEMENTWISE_ACTIVATIONS = [
+    *(_A.celu, _A.elu, _A.exponential, _A.gelu, _A.hard_shrink, _A.hard_sigmoid, _A.hard_silu),
+    *(_A.hard_tanh, _A.log_sigmoid, _A.mish, _A.relu6, _A.selu, _A.sigmoid, _A.silu),
+    *(_A.soft_shrink, _A.softplus, _A.softsign, _A.sparse_plus, _A.sparse_sigmoid, _A.squareplus),
+    *(_A.tanh, _A.tanh_shrink, _A.threshold),
+    *(tf.nn.silu, tf.nn.gelu, tf.nn.sigmoid, tf.nn.softplus, tf.nn.tanh, tf.nn.elu, tf.nn.relu6),
+    *(keras.ops.silu, keras.ops.gelu, keras.ops.sigmoid, keras.ops.softplus, keras.ops.tanh),
+]
+
+# Bare operations of a functional graph, by class name: Keras does not make the classes public.
+_OPERATIONS = {
+    **dict.fromkeys(("Relu", "LeakyRelu", "Identity", "Negative", "Abs"), "homogeneous"),
+    **dict.fromkeys(("Reshape", "Transpose", "ExpandDims", "Squeeze", "GetItem"), "homogeneous"),
+    **dict.fromkeys(("Mean", "Sum", "Max", "Min", "MaxPool", "AveragePool"), "homogeneous"),
+    **dict.fromkeys(("Cast", "Flip", "Repeat", "Tile", "Swapaxes", "Moveaxis"), "homogeneous"),
+    **dict.fromkeys(("Relu6", "Sigmoid", "Tanh", "Softplus", "Silu", "Gelu"), "elementwise"),
+    **dict.fromkeys(("Elu", "Selu", "HardSigmoid", "HardSilu", "Exp", "Mish"), "elementwise"),
+    "Multiply": "product",
+}
+# Homogeneous in tensors; a number among them (`x + 1`) is a constant.
+_JOINS = {"Add", "Subtract", "Concatenate", "Stack", "Maximum", "Minimum"}
+
+
+def rule(operation, arguments=(), training: bool = False) -> str | None:
+    """The rule for a call of a layer or bare operation with these arguments, or None."""
+    kind = type(operation)
+    if not isinstance(operation, _L.Layer):
+        if not kind.__module__.startswith("keras.src.ops."):
+            return None
+        if kind.__name__ in _JOINS:
+            return "homogeneous" if all(map(tf.is_tensor, tf.nest.flatten(arguments))) else None
+        return _OPERATIONS.get(kind.__name__)
+    if getattr(operation, "quantization_mode", None) or getattr(operation, "_remat_mode", None):
+        return None
+    if kind in _AFFINE:
+        return "affine"
+    if kind in _BATCH_NORM:
+        return None if training and operation.trainable else "batch_norm"
+    if kind in _LAYER_NORM:
+        return "layer_norm"
+    if kind in _LINEAR:
+        return "linear"
+    if kind in _HOMOGENEOUS or (kind in _INFERENCE_IDENTITY and not training):
+        return "homogeneous"
+    if kind in _ELEMENTWISE:
+        return "elementwise"
+    if kind is _L.ReLU:
+        return "elementwise" if operation.max_value is not None or operation.threshold else (
+            "homogeneous"
+        )
+    if kind is _L.Activation:
+        return activation_rule(operation.activation)
+    if kind is _L.Multiply or (kind is _L.Dot and not operation.normalize):
+        return "product"
+    return None
+
+
+def activation_rule(activation) -> str | None:
+    """`"homogeneous"`, `"elementwise"`, or None for an activation that is not in the tables."""
+    if activation is None or any(activation is known for known in _HOMOGENEOUS_ACTIVATIONS):
+        return "homogeneous"
+    if any(activation is known for known in _ELEMENTWISE_ACTIVATIONS):
+        return "elementwise"
+    return rule(activation) if isinstance(activation, _L.Layer) else None
+
+
+def bias(layer, rank: int):
+    """The bias of an affine layer, shaped to broadcast over its output of that rank, or None."""
+    if layer.bias is None:
+        return None
+    value = tf.convert_to_tensor(layer.bias)
+    if getattr(layer, "data_format", None) == "channels_first":
+        return tf.reshape(value, [1, -1] + [1] * (rank - 2))
+    return value
+
+
+def batch_norm_shift(layer, rank: int):
+    """β − γμ/√(v + ε) of the moving statistics, shaped to broadcast over an output of that rank."""
+    scale = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
+    if layer.scale:
+        scale *= layer.gamma
+    shift = -layer.moving_mean * scale
+    if layer.center:
+        shift += layer.beta
+    shape = [1] * rank
+    shape[layer.axis] = -1
+    return tf.reshape(shift, shape)
+
+
+def layer_norm_intercept(layer, x, y):
+    """β + (y − β) v/(v + ε), v the mean square about the mean (or about 0: RMS) of x.
+
+    Along the ray t ↦ t·x the normalised part n changes by n ε/(v + ε) only, and by nothing at ε = 0.
+    """
+    rms = isinstance(layer, _L.RMSNormalization) or layer.rms_scaling
+    x = tf.cast(x, tf.float32) if x.dtype.size < 4 else x
+    axis = layer.axis
+    if rms:
+        v = tf.reduce_mean(tf.square(x), axis, keepdims=True)
+    else:
+        v = tf.math.reduce_variance(x, axis, keepdims=True)
+    kept = tf.cast(layer.epsilon / (v + layer.epsilon), y.dtype)
+    if rms or layer.beta is None:
+        return y - y * kept
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    shape = [1] * x.shape.rank
+    for a in axes:
+        shape[a] = x.shape[a]
+    beta = tf.cast(tf.reshape(layer.beta, shape), y.dtype)
+    return y - (y - beta) * kept

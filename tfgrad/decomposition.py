@@ -1,0 +1,176 @@
+"""The exact full-gradient decomposition of a logit (thesis §3.3, Eq. 3.1 and 3.3).
+
+    f(x) = ∇x f · x + Σ_l ∇_{z_l} f · b_l
+
+    full = tfgrad.full_gradients(model, x)          # of the predicted class
+    full.input_gradient                             # like x
+    full.bias_gradients["conv2d_3"]                 # like that layer's output
+    full.completeness_error()                       # [batch], rounding only
+
+It holds on any Keras model: b_l is the intercept of a call, see `intercepts.py`.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad import second_order, targets
+from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.intercepts import Intercept, wide
+from tfgrad.probe import Needs, Probe
+
+NEEDS = Needs(intercepts=True)
+
+# The rounding of a sum, relative to the sum of its terms' sizes; beyond it a term is missing.
+_ROUNDING = {"float64": 1e-10, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
+
+
+@dataclasses.dataclass(frozen=True)
+class FullGradients:
+    """A logit's full-gradients at x.
+
+    Attributes:
+        score: f(x), [batch].
+        classes: the class whose logit f is, int32 [batch].
+        x: the inputs, as the model took them.
+        input_gradient: ∇x f in x's structure (its float inputs).
+        bias_gradients: {call name: ∇_{z_l} f ⊙ b_l, like the call's output} in call order. A call
+            whose intercept is zero by its kind (ReLU, pooling, a sum, …) has no entry. A further
+            call of a layer is name:1, name:2; an activation fused into a layer name/activation;
+            a further output of a call name/1. Float32 or wider.
+        intercepts: what is known of each entry: its layer, kind and residue, in the same order.
+    """
+
+    score: tf.Tensor
+    classes: tf.Tensor
+    x: Any
+    input_gradient: Any
+    bias_gradients: dict[str, tf.Tensor]
+    intercepts: tuple[Intercept, ...] = dataclasses.field(repr=False, default=())
+
+    @property
+    def input_term(self) -> Any:
+        """∇x f ⊙ x in the structure of `input_gradient`; its sum is the input's share of f."""
+        pairs = zip(tf.nest.flatten(self.input_gradient), _float_inputs(self), strict=True)
+        products = [wide(g) * wide(t) for g, t in pairs]
+        return tf.nest.pack_sequence_as(self.input_gradient, products)
+
+    def total(self) -> tf.Tensor:
+        """∇x f · x + Σ_l ∇_{z_l} f · b_l, [batch], which equals `score` up to rounding."""
+        return sum(_per_example(tf.reduce_sum, self._terms()))
+
+    def completeness_error(self) -> tf.Tensor:
+        """abs(score − total) / max(abs(score), 1e-6), [batch]."""
+        score = tf.cast(self.score, tf.float32) if self.score.dtype.size < 4 else self.score
+        gap = tf.abs(score - tf.cast(self.total(), score.dtype))
+        return gap / tf.maximum(tf.abs(score), 1e-6)
+
+    def _terms(self) -> list[tf.Tensor]:
+        return [*tf.nest.flatten(self.input_term), *self.bias_gradients.values()]
+
+
+def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradients:
+    """The full-gradients of one logit per example, exactly, in inference mode.
+
+    Works eagerly and inside a `tf.function`, on functional, Sequential, nested and subclassed
+    models with one or several inputs, and leaves the model as it is.
+
+    Args:
+        model: a built Keras model that returns logits [batch, classes], or a `PenalizedModel`.
+        x: float images [batch, …], or a nest of inputs of which the float ones are differentiated.
+        target: None or `"predicted"` (the largest logit), an int, or one class per example, [batch]
+            ints, −1 for the predicted one.
+
+    Raises:
+        ArgumentError: x has nothing to differentiate, or the target does not exist.
+        DataError: x holds NaN or infinite values.
+        ModelError: the model ends in a softmax, or holds a layer that cannot be differentiated;
+            also if the terms do not add up to the logit, which names what is known to be missing.
+    """
+    network = getattr(model, "network", model)
+    if not isinstance(network, keras.layers.Layer):
+        raise ArgumentError(f"model: got a {type(model).__name__}, expected a keras.Model.")
+    target = targets.validated(target, allow_all=False)
+    if target == "label":
+        raise ArgumentError("target: got 'label'; there are no labels here. Pass the classes.")
+    probe = Probe(network, x, needs=NEEDS)
+    check(probe)
+    full = of_probe(probe, target)
+    _add_up(network, full)
+    return full
+
+
+def of_probe(probe: Probe, target: Any) -> FullGradients:
+    """The decomposition at a probe that recorded intercepts (`NEEDS`); nothing is checked."""
+    gradients = probe.intercept_gradients(target)
+    terms = {
+        term.name: term.term(upper)
+        for term, upper in zip(probe.intercepts, gradients, strict=True)
+    }
+    return FullGradients(
+        probe.score(target),
+        probe.classes(target),
+        probe.x,
+        probe.input_gradient(target),
+        terms,
+        tuple(probe.intercepts),
+    )
+
+
+def check(probe: Probe) -> None:
+    """Refuse a network whose decomposition would be of a probability, or would lack a term.
+
+    Raises:
+        ModelError: it ends in a softmax or sigmoid; or an operation that forward-mode
+            differentiation loses without a word stands where that is needed.
+    """
+    network = probe.network
+    inspection = second_order.inspect(network, probe.x, training=False)
+    if inspection.probabilities is not None:
+        raise ModelError(
+            f"model {network.name!r}: its layer {inspection.probabilities!r} returns "
+            "probabilities, expected logits. Give the last layer activation=None (in "
+            "keras.applications, classifier_activation=None); a softmax can follow outside."
+        )
+    passed = {term.operation.name for term in probe.intercepts if term.forward_mode}
+    passed |= {term.inside.name for term in probe.intercepts if term.inside is not None}
+    for finding in inspection.findings:
+        if finding.is_missing and finding.layer in passed:
+            raise ModelError(
+                f"layer {finding.layer!r} ({finding.layer_class}): its intercept needs "
+                f"forward-mode differentiation, which loses {finding.operation} without a word; "
+                f"{finding.advice}."
+            )
+
+
+def _per_example(reduce, terms):
+    return [reduce(tf.reshape(t, [tf.shape(t)[0], -1]), axis=1) for t in terms]
+
+
+def _add_up(network, full):
+    """The last line of defence: what no check foresaw must not leave as a decomposition."""
+    score = tf.cast(full.score, tf.float64)
+    terms = [tf.cast(t, tf.float64) for t in full._terms()]
+    gap = tf.abs(score - sum(_per_example(tf.reduce_sum, terms)))
+    size = tf.abs(score) + sum(_per_example(tf.reduce_sum, [tf.abs(t) for t in terms]))
+    allowed = max(_ROUNDING.get(layer.compute_dtype, 1e-4) for layer in network._flatten_layers())
+    fine = tf.reduce_all(gap <= allowed * size)
+    message = (
+        f"model {network.name!r}: the terms miss the logit by more than rounding ({allowed:.0e} of "
+        "their size). A layer's derivative does not fit its output (a custom gradient, or an "
+        "operation TensorFlow does not differentiate); or x holds NaN."
+    )
+    if not tf.executing_eagerly():
+        tf.debugging.Assert(fine, [message, gap])
+    elif not fine:
+        finite = all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in _float_inputs(full))
+        if not finite:
+            raise DataError("x: got NaN or infinite values; expected finite images.")
+        raise ModelError(f"{message} Gap: {gap.numpy()}.")
+
+
+def _float_inputs(full):
+    """The inputs that were differentiated."""
+    return [t for t in tf.nest.flatten(full.x) if t.dtype.is_floating]
