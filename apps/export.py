@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import flags
 
 from apps import runs
-from tfgrad import PenalizedModel, export, loading
+from tfgrad import PenalizedModel, export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 
 FLAGS = flags.FLAGS
@@ -35,7 +35,9 @@ def define_flags():
     flags.DEFINE_string("work_dir", None, "Work directory of a finished apps.train run.")
     flags.DEFINE_string("model", None, "Or: a .keras file of a network that returns logits.")
     flags.DEFINE_string("to", None, "Directory of the served model, e.g. saved_models/NAME.")
-    flags.DEFINE_list("methods", ["input_gradient"], f"Explanations: {', '.join(export.METHODS)}.")
+    flags.DEFINE_list(
+        "methods", ["input_gradient"], f"Explanations: {', '.join(saliency.METHODS)}."
+    )
 
 
 def main():

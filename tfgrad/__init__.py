@@ -19,36 +19,45 @@ if _keras.backend.backend() != "tensorflow":
 from tfgrad import (
     callbacks,
     data,
+    decomposition,
     distribution,
     errors,
     evaluation,
     export,
     figures,
+    images,
     layers,
     loading,
     losses,
     models,
     penalties,
+    saliency,
     targets,
 )
 from tfgrad._version import __version__
+from tfgrad.decomposition import FullGradients, full_gradients
 from tfgrad.training import PenalizedModel
 
 __all__ = [
+    "FullGradients",
     "PenalizedModel",
     "TfgradError",
     "__version__",
     "callbacks",
     "data",
+    "decomposition",
     "distribution",
     "errors",
     "evaluation",
     "export",
     "figures",
+    "full_gradients",
+    "images",
     "layers",
     "loading",
     "losses",
     "models",
     "penalties",
+    "saliency",
     "targets",
 ]

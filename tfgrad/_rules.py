@@ -1,14 +1,14 @@
 """What is known of a call's intercept y − J·x without differentiating it.
 
-| rule          | calls                                                    | intercept               |
-|---------------|----------------------------------------------------------|-------------------------|
-| `affine`      | dense and convolutions, without their activation         | the bias                |
-| `batch_norm`  | batch normalisation in inference                         | β − γμ/√(v + ε)         |
-| `layer_norm`  | layer and RMS normalisation                              | β + (y − β) v/(v + ε)   |
-| `homogeneous` | L(tx) = t L(x) for t > 0: ReLU, pooling, reshaping, sums | none                    |
-| `linear`      | the same, and L(x + x') = L(x) + L(x'): resizing         | none                    |
-| `elementwise` | each output depends on one input                         | φ(z) − φ′(z) z          |
-| `product`     | of n inputs                                              | −(n − 1) y              |
+| rule          | calls                                              | intercept             |
+|---------------|----------------------------------------------------|-----------------------|
+| `affine`      | dense and convolutions, without their activation   | the bias              |
+| `batch_norm`  | batch normalisation in inference                   | β − γμ/√(v + ε)       |
+| `layer_norm`  | layer and RMS normalisation                        | β + (y − β) v/(v + ε) |
+| `homogeneous` | J·x = y: ReLU, pooling, reshaping, sums, …         | none                  |
+| `linear`      | linear in x besides: resizing                      | none                  |
+| `elementwise` | each output depends on one input                   | φ(z) − φ′(z) z        |
+| `product`     | of n inputs                                        | −(n − 1) y            |
 
 A rule holds for Keras's own classes and for tfgrad's, not for a subclass, whose `call` may be
 another: that one is differentiated. Every other call has no rule.
@@ -52,12 +52,13 @@ _INFERENCE_IDENTITY = {
 }
 _ELEMENTWISE = {_L.ELU, _L.Rescaling, _L.Normalization, own.Softplus}
 
-_HOMOGENEOUS_ACTIVATIONS = [_A.linear, _A.relu, _A.leaky_relu, tf.nn.relu, keras.ops.relu]
+_HOMOGENEOUS_ACTIVATIONS = [_A.linear, _A.relu, _A.leaky_relu, _A.hard_shrink]
+_HOMOGENEOUS_ACTIVATIONS += [tf.nn.relu, keras.ops.relu]
 _ELEMENTWISE_ACTIVATIONS = [
-    *(_A.celu, _A.elu, _A.exponential, _A.gelu, _A.hard_shrink, _A.hard_sigmoid, _A.hard_silu),
+    *(_A.celu, _A.elu, _A.exponential, _A.gelu, _A.hard_sigmoid, _A.hard_silu),
     *(_A.hard_tanh, _A.log_sigmoid, _A.mish, _A.relu6, _A.selu, _A.sigmoid, _A.silu),
     *(_A.soft_shrink, _A.softplus, _A.softsign, _A.sparse_plus, _A.sparse_sigmoid, _A.squareplus),
-    *(_A.tanh, _A.tanh_shrink, _A.threshold),
+    *(_A.tanh, _A.tanh_shrink),
     *(tf.nn.silu, tf.nn.gelu, tf.nn.sigmoid, tf.nn.softplus, tf.nn.tanh, tf.nn.elu, tf.nn.relu6),
     *(keras.ops.silu, keras.ops.gelu, keras.ops.sigmoid, keras.ops.softplus, keras.ops.tanh),
 ]
@@ -100,9 +101,7 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
     if kind in _ELEMENTWISE:
         return "elementwise"
     if kind is _L.ReLU:
-        return "elementwise" if operation.max_value is not None or operation.threshold else (
-            "homogeneous"
-        )
+        return "homogeneous" if operation.max_value is None else "elementwise"
     if kind is _L.Activation:
         return activation_rule(operation.activation)
     if kind is _L.Multiply or (kind is _L.Dot and not operation.normalize):
@@ -145,7 +144,7 @@ def batch_norm_shift(layer, rank: int):
 def layer_norm_intercept(layer, x, y):
     """β + (y − β) v/(v + ε), v the mean square about the mean (or about 0: RMS) of x.
 
-    Along the ray t ↦ t·x the normalised part n changes by n ε/(v + ε) only, and by nothing at ε = 0.
+    Along the ray t ↦ t·x the normalised part n changes by n ε/(v + ε), which ε = 0 makes nothing.
     """
     rms = isinstance(layer, _L.RMSNormalization) or layer.rms_scaling
     x = tf.cast(x, tf.float32) if x.dtype.size < 4 else x

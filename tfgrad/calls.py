@@ -100,6 +100,12 @@ class CallNames:
         self._seen[name] += 1
         return f"{name}:{repeats}" if repeats else name
 
+    def copy(self) -> "CallNames":
+        """The same count, to go back to."""
+        twin = CallNames()
+        twin._seen = self._seen.copy()
+        return twin
+
 
 class _Outputs(Handler):
     def __init__(self, names):
@@ -166,7 +172,7 @@ def _install():
         if _listeners == 1:
             for kind, owner in (("layer", keras.layers.Layer), ("operation", keras.Operation)):
                 _originals[owner] = owner.__call__
-                owner.__call__ = _hook(kind, owner.__call__)
+                setattr(owner, "__call__", _hook(kind, owner.__call__))  # noqa: B010
 
 
 def _uninstall():
@@ -175,5 +181,5 @@ def _uninstall():
         _listeners -= 1
         if _listeners == 0:
             for owner, original in _originals.items():
-                owner.__call__ = original
+                setattr(owner, "__call__", original)  # noqa: B010
             _originals.clear()

@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfgrad import second_order, targets
@@ -24,7 +25,8 @@ from tfgrad.probe import Needs, Probe
 NEEDS = Needs(intercepts=True)
 
 # The rounding of a sum, relative to the sum of its terms' sizes; beyond it a term is missing.
-_ROUNDING = {"float64": 1e-10, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
+# Some of TensorFlow's kernels (bilinear resizing) compute in float32 whatever they are given.
+_ROUNDING = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +95,11 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"model: got a {type(model).__name__}, expected a keras.Model.")
     target = targets.validated(target, allow_all=False)
-    if target == "label":
+    if isinstance(target, str) and target == "label":
         raise ArgumentError("target: got 'label'; there are no labels here. Pass the classes.")
+    if not any(hasattr(t, "shape") for t in tf.nest.flatten(x)):
+        x = np.asarray(x, keras.config.floatx())  # nested lists of numbers are one input
+    _check_shapes(network, x)
     probe = Probe(network, x, needs=NEEDS)
     check(probe)
     full = of_probe(probe, target)
@@ -106,8 +111,7 @@ def of_probe(probe: Probe, target: Any) -> FullGradients:
     """The decomposition at a probe that recorded intercepts (`NEEDS`); nothing is checked."""
     gradients = probe.intercept_gradients(target)
     terms = {
-        term.name: term.term(upper)
-        for term, upper in zip(probe.intercepts, gradients, strict=True)
+        term.name: term.term(upper) for term, upper in zip(probe.intercepts, gradients, strict=True)
     }
     return FullGradients(
         probe.score(target),
@@ -134,15 +138,35 @@ def check(probe: Probe) -> None:
             "probabilities, expected logits. Give the last layer activation=None (in "
             "keras.applications, classifier_activation=None); a softmax can follow outside."
         )
-    passed = {term.operation.name for term in probe.intercepts if term.forward_mode}
+    passed = {term.operation.name for term in probe.intercepts if term.differentiated}
     passed |= {term.inside.name for term in probe.intercepts if term.inside is not None}
     for finding in inspection.findings:
         if finding.is_missing and finding.layer in passed:
             raise ModelError(
-                f"layer {finding.layer!r} ({finding.layer_class}): its intercept needs "
-                f"forward-mode differentiation, which loses {finding.operation} without a word; "
+                f"layer {finding.layer!r} ({finding.layer_class}): its intercept needs a Jacobian-"
+                f"vector product, which {finding.operation} would drop out of without a word; "
                 f"{finding.advice}."
             )
+
+
+def _check_shapes(network, x):
+    """Keras's own message is a page that ends in the pixels."""
+    expected = [tuple(i.shape) for i in getattr(network, "inputs", None) or []]
+    got = [tuple(t.shape) if hasattr(t, "shape") else np.shape(t) for t in tf.nest.flatten(x)]
+    if not expected:
+        return
+    fits = len(got) == len(expected) and all(
+        tf.TensorShape(g).is_compatible_with(e) for g, e in zip(got, expected, strict=True)
+    )
+    if not fits:
+        one = len(got) == len(expected) == 1
+        hint = (
+            " The batch axis is missing: pass x[None]." if one and got[0] == expected[0][1:] else ""
+        )
+        raise ArgumentError(
+            f"x: got shape {', '.join(map(str, got))}; model {network.name!r} takes "
+            f"{', '.join(map(str, expected))}.{hint}"
+        )
 
 
 def _per_example(reduce, terms):

@@ -3,136 +3,57 @@
 TensorFlow Serving loads `<directory>/<version>/saved_model.pb`, and clients bind to the names of
 signatures, inputs and outputs, so these names are the public API of an exported model:
 
-| signature         | inputs                             | outputs                                |
-|-------------------|------------------------------------|----------------------------------------|
-| `serving_default` | image [B, …] float32               | logits, probabilities [B, K] float32   |
-| `input_gradient`  | image, target [B] int32            | saliency [B, H, W], gradient [B, …],   |
-|                   | (−1: the predicted class)          | score [B] float32; class [B] int32     |
+| signature         | inputs                              | outputs                               |
+|-------------------|-------------------------------------|---------------------------------------|
+| `serving_default` | image [B, …] float32                | logits, probabilities [B, K] float32  |
+| each method's     | image; target [B] int32             | saliency [B, H, W], score [B] float32;|
+| name              | (−1: the predicted class)           | class [B] int32; the method's extras  |
+| `encoded`         | image_bytes [B] string (JPEG, PNG), | all of `serving_default`'s; saliency, |
+|                   | target                              | score, class of the first method      |
 
-The batch B is free. The files hold the network's own variables and graph functions, nothing of
-Keras: a process with TensorFlow alone, or TensorFlow Serving, gives the same numbers.
+The batch B is free. `encoded` is there where the model takes images of one size with 1 or 3
+channels; each image is checked before it is decoded (`tfgrad.images`) and resized to the model's.
+
+The files hold the network's own variables and graph functions, nothing of Keras: a process with
+TensorFlow alone, or TensorFlow Serving, gives the same numbers. Beside them lie, where Serving
+does not look, tfgrad.json with what the model is, and, where it does, one warm-up request for each
+signature.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import numbers
 import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad import second_order
+from tfgrad import _signatures, _warmup, saliency, second_order
+from tfgrad._signatures import Served
 from tfgrad._version import __version__
 from tfgrad.errors import ArgumentError, ModelError, TfgradError
-from tfgrad.probe import Probe
 from tfgrad.training import PenalizedModel
 
 METADATA = os.path.join("assets.extra", "tfgrad.json")  # TensorFlow Serving never reads it
 _ATTEMPTS = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """What a method needs in order to build its signature.
-
-    Attributes:
-        network: the model that maps an image to logits.
-        dtype: the float type in which the network takes its input.
-        image: the signature's image input, [None, …] float32.
-        classes: the number of logits K.
-    """
-
-    network: keras.Model
-    dtype: str
-    image: tf.TensorSpec
-    classes: int
-
-    @property
-    def target(self) -> tf.TensorSpec:
-        """The signature's target input: a class for each image, −1 for the predicted one."""
-        return tf.TensorSpec([None], tf.int32, "target")
-
-    def probe(self, image: tf.Tensor) -> Probe:
-        """The network at the images, in inference mode."""
-        return Probe(self.network, tf.cast(image, self.dtype), training=False)
-
-    def checked(self, target: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-        """The targets, or a failure of the request: an absent class would get a map of zeros."""
-        highest = self.classes - 1
-        with tf.control_dependencies(
-            [
-                tf.debugging.assert_equal(
-                    tf.shape(target)[0],
-                    tf.shape(image)[0],
-                    f"target: expected one class for each image, 0 to {highest}, "
-                    "or -1 for the predicted class.",
-                ),
-                tf.debugging.Assert(
-                    tf.reduce_all((target >= -1) & (target <= highest)),
-                    [
-                        f"target: expected classes 0 to {highest}, or -1 for the predicted; got",
-                        target,
-                    ],
-                ),
-            ]
-        ):
-            return tf.identity(target)
-
-
-def serving_default(served: Served) -> tf.types.experimental.GenericFunction:
-    """Logits and their softmax."""
-
-    @_signature(served.image)
-    def predict(image):
-        logits = tf.cast(served.network(tf.cast(image, served.dtype), training=False), tf.float32)
-        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
-
-    return predict
-
-
-def input_gradient(served: Served) -> tf.types.experimental.GenericFunction:
-    """The gradient of the target's logit, and its absolute value summed over channels.
-
-    Equation 5.7's s before its normalisation, s[h, w] = Σ_c |∂f_target/∂x[h, w, c]|. Only images
-    [B, H, W, C] have channels to sum over; for any other rank the saliency keeps the input's shape.
-    """
-
-    @_signature(served.image, served.target)
-    def explain(image, target):
-        target = served.checked(target, image)
-        probe = served.probe(image)
-        gradient = tf.cast(probe.input_gradient(target), tf.float32)
-        saliency = tf.abs(gradient)
-        if served.image.shape.rank == 4:
-            saliency = tf.reduce_sum(saliency, axis=-1)
-        return {
-            "saliency": saliency,
-            "gradient": gradient,
-            "score": tf.cast(probe.score(target), tf.float32),
-            "class": probe.classes(target),
-        }
-
-    return explain
-
-
-# A method is a function from `Served` to a tf.function that returns a dict of named outputs, each
-# with the batch as its first axis (TensorFlow Serving's row format needs that).
-METHODS: dict[str, Callable[[Served], tf.types.experimental.GenericFunction]] = {
-    "input_gradient": input_gradient,
-}
-
-
 def save(
     model: keras.Model,
     directory: str | os.PathLike[str],
-    methods: Sequence[str] = ("input_gradient",),
+    methods: Sequence[str | saliency.Method] = ("input_gradient",),
     classes: Sequence[str] | None = None,
+    *,
+    preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    image_range: tuple[float, float] = (0.0, 1.0),
+    warmup: bool = True,
 ) -> str:
     """Export a model as the next version under a directory.
 
@@ -142,77 +63,146 @@ def save(
     Args:
         model: a built Keras model that returns logits [B, K], or a `PenalizedModel` around one.
         directory: the model's directory; created if absent. Its name is the served model's name.
-        methods: the explanations to serve, each under a signature of its name; see `METHODS`.
+        methods: the explanations to serve, each under a signature of its name: names of
+            `tfgrad.saliency.METHODS`, or methods built on this model, with options of their own.
         classes: the K classes' names, kept in the metadata.
+        preprocess: a Keras layer or a function in TensorFlow operations that runs inside the graph
+            on float32 images [B, …] and returns the network's input in the same shape, for example
+            `keras.applications.resnet.preprocess_input`. Explanations are of what it returns.
+        image_range: the values of black and white in the images that `preprocess` (or the network)
+            takes; the signature `encoded` scales decoded pixels to it.
+        warmup: whether to run one request of batch 1 for each signature and write it for
+            TensorFlow Serving to run when it loads the version.
 
     Returns:
         The path written, `directory/<version>`.
 
     Raises:
-        ArgumentError: an unknown method, a wrong number of class names, or a directory that cannot
-            be written.
+        ArgumentError: an unknown method, a method of another model, a wrong number of class names,
+            a `preprocess` that cannot be traced or changes the shape, a range that is none, or a
+            directory that cannot be written.
         ModelError: the model is not built, has several inputs or outputs, ends in a softmax, or
-            has a weight that is NaN or infinite.
+            has a weight that is NaN or infinite; or a method cannot be exported.
     """
-    chosen = _methods(methods)
-    served = _served(model)
+    _check_methods(methods)
+    served = dataclasses.replace(_served(model), image_range=_range(image_range))
     names = _class_names(classes, served.classes)
-    functions = {"serving_default": serving_default(served)}
-    functions.update((name, METHODS[name](served)) for name in chosen)
+    variables = [v.value for v in served.network.variables]
+    if preprocess is not None:
+        function, more = _signatures.traced_preprocess(preprocess, served.image)
+        served, variables = dataclasses.replace(served, preprocess=function), variables + more
+    chosen = _methods(methods, served.network)
+    who = f"model {served.network.name!r}"
 
-    module = tf.Module()
     try:
-        signatures = {name: f.get_concrete_function() for name, f in functions.items()}
+        signatures = _signatures.build(served, chosen)
     except TfgradError:
         raise
     except Exception as error:
         raise ModelError(
-            f"model {served.network.name!r}: it cannot be traced for {served.image.shape} images "
+            f"{who}: it cannot be traced for {served.image.shape} images "
             f"({type(error).__name__}: {error}). Try calling it on one batch first."
         ) from error
+    for name, function in signatures.items():
+        if operation := _signatures.python_in(function):
+            raise ModelError(
+                f"{who}: its signature {name!r} calls Python ({operation}), which no server has. "
+                "Write tf.py_function and tf.numpy_function as TensorFlow operations."
+            )
+    left_out = {"encoded": served.no_encoded()}
+    requests: _warmup.Requests = {}
+    if warmup:
+        try:
+            requests = _warmup.requests(signatures)
+        except tf.errors.OpError as error:
+            if None not in served.image.shape[1:]:
+                raise ModelError(
+                    f"{who}: it fails on an image of zeros ({error.message}). TensorFlow Serving "
+                    "would not load it; try calling it on one, or export with warmup=False."
+                ) from error
+            left_out["warmup"] = "no size of image that was tried gets through the model"
     # Only what the functions read: seeds of dropout, metrics and optimizer state stay behind.
     read = {id(t) for f in signatures.values() for t in f.captured_inputs}
-    module.variables_of_network = [
-        v.value for v in served.network.variables if id(v.value.handle) in read
-    ]
+    module = tf.Module()
+    module.variables_of_network = [v for v in variables if id(v.handle) in read]
     metadata = {
         "name": os.path.basename(os.path.abspath(directory)),
         "classes": names,
         "input_shape": list(served.image.shape),
+        "image_range": list(served.image_range),
+        "preprocess": None if preprocess is None else _signatures.name_of(preprocess),
         "outputs": served.classes,
         "signatures": sorted(signatures),
+        "methods": {method.name: method.options() for method in chosen},
+        "left_out": {name: why for name, why in left_out.items() if why},
         "tfgrad": __version__,
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
+    text = json.dumps(metadata, indent=1, ensure_ascii=False, default=repr)
 
     def write(path: str) -> None:
         tf.saved_model.save(module, path, signatures=signatures)
         os.makedirs(os.path.join(path, os.path.dirname(METADATA)))
         with open(os.path.join(path, METADATA), "w", encoding="utf-8") as file:
-            json.dump(metadata, file, indent=1, ensure_ascii=False)
+            file.write(text)
+        if requests:
+            _warmup.write(path, metadata["name"], requests)
 
     try:
         return _publish(os.fspath(directory), write)
     except (AssertionError, TypeError) as error:  # TensorFlow's words for state it cannot find
         raise ModelError(
-            f"model {served.network.name!r}: it reads state that Keras does not track ({error}). "
+            f"{who}: it reads state that Keras does not track ({error}). "
             "Create it with add_weight in a layer."
         ) from error
 
 
-def _signature(*specs: tf.TensorSpec) -> Callable[[Callable[..., dict[str, Any]]], Any]:
-    return tf.function(input_signature=specs, autograph=False)
+def _check_methods(methods: Sequence[str | saliency.Method]) -> None:
+    known = f"known methods: {', '.join(map(repr, saliency.METHODS))}"
+    if isinstance(methods, str | saliency.Method):
+        kind = "string" if isinstance(methods, str) else "method"
+        raise ArgumentError(f"methods: got the {kind} {methods!r}, expected a list; {known}.")
+    for method in methods:
+        if not isinstance(method, saliency.Method) and (
+            not isinstance(method, str) or method not in saliency.METHODS
+        ):
+            raise ArgumentError(f"methods: got {method!r}; {known}.")
 
 
-def _methods(methods: Sequence[str]) -> list[str]:
-    known = f"known methods: {', '.join(map(repr, sorted(METHODS)))}"
-    if isinstance(methods, str):
-        raise ArgumentError(f"methods: got the string {methods!r}, expected a list; {known}.")
-    for name in (chosen := list(dict.fromkeys(methods))):
-        if name not in METHODS:
-            raise ArgumentError(f"methods: got {name!r}; {known}.")
-    return chosen
+def _methods(
+    methods: Sequence[str | saliency.Method], network: keras.Model
+) -> list[saliency.Method]:
+    """One method per name, in order; a name given twice counts once."""
+    chosen: dict[str, saliency.Method] = {}
+    for method in dict.fromkeys(methods):
+        built = saliency.METHODS[method](network) if isinstance(method, str) else method
+        if built.network is not network:
+            raise ArgumentError(
+                f"methods: got {method!r}, which was built on another model than the exported "
+                f"{network.name!r}. Build it on the model that is exported."
+            )
+        if built.name in chosen:
+            raise ArgumentError(
+                f"methods: got {built.name!r} twice, and a signature has one name. Export the "
+                "second to another directory."
+            )
+        chosen[built.name] = built
+    return list(chosen.values())
+
+
+def _range(image_range: tuple[float, float]) -> tuple[float, float]:
+    pair = tuple(image_range) if isinstance(image_range, Sequence) else ()
+    if (
+        len(pair) != 2
+        or not all(isinstance(v, numbers.Real) and math.isfinite(v) for v in pair)
+        or pair[0] >= pair[1]
+    ):
+        raise ArgumentError(
+            f"image_range: got {image_range!r}; expected the values of black and white, such as "
+            "(0, 1), (0, 255) or (-1, 1)."
+        )
+    return float(pair[0]), float(pair[1])
 
 
 def _class_names(classes: Sequence[str] | None, expected: int) -> list[str] | None:

@@ -43,7 +43,7 @@ class Intercept:
         before: z of an elementwise y = φ(z), a copy that φ alone reads, so that the term
             ∇_y f ⊙ (φ(z) − φ′(z) z) is ∇_y f ⊙ y − ∇_z f ⊙ z and φ′ need not be computed.
         inside: the layer in whose `call` this one was made; None in a graph of layers.
-        forward_mode: whether a forward-mode pass gave the residue.
+        differentiated: whether the residue took a Jacobian-vector product.
         source: the output that this call took, if it is another term's.
     """
 
@@ -54,7 +54,7 @@ class Intercept:
     residue: tf.Tensor | None = None
     before: tf.Tensor | None = None
     inside: Any = None
-    forward_mode: bool = False
+    differentiated: bool = False
     source: int | None = None
 
     @property
@@ -172,10 +172,12 @@ class _Recorder(calls.Handler):
             if (split := self._split.pop(id(operation), None)) is not None:
                 return self._affine(operation, split, args, kwargs)
             return proceed(*args, **kwargs)
-        return self._call(operation, proceed, args, kwargs)
+        if isinstance(self._frames[-1], _Graph):
+            return self._call(operation, proceed, args, kwargs)
+        return proceed(*args, **kwargs)  # a line of some layer's `call`
 
     def _is_foreign(self, args, kwargs):
-        """A loop's body, a `tf.function` of the model's own, a symbolic call: part of their call."""
+        """Calls that are part of another: a loop's body, a `tf.function`, a symbolic call."""
         return (
             self._frames[-1] is None
             or _current_graph() is not self._graph
@@ -203,7 +205,10 @@ class _Recorder(calls.Handler):
             return self._differentiated(operation, proceed, args, kwargs, name)
         if rule == "linear":
             return self._linear(operation, proceed, args, kwargs, name)
-        return self._residues(operation, proceed(*args, **kwargs), frame, name)
+        outputs = proceed(*args, **kwargs)
+        with frame.paused():
+            outputs = self._residues(operation, outputs, name, frame.tangents.jvp, frame.is_known)
+        return self._kept(outputs)
 
     # How each kind of call is made
 
@@ -217,16 +222,19 @@ class _Recorder(calls.Handler):
 
     def _closed(self, rule, operation, proceed, args, kwargs, name):
         """A call whose inputs are known, by its rule."""
-        if rule in ("homogeneous", "linear"):
-            return proceed(*args, **kwargs)
+        z = None
         if rule == "elementwise":
             z = self._own(_floating((args, kwargs))[0])
             args, kwargs = tf.nest.map_structure(
                 lambda t: z if _is_floating(t) else t, (args, kwargs)
             )
-            y = self._own(proceed(*args, **kwargs))
+        with self._inside(None):
+            outputs = proceed(*args, **kwargs)
+        if rule in ("homogeneous", "linear"):
+            return outputs
+        y = self._own(outputs)
+        if rule == "elementwise":
             return self._record(operation, name, "activation", y, before=z)
-        y = self._own(proceed(*args, **kwargs))
         inputs = _floating((args, kwargs))
         if rule == "batch_norm":
             shift = _rules.batch_norm_shift(operation, y.shape.rank)
@@ -256,7 +264,9 @@ class _Recorder(calls.Handler):
             activation = layer.activation
             rule = _rules.activation_rule(activation)
             name = f"{name}/activation"
-            if rule == "homogeneous":
+            if isinstance(activation, keras.layers.Layer):
+                y = None
+            elif rule == "homogeneous":
                 y = z if activation is None else activation(z)
             elif rule == "elementwise":
                 inner = self._own(z)
@@ -264,6 +274,8 @@ class _Recorder(calls.Handler):
                 self._record(layer, name, "activation", y, before=inner)
             else:
                 y = self._differentiated(layer, activation, (z,), {}, name)
+        if y is None:  # a layer's call of its own
+            return activation(self._kept(z))
         return self._kept(y)
 
     def _linear(self, operation, proceed, args, kwargs, name):
@@ -278,44 +290,52 @@ class _Recorder(calls.Handler):
         return self._kept(y)
 
     def _differentiated(self, operation, proceed, args, kwargs, name):
-        """A call with no rule: one forward-mode pass through it, cut at the calls inside it."""
+        """A call with no rule: J·x by differentiation, cut at the calls inside it if there are any.
+
+        Forward mode follows a call from layer to layer. It passes neither loops nor custom
+        gradients; a backward pass transposed does, and takes the call as one.
+        """
         outer = self._frames[-1]
         inputs = [t for t in _floating((args, kwargs)) if outer.varies(t)]
-        frame = _Code(operation, inputs)
-        # A cell's calls are steps of its layer's, and a loop's body is not ours to look into.
-        inner = None if isinstance(operation, keras.layers.RNN) else frame
+        if _has_layers_inside(operation):
+            state = len(self.terms), self._names.copy()
+            frame = _Code(operation, inputs)
+            try:
+                with frame.tangents, self._inside(frame):
+                    outputs = proceed(*args, **kwargs)
+                return self._residues(operation, outputs, name, frame.tangents.jvp, frame.is_known)
+            except TfgradError:
+                raise
+            except Exception:  # whatever TensorFlow raises for what it cannot pass
+                del self.terms[state[0] :]
+                self._names = state[1]
         try:
-            with frame.tangents, self._inside(inner):
-                outputs = proceed(*args, **kwargs)
-        except TfgradError:
-            raise
+            with self._inside(None):
+                outputs, products = _transposed(lambda: proceed(*args, **kwargs), inputs)
         except Exception as error:
-            raise ModelError(
-                f"layer {operation.name!r} ({type(operation).__name__}): its intercept needs "
-                f"forward-mode differentiation, which failed ({type(error).__name__}: {error}). "
-                "Try the model on this input first; if it runs, build this layer of Keras layers "
-                "in a functional model, whose intercepts are known."
-            ) from error
-        return self._residues(operation, outputs, frame, name)
+            problem = ModelError(
+                f"layer {operation.name!r} ({type(operation).__name__}): its intercept needs a "
+                f"Jacobian-vector product, and it cannot be differentiated ({type(error).__name__}:"
+                f" {error}). If the model runs on this input, build the layer of Keras layers, "
+                "whose intercepts are known."
+            )
+            problem._keras_call_info_injected = True  # or Keras adds its own words at every level
+            raise problem from error
+        return self._residues(operation, outputs, name, products.get)
 
-    def _residues(self, operation, outputs, frame, name):
-        """Record y − tangent for every output of a call made under a forward-mode pass."""
+    def _residues(self, operation, outputs, name, product, is_known=lambda y: False):
+        """Record y − J·x for every output of a call that has been differentiated."""
         number = 0
 
         def one(y):
             nonlocal number
-            if not _is_floating(y) or frame.is_known(y):
+            if not _is_floating(y) or is_known(y):
                 return y  # what a call inside put out: nothing was added since
-            tangent = frame.tangents.jvp(y)
-            with frame.paused() if frame is self._frames[-1] else contextlib.nullcontext():
-                own = self._own(y)
-                residue = own if tangent is None else own - tangent
-                key = f"{name}/{number}" if number else name
-                self._record(operation, key, "residue", own, residue, forward_mode=True)
-            if frame is self._frames[-1]:
-                frame.knows(own)
+            tangent, own = product(y), self._own(y)
+            residue = own if tangent is None else own - tangent
+            key = f"{name}/{number}" if number else name
             number += 1
-            return own
+            return self._record(operation, key, "residue", own, residue, differentiated=True)
 
         return tf.nest.map_structure(one, outputs)
 
@@ -348,6 +368,43 @@ class _Recorder(calls.Handler):
             yield
         finally:
             self._frames.pop()
+
+
+def _has_layers_inside(operation):
+    """Whether a call may make others. A cell's calls are steps of its recurrent layer's."""
+    if isinstance(operation, keras.layers.RNN) or not isinstance(operation, keras.layers.Layer):
+        return False
+    if isinstance(type(operation).call, tf.types.experimental.GenericFunction):
+        return False  # traced once, perhaps when nobody listened
+    return any(layer is not operation for layer in operation._flatten_layers())
+
+
+def _transposed(call, inputs):
+    """A call's outputs and {output: J·x}: what ⟨Jᵀu, x⟩ changes by with u, for any u."""
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
+        with tf.GradientTape(watch_accessed_variables=False) as inner:
+            inner.watch(inputs)
+            outputs = call()
+        ys = _floating(outputs)
+        us = [tf.zeros_like(y) for y in ys]
+        outer.watch(us)
+        pulled = inner.gradient(ys, inputs, output_gradients=us)
+    pairs = [(g, x) for g, x in zip(pulled, inputs, strict=True) if g is not None]
+    if not pairs:
+        return outputs, _ById({})
+    gradients, xs = zip(*pairs, strict=True)
+    products = outer.gradient(list(gradients), us, output_gradients=list(xs))
+    return outputs, _ById({id(y): p for y, p in zip(ys, products, strict=True)})
+
+
+class _ById:
+    """A table of tensors, which are not hashable."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def get(self, tensor):
+        return self.table.get(id(tensor))
 
 
 def _run(proxy, layer, args, kwargs):

@@ -1,0 +1,85 @@
+"""Saliency methods: a model and images in, raw maps [B, H, W] out."""
+
+from tfgrad.errors import ArgumentError
+from tfgrad.saliency._arguments import suggestion
+from tfgrad.saliency.base import Method
+from tfgrad.saliency.fullgrad import (
+    BiasMap,
+    FullGrad,
+    FullJacobianMap,
+    LayerMap,
+    SimpleFullGrad,
+    SmoothFullGrad,
+)
+from tfgrad.saliency.gradcam import GradCAM
+from tfgrad.saliency.gradients import InputGradient, InputTimesGradient
+from tfgrad.saliency.guided import GuidedBackprop
+from tfgrad.saliency.integrated import IntegratedGradients
+from tfgrad.saliency.keras_vis import (
+    GradCAMPlusPlus,
+    LayerCAM,
+    ScoreCAM,
+    activation_maximization,
+)
+from tfgrad.saliency.random import Random
+from tfgrad.saliency.smoothing import Smooth, SmoothGrad, SmoothGradSquared
+
+# In the order in which tables and figures show them.
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        FullGrad,
+        SimpleFullGrad,
+        SmoothFullGrad,
+        FullJacobianMap,
+        BiasMap,
+        LayerMap,
+        InputGradient,
+        InputTimesGradient,
+        IntegratedGradients,
+        SmoothGrad,
+        SmoothGradSquared,
+        GradCAM,
+        GradCAMPlusPlus,
+        LayerCAM,
+        ScoreCAM,
+        GuidedBackprop,
+        Random,
+    )
+}
+
+
+def get(name: str) -> type[Method]:
+    """The class of a method by its registry name.
+
+    Raises:
+        ArgumentError: there is no such method; the message suggests one.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        known = ", ".join(map(repr, METHODS))
+        raise ArgumentError(f"method: got {name!r}; {suggestion(name, METHODS)}{known}.")
+    return METHODS[name]
+
+
+__all__ = [
+    "METHODS",
+    "BiasMap",
+    "FullGrad",
+    "FullJacobianMap",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "GuidedBackprop",
+    "InputGradient",
+    "InputTimesGradient",
+    "IntegratedGradients",
+    "LayerCAM",
+    "LayerMap",
+    "Method",
+    "Random",
+    "ScoreCAM",
+    "Smooth",
+    "SmoothGrad",
+    "SmoothGradSquared",
+    "activation_maximization",
+    "get",
+]

@@ -1,0 +1,82 @@
+"""What a saliency method must know of a model, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad import second_order
+from tfgrad.errors import ArgumentError, ModelError
+
+
+def network(model: Any) -> keras.Model:
+    """The Keras model, out of a wrapper that holds it as its `network`."""
+    found = getattr(model, "network", model)
+    if not isinstance(found, keras.Model):
+        raise ArgumentError(f"model: got a {type(model).__name__}; expected a keras.Model.")
+    if not found.built:
+        raise ModelError(
+            f"model {found.name!r}: it is not built. Call it on a batch, or load its weights, "
+            "before explaining it."
+        )
+    if isinstance(getattr(found, "_inputs_struct", None), dict) and len(found.inputs) == 1:
+        # The same layers, fed with a tensor: Keras warns of a tensor where it expects a dict.
+        return keras.Model(found.inputs[0], list(found.outputs), name=found.name)
+    return found
+
+
+def input_shape(network: keras.Model) -> tuple[int | None, ...] | None:
+    """(None, …), the shape of the one input; None where the model does not tell."""
+    inputs = getattr(network, "inputs", None)
+    if inputs is not None:
+        shapes = [tuple(i.shape) for i in keras.tree.flatten(inputs)]
+        if len(shapes) != 1:
+            raise ArgumentError(
+                f"model {network.name!r}: got {len(shapes)} inputs, of shapes {shapes}; a saliency "
+                "map needs a model with one input tensor. tfgrad.full_gradients takes several."
+            )
+        return (None, *shapes[0][1:])
+    shape = (network.get_build_config() or {}).get("input_shape")
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int | None) for n in shape):
+        return None
+    # The sizes of a subclassed model's first batch need not be the only ones it takes.
+    return (*(None for _ in shape[1:]), shape[-1])
+
+
+def input_dtype(network: keras.Model) -> str:
+    """What the network is fed: float32 also where it computes in half precision."""
+    inputs = getattr(network, "inputs", None)
+    dtype = keras.tree.flatten(inputs)[0].dtype if inputs else network.variable_dtype
+    if not tf.as_dtype(dtype).is_floating:
+        raise ArgumentError(
+            f"model {network.name!r}: its input is {dtype}, and only a float input has a "
+            "gradient. Use keras.Input without dtype and cast inside the model."
+        )
+    return dtype
+
+
+def check_outputs(network: keras.Model) -> None:
+    """Refuse what is not one tensor [B, K], where the model tells before it is called."""
+    outputs = getattr(network, "outputs", None)
+    if outputs is None:
+        return
+    shapes = [tuple(o.shape) for o in keras.tree.flatten(outputs)]
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        raise ModelError(
+            f"model {network.name!r}: it returns {shapes}, expected one tensor of logits [batch, "
+            "classes]. Explain the part of the model that returns that."
+        )
+
+
+def check_logits(network: keras.Model, shape: tuple[int | None, ...], dtype: str) -> None:
+    """Refuse a network that returns probabilities for images of this shape."""
+    spec = tf.TensorSpec(shape, dtype)
+    softmax = second_order.inspect(network, spec, training=False).probabilities
+    if softmax is not None:
+        raise ModelError(
+            f"model {network.name!r}: its layer {softmax!r} returns probabilities, expected "
+            "logits. Pass activation=None to the last layer (classifier_activation=None to a model "
+            "of keras.applications) and train with from_logits=True in the loss."
+        )

@@ -1,0 +1,134 @@
+"""Grad-CAM: the feature maps of one layer, weighed by what the class's score makes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad import calls
+from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.probe import Needs, Probe
+from tfgrad.saliency._trace import traced
+from tfgrad.saliency.base import Method
+
+
+class GradCAM(Method):
+    """s = resize(relu(Σ_c α_c A_c)), with α_c = 1/(hw) Σ_{i,j} ∂f_y/∂A[i, j, c].
+
+    A [B, h, w, C] is the output of one layer; the map is at least 0 and is resized bilinearly
+    (half-pixel centres) to the image. Selvaraju et al., "Grad-CAM" (2017), Eq. 1 and 2.
+
+    Args:
+        model: see `Method`; takes images [B, H, W, C].
+        layer: the layer's name; None takes the last call whose output is [B, h, w, C] with more
+            than one position, which leaves out [B, 1, 1, C] gates and what is inside attention. Of
+            a layer that is called more than once, the last call counts.
+        chunk_size: see `Method`.
+
+    Raises:
+        ArgumentError: the model has no such layer, or its output is no feature map.
+    """
+
+    name = "gradcam"
+
+    def __init__(
+        self, model: Any, layer: str | None = None, *, chunk_size: int | None = None
+    ) -> None:
+        self.layer = layer
+        self._chosen: str | None = layer
+        super().__init__(model, chunk_size=chunk_size)
+        if layer is not None:
+            calls.check_names(self.network, [layer])
+
+    def needs(self) -> Needs:
+        """The layer's calls."""
+        return Needs(layers=(self._chosen,) if self._chosen else ())
+
+    def probe(self, x: tf.Tensor) -> Probe:
+        """The network at x; the first one finds the layer, if none was named."""
+        if x.shape.rank != 4:
+            raise ArgumentError(
+                f"x: got shape {x.shape}; Grad-CAM explains images [batch, height, width, "
+                "channels]."
+            )
+        if self._chosen is None:
+            self._chosen = _last(self.network, tf.TensorSpec([None, *x.shape[1:]], self.dtype))
+        return super().probe(x)
+
+    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+        """Σ_c α_c A_c [B, h, w], signed."""
+        call = list(probe.layer_outputs)[-1]
+        features = probe.layer_outputs[call]
+        if not tf.is_tensor(features) or features.shape.rank != 4:
+            got = getattr(features, "shape", f"a {type(features).__name__}")
+            raise ArgumentError(
+                f"layer: {call!r} puts out {got}; Grad-CAM needs feature maps [batch, height, "
+                "width, channels]. Name a convolution, or the activation after it."
+            )
+        gradient = probe.layer_gradients(classes)[call]
+        if gradient is None:
+            raise ModelError(
+                f"model {self.network.name!r}: its logits do not depend on layer {call!r}, so "
+                "nothing weighs its maps. Name another layer."
+            )
+        # Gradients of half precision may be too small to be averaged in it.
+        dtype = tf.float32 if features.dtype.size < 4 else features.dtype
+        weights = tf.reduce_mean(tf.cast(gradient, dtype), [1, 2], keepdims=True)
+        return tf.reduce_sum(weights * tf.cast(features, dtype), -1)
+
+    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """What speaks for the class, at the size of the image."""
+        rows = _bilinear(tf.shape(terms)[1], tf.shape(x)[1], terms.dtype)
+        columns = _bilinear(tf.shape(terms)[2], tf.shape(x)[2], terms.dtype)
+        resized = tf.einsum("ph,bhw,qw->bpq", rows, tf.nn.relu(terms), columns)
+        return tf.ensure_shape(resized, x.shape[:3])
+
+    def options(self) -> dict[str, Any]:
+        """`layer`, as it was named."""
+        return {"layer": self.layer}
+
+
+def _bilinear(old: tf.Tensor, new: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """The matrix [new, old] that resizes an axis: half-pixel centres, edges repeated.
+
+    `tf.image.resize` computes in float32 alone, and its gradient has none.
+    """
+    length, taps = tf.cast(old, dtype), tf.range(tf.cast(old, dtype))
+    centres = (tf.range(tf.cast(new, dtype)) + 0.5) * length / tf.cast(new, dtype) - 0.5
+    centres = tf.clip_by_value(centres, 0, length - 1)
+    return tf.maximum(1 - tf.abs(centres[:, tf.newaxis] - taps), 0)
+
+
+class _Maps(calls.Handler):
+    """Remembers the name of the last layer whose output is a feature map."""
+
+    def __init__(self) -> None:
+        self.last: str | None = None
+        self._inside = 0
+
+    def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        # Attention's own layers put out [B, heads, T, T].
+        attention = isinstance(
+            layer, keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention
+        )
+        self._inside += attention
+        output = proceed(*args, **kwargs)
+        self._inside -= attention
+        if not self._inside and tf.is_tensor(output) and output.shape.rank == 4:
+            height, width = output.shape[1:3]
+            if (height, width) != (1, 1):
+                self.last = layer.name
+        return output
+
+
+def _last(network: keras.Model, spec: tf.TensorSpec) -> str:
+    maps = _Maps()
+    traced(network, spec, maps)
+    if maps.last is None or maps.last == network.name:
+        raise ModelError(
+            f"model {network.name!r}: no layer puts out feature maps [batch, height, width, "
+            "channels]; Grad-CAM has nothing to weigh. Use an input-type method instead."
+        )
+    return maps.last
