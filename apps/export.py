@@ -4,8 +4,9 @@
     python -m apps.export --model=my_model.keras --to=saved_models/mine
 
 writes saved_models/cifar/<version> with the signatures `serving_default` (image → logits,
-probabilities) and `input_gradient` (image, target → saliency, gradient, score, class); TensorFlow
-Serving loads that directory as it is. A network trained by apps.train on normalised images is
+probabilities), one for each of --methods (image, target → saliency, score, class, …) and `encoded`
+(JPEG or PNG bytes, target → all of these, by the first method); TensorFlow Serving loads that
+directory as it is. A network trained by apps.train on normalised images is
 exported with the normalisation inside, so that clients send pixels in [0, 1].
 
 The exported model is loaded again and compared with the live one before this command reports it.
@@ -36,7 +37,9 @@ def define_flags():
     flags.DEFINE_string("model", None, "Or: a .keras file of a network that returns logits.")
     flags.DEFINE_string("to", None, "Directory of the served model, e.g. saved_models/NAME.")
     flags.DEFINE_list(
-        "methods", ["input_gradient"], f"Explanations: {', '.join(saliency.METHODS)}."
+        "methods",
+        ["fullgrad", "input_gradient"],
+        f"Explanations: {', '.join(saliency.METHODS)}.",
     )
 
 

@@ -64,6 +64,26 @@ def smoothed(cls, square=False, activation="softplus", **options):
 
 
 CASES: dict[str, dict[str, Case]] = {
+    "fullgrad": {
+        "default": case(saliency.FullGrad),
+        "channel": case(saliency.FullGrad, rescale="channel", resize="bicubic"),
+        "signed": case(
+            saliency.FullGrad, part="signed", rescale=None, resize="bilinear_half_pixel"
+        ),
+        "positive": case(saliency.FullGrad, part="positive", times_input=False),
+        "relu": case(saliency.FullGrad, "relu", rescale=None, differentiable=False),
+    },
+    "simple_fullgrad": {"default": case(saliency.SimpleFullGrad)},
+    "smooth_fullgrad": {"default": case(saliency.SmoothFullGrad, samples=3, part="negative")},
+    "full_jacobian_map": {
+        "default": case(saliency.FullJacobianMap),
+        "blocks": case(saliency.FullJacobianMap, blocks=True, include_input=False),
+    },
+    "bias_map": {"default": case(saliency.BiasMap)},
+    "layer_map": {
+        "last": case(saliency.LayerMap),
+        "neuron": case(saliency.LayerMap, call="first", neuron=1),
+    },
     "input_gradient": {
         "logit": case(saliency.InputGradient),
         "loss": case(saliency.InputGradient, of="loss", temperature=10.0),
@@ -96,6 +116,7 @@ CASES: dict[str, dict[str, Case]] = {
 
 # `Smooth` takes a method and not a model, so it has no name of its own in METHODS.
 SMOOTHED: dict[str, Case] = {
+    "smooth-layer": smoothed(saliency.LayerMap, call="norm"),
     "smooth-gradcam": smoothed(saliency.GradCAM),
     "smooth-integrated": smoothed(saliency.IntegratedGradients, square=True, steps=2),
     "smooth-guided": smoothed(saliency.GuidedBackprop, activation="relu"),

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps import timing
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -84,3 +86,45 @@ def test_benchmark(tmp_path):
     result = json.loads((tmp_path / "cost.json").read_text())
     assert set(result["steps"]) == {"plain", "gradient norm", "score matching", "both"}
     assert all(row["peak_mb"] > 100 and row["median_ms"] > 0 for row in result["steps"].values())
+
+
+@pytest.mark.slow
+def test_benchmark_of_maps(tmp_path):
+    small = ("--suite=maps", "--models=vit", "--side=32", "--batch_size=2", "--rounds=1")
+    out = run("benchmark", *small, "--samples=2", f"--out={tmp_path}/maps.json")
+    result = json.loads((tmp_path / "maps.json").read_text())
+    steps, peaks = (result["maps"]["vit"][key] for key in ("steps", "peak_mb"))
+    assert {name: row["bound"] for name, row in steps.items()} == {
+        "input-gradient": None,
+        "FullGrad": 2.0,
+        "exported input-gradient": None,
+        "exported FullGrad": 2.0,
+    }
+    assert all(row["median_ms"] > 0 and row["ratio"] > 0 for row in steps.values())
+    assert all(peaks[method]["2"] > 100 for method in ("smoothgrad", "smooth_fullgrad"))
+    assert "| vit | exported FullGrad | " in out
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--models=vit,vgg16", "--models: got 'vgg16'; expected some of vgg16_bn, "),
+        ("--memory_of=vit:smoothgrad:many", "such as vit:smoothgrad:50"),
+    ],
+)
+def test_benchmark_refuses(argument, message):
+    assert message in run("benchmark", argument, code=64)
+
+
+def test_ratios_are_taken_within_a_round():
+    row = timing.row([2.0, 4.0, 20.0], [1.0, 2.0, 8.0], bound=2.2)
+    assert row == {"median_ms": 4000, "ratio": 2, "ratio_quartiles": [2, 2.25], "bound": 2.2}
+
+
+def test_rounds_turn_the_order(capsys):
+    called: list[str] = []
+    functions = {name: lambda name=name: called.append(name) for name in "abc"}
+    times = timing.interleaved(functions, 3, "letters")
+    assert "".join(called) == "abc" + "abc" + "bca" + "cab"
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
+    assert capsys.readouterr().out.endswith("letters: round 3 of 3\n")

@@ -106,7 +106,7 @@ def test_another_process_with_only_tensorflow_gets_the_same_numbers(tmp_path):
 def test_names_and_shapes_are_the_contract(tmp_path):
     loaded, served = signatures(export.save(build(), tmp_path))
     inputs = {n: s.structured_input_signature[1] for n, s in served.items()}
-    assert set(inputs) == {"serving_default", "input_gradient"}
+    assert set(inputs) == {"serving_default", "fullgrad", "input_gradient"}
     assert set(inputs["serving_default"]) == {"image"}
     assert set(inputs["input_gradient"]) == {"image", "target"}
     assert inputs["input_gradient"]["image"].shape.as_list() == [None, 6, 5, 2]
@@ -141,7 +141,7 @@ def test_metadata_lies_where_serving_does_not_look(tmp_path):
     assert metadata["classes"] == ["nought", "één", "2"]
     assert metadata["input_shape"] == [None, 6, 5, 2]
     assert metadata["keras"] == keras.__version__
-    assert metadata["signatures"] == ["input_gradient", "serving_default"]
+    assert metadata["signatures"] == ["fullgrad", "input_gradient", "serving_default"]
 
 
 def test_a_penalized_model_exports_its_network(tmp_path):

@@ -96,6 +96,38 @@ def test_each_map_is_scaled_by_itself():
     np.testing.assert_allclose(both[0], both[1], atol=0.02)
 
 
+def test_scales_differ_in_what_is_dark_and_what_is_bright():
+    values = np.linspace(1, 2, 400).reshape(1, 20, 20)
+    values[0, -1, -1] = 10.0
+
+    def brightness(scale):
+        picture = figures._coloured(values, scale=scale, sequential="gray")[0][..., 0]
+        return picture[0, 0], picture[-1, -2]  # the minimum, and nearly the 99th percentile
+
+    assert brightness("percentile") == pytest.approx((0.5, 1), abs=0.02)
+    assert brightness("contrast") == pytest.approx((0, 1), abs=0.02)
+    assert brightness("minmax") == pytest.approx((0, 1 / 9), abs=0.02)
+
+
+def test_magnitudes_are_drawn_without_signs(tmp_path):
+    maps = {"m": np.array([[[-1.0, 0.0], [0.5, 1.0]]])}
+    options = {"scale": "minmax", "sequential": "gray", "magnitude": True}
+    path = figures.saliency_grid(tmp_path / "a.png", np.zeros((1, 2, 2)), maps, **options)
+    picture = image_of(path)[..., :3]
+    assert np.ptp(picture, axis=-1).max() == 0  # greys alone
+    right = picture[:, picture.shape[1] // 2 :]
+    assert right[-40, -40, 0] == right[40, 20, 0] == 1 and right[40, -40, 0] == 0
+
+
+def test_an_overlay_mixes_colours_and_the_image_at_its_size():
+    image, colours = np.full((4, 4, 3), 0.5), np.zeros((2, 2, 3))
+    colours[0, 1] = 1.0
+    mixed = figures._laid_over(colours, image, 0.25)
+    assert mixed.shape == (4, 4, 3)
+    np.testing.assert_allclose(mixed[:2, 2:], 0.25 * 1 + 0.75 * 0.5)
+    np.testing.assert_allclose(mixed[2:], 0.75 * 0.5)
+
+
 @pytest.mark.parametrize("values", [np.zeros((1, 3, 3)), np.eye(32)[None] * (np.arange(32) == 5)])
 def test_empty_and_sparse_maps_have_colours(values):
     picture = figures._coloured(values)[0]
@@ -118,8 +150,11 @@ def test_curves(tmp_path):
 
 def test_photographs_stay_small(tmp_path):
     images = np.random.default_rng(0).random((6, 224, 224, 3))
-    path = figures.saliency_grid(tmp_path / "a.png", images, {"a": images[..., 0]})
+    maps = {name: images[..., 0] for name in "abcdefg"}
+    path = figures.saliency_grid(tmp_path / "a.png", images, maps, notes=["noise"] * 6)
     assert os.path.getsize(path) < 300_000
+    picture = image_of(path)[..., :3]
+    assert (picture[:2] == 1).all() and (picture[:, :2] == 1).all()  # fewer colours, white kept
 
 
 IMAGES = np.zeros((2, 4, 4, 1))
@@ -140,6 +175,10 @@ NAN = np.full((2, 4, 4), np.nan)
             r"maps\['g'\]: got shape .*expected \[2, H, W\].*over its channels",
         ),
         (lambda p: figures.saliency_grid(p, IMAGES, {}, labels=[1]), "labels: got shape"),
+        (lambda p: figures.saliency_grid(p, IMAGES, {}, notes=["1"]), "notes: got shape"),
+        (lambda p: figures.saliency_grid(p, IMAGES, {}, scale="log"), "scale: got 'log'"),
+        (lambda p: figures.saliency_grid(p, IMAGES, {}, sequential="jet"), "sequential: got 'jet'"),
+        (lambda p: figures.saliency_grid(p, IMAGES, {}, overlay=2), "overlay: got 2"),
         (lambda p: figures.accuracy_curves(p, {}), "curves: got nothing to draw"),
         (lambda p: figures.accuracy_curves(p, {"a": {}}), "curves: got nothing to draw"),
         (lambda p: figures.accuracy_curves(p, {"a": {0.1: (1, 2, 3)}}), "(mean, deviation)"),

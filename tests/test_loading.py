@@ -458,7 +458,7 @@ BROKEN_SERVED = {
     "NaN": (nan_weights, "NaN or infinite values in the weight scale"),
     "no signature": (
         graph(lambda g: g.signature_def.pop("serving_default")),
-        r"no signature serving_default \(it has: encoded, input_gradient\)",
+        r"no signature serving_default \(it has: encoded, fullgrad, input_gradient\)",
     ),
     "TensorFlow 1": (
         graph(lambda g: g.ClearField("object_graph_def")),

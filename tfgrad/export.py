@@ -48,7 +48,7 @@ _ATTEMPTS = 1000
 def save(
     model: keras.Model,
     directory: str | os.PathLike[str],
-    methods: Sequence[str | saliency.Method] = ("input_gradient",),
+    methods: Sequence[str | saliency.Method] | None = None,
     classes: Sequence[str] | None = None,
     *,
     preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None,
@@ -65,6 +65,7 @@ def save(
         directory: the model's directory; created if absent. Its name is the served model's name.
         methods: the explanations to serve, each under a signature of its name: names of
             `tfgrad.saliency.METHODS`, or methods built on this model, with options of their own.
+            None: `"fullgrad"`, which needs images, and `"input_gradient"`.
         classes: the K classes' names, kept in the metadata.
         preprocess: a Keras layer or a function in TensorFlow operations that runs inside the graph
             on float32 images [B, …] and returns the network's input in the same shape, for example
@@ -84,8 +85,12 @@ def save(
         ModelError: the model is not built, has several inputs or outputs, ends in a softmax, or
             has a weight that is NaN or infinite; or a method cannot be exported.
     """
-    _check_methods(methods)
+    if methods is not None:
+        _check_methods(methods)
     served = dataclasses.replace(_served(model), image_range=_range(image_range))
+    if methods is None:
+        is_image = served.image.shape.rank == 4
+        methods = ("fullgrad", "input_gradient") if is_image else ("input_gradient",)
     names = _class_names(classes, served.classes)
     variables = [v.value for v in served.network.variables]
     if preprocess is not None:

@@ -7,6 +7,7 @@ sees half a file. Figures are built as objects: the caller's backend, styles and
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 300_000
 _RIGHT, _WRONG = "#1a7f37", "#c62828"
-_SEQUENTIAL, _DIVERGING = "inferno", "RdBu_r"
+SEQUENTIAL = ("inferno", "magma", "viridis", "gray")
+SCALES = ("percentile", "contrast", "minmax")
+_DIVERGING = "RdBu_r"
 _CELL = 1.25  # inches
-_CHARACTER, _CAPTION = 0.068, 28  # inches a character of a caption takes; characters in a line
+_CHARACTER, _CAPTION = 0.072, 28  # inches a character of a caption takes; characters in a line
+_HEADING = 17, 22  # characters above a column, and the most, in smaller letters
 _PERCENTILE = 99.0  # one hot pixel must not darken the rest of its map
+# Dots per inch and colours: a large grid of photographs gets coarser until it is small enough.
+_QUALITIES = ((110, None), (110, 256), (80, 256), (60, 256), (45, 256), (45, 32))
 
 
 def grid(
@@ -94,7 +100,9 @@ def grid(
             axes.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
             if i == 0 and columns is not None:
-                axes.set_title(_fitted(columns[j], 17), fontsize=9, pad=4)
+                heading = _fitted(columns[j], _HEADING[1])
+                size_of_it = 9 * min(1.0, _HEADING[0] / max(len(heading), 1))
+                axes.set_title(heading, fontsize=size_of_it, pad=4)
         if texts:
             figure.text(
                 (left - 0.1) / size[0],
@@ -119,6 +127,11 @@ def saliency_grid(
     labels: Sequence[Any] | None = None,
     predictions: Sequence[Any] | None = None,
     probabilities: ArrayLike | None = None,
+    notes: Sequence[str] | None = None,
+    magnitude: bool = False,
+    scale: str = "percentile",
+    sequential: str = "inferno",
+    overlay: float = 0.0,
     title: str | None = None,
 ) -> str:
     """Draw images beside their saliency maps, one row an image and one column a method.
@@ -126,6 +139,7 @@ def saliency_grid(
     Each map is scaled by itself: values from 0 to its 99th percentile run from dark to bright; a
     method with negative values is shown around 0, blue below and red above, up to the 99th
     percentile of the absolute value. Colours therefore compare places, not images or methods.
+    The papers' pictures are `magnitude=True, scale="minmax", sequential="gray"`.
 
     Args:
         path: the PNG to write.
@@ -136,13 +150,20 @@ def saliency_grid(
         labels: the true classes.
         predictions: the predicted classes; a row's text is green where they agree, else red.
         probabilities: the predicted classes' probabilities, [n].
+        notes: further lines of each row's text.
+        magnitude: whether signed maps are drawn by their absolute values.
+        scale: what runs from dark to bright in a map without signs: `"percentile"`, from 0 to the
+            99th percentile; `"contrast"`, from the minimum to there; or `"minmax"`, from the
+            minimum to the maximum.
+        sequential: the colours of maps without signs: "inferno", "magma", "viridis" or "gray".
+        overlay: 0 draws maps alone; up to 1, their opacity over the image in greys.
         title: a line above all.
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: shapes do not fit, or a value is NaN or infinite.
+        ArgumentError: shapes do not fit, a value is NaN or infinite, or an option is none.
         ImportError: matplotlib is not installed.
     """
     pixels = _finite(images, "images")
@@ -154,6 +175,14 @@ def saliency_grid(
             "1 or 3 channels."
         )
     pixels = _stretched(pixels)
+    for option, value, known in (
+        ("scale", scale, SCALES),
+        ("sequential", sequential, SEQUENTIAL),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{option}: got {value!r}, expected one of {known}.")
+    if not 0 <= overlay <= 1:
+        raise ArgumentError(f"overlay: got {overlay}, expected an opacity in 0 to 1.")
     drawn = {}
     for name, values in maps.items():
         values = _finite(values, f"maps[{name!r}]")
@@ -164,11 +193,17 @@ def saliency_grid(
                 f"maps[{name!r}]: got shape {values.shape}, expected [{len(pixels)}, H, W]. "
                 "Sum a gradient over its channels first."
             )
-        drawn[name] = _coloured(values)
+        drawn[name] = _coloured(
+            np.abs(values) if magnitude else values, scale=scale, sequential=sequential
+        )
+        if overlay:
+            pairs = zip(drawn[name], pixels, strict=True)
+            drawn[name] = [_laid_over(colours, image, overlay) for colours, image in pairs]
     for name, given in (
         ("labels", labels),
         ("predictions", predictions),
         ("probabilities", probabilities),
+        ("notes", notes),
     ):
         if given is not None and np.shape(given) != (len(pixels),):
             raise ArgumentError(
@@ -183,6 +218,8 @@ def saliency_grid(
             lines.append(f"predicted: {predictions[i]}")
         if probabilities is not None:
             lines.append(f"p = {np.asarray(probabilities)[i]:.2f}")
+        if notes is not None:
+            lines.append(notes[i])
         captions.append("\n".join(lines))
         if labels is None or predictions is None:
             colours.append("black")
@@ -309,10 +346,12 @@ def _write(figure: Figure, path: str | os.PathLike[str]) -> str:
     path = os.fspath(path)
     temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}"
     try:
-        for dpi in (110, 80, 60):  # a large grid of photographs: smaller, but it opens
-            figure.savefig(temporary, format="png", dpi=dpi)
-            if os.path.getsize(temporary) <= MAX_BYTES:
+        for dpi, colours in _QUALITIES:
+            content = _png(figure, dpi, colours)
+            if len(content) <= MAX_BYTES:
                 break
+        with open(temporary, "wb") as file:
+            file.write(content)
         os.replace(temporary, path)
     except OSError as error:
         raise ArgumentError(
@@ -323,6 +362,22 @@ def _write(figure: Figure, path: str | os.PathLike[str]) -> str:
         with suppress(OSError):
             os.remove(temporary)
     return path
+
+
+def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    if colours is not None:
+        from PIL import Image  # comes with matplotlib
+
+        picture = Image.open(content).convert("RGB")
+        palette = picture.quantize(colours, kmeans=1)
+        entries = np.array(palette.getpalette() or [], np.uint8).reshape(-1, 3)
+        entries[entries.min(1) >= 250] = 255  # the background stays white
+        palette.putpalette(entries.ravel().tolist())
+        content = io.BytesIO()
+        picture.quantize(palette=palette).save(content, format="png", optimize=True)  # dithers
+    return content.getvalue()
 
 
 def _finite(values: ArrayLike, name: str) -> np.ndarray:
@@ -351,7 +406,9 @@ def _stretched(images: np.ndarray) -> np.ndarray:
     return (images - low) / max(high - low, np.finfo(np.float64).tiny)
 
 
-def _coloured(values: np.ndarray) -> list[np.ndarray]:
+def _coloured(
+    values: np.ndarray, *, scale: str = "percentile", sequential: str = "inferno"
+) -> list[np.ndarray]:
     """Maps [n, H, W] to n pictures [H, W, 3]."""
     try:
         from matplotlib import colormaps
@@ -361,14 +418,28 @@ def _coloured(values: np.ndarray) -> list[np.ndarray]:
     signed = bool((values < 0).any())
     pictures = []
     for one in values:
-        bound = np.percentile(np.abs(one), _PERCENTILE)
-        bound = bound or np.abs(one).max() or 1.0  # a sparse map, an empty one
-        scaled = np.clip(one / bound, -1, 1)
+        low = 0.0 if signed or scale == "percentile" else one.min()
+        high = (
+            one.max()
+            if not signed and scale == "minmax"
+            else np.percentile(np.abs(one), _PERCENTILE)
+        )
+        bound = (high - low) or np.abs(one).max() or 1.0  # a sparse map, an empty one
+        scaled = np.clip((one - low) / bound, -1, 1)
         colours = (
-            colormaps[_DIVERGING]((scaled + 1) / 2) if signed else colormaps[_SEQUENTIAL](scaled)
+            colormaps[_DIVERGING]((scaled + 1) / 2) if signed else colormaps[sequential](scaled)
         )
         pictures.append(colours[..., :3])
     return pictures
+
+
+def _laid_over(colours: np.ndarray, image: np.ndarray, opacity: float) -> np.ndarray:
+    """A coloured map over the image in greys, at the image's size."""
+    height, width = image.shape[:2]
+    rows = np.arange(height) * colours.shape[0] // height
+    columns = np.arange(width) * colours.shape[1] // width
+    grey = image.mean(-1, keepdims=True)
+    return opacity * colours[rows][:, columns] + (1 - opacity) * grey
 
 
 def _fitted(text: str, width: int) -> str:

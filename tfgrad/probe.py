@@ -243,14 +243,14 @@ class Probe:
         flat = tf.nest.flatten(outputs)
         if len(flat) != 1:
             raise ModelError(
-                f"network {self.network.name!r}: got {len(flat)} outputs; a penalty needs one "
-                "tensor of logits [batch, classes]."
+                f"network {self.network.name!r}: got {len(flat)} outputs; a gradient is taken "
+                "of one tensor of logits [batch, classes]."
             )
         logits = flat[0]
         if logits.shape.rank != 2:
             raise ModelError(
-                f"network {self.network.name!r}: got outputs of shape {logits.shape}; a penalty "
-                "needs logits [batch, classes]."
+                f"network {self.network.name!r}: got outputs of shape {logits.shape}; expected "
+                "logits [batch, classes]."
             )
         return tf.cast(logits, tf.float32) if logits.dtype.size < 4 else logits
 

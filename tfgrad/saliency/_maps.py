@@ -110,8 +110,18 @@ def at_size(maps: tf.Tensor, image: tf.Tensor, resize: str) -> tf.Tensor:
     """Maps [B, h, w] at the image's size, [B, H, W]."""
     if maps.shape[1:] == image.shape[1:3] and maps.shape[1:].is_fully_defined():
         return maps
-    size = tf.shape(image)[1:3]
-    # TensorFlow's bilinear kernel returns float32 whatever it is given.
-    larger = RESIZE[resize](maps[..., tf.newaxis], size)[..., 0]
-    larger = tf.ensure_shape(larger, [maps.shape[0], *image.shape[1:3]])
-    return tf.cast(larger, maps.dtype)
+    sizes = tf.shape(image)[1:3]
+    rows = _matrix(maps.shape[1] or tf.shape(maps)[1], image.shape[1] or sizes[0], resize)
+    columns = _matrix(maps.shape[2] or tf.shape(maps)[2], image.shape[2] or sizes[1], resize)
+    rows, columns = tf.cast(rows, maps.dtype), tf.cast(columns, maps.dtype)
+    larger = tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)
+    return tf.ensure_shape(larger, [maps.shape[0], *image.shape[1:3]])
+
+
+def _matrix(old: Any, new: Any, resize: str) -> tf.Tensor:
+    """Resizing of one axis as a matrix [new, old]: TensorFlow's answer to the unit vectors.
+
+    Its kernel has a second derivative for no method and a float64 for none.
+    """
+    unit = tf.eye(old)[:, :, tf.newaxis, tf.newaxis]
+    return tf.transpose(RESIZE[resize](unit, [new, 1])[:, :, 0, 0])

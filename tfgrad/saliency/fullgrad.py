@@ -279,6 +279,10 @@ class BiasMap(FullJacobianMap):
     ) -> None:
         super().__init__(model, blocks, False, resize, chunk_size=chunk_size)
 
+    def options(self) -> dict[str, Any]:
+        """`blocks`, `resize`."""
+        return {"blocks": self.blocks, "resize": self.resize}
+
 
 class LayerMap(Decomposed):
     """One layer call's bias-gradient as a map, of all its neurons or of one (thesis Fig. 3.1).
