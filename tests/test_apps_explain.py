@@ -148,7 +148,7 @@ def test_a_data_set_a_class_and_the_layers(app, keras_file, tmp_path):
         # The convolution's bias goes on in the norm's: one entry a block, in order.
         assert list(layers) == ["input", "norm", "second"]
         for call in layers:
-            expected = tfgrad.saliency.fullgrad.LayerMap(model, call)(test.images[5:7], 8)
+            expected = saliency.LayerMap(model, call)(test.images[5:7], 8)
             np.testing.assert_allclose(layers[call], expected, rtol=1e-3, atol=1e-5)
     assert (out / "layers.png").read_bytes().startswith(b"\x89PNG")
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.saliency_cases import images, network, policy
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.saliency.gradcam import _bilinear
+from tfgrad.saliency import _maps
 
 
 class TestGradCAM:
@@ -59,11 +59,14 @@ class TestGradCAM:
         )
 
     @pytest.mark.parametrize(("old", "new"), [(3, 7), (7, 3), (1, 4), (5, 5)])
-    def test_resizes_as_tensorflow_does(self, old, new):
+    @pytest.mark.parametrize("resize", _maps.RESIZE)
+    def test_resizes_as_tensorflow_does(self, old, new, resize):
         maps = np.random.default_rng(1).normal(size=(2, old, old, 1)).astype("float32")
-        matrix = _bilinear(tf.constant(old), tf.constant(new), tf.float32)
-        resized = tf.einsum("ph,bhwc,qw->bpqc", matrix, maps, matrix)
-        np.testing.assert_allclose(resized, tf.image.resize(maps, (new, new)), atol=1e-6)
+        expected = _maps.RESIZE[resize](tf.constant(maps), [new, new])
+        resized = _maps.at_size(tf.constant(maps[..., 0]), tf.zeros([2, new, new, 3]), resize)
+        np.testing.assert_allclose(resized, expected[..., 0], atol=1e-5)
+        if resize == "bilinear_half_pixel":
+            np.testing.assert_allclose(expected, tf.image.resize(maps, (new, new)), atol=1e-6)
 
     def test_refuses_what_is_no_feature_map(self, toy):
         x = np.ones((1, 2, 2, 1), "float32")

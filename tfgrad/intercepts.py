@@ -319,7 +319,8 @@ class _Recorder(calls.Handler):
                 f" {error}). If the model runs on this input, build the layer of Keras layers, "
                 "whose intercepts are known."
             )
-            problem._keras_call_info_injected = True  # or Keras adds its own words at every level
+            # Or Keras adds its own words at every level.
+            problem._keras_call_info_injected = True  # type: ignore[attr-defined]
             raise problem from error
         return self._residues(operation, outputs, name, products.get)
 

@@ -3,24 +3,19 @@
 from tfgrad.errors import ArgumentError
 from tfgrad.saliency._arguments import suggestion
 from tfgrad.saliency.base import Method
-from tfgrad.saliency.fullgrad import (
-    BiasMap,
-    FullGrad,
-    FullJacobianMap,
-    LayerMap,
-    SimpleFullGrad,
-    SmoothFullGrad,
-)
+from tfgrad.saliency.fullgrad import FullGrad, SimpleFullGrad, SmoothFullGrad
 from tfgrad.saliency.gradcam import GradCAM
 from tfgrad.saliency.gradients import InputGradient, InputTimesGradient
 from tfgrad.saliency.guided import GuidedBackprop
 from tfgrad.saliency.integrated import IntegratedGradients
+from tfgrad.saliency.jacobian_map import BiasMap, FullJacobianMap
 from tfgrad.saliency.keras_vis import (
     GradCAMPlusPlus,
     LayerCAM,
     ScoreCAM,
     activation_maximization,
 )
+from tfgrad.saliency.layer_map import LayerMap
 from tfgrad.saliency.random import Random
 from tfgrad.saliency.smoothing import Smooth, SmoothGrad, SmoothGradSquared
 
@@ -77,7 +72,9 @@ __all__ = [
     "Method",
     "Random",
     "ScoreCAM",
+    "SimpleFullGrad",
     "Smooth",
+    "SmoothFullGrad",
     "SmoothGrad",
     "SmoothGradSquared",
     "activation_maximization",

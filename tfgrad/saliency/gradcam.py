@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfgrad import calls
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.probe import Needs, Probe
+from tfgrad.saliency import _maps
 from tfgrad.saliency._trace import traced
 from tfgrad.saliency.base import Method
 
@@ -80,28 +81,14 @@ class GradCAM(Method):
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """What speaks for the class, at the size of the image."""
-        rows = _bilinear(tf.shape(terms)[1], tf.shape(x)[1], terms.dtype)
-        columns = _bilinear(tf.shape(terms)[2], tf.shape(x)[2], terms.dtype)
-        resized = tf.einsum("ph,bhw,qw->bpq", rows, tf.nn.relu(terms), columns)
-        return tf.ensure_shape(resized, x.shape[:3])
+        return _maps.at_size(tf.nn.relu(terms), x, "bilinear_half_pixel")
 
     def options(self) -> dict[str, Any]:
         """`layer`, as it was named."""
         return {"layer": self.layer}
 
 
-def _bilinear(old: tf.Tensor, new: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """The matrix [new, old] that resizes an axis: half-pixel centres, edges repeated.
-
-    `tf.image.resize` computes in float32 alone, and its gradient has none.
-    """
-    length, taps = tf.cast(old, dtype), tf.range(tf.cast(old, dtype))
-    centres = (tf.range(tf.cast(new, dtype)) + 0.5) * length / tf.cast(new, dtype) - 0.5
-    centres = tf.clip_by_value(centres, 0, length - 1)
-    return tf.maximum(1 - tf.abs(centres[:, tf.newaxis] - taps), 0)
-
-
-class _Maps(calls.Handler):
+class _FeatureMaps(calls.Handler):
     """Remembers the name of the last layer whose output is a feature map."""
 
     def __init__(self) -> None:
@@ -124,7 +111,7 @@ class _Maps(calls.Handler):
 
 
 def _last(network: keras.Model, spec: tf.TensorSpec) -> str:
-    maps = _Maps()
+    maps = _FeatureMaps()
     traced(network, spec, maps)
     if maps.last is None or maps.last == network.name:
         raise ModelError(

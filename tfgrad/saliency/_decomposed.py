@@ -1,0 +1,60 @@
+"""What methods that draw full-gradients share: the terms with positions in the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfgrad import decomposition
+from tfgrad.errors import ArgumentError
+from tfgrad.intercepts import Intercept, wide
+from tfgrad.probe import Needs, Probe
+from tfgrad.saliency import _maps
+from tfgrad.saliency.base import Method
+
+INPUT = "input"
+
+
+class Decomposed(Method):
+    """A method whose terms are ∇x f ⊙ x and one term per layer call, [B, h, w, C] each."""
+
+    def __init__(self, model: Any, *, chunk_size: int | None = None) -> None:
+        super().__init__(model, chunk_size=chunk_size)
+        if self.input_shape is not None and len(self.input_shape) != 4:
+            raise ArgumentError(
+                f"model {self.network.name!r}: got inputs of shape {self.input_shape}; "
+                f"{type(self).__name__} lays layers over an image [batch, height, width, "
+                "channels]. tfgrad.full_gradients decomposes the score for any input."
+            )
+
+    def needs(self) -> Needs:
+        """Every call's intercept."""
+        return decomposition.NEEDS
+
+    def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """{call name: its term [B, h, w, C]}, the input's under "input"; float32 or wider."""
+        decomposition.check(probe)
+        image = self.image(probe)
+        if image.shape.rank != 4:
+            raise ArgumentError(
+                f"x: got shape {image.shape}; {type(self).__name__} needs images [batch, height, "
+                "width, channels]."
+            )
+        gradients = probe.intercept_gradients(classes)
+        terms = {INPUT: self.input_term(probe, classes)}
+        for term, upper in zip(probe.intercepts, gradients, strict=True):
+            value = self.layer_term(term, upper)
+            laid_out = None if value is None else _maps.on_grid(term, value, image)
+            if laid_out is not None:
+                terms[term.name] = laid_out
+        return terms
+
+    def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+        """∇x f ⊙ x, like the image."""
+        (gradient,) = tf.nest.flatten(probe.input_gradient(classes))
+        return wide(gradient) * wide(self.image(probe))
+
+    def layer_term(self, term: Intercept, gradients: list[Any]) -> tf.Tensor | None:
+        """A call's bias-gradient f^b, like its output; None leaves the call out."""
+        return term.term(gradients)

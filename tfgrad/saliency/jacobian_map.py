@@ -1,0 +1,101 @@
+"""The full-Jacobian map, and the map of the biases alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfgrad.errors import ModelError
+from tfgrad.probe import Probe
+from tfgrad.saliency import _maps
+from tfgrad.saliency._arguments import one_of
+from tfgrad.saliency._decomposed import INPUT, Decomposed
+
+
+class FullJacobianMap(Decomposed):
+    """s = abs(∇x f ⊙ x) + Σ_l resize(abs(Σ_c f^b_l,c)), channels summed before abs.
+
+    Srinivas and Fleuret, "Full-Jacobian Representation of Neural Networks", Eq. 4. In the input's
+    term abs comes before the sum over colours.
+
+    Args:
+        model: see `Method`; takes images [B, H, W, C].
+        blocks: whether a convolution and the batch normalisation after it make one term, as in
+            §7.3, rather than two.
+        include_input: whether the input's term enters; without, the map is of the biases alone.
+        resize: see `FullGrad`.
+        chunk_size: see `Method`.
+    """
+
+    name = "full_jacobian_map"
+
+    def __init__(
+        self,
+        model: Any,
+        blocks: bool = False,
+        include_input: bool = True,
+        resize: str = "bilinear",
+        *,
+        chunk_size: int | None = None,
+    ) -> None:
+        self.blocks, self.include_input = bool(blocks), bool(include_input)
+        self.resize = one_of("resize", resize, _maps.RESIZE)
+        super().__init__(model, chunk_size=chunk_size)
+
+    def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The terms; of a block, one."""
+        terms = super().attribute(probe, classes)
+        if not self.include_input:
+            del terms[INPUT]
+            if not terms:
+                raise ModelError(
+                    f"model {self.network.name!r}: no layer with positions has a bias, so there "
+                    "is no map of the biases."
+                )
+        if self.blocks:
+            for term in probe.intercepts:
+                if term.kind == "batch_norm" and term.source is not None:
+                    before = probe.intercepts[term.source]
+                    if before.kind == "affine" and {before.name, term.name} <= terms.keys():
+                        terms[term.name] += terms.pop(before.name)
+        return terms
+
+    def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        """Channels summed, magnitudes taken, resized and added."""
+        maps = [
+            tf.reduce_sum(tf.abs(t), -1) if name == INPUT else tf.abs(tf.reduce_sum(t, -1))
+            for name, t in terms.items()
+        ]
+        return _maps.resized_sum(maps, x, self.resize)
+
+    def options(self) -> dict[str, Any]:
+        """`blocks`, `include_input`, `resize`."""
+        return {
+            "blocks": self.blocks,
+            "include_input": self.include_input,
+            "resize": self.resize,
+        }
+
+
+class BiasMap(FullJacobianMap):
+    """The biases alone: s = Σ_l resize(abs(Σ_c f^b_l,c)) (full-Jacobian paper, §6).
+
+    Arguments: see `FullJacobianMap`.
+    """
+
+    name = "bias_map"
+
+    def __init__(
+        self,
+        model: Any,
+        blocks: bool = False,
+        resize: str = "bilinear",
+        *,
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__(model, blocks, False, resize, chunk_size=chunk_size)
+
+    def options(self) -> dict[str, Any]:
+        """`blocks`, `resize`."""
+        return {"blocks": self.blocks, "resize": self.resize}
