@@ -3,7 +3,10 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
+
+import tfgrad
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,11 +23,31 @@ def test_ten_lines(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "saved_models/digits/1/saved_model.pb").exists()
 
 
-@pytest.mark.parametrize("page", ["README.md", "BUILD.md", "ARCHITECTURE.md"])
+def test_the_page_on_maps_runs():
+    """Its first two blocks, on a network and images of ours."""
+    page = (ROOT / "docs" / "saliency.md").read_text()
+    namespace = {
+        "tfgrad": tfgrad,
+        "network": tfgrad.models.vgg(4, (8, 8, 1), classes=10, width=0.1),
+        "x": np.random.default_rng(0).uniform(size=(2, 8, 8, 1)).astype("float32"),
+    }
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(code, "saliency.md", "exec"), namespace)
+    assert namespace["maps"].shape == (2, 8, 8)
+    names = set(re.findall(r"^\| `(\w+)`", page, flags=re.MULTILINE))
+    names |= {"smoothgrad_squared", "layercam", "scorecam"}  # second and third in their rows
+    assert names == set(tfgrad.saliency.METHODS)
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "BUILD.md", "ARCHITECTURE.md", "docs/penalties.md", "docs/saliency.md"],
+)
 def test_links_lead_somewhere(page):
     prose = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+)\)", prose):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+    for target in re.findall(r"\]\(([^)#]+)", prose):
+        there = (ROOT / page).parent / target
+        assert target.startswith("http") or there.exists(), target
 
 
 def test_commands_exist():
