@@ -1,12 +1,19 @@
-"""What penalties cost: ratios of compiled training steps, measured in one run, interleaved.
+"""What penalties and explanations cost: ratios of compiled steps, measured in one run, interleaved.
 
     python -m apps.benchmark
     python -m apps.benchmark --network=vgg11 --width=0.25 --batch_size=128 --rounds=30
+    python -m apps.benchmark --suite=maps --models=vit --rounds=15
 
 Every round times each variant once, in turn, and every ratio is taken within its round, so that a
-machine whose speed drifts drifts for all alike; medians over the rounds are reported. The plain
-step is stock Keras training of the same network. Peak memory is that of a process of its own per
-variant (of the GPU, where there is one). Prints a table and writes JSON to --out.
+machine whose speed drifts drifts for all alike; medians over the rounds are reported. Peak memory
+is that of a process of its own per variant (of the GPU, where there is one). Prints a table and
+writes JSON to --out.
+
+--suite=training compares steps with penalties with the plain step, which is stock Keras training of
+the same network. --suite=maps compares FullGrad with the input-gradient on networks with random
+weights: in this process, where the input-gradient is a stock gradient tape in a tf.function, and
+through the signatures of an exported SavedModel that was loaded back. It also takes the peak memory
+of noise-averaged methods for each of --samples, which should be the same.
 
 Exit codes: 0 done, 64 usage.
 """
@@ -14,12 +21,9 @@ Exit codes: 0 done, 64 usage.
 from apps import entry, settings
 
 # isort: split
-import itertools
 import json
 import os
-import subprocess
-import sys
-import time
+import tempfile
 import warnings
 
 import keras
@@ -27,9 +31,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from apps import runs
-from tfgrad import models, penalties
-from tfgrad.errors import SecondOrderWarning
+from apps import architectures, runs, timing
+from tfgrad import export, loading, models, penalties, saliency
+from tfgrad.errors import ArgumentError, SecondOrderWarning
 
 FLAGS = flags.FLAGS
 BOUNDS = {"gradient norm": 2.2, "score matching": 3.2, "both": 3.3, "fit": 1.05}
@@ -39,57 +43,117 @@ VARIANTS = {
     "score matching": lambda: [penalties.ScoreMatching(1e-3)],
     "both": lambda: [penalties.GradientNorm(0.1), penalties.ScoreMatching(1e-3)],
 }
+# FullGrad in units of the input-gradient, here and exported.
+MAPS_BOUNDS = {"vgg16_bn": 1.2, "efficientnetv2b0": 1.5, "vit": 2.0}
+NETWORKS = {
+    "vgg16_bn": architectures.vgg16_bn,
+    "efficientnetv2b0": lambda side: keras.applications.EfficientNetV2B0(
+        weights=None,
+        classifier_activation=None,
+        include_preprocessing=False,
+        input_shape=(side, side, 3),
+    ),
+    "vit": architectures.vit,
+}
+AVERAGED = {"smoothgrad": saliency.SmoothGrad, "smooth_fullgrad": saliency.SmoothFullGrad}
+MEMORY_BATCH = 2
+# What a flag that is left out means, by suite.
+DEFAULTS = {
+    "training": {"side": 32, "batch_size": 64, "rounds": 15},
+    "maps": {"side": 224, "batch_size": 8, "rounds": 7},
+}
 
 
 def define_flags():
     """All flags of this app."""
     settings.define_network("vgg9")
-    flags.DEFINE_integer("side", 32, "Height and width of the images.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 64, "Examples per step.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 15, "Timed rounds.", lower_bound=1)
+    flags.DEFINE_enum("suite", "training", list(DEFAULTS), "What is measured.")
+    for name, what in (
+        ("side", "Height and width of the images"),
+        ("batch_size", "Examples per step"),
+        ("rounds", "Timed rounds"),
+    ):
+        values = " or ".join(str(d[name]) for d in DEFAULTS.values())
+        flags.DEFINE_integer(name, None, f"{what}; default, by suite: {values}.", lower_bound=1)
     flags.DEFINE_integer("fit_steps", 10, "Steps in each timed pass of fit.", lower_bound=1)
+    flags.DEFINE_list("models", list(NETWORKS), "Networks of --suite=maps.")
+    flags.DEFINE_list("samples", ["5", "50"], "Samples whose peak memory --suite=maps takes.")
     flags.DEFINE_string("out", "runs/benchmark.json", "Where the JSON goes.")
-    flags.DEFINE_enum("memory_of", None, list(VARIANTS), "Print this variant's peak memory only.")
+    flags.DEFINE_string("memory_of", None, "Print this variant's peak memory only.")
 
 
 def main():
     """Measure, print, write."""
-    # On a ReLU network score matching means nothing, and costs what it costs.
-    warnings.simplefilter("ignore", SecondOrderWarning)
+    for name, value in DEFAULTS[FLAGS.suite].items():
+        if getattr(FLAGS, name) is None:
+            setattr(FLAGS, name, value)
+    samples = settings.numbers("samples", int)
+    for name in FLAGS.models:
+        if name not in NETWORKS:
+            raise ArgumentError(f"--models: got {name!r}; expected some of {', '.join(NETWORKS)}.")
     if FLAGS.memory_of:
-        step = _step(_model(FLAGS.memory_of))
-        for _ in range(3):
-            step()
-        print(json.dumps(_peak_megabytes()))
+        print(json.dumps(_memory_of(FLAGS.memory_of)))
         return None
-    steps = {}
-    for name in VARIANTS:
-        print(f"compiling: {name}", flush=True)
-        steps[name] = _step(_model(name))
-        _seconds(steps[name])
-    times = _interleaved(steps, FLAGS.rounds, "steps")
-    variants = {
-        name: _row(times[name], times["plain"], BOUNDS.get(name)) | {"peak_mb": _memory(name)}
-        for name in VARIANTS
-    }
-    passes = _interleaved(_fit_and_loop(), max(FLAGS.rounds // 2, 5), "passes of fit")
-    fit = _row(passes["fit"], passes["loop"], BOUNDS["fit"])
+    measured, table = _maps(samples) if FLAGS.suite == "maps" else _training()
     result = {
-        "network": FLAGS.network,
-        "width": FLAGS.width,
         "batch_size": FLAGS.batch_size,
         "side": FLAGS.side,
         "rounds": FLAGS.rounds,
-        "steps": variants,
-        "fit_over_bare_loop": fit,
+        **measured,
         "versions": runs.versions(),
         "cores": os.cpu_count(),
     }
     if os.path.dirname(FLAGS.out):
         os.makedirs(os.path.dirname(FLAGS.out), exist_ok=True)
     runs.write_json(FLAGS.out, result)
-    print(_table(variants, fit) + f"\nwritten to {FLAGS.out}")
+    print(table + f"\nwritten to {FLAGS.out}")
     return result
+
+
+def _memory_of(variant):
+    """The peak of this process once it has run a variant: of training, or model:method:samples."""
+    if variant in VARIANTS:
+        step = _step(_model(variant))
+        for _ in range(3):
+            step()
+        return timing.peak_megabytes()
+    model, _, rest = variant.partition(":")
+    method, _, samples = rest.partition(":")
+    if model not in NETWORKS or method not in AVERAGED or not samples.isdecimal():
+        raise ArgumentError(
+            f"--memory_of: got {variant!r}; expected one of {', '.join(VARIANTS)}, or "
+            f"MODEL:METHOD:SAMPLES such as vit:smoothgrad:50."
+        )
+    AVERAGED[method](_random_network(model), samples=int(samples))(_images(MEMORY_BATCH))
+    return timing.peak_megabytes()
+
+
+# Training
+
+
+def _training():
+    # On a ReLU network score matching means nothing, and costs what it costs.
+    warnings.simplefilter("ignore", SecondOrderWarning)
+    steps = {}
+    for name in VARIANTS:
+        print(f"compiling: {name}", flush=True)
+        steps[name] = _step(_model(name))
+        timing.seconds(steps[name])
+    times = timing.interleaved(steps, FLAGS.rounds, "steps")
+    variants = {
+        name: timing.row(times[name], times["plain"], BOUNDS.get(name))
+        | {"peak_mb": timing.memory(name)}
+        for name in VARIANTS
+    }
+    passes = timing.interleaved(_fit_and_loop(), max(FLAGS.rounds // 2, 5), "passes of fit")
+    fit = timing.row(passes["fit"], passes["loop"], BOUNDS["fit"])
+    measured = {
+        "network": FLAGS.network,
+        "width": FLAGS.width,
+        "steps": variants,
+        "fit_over_bare_loop": fit,
+    }
+    return measured, _table(variants, fit)
 
 
 def _model(name):
@@ -122,9 +186,13 @@ def _network():
 
 
 def _batch():
+    labels = np.random.default_rng(1).integers(0, 10, FLAGS.batch_size)
+    return _images(FLAGS.batch_size), tf.constant(labels, tf.int32)
+
+
+def _images(count):
     random = np.random.default_rng(0)
-    x = random.uniform(size=(FLAGS.batch_size, FLAGS.side, FLAGS.side, 3)).astype("float32")
-    return tf.constant(x), tf.constant(random.integers(0, 10, FLAGS.batch_size), tf.int32)
+    return tf.constant(random.uniform(size=(count, FLAGS.side, FLAGS.side, 3)), tf.float32)
 
 
 def _step(model):
@@ -156,53 +224,6 @@ def _fit_and_loop():
     return {"fit": fit, "loop": loop}
 
 
-def _seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def _interleaved(functions, rounds, what):
-    """{name: seconds of every round}; the order turns by one each round."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    order = itertools.cycle(functions)
-    for function in functions.values():
-        _seconds(function)
-    for done in range(rounds):
-        for _ in functions:
-            name = next(order)
-            times[name].append(_seconds(functions[name]))
-        next(order)
-        print(f"\r{what}: round {done + 1} of {rounds}", end="", flush=True)
-    print()
-    return times
-
-
-def _row(times, base, bound):
-    ratios = np.asarray(times) / np.asarray(base)
-    return {
-        "median_ms": round(1e3 * float(np.median(times)), 2),
-        "ratio": round(float(np.median(ratios)), 3),
-        "ratio_quartiles": [round(float(q), 3) for q in np.percentile(ratios, [25, 75])],
-        "bound": bound,
-    }
-
-
-def _memory(name):
-    command = [sys.executable, "-m", "apps.benchmark", *sys.argv[1:], f"--memory_of={name}"]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-def _peak_megabytes():
-    if tf.config.list_physical_devices("GPU"):
-        return round(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20)
-    # Not getrusage: a child's maximum starts at what its parent held when it was forked.
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("VmHWM"))
-    return round(int(line.split()[1]) / 1024)
-
-
 def _table(variants, fit):
     lines = [
         "| step | ms | ratio to plain | quartiles | bound | peak MB |",
@@ -215,6 +236,89 @@ def _table(variants, fit):
             f"| {name} | {row['median_ms']} | {row['ratio']} | {low} to {high} "
             f"| {row['bound'] or ''} | {row['peak_mb']} |"
         )
+    return "\n".join(lines)
+
+
+# Maps
+
+
+def _maps(samples):
+    measured = {}
+    for name in FLAGS.models:
+        print(f"compiling: {name}", flush=True)
+        with tempfile.TemporaryDirectory() as directory:
+            times = timing.interleaved(_map_functions(name, directory), FLAGS.rounds, name)
+        rows = {
+            which: timing.row(times[which], times[base], bound)
+            for which, base, bound in (
+                ("input-gradient", "input-gradient", None),
+                ("FullGrad", "input-gradient", MAPS_BOUNDS[name]),
+                ("exported input-gradient", "input-gradient", None),
+                ("exported FullGrad", "exported input-gradient", MAPS_BOUNDS[name]),
+            )
+        }
+        peaks: dict[str, dict[str, int]] = {}
+        for method in AVERAGED:
+            peaks[method] = {}
+            for n in samples:
+                print(f"{name}: peak memory of {method} with {n} samples", flush=True)
+                peaks[method][str(n)] = timing.memory(f"{name}:{method}:{n}")
+        measured[name] = {"steps": rows, "peak_mb": peaks}
+    return {"maps": measured, "memory_batch_size": MEMORY_BATCH}, _maps_table(measured)
+
+
+def _random_network(name):
+    keras.utils.set_random_seed(0)
+    return architectures.randomised(NETWORKS[name](FLAGS.side))
+
+
+def _map_functions(name, directory):
+    """The same maps four ways; each ends when its numbers are there."""
+    network, x = _random_network(name), _images(FLAGS.batch_size)
+    predicted = tf.fill([FLAGS.batch_size], -1)
+
+    @tf.function
+    def stock(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            score = tf.reduce_max(network(x, training=False), -1)
+        return tf.reduce_sum(tf.abs(tape.gradient(score, x)), -1)
+
+    fullgrad = saliency.get("fullgrad")(network)
+    path = export.save(network, directory, ["input_gradient", "fullgrad"], warmup=False)
+    served = loading.load_served(path)
+    exported = {
+        f"exported {label}": lambda signature=served.signatures[method]: signature(
+            image=x, target=predicted
+        )["saliency"].numpy()
+        for label, method in (("input-gradient", "input_gradient"), ("FullGrad", "fullgrad"))
+    }
+    # The signatures hold their variables weakly: the model stays alive with the first function.
+    return {
+        "input-gradient": lambda _=served: stock(x).numpy(),
+        "FullGrad": lambda: fullgrad(x).numpy(),
+        **exported,
+    }
+
+
+def _maps_table(measured):
+    lines = [
+        "| network | map | ms | ratio | quartiles | bound |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in measured.items():
+        for which, row in found["steps"].items():
+            low, high = row["ratio_quartiles"]
+            lines.append(
+                f"| {name} | {which} | {row['median_ms']} | {row['ratio']} | {low} to {high} "
+                f"| {row['bound'] or ''} |"
+            )
+    if FLAGS.samples:
+        lines += ["", "| network | method | peak MB by samples |", "|---|---|---|"]
+        for name, found in measured.items():
+            for method, peaks in found["peak_mb"].items():
+                by_samples = ", ".join(f"{n}: {mb}" for n, mb in peaks.items())
+                lines.append(f"| {name} | {method} | {by_samples} |")
     return "\n".join(lines)
 
 

@@ -12,14 +12,19 @@ from tfgrad.errors import ArgumentError
 FLAGS = flags.FLAGS
 
 
-def define_data():
-    """Which images."""
-    flags.DEFINE_string("dataset", "digits", "'digits' (embedded), or an image set of TFDS.")
+def define_dataset(default="digits"):
+    """Which data set."""
+    flags.DEFINE_string("dataset", default, "'digits' (embedded), or an image set of TFDS.")
     flags.DEFINE_string("data_dir", None, "TFDS data directory; default: TFDS's own.")
     flags.DEFINE_bool("download", False, "Let TFDS download a set that is not prepared.")
+    flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to resize to.")
+
+
+def define_data():
+    """Which images to train and test on."""
+    define_dataset()
     flags.DEFINE_string("train_split", "train", "TFDS split or slice to train on.")
     flags.DEFINE_string("test_split", "test", "TFDS split or slice to test on.")
-    flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to resize to.")
     flags.DEFINE_integer("per_class", None, "Train on this many examples per class.")
     flags.DEFINE_bool("normalize", False, "Normalise channels by the training set's mean and std.")
     flags.DEFINE_bool("augment", False, "Random flips and padded crops while training.")

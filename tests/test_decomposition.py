@@ -186,6 +186,12 @@ def test_a_sum_that_misses_the_logit_is_never_returned(graph):
             tfgrad.full_gradients(net, x)
 
 
+def test_a_map_of_terms_that_miss_the_logit_is_never_returned():
+    net = keras.Sequential([keras.Input((4, 4, 1)), Lies(), L.Flatten(), L.Dense(2)])
+    with pytest.raises(ModelError, match=r"^model .*miss the logit.*layer of its own\.$"):
+        tfgrad.saliency.FullGrad(net)(np.ones((1, 4, 4, 1), "float32"))
+
+
 @pytest.mark.parametrize(
     ("make", "x", "error", "message"),
     [

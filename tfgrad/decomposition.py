@@ -43,6 +43,7 @@ class FullGradients:
             call of a layer is name:1, name:2; an activation fused into a layer name/activation;
             a further output of a call name/1. Float32 or wider.
         intercepts: what is known of each entry: its layer, kind and residue, in the same order.
+        rounding: what the terms may miss the score by, relative to the sum of their sizes.
     """
 
     score: tf.Tensor
@@ -51,6 +52,7 @@ class FullGradients:
     input_gradient: Any
     bias_gradients: dict[str, tf.Tensor]
     intercepts: tuple[Intercept, ...] = dataclasses.field(repr=False, default=())
+    rounding: float = dataclasses.field(repr=False, default=1e-4)
 
     @property
     def input_term(self) -> Any:
@@ -65,12 +67,20 @@ class FullGradients:
 
     def completeness_error(self) -> tf.Tensor:
         """abs(score − total) / max(abs(score), 1e-6), [batch]."""
-        score = tf.cast(self.score, tf.float32) if self.score.dtype.size < 4 else self.score
-        gap = tf.abs(score - tf.cast(self.total(), score.dtype))
-        return gap / tf.maximum(tf.abs(score), 1e-6)
+        return tf.abs(self.score - self.total()) / tf.maximum(tf.abs(self.score), 1e-6)
+
+    def adds_up(self, each: bool = False) -> tf.Tensor:
+        """Whether the terms miss the score by no more than rounding; of each example, [batch]."""
+        size = tf.abs(self.score) + sum(
+            _per_example(tf.reduce_sum, [tf.abs(t) for t in self._terms()])
+        )
+        fine = tf.abs(self.score - self.total()) <= self.rounding * size
+        return fine if each else tf.reduce_all(fine)
 
     def _terms(self) -> list[tf.Tensor]:
-        return [*tf.nest.flatten(self.input_term), *self.bias_gradients.values()]
+        # A float64 image of a float32 network has a float64 gradient.
+        terms = [*tf.nest.flatten(self.input_term), *self.bias_gradients.values()]
+        return [tf.cast(t, self.score.dtype) for t in terms]
 
 
 def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradients:
@@ -101,26 +111,44 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
         x = np.asarray(x, keras.config.floatx())  # nested lists of numbers are one input
     _check_shapes(network, x)
     probe = Probe(network, x, needs=NEEDS)
-    check(probe)
     full = of_probe(probe, target)
-    _add_up(network, full)
+    if tf.executing_eagerly() and not bool(full.adds_up()):
+        if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in _float_inputs(full)):
+            raise DataError("x: got NaN or infinite values; expected finite images.")
+        raise ModelError(misses(network))
     return full
 
 
 def of_probe(probe: Probe, target: Any) -> FullGradients:
-    """The decomposition at a probe that recorded intercepts (`NEEDS`); nothing is checked."""
+    """The decomposition at a probe that recorded intercepts (`NEEDS`), once per target.
+
+    In a graph, terms that do not add up fail at run time with a message that holds `MISSES`.
+    """
+    return probe.once("full_gradients", target, lambda: _of_probe(probe, target))
+
+
+def _of_probe(probe, target):
+    check(probe)
     gradients = probe.intercept_gradients(target)
     terms = {
         term.name: term.term(upper) for term, upper in zip(probe.intercepts, gradients, strict=True)
     }
-    return FullGradients(
+    full = FullGradients(
         probe.score(target),
         probe.classes(target),
         probe.x,
         probe.input_gradient(target),
         terms,
         tuple(probe.intercepts),
+        max(_ROUNDING.get(n.compute_dtype, 1e-4) for n in probe.network._flatten_layers()),
     )
+    if not tf.executing_eagerly():
+        # One request with a NaN must not fail the others of its batch: it gets NaNs.
+        is_nan = tf.math.is_nan(full.completeness_error())
+        tf.debugging.Assert(
+            tf.reduce_all(full.adds_up(each=True) | is_nan), [_misses(probe.network)]
+        )
+    return full
 
 
 def check(probe: Probe) -> None:
@@ -173,26 +201,17 @@ def _per_example(reduce, terms):
     return [reduce(tf.reshape(t, [tf.shape(t)[0], -1]), axis=1) for t in terms]
 
 
-def _add_up(network, full):
-    """The last line of defence: what no check foresaw must not leave as a decomposition."""
-    score = tf.cast(full.score, tf.float64)
-    terms = [tf.cast(t, tf.float64) for t in full._terms()]
-    gap = tf.abs(score - sum(_per_example(tf.reduce_sum, terms)))
-    size = tf.abs(score) + sum(_per_example(tf.reduce_sum, [tf.abs(t) for t in terms]))
-    allowed = max(_ROUNDING.get(layer.compute_dtype, 1e-4) for layer in network._flatten_layers())
-    fine = tf.reduce_all(gap <= allowed * size)
-    message = (
-        f"model {network.name!r}: the terms miss the logit by more than rounding ({allowed:.0e} of "
-        "their size). A layer's derivative does not fit its output (a custom gradient, or an "
-        "operation TensorFlow does not differentiate); or x holds NaN."
+# The last line of defence: what no check foresaw must not leave as a decomposition.
+MISSES = "the terms miss the logit by more than rounding"
+
+
+def misses(network: keras.Model) -> str:
+    """The message about a network whose terms do not add up."""
+    return (
+        f"model {network.name!r}: {MISSES}. A layer's derivative does not fit its output: a custom "
+        "gradient inside a layer that holds others, or an operation that TensorFlow does not "
+        "differentiate. Put it into a layer of its own."
     )
-    if not tf.executing_eagerly():
-        tf.debugging.Assert(fine, [message, gap])
-    elif not fine:
-        finite = all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in _float_inputs(full))
-        if not finite:
-            raise DataError("x: got NaN or infinite values; expected finite images.")
-        raise ModelError(f"{message} Gap: {gap.numpy()}.")
 
 
 def _float_inputs(full):

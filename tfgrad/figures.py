@@ -371,9 +371,10 @@ def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
         from PIL import Image  # comes with matplotlib
 
         picture = Image.open(content).convert("RGB")
-        palette = picture.quantize(colours, kmeans=1)
+        palette = picture.quantize(colours)
         entries = np.array(palette.getpalette() or [], np.uint8).reshape(-1, 3)
-        entries[entries.min(1) >= 250] = 255  # the background stays white
+        lightest = entries.min(1)
+        entries[lightest >= min(245, lightest.max())] = 255  # the background stays white
         palette.putpalette(entries.ravel().tolist())
         content = io.BytesIO()
         picture.quantize(palette=palette).save(content, format="png", optimize=True)  # dithers

@@ -189,6 +189,13 @@ class Probe:
                 total += tf.reshape(row, [tf.shape(row)[0], -1])[:, entry]
         return total
 
+    def once(self, what, target, compute):
+        """What `compute()` returned the first time it was asked for this target."""
+        key = (what, _name_of(target))
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return self._memo[key]
+
     # Further forward passes
 
     def forward(self, x):
@@ -282,8 +289,7 @@ class Probe:
 
     def _gradients(self, target, of, temperature=1.0):
         """Gradients for inputs, recorded calls and intercepts, from one backward pass."""
-        name = target if isinstance(target, str | int) else target.ref()
-        key = ("gradient", of, float(temperature), name)
+        key = ("gradient", of, float(temperature), _name_of(target))
         if key not in self._memo:
             alone = not self.needs.layers and not self.needs.intercepts
             if self.needs.jacobian and of == "logit" and alone:
@@ -383,6 +389,10 @@ class _Float32Probe(Probe):
 
     def in_float32(self):
         return self
+
+
+def _name_of(target):
+    return target if isinstance(target, str | int) else target.ref()
 
 
 def _snapshot(network):

@@ -34,7 +34,7 @@ class Decomposed(Method):
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
         """{call name: its term [B, h, w, C]}, the input's under "input"; float32 or wider."""
-        decomposition.check(probe)
+        full = decomposition.of_probe(probe, classes)
         image = self.image(probe)
         if image.shape.rank != 4:
             raise ArgumentError(
@@ -44,7 +44,7 @@ class Decomposed(Method):
         gradients = probe.intercept_gradients(classes)
         terms = {INPUT: self.input_term(probe, classes)}
         for term, upper in zip(probe.intercepts, gradients, strict=True):
-            value = self.layer_term(term, upper)
+            value = self.layer_term(term, full.bias_gradients[term.name], upper[0])
             laid_out = None if value is None else _maps.on_grid(term, value, image)
             if laid_out is not None:
                 terms[term.name] = laid_out
@@ -55,6 +55,12 @@ class Decomposed(Method):
         (gradient,) = tf.nest.flatten(probe.input_gradient(classes))
         return wide(gradient) * wide(self.image(probe))
 
-    def layer_term(self, term: Intercept, gradients: list[Any]) -> tf.Tensor | None:
-        """A call's bias-gradient f^b, like its output; None leaves the call out."""
-        return term.term(gradients)
+    def layer_term(self, term: Intercept, value: tf.Tensor, gradient: Any) -> tf.Tensor | None:
+        """A call's bias-gradient f^b, like its output; None leaves the call out.
+
+        Args:
+            term: the call.
+            value: its f^b.
+            gradient: ∇_z f, None where f ignores the call.
+        """
+        return value

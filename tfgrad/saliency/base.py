@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import targets
-from tfgrad.errors import ArgumentError, DataError
+from tfgrad import decomposition, targets
+from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.probe import Needs, Probe
 from tfgrad.saliency import _model
 from tfgrad.saliency._arguments import whole
@@ -172,7 +172,12 @@ class Method:
     # Inside
 
     def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        return self._function(x)(x, classes)
+        try:
+            return self._function(x)(x, classes)
+        except tf.errors.InvalidArgumentError as error:
+            if decomposition.MISSES not in error.message:
+                raise
+            raise ModelError(decomposition.misses(self.network)) from error
 
     def _function(self, x: tf.Tensor) -> Any:
         """The compiled method for images of this size; the batch is free, so no size retraces."""

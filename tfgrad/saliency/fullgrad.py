@@ -102,11 +102,11 @@ class SimpleFullGrad(FullGrad):
 
     name = "simple_fullgrad"
 
-    def layer_term(self, term: Intercept, gradients: list[Any]) -> tf.Tensor | None:
+    def layer_term(self, term: Intercept, value: tf.Tensor, gradient: Any) -> tf.Tensor | None:
         """∇_z f; activations have no bias of their own."""
         if term.kind == "activation":
             return None
-        return tf.zeros_like(wide(term.output)) if gradients[0] is None else wide(gradients[0])
+        return tf.zeros_like(value) if gradient is None else wide(gradient)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
         """None: gradients without biases add up to nothing."""
