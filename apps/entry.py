@@ -60,7 +60,7 @@ def run(main):
         except errors.TfgradError as error:
             _fail(error, USAGE)
         except KeyboardInterrupt:
-            _fail("interrupted; the same command goes on from the last finished epoch", 130)
+            _fail("interrupted; the same command starts again or goes on from what is done", 130)
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)

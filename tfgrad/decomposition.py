@@ -146,7 +146,7 @@ def _of_probe(probe, target):
         # One request with a NaN must not fail the others of its batch: it gets NaNs.
         is_nan = tf.math.is_nan(full.completeness_error())
         tf.debugging.Assert(
-            tf.reduce_all(full.adds_up(each=True) | is_nan), [_misses(probe.network)]
+            tf.reduce_all(full.adds_up(each=True) | is_nan), [misses(probe.network)]
         )
     return full
 
