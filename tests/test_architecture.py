@@ -32,6 +32,7 @@ PRIVATE = {
     "_tfds": "data",
     "_operations": "second_order",
     "_rules": "intercepts",
+    "_tangents": "intercepts",
     "_signatures": "export",
     "_warmup": "export",
     "_saved_model": "loading",
@@ -106,9 +107,9 @@ def test_tapes_on_inputs_are_opened_in_the_probe_only():
             for node in ast.walk(ast.parse(path.read_text()))
         )
     }
-    # training's tape is on the weights; second_order's only inspects a graph; those of intercepts
+    # training's tape is on the weights; second_order's only inspects a graph; those of _tangents
     # transpose one call's backward pass into a Jacobian-vector product.
-    assert opened <= {"probe", "training", "second_order", "_operations", "intercepts"}
+    assert opened <= {"probe", "training", "second_order", "_operations", "_tangents"}
 
 
 def test_the_picture_is_true():

@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad import _rules, calls
+from tfgrad._tangents import Code, Graph, floating, is_floating, transposed
 from tfgrad.errors import ModelError, TfgradError
 
 # Models whose own `call` these define pass outputs from layer to layer and do nothing else.
@@ -97,63 +98,12 @@ def recorded(watch=lambda tensor: None, training=False):
         yield recorder.terms
 
 
-class _Graph:
-    """Inside a graph of layers: whatever a call takes was put out by another, or is constant."""
-
-    tangents = None
-
-    def __init__(self, inside=None, constants=frozenset()):
-        self.inside, self.constants = inside, constants
-
-    def varies(self, tensor):
-        return id(tensor) not in self.constants
-
-    def is_known(self, tensor):
-        return self.varies(tensor)
-
-    def knows(self, tensor):
-        pass
-
-    def paused(self):
-        return contextlib.nullcontext()
-
-
-class _Code:
-    """Inside a layer's `call`: what a call takes may have come through any arithmetic."""
-
-    def __init__(self, inside, inputs):
-        self.inside = inside
-        self.kept = {id(t): t for t in inputs}
-        self.tangents = tf.autodiff.ForwardAccumulator(inputs, inputs)
-
-    def varies(self, tensor):
-        return True
-
-    def is_known(self, tensor):
-        """Whether the tensor is an output (or input) whose tangent is its value."""
-        return id(tensor) in self.kept
-
-    def knows(self, tensor):
-        """Set the tangent of a tensor made while paused, or of none at all, to its value."""
-        if id(tensor) not in self.kept:
-            self.kept[id(tensor)] = tensor  # held, so that the id stays its own
-            self.tangents._watch(tensor, tensor)
-
-    @contextlib.contextmanager
-    def paused(self):
-        self.tangents.__exit__(None, None, None)
-        try:
-            yield
-        finally:
-            self.tangents.__enter__()
-
-
 class _Recorder(calls.Handler):
     def __init__(self, watch, training):
         self.watch, self.training = watch, training
         self.terms: list[Intercept] = []
         self._names = calls.CallNames()
-        self._frames: list[Any] = [_Graph()]
+        self._frames: list[Any] = [Graph()]
         self._split: dict[int, Any] = {}
         self._made: dict[int, int] = {}
         self._graph = _current_graph()
@@ -172,7 +122,7 @@ class _Recorder(calls.Handler):
             if (split := self._split.pop(id(operation), None)) is not None:
                 return self._affine(operation, split, args, kwargs)
             return proceed(*args, **kwargs)
-        if isinstance(self._frames[-1], _Graph):
+        if isinstance(self._frames[-1], Graph):
             return self._call(operation, proceed, args, kwargs)
         return proceed(*args, **kwargs)  # a line of some layer's `call`
 
@@ -186,7 +136,7 @@ class _Recorder(calls.Handler):
 
     def _call(self, operation, proceed, args, kwargs):
         name = self._names.next(operation.name)
-        frame, inputs = self._frames[-1], _floating((args, kwargs))
+        frame, inputs = self._frames[-1], floating((args, kwargs))
         known = all(frame.is_known(t) for t in inputs)
         if _is_graph_of_layers(operation) and (known or frame.tangents is not None):
             return self._graph_of_layers(operation, proceed, args, kwargs, known)
@@ -216,7 +166,7 @@ class _Recorder(calls.Handler):
         if not known:
             return proceed(*args, **kwargs)
         frame = self._frames[-1]
-        with frame.paused(), self._inside(_Graph(frame.inside, _constants(model))):
+        with frame.paused(), self._inside(Graph(frame.inside, _constants(model))):
             outputs = proceed(*args, **kwargs)
         return self._kept(outputs)
 
@@ -224,9 +174,9 @@ class _Recorder(calls.Handler):
         """A call whose inputs are known, by its rule."""
         z = None
         if rule == "elementwise":
-            z = self._own(_floating((args, kwargs))[0])
+            z = self._own(floating((args, kwargs))[0])
             args, kwargs = tf.nest.map_structure(
-                lambda t: z if _is_floating(t) else t, (args, kwargs)
+                lambda t: z if is_floating(t) else t, (args, kwargs)
             )
         with self._inside(None):
             outputs = proceed(*args, **kwargs)
@@ -235,21 +185,21 @@ class _Recorder(calls.Handler):
         y = self._own(outputs)
         if rule == "elementwise":
             return self._record(operation, name, "activation", y, before=z)
-        inputs = _floating((args, kwargs))
+        inputs = floating((args, kwargs))
         if rule == "batch_norm":
             shift = _rules.batch_norm_shift(operation, y.shape.rank)
             return self._record(operation, name, rule, y, shift, source=inputs[0])
         if rule == "layer_norm":
             intercept = _rules.layer_norm_intercept(operation, inputs[0], y)
             return self._record(operation, name, "residue", y, intercept)
-        factors = [t for t in tf.nest.flatten((args, kwargs)) if _is_floating(t)]
+        factors = [t for t in tf.nest.flatten((args, kwargs)) if is_floating(t)]
         return self._record(operation, name, "residue", y, (1 - len(factors)) * y)
 
     def _affine(self, layer, split, args, kwargs):
         """Inside the call of a dense layer or convolution: the pre-activation, its activation."""
         name, known = split
         frame = self._frames[-1]
-        (x,) = _floating((args, kwargs))
+        (x,) = floating((args, kwargs))
         with frame.paused():
             z = self._own(_run(calls.without_activation(layer), layer, args, kwargs))
             if known:
@@ -281,7 +231,7 @@ class _Recorder(calls.Handler):
     def _linear(self, operation, proceed, args, kwargs, name):
         """A linear call on inputs whose tangents are not their values: J·x is L(tangent)."""
         frame = self._frames[-1]
-        (x,) = _floating((args, kwargs))
+        (x,) = floating((args, kwargs))
         with frame.paused():
             y = self._own(proceed(*args, **kwargs))
             tangent = _tangent(frame, x)
@@ -296,10 +246,10 @@ class _Recorder(calls.Handler):
         gradients; a backward pass transposed does, and takes the call as one.
         """
         outer = self._frames[-1]
-        inputs = [t for t in _floating((args, kwargs)) if outer.varies(t)]
+        inputs = [t for t in floating((args, kwargs)) if outer.varies(t)]
         if _has_layers_inside(operation):
             state = len(self.terms), self._names.copy()
-            frame = _Code(operation, inputs)
+            frame = Code(operation, inputs)
             try:
                 with frame.tangents, self._inside(frame):
                     outputs = proceed(*args, **kwargs)
@@ -311,7 +261,7 @@ class _Recorder(calls.Handler):
                 self._names = state[1]
         try:
             with self._inside(None):
-                outputs, products = _transposed(lambda: proceed(*args, **kwargs), inputs)
+                outputs, products = transposed(lambda: proceed(*args, **kwargs), inputs)
         except Exception as error:
             problem = ModelError(
                 f"layer {operation.name!r} ({type(operation).__name__}): its intercept needs a "
@@ -330,7 +280,7 @@ class _Recorder(calls.Handler):
 
         def one(y):
             nonlocal number
-            if not _is_floating(y) or is_known(y):
+            if not is_floating(y) or is_known(y):
                 return y  # what a call inside put out: nothing was added since
             tangent, own = product(y), self._own(y)
             residue = own if tangent is None else own - tangent
@@ -358,7 +308,7 @@ class _Recorder(calls.Handler):
 
     def _kept(self, outputs):
         frame = self._frames[-1]
-        for tensor in _floating(outputs):
+        for tensor in floating(outputs):
             frame.knows(tensor)
         return outputs
 
@@ -380,34 +330,6 @@ def _has_layers_inside(operation):
     return any(layer is not operation for layer in operation._flatten_layers())
 
 
-def _transposed(call, inputs):
-    """A call's outputs and {output: J·x}: what ⟨Jᵀu, x⟩ changes by with u, for any u."""
-    with tf.GradientTape(watch_accessed_variables=False) as outer:
-        with tf.GradientTape(watch_accessed_variables=False) as inner:
-            inner.watch(inputs)
-            outputs = call()
-        ys = _floating(outputs)
-        us = [tf.zeros_like(y) for y in ys]
-        outer.watch(us)
-        pulled = inner.gradient(ys, inputs, output_gradients=us)
-    pairs = [(g, x) for g, x in zip(pulled, inputs, strict=True) if g is not None]
-    if not pairs:
-        return outputs, _ById({})
-    gradients, xs = zip(*pairs, strict=True)
-    products = outer.gradient(list(gradients), us, output_gradients=list(xs))
-    return outputs, _ById({id(y): p for y, p in zip(ys, products, strict=True)})
-
-
-class _ById:
-    """A table of tensors, which are not hashable."""
-
-    def __init__(self, table):
-        self.table = table
-
-    def get(self, tensor):
-        return self.table.get(id(tensor))
-
-
 def _run(proxy, layer, args, kwargs):
     return type(layer).call(proxy, *args, **kwargs)
 
@@ -427,15 +349,6 @@ def _at(table, key, value):
 
 def _current_graph():
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-
-
-def _is_floating(value):
-    return tf.is_tensor(value) and value.dtype.is_floating
-
-
-def _floating(structure):
-    """The floating tensors of a structure, each once."""
-    return list({id(t): t for t in tf.nest.flatten(structure) if _is_floating(t)}.values())
 
 
 def _is_graph_of_layers(operation):
