@@ -29,14 +29,10 @@ Exit codes: 0 done, 64 usage, 65 bad data or model.
 from apps import entry, settings
 
 # isort: split
-import contextlib
 import dataclasses
-import datetime
 import difflib
 import os
-import shutil
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,7 +41,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from apps import explainers, export, runs
+from apps import explainers, export, outputs, runs
 from tfgrad import PenalizedModel, data, figures, images, loading, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.saliency import FullGrad, LayerMap
@@ -58,7 +54,6 @@ FILES = {"explanations.png", "maps.npz", "explanations.json", "layers.png", "lay
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYERS = 6
 TABLE = 20
-SECONDS_BETWEEN_LINES = 5
 
 
 def define_flags():
@@ -108,13 +103,13 @@ def main():
     if explainer.classes is None and len(classes) == explainer.outputs:
         explainer = dataclasses.replace(explainer, classes=classes)
     calls = _calls(explainer, (height, width, channels)) if FLAGS.layers else []
-    with _written_aside(FLAGS.out) as directory:
+    with outputs.written_aside(FLAGS.out, FILES) as directory:
         print(
             f"{explainer.name}: up to {count} images ({height}×{width}) by "
             f"{', '.join(explainer.methods) or 'no method'}",
             flush=True,
         )
-        with _Store(directory) as store:
+        with outputs.Store(directory) as store:
             shown, record = _explain(explainer, stream, count, store)
         methods = {name.replace("_", " "): m for name, m in shown["maps"].items()}
         _draw(os.path.join(directory, "explanations.png"), shown, methods)
@@ -212,15 +207,15 @@ def _range():
     return low, high
 
 
-def _class_names(path, outputs):
+def _class_names(path, expected):
     try:
         with open(path, encoding="utf-8") as file:
             names = file.read().splitlines()
     except (OSError, ValueError) as error:
         raise ArgumentError(f"--class_names: {path!r} cannot be read ({error}).") from error
-    if outputs is not None and len(names) != outputs:
+    if expected is not None and len(names) != expected:
         raise ArgumentError(
-            f"--class_names: {path!r} has {len(names)} lines for {outputs} classes; expected one "
+            f"--class_names: {path!r} has {len(names)} lines for {expected} classes; expected one "
             "a line, in order."
         )
     return names
@@ -318,7 +313,7 @@ def _explain(explainer, stream, count, store):
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     parts: list[dict[str, np.ndarray]] = []
-    clock = _Progress(count)
+    clock = outputs.Progress(count)
     for batch in _batches(stream, skipped):
         known, pixels = [b[0] for b in batch], np.stack([b[1] for b in batch])
         low, high = explainer.image_range
@@ -452,96 +447,6 @@ def _draw(path, shown, maps):
 
 
 # What is printed and written
-
-
-class _Progress:
-    """A line every few seconds: how many are done, and the time left."""
-
-    def __init__(self, count):
-        self.count = count
-        self.began = self.said = time.monotonic()
-
-    def done(self, finished):
-        """Say so, if it is time."""
-        now = time.monotonic()
-        if now - self.said >= SECONDS_BETWEEN_LINES and finished < self.count:
-            each = (now - self.began) / finished
-            left = datetime.timedelta(seconds=round(each * (self.count - finished)))
-            print(f"{finished} of {self.count} images  {each:.2f} s each, {left} left", flush=True)
-            self.said = now
-
-
-class _Store:
-    """Arrays that grow by batches on disk, and end up in maps.npz: memory stays flat."""
-
-    def __init__(self, directory):
-        self.directory, self._files, self._shapes = directory, {}, {}
-        self._count = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for file in self._files.values():
-            file.close()
-            with contextlib.suppress(OSError):
-                os.remove(file.name)
-
-    def add(self, arrays):
-        """A batch of each array."""
-        for name, values in arrays.items():
-            if name not in self._files:
-                path = os.path.join(self.directory, f"{len(self._files)}.raw")
-                self._files[name] = open(path, "wb")  # noqa: SIM115  (closed on exit)
-                self._shapes[name] = values.shape[1:]
-            self._files[name].write(np.ascontiguousarray(values, np.float32).tobytes())
-        self._count += len(next(iter(arrays.values())))
-
-    def save(self, **more):
-        """Write maps.npz."""
-        arrays = dict(more)
-        for name, file in self._files.items():
-            file.flush()
-            shape = (self._count, *self._shapes[name])
-            arrays[name] = np.memmap(file.name, np.float32, "r", shape=shape)
-        np.savez(os.path.join(self.directory, "maps.npz"), **arrays)
-
-
-@contextlib.contextmanager
-def _written_aside(path):
-    """A directory that takes the place of `path` once the block has ended without an error."""
-    path = os.path.normpath(path)
-    aside = f"{path}.tmp-{os.getpid()}"
-    try:
-        if os.path.lexists(path) and (others := sorted(set(os.listdir(path)) - FILES)):
-            raise ArgumentError(
-                f"--out: {path!r} holds {others[0]!r}, which is no result of this command; choose "
-                "another directory."
-            )
-        os.makedirs(aside)
-        yield aside
-        _rename_over(aside, path)
-    except OSError as error:
-        raise ArgumentError(
-            f"--out: {path!r} cannot be written ({error.strerror or error}); choose another "
-            "directory."
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _rename_over(directory, path):
-    """Rename a directory to one that may exist already, which is removed once all went well."""
-    if not os.path.isdir(path):
-        return os.rename(directory, path)
-    old = f"{path}.old-{os.getpid()}"
-    os.rename(path, old)
-    try:
-        os.rename(directory, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old)
 
 
 def _table(rows):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import flags
 
 import tfgrad
-from apps import entry, explain, explainers, runs
+from apps import entry, explain, explainers, outputs, runs
 from tests.test_apps import ROOT
 from tfgrad import saliency
 
@@ -291,8 +291,8 @@ def test_a_failure_half_way_leaves_the_earlier_result(app, keras_file, tmp_path,
 
 def test_progress_says_what_is_left(capsys, monkeypatch):
     now = iter([0.0, 4.0, 10.0, 11.0, 20.0])
-    monkeypatch.setattr(explain.time, "monotonic", lambda: next(now))
-    progress = explain._Progress(40)
+    monkeypatch.setattr(outputs.time, "monotonic", lambda: next(now))
+    progress = outputs.Progress(40)
     for finished in (5, 10, 15, 40):
         progress.done(finished)
     assert capsys.readouterr().out == "10 of 40 images  1.00 s each, 0:00:30 left\n"
