@@ -128,3 +128,17 @@ def test_rounds_turn_the_order(capsys):
     assert "".join(called) == "abc" + "abc" + "bca" + "cab"
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
     assert capsys.readouterr().out.endswith("letters: round 3 of 3\n")
+
+
+def test_completeness_goes_on_where_it_stopped(tmp_path):
+    out = tmp_path / "completeness"
+    first = run("completeness", f"--out={out}", "--only=LSTM classifier")
+    assert "1 of 1: LSTM classifier: " in first
+    second = run("completeness", f"--out={out}", "--only=LSTM classifier,nested")
+    assert "1 of 1: nested: " in second
+    rows = json.loads((tmp_path / "completeness.json").read_text())["architectures"]
+    assert list(rows) == ["LSTM classifier", "nested"]
+    assert all(0 <= row["error"] < 1e-5 and row["terms"] > 2 for row in rows.values())
+    assert "| nested | 747 | " in (tmp_path / "completeness.md").read_text()
+    error = run("completeness", f"--out={out}", "--only=VGG17", code=64)
+    assert "--only: got 'VGG17'; expected some of " in error
