@@ -31,6 +31,7 @@ PRIVATE = {
     "_batches": "data",
     "_tfds": "data",
     "_operations": "second_order",
+    "_batch_axis": "intercepts",
     "_rules": "intercepts",
     "_tangents": "intercepts",
     "_signatures": "export",

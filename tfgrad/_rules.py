@@ -7,6 +7,7 @@
 | `layer_norm`  | layer and RMS normalisation                        | β + (y − β) v/(v + ε) |
 | `homogeneous` | J·x = y: ReLU, pooling, reshaping, sums, …         | none                  |
 | `linear`      | linear in x besides: resizing                      | none                  |
+| `shift`       | rescaling and normalisation of pixels              | what they add         |
 | `elementwise` | each output depends on one input                   | φ(z) − φ′(z) z        |
 | `product`     | of n inputs                                        | −(n − 1) y            |
 
@@ -15,6 +16,7 @@ another: that one is differentiated. Every other call has no rule.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfgrad import layers as own
@@ -50,7 +52,7 @@ _INFERENCE_IDENTITY = {
     *(_L.Dropout, _L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout),
     *(_L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D),
 }
-_ELEMENTWISE = {_L.ELU, _L.Rescaling, _L.Normalization, own.Softplus}
+_ELEMENTWISE = {_L.ELU, own.Softplus}
 
 _HOMOGENEOUS_ACTIVATIONS = [_A.linear, _A.relu, _A.leaky_relu, _A.hard_shrink]
 _HOMOGENEOUS_ACTIVATIONS += [tf.nn.relu, keras.ops.relu]
@@ -84,7 +86,10 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
         if not kind.__module__.startswith("keras.src.ops."):
             return None
         if kind.__name__ in _JOINS:
-            return "homogeneous" if all(map(tf.is_tensor, tf.nest.flatten(arguments))) else None
+            plain = all(isinstance(a, tf.Tensor) for a in tf.nest.flatten(arguments))
+            return "homogeneous" if plain else None
+        if getattr(operation, "initial", None) is not None:  # of a maximum or minimum
+            return None
         return _OPERATIONS.get(kind.__name__)
     if getattr(operation, "quantization_mode", None) or getattr(operation, "_remat_mode", None):
         return None
@@ -93,15 +98,21 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
     if kind in _BATCH_NORM:
         return None if training and operation.trainable else "batch_norm"
     if kind in _LAYER_NORM:
-        return "layer_norm"
+        # With rms_scaling Keras divides by the deviation and does not subtract the mean.
+        return None if getattr(operation, "rms_scaling", False) else "layer_norm"
     if kind in _LINEAR:
-        return "linear"
+        padded = getattr(operation, "pad_to_aspect_ratio", False) and operation.fill_value
+        return None if padded else "linear"
+    if kind in (_L.Rescaling, _L.Normalization):
+        return "shift" if np.any(shift(operation)) else "homogeneous"
     if kind in _HOMOGENEOUS or (kind in _INFERENCE_IDENTITY and not training):
         return "homogeneous"
     if kind in _ELEMENTWISE:
         return "elementwise"
     if kind is _L.ReLU:
-        return "homogeneous" if operation.max_value is None else "elementwise"
+        # Below a threshold the slope is taken of z − threshold.
+        moved = operation.threshold and operation.negative_slope
+        return "elementwise" if operation.max_value is not None or moved else "homogeneous"
     if kind is _L.Activation:
         return activation_rule(operation.activation)
     if kind is _L.Multiply or (kind is _L.Dot and not operation.normalize):
@@ -128,6 +139,17 @@ def bias(layer, rank: int):
     return value
 
 
+def shift(layer):
+    """What a rescaling or normalisation adds: a constant that broadcasts over its output."""
+    if isinstance(layer, _L.Rescaling):
+        # TensorFlow makes a float32 of a Python number, whatever the layer computes in.
+        number = isinstance(layer.offset, int | float)
+        return np.asarray(layer.offset, "float32" if number else None)
+    deviation = np.maximum(np.sqrt(np.asarray(layer.variance)), keras.config.epsilon())
+    mean = np.asarray(layer.mean)
+    return mean if layer.invert else -mean / deviation
+
+
 def batch_norm_shift(layer, rank: int):
     """β − γμ/√(v + ε) of the moving statistics, shaped to broadcast over an output of that rank."""
     scale = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
@@ -146,7 +168,7 @@ def layer_norm_intercept(layer, x, y):
 
     Along the ray t ↦ t·x the normalised part n changes by n ε/(v + ε), which ε = 0 makes nothing.
     """
-    rms = isinstance(layer, _L.RMSNormalization) or layer.rms_scaling
+    rms = isinstance(layer, _L.RMSNormalization)
     x = tf.cast(x, tf.float32) if x.dtype.size < 4 else x
     axis = layer.axis
     if rms:

@@ -16,45 +16,70 @@ class Graph:
 
     tangents = None
 
-    def __init__(self, inside=None, constants=frozenset()):
-        self.inside, self.constants = inside, constants
+    def __init__(self, inside=None, constants=()):
+        self.inside = inside
+        self._constants = {id(t): t for t in constants}  # held, so that ids stay their own
 
     def varies(self, tensor):
-        return id(tensor) not in self.constants
+        """Whether the tensor depends on the input."""
+        return id(tensor) not in self._constants
 
     def is_known(self, tensor):
+        """Whether the tensor's intercept is recorded: its tangent is its value."""
         return self.varies(tensor)
 
     def knows(self, tensor):
-        pass
+        """The tensor's intercept has been recorded."""
+
+    def is_constant(self, tensor):
+        """The tensor does not depend on the input; whoever takes it counts it."""
+        self._constants[id(tensor)] = tensor
 
     def paused(self):
+        """No forward-mode pass sees what is done here."""
         return contextlib.nullcontext()
 
 
 class Code:
-    """Inside a layer's `call`: what a call takes may have come through any arithmetic."""
+    """Inside a layer's `call`: what a call takes may have come through any arithmetic.
 
-    def __init__(self, inside, inputs):
-        self.inside = inside
-        self.kept = {id(t): t for t in inputs}
-        self.tangents = tf.autodiff.ForwardAccumulator(inputs, inputs)
+    Args:
+        inside: the layer.
+        inputs: the tensors it was called with that depend on the input.
+        aside: a context in which the tape that will differentiate the network does not record.
+            Tangents are made there: a tensor that is both watched by a tape and another's tangent
+            confuses TensorFlow where a `tf.function` is called.
+    """
+
+    def __init__(self, inside, inputs, aside):
+        self.inside, self._aside = inside, aside
+        self._kept = {id(t): t for t in inputs}
+        with aside():
+            values = [tf.identity(t) for t in inputs]
+        self.tangents = tf.autodiff.ForwardAccumulator(inputs, values)
 
     def varies(self, tensor):
-        return True
+        """Whether the tensor depends on the input."""
+        return self.is_known(tensor) or self.tangents.jvp(tensor) is not None
 
     def is_known(self, tensor):
         """Whether the tensor is an output (or input) whose tangent is its value."""
-        return id(tensor) in self.kept
+        return id(tensor) in self._kept
 
     def knows(self, tensor):
-        """Set the tangent of a tensor made while paused, or of none at all, to its value."""
-        if id(tensor) not in self.kept:
-            self.kept[id(tensor)] = tensor  # held, so that the id stays its own
-            self.tangents._watch(tensor, tensor)
+        """Set the tangent of a tensor made while paused to its value."""
+        if id(tensor) not in self._kept:
+            self._kept[id(tensor)] = tensor
+            with self._aside():
+                value = tf.identity(tensor)
+            self.tangents._watch(tensor, value)
+
+    def is_constant(self, tensor):
+        """The tensor does not depend on the input; it has no tangent."""
 
     @contextlib.contextmanager
     def paused(self):
+        """No forward-mode pass sees what is done here."""
         self.tangents.__exit__(None, None, None)
         try:
             yield
@@ -91,7 +116,8 @@ class _ById:
 
 
 def is_floating(value):
-    return tf.is_tensor(value) and value.dtype.is_floating
+    """Whether a value is a tensor that may be differentiated; variables are constants here."""
+    return isinstance(value, tf.Tensor) and value.dtype.is_floating
 
 
 def floating(structure):

@@ -166,10 +166,8 @@ def check(probe: Probe) -> None:
             "probabilities, expected logits. Give the last layer activation=None (in "
             "keras.applications, classifier_activation=None); a softmax can follow outside."
         )
-    passed = {term.operation.name for term in probe.intercepts if term.differentiated}
-    passed |= {term.inside.name for term in probe.intercepts if term.inside is not None}
     for finding in inspection.findings:
-        if finding.is_missing and finding.layer in passed:
+        if finding.is_missing and finding.layer in probe.intercepts.differentiated:
             raise ModelError(
                 f"layer {finding.layer!r} ({finding.layer_class}): its intercept needs a Jacobian-"
                 f"vector product, which {finding.operation} would drop out of without a word; "

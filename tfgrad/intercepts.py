@@ -17,9 +17,11 @@ import dataclasses
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfgrad import _rules, calls
+from tfgrad._batch_axis import unbatched as unbatched
 from tfgrad._tangents import Code, Graph, floating, is_floating, transposed
 from tfgrad.errors import ModelError, TfgradError
 
@@ -44,7 +46,7 @@ class Intercept:
         before: z of an elementwise y = φ(z), a copy that φ alone reads, so that the term
             ∇_y f ⊙ (φ(z) − φ′(z) z) is ∇_y f ⊙ y − ∇_z f ⊙ z and φ′ need not be computed.
         inside: the layer in whose `call` this one was made; None in a graph of layers.
-        differentiated: whether the residue took a Jacobian-vector product.
+        whole: whether the call holds layers and had to be taken as one.
         source: the output that this call took, if it is another term's.
     """
 
@@ -55,7 +57,7 @@ class Intercept:
     residue: tf.Tensor | None = None
     before: tf.Tensor | None = None
     inside: Any = None
-    differentiated: bool = False
+    whole: bool = False
     source: int | None = None
 
     @property
@@ -79,29 +81,50 @@ class Intercept:
         return upper * y - lower
 
 
+class Intercepts(list[Intercept]):
+    """The intercepts of a forward pass, in call order.
+
+    Attributes:
+        differentiated: names of the layers and operations that took a Jacobian-vector product.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.differentiated: set[str] = set()
+
+
 @contextlib.contextmanager
-def recorded(watch=lambda tensor: None, training=False):
+def recorded(
+    watch=lambda tensor: None,
+    training=False,
+    *,
+    aside=contextlib.nullcontext,
+    unbatched=frozenset(),
+):
     """Record the intercepts of the calls made in this thread.
 
     Args:
         watch: called with every tensor that will be differentiated, before it is used.
         training: the mode of the calls.
+        aside: a context in which the tape that will differentiate does not record.
+        unbatched: what `unbatched(network, x)` says of the network that will be called.
 
     Yields:
-        The list of `Intercept`, which fills in call order. Calls whose intercept is zero by their
-        kind have none.
+        `Intercepts`, which fills in call order. Calls whose intercept is zero by their kind have
+        none, and calls that do not depend on the input are counted with the next that does.
 
     Raises:
         ModelError: a call that forward-mode differentiation cannot pass, naming the layer.
     """
-    with calls.handled(_Recorder(watch, training)) as recorder:
+    with calls.handled(_Recorder(watch, training, aside, unbatched)) as recorder:
         yield recorder.terms
 
 
 class _Recorder(calls.Handler):
-    def __init__(self, watch, training):
-        self.watch, self.training = watch, training
-        self.terms: list[Intercept] = []
+    def __init__(self, watch, training, aside, unbatched):
+        self.watch, self.aside, self.unbatched = watch, aside, unbatched
+        self._training = [training]
+        self.terms = Intercepts()
         self._names = calls.CallNames()
         self._frames: list[Any] = [Graph()]
         self._split: dict[int, Any] = {}
@@ -136,39 +159,63 @@ class _Recorder(calls.Handler):
 
     def _call(self, operation, proceed, args, kwargs):
         name = self._names.next(operation.name)
+        given = kwargs.get("training")
+        with _pushed(self._training, self._training[-1] if given is None else given):
+            outputs = self._made_by(operation, proceed, args, kwargs, name)
+        return outputs
+
+    def _made_by(self, operation, proceed, args, kwargs, name):
         frame, inputs = self._frames[-1], floating((args, kwargs))
-        known = all(frame.is_known(t) for t in inputs)
-        if _is_graph_of_layers(operation) and (known or frame.tangents is not None):
+        in_code = frame.tangents is not None
+        if id(operation) in self.unbatched and in_code:
+            return proceed(*args, **kwargs)  # like arithmetic: counted with the next call
+        if not any(frame.varies(t) for t in inputs):
+            return self._constant(proceed, args, kwargs)
+        plain = not any(map(_is_array, tf.nest.flatten((args, kwargs))))
+        known = plain and all(frame.is_known(t) for t in inputs)
+        if _is_graph_of_layers(operation) and not self.unbatched and (known or in_code):
             return self._graph_of_layers(operation, proceed, args, kwargs, known)
-        rule = _rules.rule(operation, args, self.training) if inputs else None
-        if rule == "affine" and (known or frame.tangents is not None):
+        rule = _rules.rule(operation, args, self._training[-1]) if plain else None
+        if rule == "affine" and (known or in_code):
             with _at(self._split, id(operation), (name, known)):
                 return self._kept(proceed(*args, **kwargs))
         if known:
             with frame.paused():
                 if rule is None:
-                    outputs = self._differentiated(operation, proceed, args, kwargs, name)
-                else:
-                    outputs = self._closed(rule, operation, proceed, args, kwargs, name)
+                    return self._differentiated(operation, proceed, args, kwargs, name)
+                outputs = self._closed(rule, operation, proceed, args, kwargs, name)
             return self._kept(outputs)
-        if frame.tangents is None:  # with a constant among its inputs
+        if not in_code:  # with a constant among its inputs
             return self._differentiated(operation, proceed, args, kwargs, name)
         if rule == "linear":
             return self._linear(operation, proceed, args, kwargs, name)
         outputs = proceed(*args, **kwargs)
         with frame.paused():
-            outputs = self._residues(operation, outputs, name, frame.tangents.jvp, frame.is_known)
-        return self._kept(outputs)
+            return self._residues(operation, outputs, name, frame.tangents.jvp, frame.is_known)
 
     # How each kind of call is made
+
+    def _constant(self, proceed, args, kwargs):
+        """A call that takes nothing of the input: its output is a constant for whoever takes it."""
+        with _pushed(self._frames, None):
+            outputs = proceed(*args, **kwargs)
+        for tensor in floating(outputs):
+            self._frames[-1].is_constant(tensor)
+        return outputs
 
     def _graph_of_layers(self, model, proceed, args, kwargs, known):
         if not known:
             return proceed(*args, **kwargs)
         frame = self._frames[-1]
-        with frame.paused(), self._inside(Graph(frame.inside, _constants(model))):
+        graph = Graph(frame.inside, _constants(model))
+        with frame.paused(), _pushed(self._frames, graph):
             outputs = proceed(*args, **kwargs)
-        return self._kept(outputs)
+        for tensor in floating(outputs):
+            if graph.varies(tensor):
+                frame.knows(tensor)
+            else:
+                frame.is_constant(tensor)
+        return outputs
 
     def _closed(self, rule, operation, proceed, args, kwargs, name):
         """A call whose inputs are known, by its rule."""
@@ -178,7 +225,7 @@ class _Recorder(calls.Handler):
             args, kwargs = tf.nest.map_structure(
                 lambda t: z if is_floating(t) else t, (args, kwargs)
             )
-        with self._inside(None):
+        with _pushed(self._frames, None):
             outputs = proceed(*args, **kwargs)
         if rule in ("homogeneous", "linear"):
             return outputs
@@ -189,6 +236,9 @@ class _Recorder(calls.Handler):
         if rule == "batch_norm":
             shift = _rules.batch_norm_shift(operation, y.shape.rank)
             return self._record(operation, name, rule, y, shift, source=inputs[0])
+        if rule == "shift":
+            constant = tf.constant(_rules.shift(operation), y.dtype)
+            return self._record(operation, name, "affine", y, constant)
         if rule == "layer_norm":
             intercept = _rules.layer_norm_intercept(operation, inputs[0], y)
             return self._record(operation, name, "residue", y, intercept)
@@ -201,16 +251,17 @@ class _Recorder(calls.Handler):
         frame = self._frames[-1]
         (x,) = floating((args, kwargs))
         with frame.paused():
-            z = self._own(_run(calls.without_activation(layer), layer, args, kwargs))
+            z = self._own(self._run(calls.without_activation(layer), layer, args, kwargs))
             if known:
                 residue = _rules.bias(layer, z.shape.rank)
             else:
                 linear = calls.bare(layer, activation=None, bias=None, use_bias=False)
                 tangent = _tangent(frame, x)
                 moved = tf.nest.map_structure(lambda t: tangent if t is x else t, (args, kwargs))
-                residue = z - _run(linear, layer, *moved)
+                residue = z - self._run(linear, layer, *moved)
             if residue is not None:
                 self._record(layer, name, "affine", z, residue, source=x)
+            frame.knows(z)
             activation = layer.activation
             rule = _rules.activation_rule(activation)
             name = f"{name}/activation"
@@ -223,9 +274,9 @@ class _Recorder(calls.Handler):
                 y = self._own(activation(inner))
                 self._record(layer, name, "activation", y, before=inner)
             else:
-                y = self._differentiated(layer, activation, (z,), {}, name)
+                return self._differentiated(layer, activation, (z,), {}, name)
         if y is None:  # a layer's call of its own
-            return activation(self._kept(z))
+            return activation(z)
         return self._kept(y)
 
     def _linear(self, operation, proceed, args, kwargs, name):
@@ -236,7 +287,8 @@ class _Recorder(calls.Handler):
             y = self._own(proceed(*args, **kwargs))
             tangent = _tangent(frame, x)
             moved = tf.nest.map_structure(lambda t: tangent if t is x else t, (args, kwargs))
-            self._record(operation, name, "residue", y, y - _run(operation, operation, *moved))
+            product = self._run(operation, operation, *moved)
+            self._record(operation, name, "residue", y, y - product)
         return self._kept(y)
 
     def _differentiated(self, operation, proceed, args, kwargs, name):
@@ -245,24 +297,29 @@ class _Recorder(calls.Handler):
         Forward mode follows a call from layer to layer. It passes neither loops nor custom
         gradients; a backward pass transposed does, and takes the call as one.
         """
-        outer = self._frames[-1]
-        inputs = [t for t in floating((args, kwargs)) if outer.varies(t)]
-        if _has_layers_inside(operation):
-            state = len(self.terms), self._names.copy()
-            frame = Code(operation, inputs)
+        inputs = [t for t in floating((args, kwargs)) if self._frames[-1].varies(t)]
+        whole = _has_layers_inside(operation)
+        if whole:
+            terms, names = len(self.terms), self._names.copy()
+            frame = Code(operation, inputs, self.aside)
             try:
-                with frame.tangents, self._inside(frame):
+                with frame.tangents, _pushed(self._frames, frame):
                     outputs = proceed(*args, **kwargs)
                 return self._residues(operation, outputs, name, frame.tangents.jvp, frame.is_known)
             except TfgradError:
                 raise
-            except Exception:  # whatever TensorFlow raises for what it cannot pass
-                del self.terms[state[0] :]
-                self._names = state[1]
+            except _NOT_FORWARD:
+                del self.terms[terms:]
+                self._names = names
+
+        def call():
+            with _pushed(self._frames, None):
+                return proceed(*args, **kwargs)
+
         try:
-            with self._inside(None):
-                outputs, products = transposed(lambda: proceed(*args, **kwargs), inputs)
-        except Exception as error:
+            outputs, products = transposed(call, inputs)
+        except _NOT_FORWARD as error:
+            call()  # what is wrong with the call itself says so
             problem = ModelError(
                 f"layer {operation.name!r} ({type(operation).__name__}): its intercept needs a "
                 f"Jacobian-vector product, and it cannot be differentiated ({type(error).__name__}:"
@@ -272,21 +329,30 @@ class _Recorder(calls.Handler):
             # Or Keras adds its own words at every level.
             problem._keras_call_info_injected = True  # type: ignore[attr-defined]
             raise problem from error
-        return self._residues(operation, outputs, name, products.get)
+        return self._residues(operation, outputs, name, products.get, whole=whole)
 
-    def _residues(self, operation, outputs, name, product, is_known=lambda y: False):
+    def _residues(self, operation, outputs, name, product, is_known=lambda y: False, **more):
         """Record y − J·x for every output of a call that has been differentiated."""
-        number = 0
+        self.terms.differentiated.add(operation.name)
+        number, frame = 0, self._frames[-1]
 
         def one(y):
             nonlocal number
-            if not is_floating(y) or is_known(y):
-                return y  # what a call inside put out: nothing was added since
-            tangent, own = product(y), self._own(y)
-            residue = own if tangent is None else own - tangent
+            if not is_floating(y):
+                return y
+            tangent = product(y)
+            if is_known(y):  # what a call inside put out: nothing was added since
+                frame.knows(y)
+                return y
+            if tangent is None:
+                frame.is_constant(y)
+                return y
+            own = self._own(y)
             key = f"{name}/{number}" if number else name
             number += 1
-            return self._record(operation, key, "residue", own, residue, differentiated=True)
+            self._record(operation, key, "residue", own, own - tangent, **more)
+            frame.knows(own)
+            return own
 
         return tf.nest.map_structure(one, outputs)
 
@@ -312,13 +378,15 @@ class _Recorder(calls.Handler):
             frame.knows(tensor)
         return outputs
 
-    @contextlib.contextmanager
-    def _inside(self, frame):
-        self._frames.append(frame)
-        try:
-            yield
-        finally:
-            self._frames.pop()
+    def _run(self, proxy, layer, args, kwargs):
+        with _pushed(self._frames, None):
+            return type(layer).call(proxy, *args, **kwargs)
+
+
+# What TensorFlow raises for a call that forward mode, or a tape, cannot pass.
+_NOT_FORWARD = (
+    *(tf.errors.OpError, LookupError, TypeError, ValueError, NotImplementedError, RuntimeError),
+)
 
 
 def _has_layers_inside(operation):
@@ -330,12 +398,17 @@ def _has_layers_inside(operation):
     return any(layer is not operation for layer in operation._flatten_layers())
 
 
-def _run(proxy, layer, args, kwargs):
-    return type(layer).call(proxy, *args, **kwargs)
-
-
 def _tangent(frame, x):
     return frame.tangents.jvp(x, tf.UnconnectedGradients.ZERO)
+
+
+@contextlib.contextmanager
+def _pushed(stack, value):
+    stack.append(value)
+    try:
+        yield
+    finally:
+        stack.pop()
 
 
 @contextlib.contextmanager
@@ -359,14 +432,19 @@ def _is_graph_of_layers(operation):
 
 
 def _constants(model):
-    """Ids of the tensors that a functional model's graph holds as constants."""
+    """The tensors that a functional model's graph holds as constants."""
     flat = [
         argument
         for operation in getattr(model, "operations", [])
         for node in operation._inbound_nodes
         for argument in tf.nest.flatten((node.arguments.args, node.arguments.kwargs))
     ]
-    return frozenset(id(a) for a in flat if tf.is_tensor(a))
+    return [a for a in flat if is_floating(a)]
+
+
+def _is_array(value):
+    """Whether an argument is a constant that is no tensor: an array, or a variable."""
+    return isinstance(value, np.ndarray | np.generic | tf.Variable | keras.Variable)
 
 
 def wide(tensor):

@@ -24,6 +24,7 @@ import tensorflow as tf
 from tfgrad import calls, intercepts, second_order, targets
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.intercepts import unbatched
 
 # Above this many classes one vectorised pass beats a loop of backward passes over the logits.
 _LOOP_CLASSES = 16
@@ -98,9 +99,15 @@ class Probe:
             stack.enter_context(self._recording_second())
             stack.enter_context(self._tape)
             recorded = stack.enter_context(calls.recorded(needs.layers))
-            terms: list[intercepts.Intercept] = []
+            terms = intercepts.Intercepts()
             if needs.intercepts:
-                terms = stack.enter_context(intercepts.recorded(self._watch, training))
+                recorder = intercepts.recorded(
+                    self._watch,
+                    training,
+                    aside=self._tape.stop_recording,
+                    unbatched=unbatched(network, self.x),
+                )
+                terms = stack.enter_context(recorder)
             if self._second_tape is not None:
                 self._second_tape.watch(self._watched)
             self._tape.watch(self._watched)

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad import decomposition
-from tfgrad.errors import ArgumentError
+from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.intercepts import Intercept, wide
 from tfgrad.probe import Needs, Probe
 from tfgrad.saliency import _maps
@@ -41,6 +41,14 @@ class Decomposed(Method):
                 f"x: got shape {image.shape}; {type(self).__name__} needs images [batch, height, "
                 "width, channels]."
             )
+        for term in probe.intercepts:
+            if term.whole:
+                raise ModelError(
+                    f"layer {term.operation.name!r} ({type(term.operation).__name__}): it runs "
+                    "other layers where they cannot be followed (tf.cond, tf.while_loop or "
+                    "tf.map_fn in a graph) and was taken as one, so these have no maps. Put what "
+                    "loops or branches into a layer of its own, or use tfgrad.full_gradients."
+                )
         gradients = probe.intercept_gradients(classes)
         terms = {INPUT: self.input_term(probe, classes)}
         for term, upper in zip(probe.intercepts, gradients, strict=True):
