@@ -150,6 +150,21 @@ def test_the_gradient_of_the_terms_with_respect_to_the_input(float64):
     assert worst_relative_error([tape.gradient(loss, x)], [numerical_gradient(value, x)]) < 1e-8
 
 
+def test_losses_of_the_users_own_call_stay():
+    net = keras.Sequential([keras.Input((3,)), L.Dense(2, activity_regularizer="l2"), L.Dense(2)])
+    net(x := np.ones((1, 3), "float32"))
+    (before,) = net.losses
+    tf.function(lambda x: tfgrad.full_gradients(net, x).score)(x)
+    tfgrad.full_gradients(net, x)
+    assert not any(isinstance(v, tf.Tensor) and not hasattr(v, "numpy") for v in net.losses)
+    assert float(before) > 0
+
+
+def test_half_precision_images_of_a_float32_network():
+    net, x = network(), tf.cast(images(), tf.bfloat16)
+    assert np.max(tfgrad.full_gradients(net, x).completeness_error()) < 0.1
+
+
 def test_one_pass_gives_both_kinds_of_gradient():
     probe = Probe(network(), images().astype("float32"), needs=Needs(intercepts=True))
     first = probe.intercept_gradients("predicted")
@@ -199,6 +214,11 @@ def test_a_map_of_terms_that_miss_the_logit_is_never_returned():
         (network, np.ones(IMAGE), ArgumentError, r"got shape \(8, 8, 2\).*pass x\[None\]"),
         (network, np.ones((2, 8, 8, 3)), ArgumentError, r"got shape.*takes \(None, 8, 8, 2\)"),
         (network, np.full((2, *IMAGE), np.nan), DataError, "NaN"),
+        (network, np.ones((0, *IMAGE)), ArgumentError, "at least one example"),
+        (network, "photo.jpg", ArgumentError, "x: got a str that is no array of numbers"),
+        (network, [[1.0], [1.0, 2.0]], ArgumentError, "x: got a list that is no array"),
+        (lambda: keras.Sequential([keras.Input(IMAGE), L.Flatten(), L.ReLU(), L.Lambda(tf.sqrt)]),
+         np.zeros((1, *IMAGE)), ModelError, "term of 'lambda.*' is NaN or infinite"),
         (lambda: keras.Sequential([network(), L.Softmax(name="last")]), None, ModelError,
          "'last' returns probabilities.*activation=None"),
         (lambda: keras.Sequential([network(), L.Activation("sigmoid", name="s")]), None, ModelError,
@@ -219,7 +239,7 @@ def test_bad_input(make, x, error, message):
     [
         (3, "got class 3.*0 to 2"),
         ("label", "no labels"),
-        ("all", "got 'all'"),
+        ("all", "got 'all'; expected 'predicted', a class"),
         ([0, 1], "got 2 classes for a batch of 4"),
         ([0.5] * 4, "integer"),
         ([0, 1, 2, 5], "classes from 0 to 5"),

@@ -104,17 +104,28 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
     network = getattr(model, "network", model)
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"model: got a {type(model).__name__}, expected a keras.Model.")
+    if isinstance(target, str) and target != "predicted":
+        raise ArgumentError(
+            f"target: got {target!r}; expected 'predicted', a class index, or one per example. "
+            "There are no labels here: pass the classes."
+        )
     target = targets.validated(target, allow_all=False)
-    if isinstance(target, str) and target == "label":
-        raise ArgumentError("target: got 'label'; there are no labels here. Pass the classes.")
-    if not any(hasattr(t, "shape") for t in tf.nest.flatten(x)):
-        x = np.asarray(x, keras.config.floatx())  # nested lists of numbers are one input
+    x = _converted(x)
     _check_shapes(network, x)
-    probe = Probe(network, x, needs=NEEDS)
+    # Losses that layers add to this call are not the user's.
+    with keras.StatelessScope(collect_losses=True):
+        probe = Probe(network, x, needs=NEEDS)
     full = of_probe(probe, target)
     if tf.executing_eagerly() and not bool(full.adds_up()):
-        if not all(bool(tf.reduce_all(tf.math.is_finite(t))) for t in _float_inputs(full)):
+        if not all(map(_is_finite, _float_inputs(full))):
             raise DataError("x: got NaN or infinite values; expected finite images.")
+        for name, term in full.bias_gradients.items():
+            if not _is_finite(term):
+                raise ModelError(
+                    f"model {network.name!r}: the term of {name!r} is NaN or infinite: a "
+                    "derivative has no value there, as that of a root or a norm at 0 has none. "
+                    "Keep what is under the root away from 0."
+                )
         raise ModelError(misses(network))
     return full
 
@@ -140,7 +151,7 @@ def _of_probe(probe, target):
         probe.input_gradient(target),
         terms,
         tuple(probe.intercepts),
-        max(_ROUNDING.get(n.compute_dtype, 1e-4) for n in probe.network._flatten_layers()),
+        _rounding(probe),
     )
     if not tf.executing_eagerly():
         # One request with a NaN must not fail the others of its batch: it gets NaNs.
@@ -175,10 +186,33 @@ def check(probe: Probe) -> None:
             )
 
 
+def _converted(x):
+    """Tensors and arrays as they are; nested lists of numbers are one input."""
+    flat = tf.nest.flatten(x)
+    if flat and all(hasattr(t, "shape") and hasattr(t, "dtype") for t in flat):
+        return x
+    try:
+        array = np.asarray(x)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{array.dtype} values")
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"x: got a {type(x).__name__} that is no array of numbers ({error}); expected float "
+            "images [batch, …], or a nest of inputs, each a tensor or an array."
+        ) from error
+    return array if array.dtype.kind != "f" else array.astype(keras.config.floatx())
+
+
+def _is_finite(tensor):
+    return bool(tf.reduce_all(tf.math.is_finite(tensor)))
+
+
 def _check_shapes(network, x):
     """Keras's own message is a page that ends in the pixels."""
     expected = [tuple(i.shape) for i in getattr(network, "inputs", None) or []]
     got = [tuple(t.shape) if hasattr(t, "shape") else np.shape(t) for t in tf.nest.flatten(x)]
+    if any(0 in shape for shape in got):
+        raise ArgumentError(f"x: got shape {got[0]}; expected at least one example.")
     if not expected:
         return
     fits = len(got) == len(expected) and all(
@@ -199,6 +233,12 @@ def _per_example(reduce, terms):
     return [reduce(tf.reshape(t, [tf.shape(t)[0], -1]), axis=1) for t in terms]
 
 
+def _rounding(probe):
+    kinds = {layer.compute_dtype for layer in probe.network._flatten_layers()}
+    kinds |= {t.dtype.name for t in tf.nest.flatten(probe.x)}
+    return max(_ROUNDING.get(kind, 1e-6) for kind in kinds)
+
+
 # The last line of defence: what no check foresaw must not leave as a decomposition.
 MISSES = "the terms miss the logit by more than rounding"
 
@@ -207,8 +247,9 @@ def misses(network: keras.Model) -> str:
     """The message about a network whose terms do not add up."""
     return (
         f"model {network.name!r}: {MISSES}. A layer's derivative does not fit its output: a custom "
-        "gradient inside a layer that holds others, or an operation that TensorFlow does not "
-        "differentiate. Put it into a layer of its own."
+        "gradient inside a layer that holds others, a tensor of another layer that a call takes "
+        "without its being an argument, an operation that TensorFlow does not differentiate; or "
+        "examples depend on one another. Put it into a layer of its own."
     )
 
 
