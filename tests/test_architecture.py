@@ -33,6 +33,7 @@ PRIVATE = {
     "_operations": "second_order",
     "_batch_axis": "intercepts",
     "_rules": "intercepts",
+    "_structure": "intercepts",
     "_tangents": "intercepts",
     "_signatures": "export",
     "_warmup": "export",

@@ -103,6 +103,8 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
     if kind in _LINEAR:
         padded = getattr(operation, "pad_to_aspect_ratio", False) and operation.fill_value
         return None if padded else "linear"
+    if kind is _L.Normalization and not hasattr(operation.mean, "numpy"):
+        return None  # built inside a graph, where its numbers cannot be read
     if kind in (_L.Rescaling, _L.Normalization):
         return "shift" if np.any(shift(operation)) else "homogeneous"
     if kind in _HOMOGENEOUS or (kind in _INFERENCE_IDENTITY and not training):

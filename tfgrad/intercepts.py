@@ -17,16 +17,19 @@ import dataclasses
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfgrad import _rules, calls
 from tfgrad._batch_axis import unbatched as unbatched
+from tfgrad._structure import (
+    constants,
+    current_graph,
+    has_layers_inside,
+    is_array,
+    is_graph_of_layers,
+)
 from tfgrad._tangents import Code, Graph, floating, is_floating, transposed
 from tfgrad.errors import ModelError, TfgradError
-
-# Models whose own `call` these define pass outputs from layer to layer and do nothing else.
-_GRAPHS_OF_LAYERS = ("keras.src.models.functional", "keras.src.models.sequential")
 
 Kind = Literal["affine", "batch_norm", "activation", "residue"]
 
@@ -129,7 +132,7 @@ class _Recorder(calls.Handler):
         self._frames: list[Any] = [Graph()]
         self._split: dict[int, Any] = {}
         self._made: dict[int, int] = {}
-        self._graph = _current_graph()
+        self._graph = current_graph()
 
     # Every call comes in through one of these two
 
@@ -153,7 +156,7 @@ class _Recorder(calls.Handler):
         """Calls that are part of another: a loop's body, a `tf.function`, a symbolic call."""
         return (
             self._frames[-1] is None
-            or _current_graph() is not self._graph
+            or current_graph() is not self._graph
             or any(isinstance(a, keras.KerasTensor) for a in tf.nest.flatten((args, kwargs)))
         )
 
@@ -171,9 +174,9 @@ class _Recorder(calls.Handler):
             return proceed(*args, **kwargs)  # like arithmetic: counted with the next call
         if not any(frame.varies(t) for t in inputs):
             return self._constant(proceed, args, kwargs)
-        plain = not any(map(_is_array, tf.nest.flatten((args, kwargs))))
+        plain = not any(map(is_array, tf.nest.flatten((args, kwargs))))
         known = plain and all(frame.is_known(t) for t in inputs)
-        if _is_graph_of_layers(operation) and not self.unbatched and (known or in_code):
+        if is_graph_of_layers(operation) and not self.unbatched and (known or in_code):
             return self._graph_of_layers(operation, proceed, args, kwargs, known)
         rule = _rules.rule(operation, args, self._training[-1]) if plain else None
         if rule == "affine" and (known or in_code):
@@ -207,7 +210,7 @@ class _Recorder(calls.Handler):
         if not known:
             return proceed(*args, **kwargs)
         frame = self._frames[-1]
-        graph = Graph(frame.inside, _constants(model))
+        graph = Graph(frame.inside, constants(model))
         with frame.paused(), _pushed(self._frames, graph):
             outputs = proceed(*args, **kwargs)
         for tensor in floating(outputs):
@@ -298,7 +301,7 @@ class _Recorder(calls.Handler):
         gradients; a backward pass transposed does, and takes the call as one.
         """
         inputs = [t for t in floating((args, kwargs)) if self._frames[-1].varies(t)]
-        whole = _has_layers_inside(operation)
+        whole = has_layers_inside(operation)
         if whole:
             terms, names = len(self.terms), self._names.copy()
             frame = Code(operation, inputs, self.aside)
@@ -367,7 +370,7 @@ class _Recorder(calls.Handler):
         return output
 
     def _own(self, tensor):
-        """A copy of its own, watched: constants of the input are differentiated with."""
+        """A copy that nothing else is, so that its gradient is that of this call alone."""
         twin = calls.copy(tensor)
         self.watch(twin)
         return twin
@@ -387,15 +390,6 @@ class _Recorder(calls.Handler):
 _NOT_FORWARD = (
     *(tf.errors.OpError, LookupError, TypeError, ValueError, NotImplementedError, RuntimeError),
 )
-
-
-def _has_layers_inside(operation):
-    """Whether a call may make others. A cell's calls are steps of its recurrent layer's."""
-    if isinstance(operation, keras.layers.RNN) or not isinstance(operation, keras.layers.Layer):
-        return False
-    if isinstance(type(operation).call, tf.types.experimental.GenericFunction):
-        return False  # traced once, perhaps when nobody listened
-    return any(layer is not operation for layer in operation._flatten_layers())
 
 
 def _tangent(frame, x):
@@ -418,33 +412,6 @@ def _at(table, key, value):
         yield
     finally:
         table.pop(key, None)
-
-
-def _current_graph():
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-
-
-def _is_graph_of_layers(operation):
-    """Whether a model's call only passes outputs from layer to layer."""
-    return isinstance(operation, keras.Model) and (
-        type(operation).call.__module__ in _GRAPHS_OF_LAYERS
-    )
-
-
-def _constants(model):
-    """The tensors that a functional model's graph holds as constants."""
-    flat = [
-        argument
-        for operation in getattr(model, "operations", [])
-        for node in operation._inbound_nodes
-        for argument in tf.nest.flatten((node.arguments.args, node.arguments.kwargs))
-    ]
-    return [a for a in flat if is_floating(a)]
-
-
-def _is_array(value):
-    """Whether an argument is a constant that is no tensor: an array, or a variable."""
-    return isinstance(value, np.ndarray | np.generic | tf.Variable | keras.Variable)
 
 
 def wide(tensor):
