@@ -150,6 +150,11 @@ def test_the_gradient_of_the_terms_with_respect_to_the_input(float64):
     assert worst_relative_error([tape.gradient(loss, x)], [numerical_gradient(value, x)]) < 1e-8
 
 
+def test_it_prints_shapes_and_not_pixels():
+    text = repr(tfgrad.full_gradients(network(), images().astype("float32")))
+    assert "input_gradient: [4, 8, 8, 2], conv: [4, 6, 6, 3]" in text and len(text) < 500
+
+
 def test_losses_of_the_users_own_call_stay():
     net = keras.Sequential([keras.Input((3,)), L.Dense(2, activity_regularizer="l2"), L.Dense(2)])
     net(x := np.ones((1, 3), "float32"))

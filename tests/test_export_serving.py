@@ -394,6 +394,15 @@ def test_methods_with_options(tmp_path):
     np.testing.assert_allclose(explained["saliency"], expected, atol=1e-5)
 
 
+def test_a_smoothed_method_has_a_name_and_preprocessing_a_range(tmp_path):
+    network = build()
+    smooth = saliency.Smooth(saliency.InputGradient(network), samples=2)
+    _, served = signatures(export.save(network, tmp_path, methods=[smooth]))
+    assert "smooth_input_gradient" in served
+    with pytest.raises(ArgumentError, match=r"image_range: not given with preprocess=.*\(0, 255\)"):
+        export.save(network, tmp_path, methods=[], preprocess=lambda x: x / 127.5 - 1.0)
+
+
 def test_methods_that_are_refused(tmp_path):
     network, other = build(), build()
     mine = saliency.InputGradient(network)

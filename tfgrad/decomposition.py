@@ -29,7 +29,7 @@ NEEDS = Needs(intercepts=True)
 _ROUNDING = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FullGradients:
     """A logit's full-gradients at x.
 
@@ -51,8 +51,8 @@ class FullGradients:
     x: Any
     input_gradient: Any
     bias_gradients: dict[str, tf.Tensor]
-    intercepts: tuple[Intercept, ...] = dataclasses.field(repr=False, default=())
-    rounding: float = dataclasses.field(repr=False, default=1e-4)
+    intercepts: tuple[Intercept, ...] = ()
+    rounding: float = 1e-4
 
     @property
     def input_term(self) -> Any:
@@ -60,6 +60,11 @@ class FullGradients:
         pairs = zip(tf.nest.flatten(self.input_gradient), _float_inputs(self), strict=True)
         products = [wide(g) * wide(t) for g, t in pairs]
         return tf.nest.pack_sequence_as(self.input_gradient, products)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{n}: {list(t.shape)}" for n, t in self.bias_gradients.items())
+        inputs = tf.nest.map_structure(lambda t: list(t.shape), self.input_gradient)
+        return f"FullGradients(score={self.score}, input_gradient: {inputs}, {shapes})"
 
     def total(self) -> tf.Tensor:
         """∇x f · x + Σ_l ∇_{z_l} f · b_l, [batch], which equals `score` up to rounding."""

@@ -52,7 +52,7 @@ def save(
     classes: Sequence[str] | None = None,
     *,
     preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None,
-    image_range: tuple[float, float] = (0.0, 1.0),
+    image_range: tuple[float, float] | None = None,
     warmup: bool = True,
 ) -> str:
     """Export a model as the next version under a directory.
@@ -71,7 +71,8 @@ def save(
             on float32 images [B, …] and returns the network's input in the same shape, for example
             `keras.applications.resnet.preprocess_input`. Explanations are of what it returns.
         image_range: the values of black and white in the images that `preprocess` (or the network)
-            takes; the signature `encoded` scales decoded pixels to it.
+            takes; the signature `encoded` scales decoded pixels to it. None means (0, 1), and must
+            be said otherwise where there is a `preprocess`.
         warmup: whether to run one request of batch 1 for each signature and write it for
             TensorFlow Serving to run when it loads the version.
 
@@ -87,7 +88,7 @@ def save(
     """
     if methods is not None:
         _check_methods(methods)
-    served = dataclasses.replace(_served(model), image_range=_range(image_range))
+    served = dataclasses.replace(_served(model), image_range=_range(image_range or (0.0, 1.0)))
     if methods is None:
         is_image = served.image.shape.rank == 4
         methods = ("fullgrad", "input_gradient") if is_image else ("input_gradient",)
@@ -95,6 +96,11 @@ def save(
     variables = [v.value for v in served.network.variables]
     if preprocess is not None:
         function, more = _signatures.traced_preprocess(preprocess, served.image)
+        if image_range is None and served.no_encoded() is None:
+            raise ArgumentError(
+                "image_range: not given with preprocess=; say which values of black and white it "
+                "takes: (0, 255) for those of keras.applications, (0, 1) for pixels in [0, 1]."
+            )
         served, variables = dataclasses.replace(served, preprocess=function), variables + more
     chosen = _methods(methods, served.network)
     who = f"model {served.network.name!r}"

@@ -13,7 +13,7 @@ compared and measured. Whoever draws them scales them.
 from __future__ import annotations
 
 import threading
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ class Method:
             one tensor [B, K].
     """
 
-    name: ClassVar[str] = ""
+    name: str = ""
 
     def __init__(self, model: Any, *, chunk_size: int | None = None) -> None:
         self.network = _model.network(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import tensorflow as tf
 
@@ -44,7 +44,7 @@ class FullGrad(Decomposed):
     `explain` also returns `completeness_error` [B] float32, of the decomposition it is made of.
     """
 
-    name: ClassVar[str] = "fullgrad"
+    name = "fullgrad"
 
     def __init__(
         self,

@@ -56,6 +56,8 @@ class Smooth(Method):
         self.square = bool(square)
         self.seed = whole("seed", seed, lowest=0)
         super().__init__(method.network, chunk_size=chunk_size or method.chunk_size)
+        # A signature's name, where it is exported.
+        self.name = type(self).name or f"smooth_{method.name}"
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
         """The mean of the method's terms, or of their squares."""
