@@ -145,5 +145,4 @@ class SmoothFullGrad(Smooth):
 
     def options(self) -> dict[str, Any]:
         """`samples`, `noise`, `seed` and those of `FullGrad`."""
-        own = {"samples": self.samples, "noise": self.noise, "seed": self.seed}
-        return own | self.method.options()
+        return self._own_options() | self.method.options()

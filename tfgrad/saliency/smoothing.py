@@ -101,13 +101,11 @@ class Smooth(Method):
 
     def options(self) -> dict[str, Any]:
         """`method` and its options, `samples`, `noise`, `square`, `seed`."""
-        return {
-            "method": {"name": self.method.name, **self.method.options()},
-            "samples": self.samples,
-            "noise": self.noise,
-            "square": self.square,
-            "seed": self.seed,
-        }
+        method = {"name": self.method.name, **self.method.options()}
+        return {"method": method, **self._own_options(), "square": self.square}
+
+    def _own_options(self) -> dict[str, Any]:
+        return {"samples": self.samples, "noise": self.noise, "seed": self.seed}
 
 
 class SmoothGrad(Smooth):
@@ -144,8 +142,7 @@ class SmoothGrad(Smooth):
 
     def options(self) -> dict[str, Any]:
         """`samples`, `noise`, `seed` and those of `InputGradient`."""
-        own = {"samples": self.samples, "noise": self.noise, "seed": self.seed}
-        return own | self.method.options()
+        return self._own_options() | self.method.options()
 
 
 class SmoothGradSquared(SmoothGrad):
