@@ -21,11 +21,13 @@ FLOORS = {
         "images",
     ],
     2: ["second_order", "intercepts", "models"],
-    3: ["probe"],
-    4: ["penalties", "decomposition"],
-    5: ["training", "callbacks", "saliency"],
-    6: ["evaluation", "loading"],
-    7: ["export"],
+    3: ["biases"],
+    4: ["probe"],
+    5: ["teaching", "decomposition"],
+    6: ["penalties", "saliency"],
+    7: ["training", "callbacks"],
+    8: ["evaluation", "loading"],
+    9: ["export"],
 }
 PRIVATE = {
     "_batches": "data",

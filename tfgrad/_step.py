@@ -1,9 +1,11 @@
 """One replica's part of a training step: its share of the global loss, checks, metrics."""
 
+from collections.abc import Mapping
+
 import keras
 import tensorflow as tf
 
-from tfgrad import distribution
+from tfgrad import distribution, teaching
 from tfgrad.errors import ArgumentError, DataError
 
 _NOT_FINITE = "x: the images hold NaN or infinite values"
@@ -16,12 +18,16 @@ class Batch:
     def __init__(self, model, data):
         self.model = model
         x, self.true_y, self.true_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.taught = None
+        if isinstance(x, teaching.Lesson):
+            x, self.taught = x
         self.true_x = x
         self.share = distribution.share_of(x)
         self.x, self.y, self.weight = x, self.true_y, self.true_weight
         if self.share.replicas > 1:
             filled = distribution.one_at_least
             self.x = filled(x)
+            self.taught = None if self.taught is None else filled(self.taught)
             self.y = None if self.y is None else filled(self.y)
             self.weight = None if self.weight is None else filled(self.weight)
         if model.penalties and self.weight is not None:
@@ -49,34 +55,40 @@ class Batch:
 
     def check_labels(self, probe):
         """Refuse labels that a penalty cannot use before the loss does, whose message says less."""
-        if self._penalty_on_labels():
-            probe.classes("label")
+        for penalty in self._penalties_on_labels():
+            probe.on(penalty.head).classes("label")
 
-    def _penalty_on_labels(self):
-        targets = [getattr(p, "target", None) for p in self.model.penalties]
-        return any(isinstance(t, str) and t == "label" for t in targets)
+    def _penalties_on_labels(self):
+        wanted = [(p, getattr(p, "target", None)) for p in self.model.penalties]
+        return [p for p, target in wanted if isinstance(target, str) and target == "label"]
 
     def _labels_are_classes(self):
         """Whether integers in y must name logits: for a penalty, or for the loss."""
         loss = self.model.loss
         sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-        return self._penalty_on_labels() or (sparse and loss.ignore_class is None)
+        return bool(self._penalties_on_labels()) or (sparse and loss.ignore_class is None)
 
     def supervised(self, outputs, training):
         return self.model.compute_loss(
             x=self.x,
             y=self.y,
-            y_pred=outputs,
+            y_pred=self._labelled(outputs),
             sample_weight=self.supervised_weight,
             training=training,
         )
+
+    def _labelled(self, outputs):
+        """The heads that have labels; the others are taught by penalties alone."""
+        if isinstance(outputs, Mapping) and isinstance(self.y, Mapping):
+            return {head: output for head, output in outputs.items() if head in self.y}
+        return outputs
 
     def penalized(self, probe):
         """Σ λ · Σ_i w_i p_i / global batch, this replica's share; tracks each penalty."""
         model, share = self.model, self.share
         total = 0.0
         for penalty, tracker in zip(model.penalties, model._trackers, strict=True):
-            values = penalty.compute(probe)
+            values = penalty.compute(probe.on(penalty.head))
             if share.replicas > 1:
                 values = tf.where(share.size > 0, values, tf.zeros_like(values))
             if self.weight is not None:
@@ -96,7 +108,7 @@ class Batch:
             size = self.share.size
             outputs = tf.nest.map_structure(lambda t: t[:size], outputs)
         logs = self.model.compute_metrics(
-            self.true_x, self.true_y, outputs, sample_weight=self.true_weight
+            self.true_x, self.true_y, self._labelled(outputs), sample_weight=self.true_weight
         )
         if distribution.is_multi_worker(self.model.distribute_strategy):
             # Keras averages what workers report over axis 0, which a scalar does not have.

@@ -67,6 +67,12 @@ def check_names(network, names) -> None:
             )
 
 
+def layer_of(call):
+    """The name of the layer that a call is of: `conv` of `conv` and of its second call `conv:1`."""
+    name, colon, number = call.rpartition(":")
+    return name if colon and number.isdecimal() else call
+
+
 def flatten(network):
     """Every layer of a network, nested ones included, in the order Keras keeps them."""
     return [item for item in network._flatten_layers() if item is not network]

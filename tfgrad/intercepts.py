@@ -21,13 +21,16 @@ import tensorflow as tf
 
 from tfgrad import _rules, calls
 from tfgrad._batch_axis import unbatched as unbatched
+from tfgrad._rules import activation_rule as activation_rule
+from tfgrad._rules import bias as bias_of
+from tfgrad._rules import rule as rule
 from tfgrad._structure import (
     constants,
-    current_graph,
-    has_layers_inside,
     is_array,
     is_graph_of_layers,
 )
+from tfgrad._structure import current_graph as current_graph
+from tfgrad._structure import has_layers_inside as has_layers_inside
 from tfgrad._tangents import Code, Graph, floating, is_floating, transposed
 from tfgrad.errors import ModelError, TfgradError
 
@@ -256,7 +259,7 @@ class _Recorder(calls.Handler):
         with frame.paused():
             z = self._own(self._run(calls.without_activation(layer), layer, args, kwargs))
             if known:
-                residue = _rules.bias(layer, z.shape.rank)
+                residue = bias_of(layer, z.shape.rank)
             else:
                 linear = calls.bare(layer, activation=None, bias=None, use_bias=False)
                 tangent = _tangent(frame, x)
@@ -266,7 +269,7 @@ class _Recorder(calls.Handler):
                 self._record(layer, name, "affine", z, residue, source=x)
             frame.knows(z)
             activation = layer.activation
-            rule = _rules.activation_rule(activation)
+            rule = activation_rule(activation)
             name = f"{name}/activation"
             if isinstance(activation, keras.layers.Layer):
                 y = None

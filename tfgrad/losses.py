@@ -8,6 +8,9 @@ Attribution Methods for Model Interpretability* (2021).
 
 import tensorflow as tf
 
+# What `normalized` takes for zero.
+ZERO = 1e-20
+
 
 def squared_norm(gradient):
     """‖g‖² of each example: Σ over everything but the batch axis.
@@ -85,6 +88,114 @@ def antithetic_trace(clean, plus, minus, sigma):
         [batch]. Unbiased on quadratics; variance ≈ 2‖H‖²_F/N, whatever the gradient.
     """
     return tf.reduce_mean(plus + minus - 2.0 * clean[tf.newaxis], axis=0) / sigma**2
+
+
+def squared_distance(student, teacher):
+    """Σ (T − S)² of each example, over everything but the batch axis.
+
+    Args:
+        student: [batch, …] or a nest of such tensors.
+        teacher: the same; a constant.
+
+    Returns:
+        [batch].
+
+    Source: thesis Prop. 1, of logits (its first term) or of their input-gradients (its second).
+    """
+    pairs = zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True)
+    pairs = ((_at_least_float32(s), t) for s, t in pairs)
+    return squared_norm([s - tf.cast(t, s.dtype) for s, t in pairs])
+
+
+def inner_product(a, b):
+    """⟨a, b⟩ of each example: −∇x T_s^k · ∇x log S_s^k of thesis Eq. 2.2 is its negative.
+
+    Args:
+        a: [batch, …] or a nest of such tensors.
+        b: the same.
+
+    Returns:
+        [batch], at least float32.
+    """
+    parts = []
+    for u, v in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
+        u = _at_least_float32(u)
+        product = u * tf.cast(v, u.dtype)
+        parts.append(tf.reduce_sum(product, axis=tf.range(1, tf.rank(product))))
+    return tf.add_n(parts)
+
+
+def attention_map(features, power=2.0, channel_axis=-1):
+    """A = Σ_c abs(Z_c)^power.
+
+    Args:
+        features: Z, [batch, height, width, channels].
+        power: 2 for Eq. 2.7, 1 for the sums of absolute values of §4.4.1.
+        channel_axis: where the channels are.
+
+    Returns:
+        [batch, height, width].
+
+    Source: thesis Eq. 2.7; Zagoruyko and Komodakis 2017.
+    """
+    features = _at_least_float32(features)
+    if power == 2:
+        return tf.reduce_sum(tf.square(features), channel_axis)
+    size = tf.abs(features)
+    return tf.reduce_sum(size if power == 1 else tf.pow(size, power), channel_axis)
+
+
+def normalized(values):
+    """v / ‖v‖₂ of each example, over all tensors of a nest together; zero where v is.
+
+    Exact and differentiable: no ε in the root. The example is divided by its largest entry first,
+    a constant that the result does not depend on, so that squares neither vanish nor overflow.
+    Below `ZERO` in every entry v counts as zero, in value and in gradient.
+
+    Args:
+        values: [batch, …] or a nest of such tensors.
+
+    Returns:
+        The same structure, at least float32.
+    """
+    flat = [_at_least_float32(v) for v in tf.nest.flatten(values)]
+    largest = tf.stack([tf.reduce_max(tf.abs(v), tf.range(1, tf.rank(v))) for v in flat])
+    largest = tf.stop_gradient(tf.reduce_max(largest, axis=0))
+    alive = largest > ZERO
+
+    def per_example(vector, like):
+        return tf.reshape(
+            vector, tf.concat([tf.shape(vector), tf.ones_like(tf.shape(like)[1:])], 0)
+        )
+
+    divisor = tf.where(alive, largest, tf.ones_like(largest))
+    flat = [v / per_example(divisor, v) for v in flat]
+    squares = tf.where(alive, squared_norm(flat), tf.ones_like(largest))
+    scale = tf.where(alive, tf.math.rsqrt(squares), tf.zeros_like(squares))
+    return tf.nest.pack_sequence_as(values, [v * per_example(scale, v) for v in flat])
+
+
+def distance_of_directions(student, teacher):
+    """‖T/‖T‖ − S/‖S‖‖² of each example.
+
+    Args:
+        student: [batch, …] or a nest of such tensors.
+        teacher: the same; a constant.
+
+    Returns:
+        [batch], between 0 and 4: 2 − 2 cos of the angle between them; 1 where one of them is zero.
+
+    Source: thesis Eq. 2.9, Eq. 4.3.
+    """
+    return squared_distance(normalized(student), normalized(teacher))
+
+
+def root(squares):
+    """√s of each example, with gradient zero where s = 0: the norm of Eq. 2.8 from its square."""
+    alive = squares > 0
+    return tf.where(
+        alive, tf.sqrt(tf.where(alive, squares, tf.ones_like(squares))), tf.zeros_like(squares)
+    )
 
 
 def _at_least_float32(values):

@@ -15,13 +15,16 @@ which the papers and their code accept.
 """
 
 import contextlib
+import copy
 import dataclasses
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad import calls, intercepts, second_order, targets
+from tfgrad import biases, calls, intercepts, second_order, targets
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.intercepts import unbatched
@@ -42,12 +45,14 @@ class Needs:
             a row of that and not a pass of its own.
         order: 2 if a gradient will itself be differentiated with respect to the input.
         intercepts: whether every call's intercept is recorded, for full-gradients.
+        biases: names of layers whose pre-activations and biases are recorded.
     """
 
     layers: tuple[str, ...] = ()
     jacobian: bool = False
     order: int = 1
     intercepts: bool = False
+    biases: tuple[str, ...] = ()
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
@@ -55,28 +60,43 @@ class Needs:
             self.jacobian or other.jacobian,
             max(self.order, other.order),
             self.intercepts or other.intercepts,
+            tuple(dict.fromkeys(self.biases + other.biases)),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gradients:
+    """What one backward pass gives, flat, in the order of what was recorded."""
+
+    inputs: list[Any]
+    layers: list[Any] = dataclasses.field(default_factory=list)
+    intercepts: list[Any] = dataclasses.field(default_factory=list)
+    biases: list[Any] = dataclasses.field(default_factory=list)
 
 
 class Probe:
     """A network's outputs at x and the gradients asked of it, each computed once.
 
     Args:
-        network: a Keras model that returns logits [batch, classes].
+        network: a Keras model that returns logits [batch, classes], or a list or dict of them: see
+            `on`.
         x: float images [batch, …], or a nest of inputs of which the float ones are differentiated.
         y: integer labels [batch], needed for target `"label"`.
         training: the mode of the forward pass. Batch-norm statistics and random masks move on as
             in any call; `forward` repeats this pass's masks and moves nothing.
         needs: what will be asked.
         draws: where the batch stands in the random sequence.
+        teacher: what a teacher says of the batch (`tfgrad.teaching.Teacher`), for penalties that
+            compare.
 
     Raises:
         ArgumentError: x has nothing to differentiate, or a layer name is not there.
-        ModelError: the network's output is not one tensor [batch, classes].
+        ModelError: the network's output is not logits [batch, classes].
     """
 
-    def __init__(self, network, x, y=None, *, training=False, needs=None, draws=None):
-        self.network, self.y = network, y
+    def __init__(self, network, x, y=None, *, training=False, needs=None, draws=None, teacher=None):
+        self.network, self.y, self.head = network, y, None
+        self._teacher = teacher
         self.training = training
         self.needs = needs = needs or Needs()
         self.draws = draws or Draws()
@@ -90,8 +110,11 @@ class Probe:
             )
         if needs.layers:
             calls.check_names(network, needs.layers)
+        if needs.biases:
+            biases.check(network, needs.biases)
         self._before = _snapshot(network) if training else []
         self._memo: dict = {}
+        self._views: dict = {}
         self._second_tape = tf.GradientTape(persistent=True) if needs.order > 1 else None
         self._second_on = False
         self._tape = tf.GradientTape(persistent=True)
@@ -108,18 +131,88 @@ class Probe:
                     unbatched=unbatched(network, self.x),
                 )
                 terms = stack.enter_context(recorder)
+            # The outermost listener: it recognises a tensor by its identity.
+            biased = stack.enter_context(biases.recorded(needs.biases))
             if self._second_tape is not None:
                 self._second_tape.watch(self._watched)
             self._tape.watch(self._watched)
             self.outputs = network(self.x, training=training)
-            self.logits = self._as_logits(self.outputs)
+            self._all_logits = tf.nest.map_structure(_at_least_float32, self.outputs)
+        self._logits = None
+        if len(tf.nest.flatten(self.outputs)) == 1:
+            self._logits = self._selected(self._all_logits)
         self.layer_outputs = recorded
         self.intercepts = terms
+        self.biases = biased
+
+    # Several outputs, and a teacher's
+
+    @property
+    def logits(self):
+        """[batch, classes], in float32 or wider."""
+        if self._logits is None:
+            self._logits = self._selected(self._all_logits)
+        return self._logits
+
+    def on(self, head):
+        """A view of this probe on one head of a network with several outputs.
+
+        Args:
+            head: the output's key (of a dict) or index (of a list), or a pair (this network's, its
+                teacher's); None for the only output.
+
+        Returns:
+            A probe whose logits and labels are the head's; labels given as a dict or list belong
+            to the heads they name. It shares the forward pass and remembers its own gradients.
+
+        Raises:
+            ArgumentError: there is no such head.
+        """
+        if head not in self._views:
+            own, taught = head if isinstance(head, tuple) else (head, head)
+            view = self
+            if own is not None:
+                view = copy.copy(self)
+                view.head, view._memo = own, {}
+                view._logits = view._selected(self._all_logits)
+                view.y = _part(self.y, own)
+            if self._teacher is not None:
+                view = copy.copy(view) if view is self else view
+                view._teacher = self._teacher.on(taught)
+            self._views[head] = view
+        return self._views[head]
+
+    def with_labels_of(self, head):
+        """A view whose labels are those of one head, on a network with a single output."""
+        if not isinstance(self.y, Mapping | list | tuple):
+            return self
+        view = copy.copy(self)
+        view.head, view._memo, view.y = head, {}, _part(self.y, head)
+        return view
+
+    @property
+    def teacher(self):
+        """What the teacher says of this batch.
+
+        Raises:
+            ArgumentError: there is none.
+        """
+        if self._teacher is None:
+            raise ArgumentError(
+                "teacher: got None, but a penalty matches a teacher; use "
+                "PenalizedModel(network, penalties, teacher=...) or per_example(..., teacher=...)."
+            )
+        return self._teacher
 
     # What is differentiated
 
     def classes(self, target):
         """The class index of each example's scalar, int32 [batch]; `"all"` has none."""
+        if self.head is not None and self.y is None and _is(target, "label"):
+            raise ArgumentError(
+                f"target: got 'label' on head {self.head!r}, to which no labels belong; use "
+                "target='predicted', or pass labels by head, e.g. y={'" + f"{self.head}" + "': …}."
+            )
         return targets.classes(target, self.logits, self.y)
 
     def score(self, target):
@@ -133,17 +226,18 @@ class Probe:
 
         Args:
             target: see `tfgrad.targets`; not `"all"`.
-            of: `"logit"`, or `"log_probability"` for ∇x log softmax(logits / temperature).
+            of: `"logit"`; `"probability"` or `"log_probability"` of softmax(logits / temperature).
             temperature: of that softmax.
         """
-        return self._pack(self._gradients(target, of, temperature)[0])
+        return self._pack(self._gradients(target, of, temperature).inputs)
 
     def layer_gradients(self, target, of="logit"):
         """∂ scalar / ∂ output of every recorded call, {call name: like the output}.
 
         A call the scalar does not depend on has None.
         """
-        return tf.nest.pack_sequence_as(self.layer_outputs, self._gradients(target, of)[1])
+        gradients = self._gradients(target, of, deep=True).layers
+        return tf.nest.pack_sequence_as(self.layer_outputs, gradients)
 
     def intercept_gradients(self, target, of="logit"):
         """∂ scalar / ∂ `tensors` of every recorded intercept, in order; needs `intercepts`.
@@ -152,8 +246,38 @@ class Probe:
             For each of `self.intercepts` a list like its `tensors`, None where the scalar does not
             depend on a tensor.
         """
-        gradients = iter(self._gradients(target, of)[2])
+        gradients = iter(self._gradients(target, of, deep=True).intercepts)
         return [[next(gradients) for _ in term.tensors] for term in self.intercepts]
+
+    def bias_gradients(self, target, of="logit"):
+        """f^b = ∇_z f ⊙ b of every call recorded by `Needs.biases`, {call name: like z}.
+
+        Zeros where the scalar does not depend on a call. See `tfgrad.biases` for z and b.
+        """
+        gradients = self._gradients(target, of, deep=True).biases
+        products = {}
+        for (name, biased), gradient in zip(self.biases.items(), gradients, strict=True):
+            if gradient is None:
+                gradient = tf.zeros_like(biased.output)
+            bias = biased.bias()
+            products[name] = tf.cast(gradient, bias.dtype) * bias
+        return products
+
+    def slope(self, name, scalar):
+        """∇x of another scalar per example, made of what the forward pass recorded.
+
+        Args:
+            name: of the scalar; one name is computed once.
+            scalar: a function of this probe that returns [batch].
+        """
+        key = ("slope", name)
+        if key not in self._memo:
+            with self._recording_second(), self._tape:
+                values = scalar(self)
+            with self._recording_second():
+                gradients = self._tape.gradient(values, self._watched, unconnected_gradients="zero")
+            self._memo[key] = gradients
+        return self._pack(self._memo[key])
 
     def input_jacobian(self):
         """∇x of every logit, a list of `classes` gradients in x's structure."""
@@ -168,7 +292,7 @@ class Probe:
             target: see `input_gradient`.
             vectors: in x's structure, as `input_gradient` returns.
         """
-        gradients, _, _ = self._gradients(target, "logit")
+        gradients = self._gradients(target, "logit").inputs
         with self._recording_second():
             slopes = [
                 tf.reduce_sum(g * v)
@@ -181,7 +305,7 @@ class Probe:
         """tr ∇²x f exactly, [batch], at the price of one double backward per input dimension."""
         total = tf.zeros([], self._watched[0].dtype)
         for index, source in enumerate(self._watched):
-            gradient = self._gradients(target, "logit")[0][index]
+            gradient = self._gradients(target, "logit").inputs[index]
             with self._recording_second():
                 flat = tf.reshape(gradient, [tf.shape(gradient)[0], -1])
             size = flat.shape[-1] or source.shape[1:].num_elements()
@@ -221,7 +345,8 @@ class Probe:
                         "add_weight for state; or choose estimator='hutchinson'."
                     )
         with keras.StatelessScope(self._before, collect_losses=True):
-            return self._as_logits(self.network(x, training=self.training))
+            outputs = self.network(x, training=self.training)
+            return self._selected(tf.nest.map_structure(_at_least_float32, outputs))
 
     def noise(self, samples, seed, scale=1.0):
         """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure."""
@@ -253,12 +378,21 @@ class Probe:
 
     # Inside
 
-    def _as_logits(self, outputs):
-        flat = tf.nest.flatten(outputs)
+    def _selected(self, outputs):
+        """This head's logits among the network's outputs."""
+        logits = outputs
+        if self.head is not None:
+            logits = _part(outputs, self.head)
+            if logits is None:
+                raise ArgumentError(
+                    f"head: got {self.head!r}; network {self.network.name!r} has {_keys(outputs)}."
+                )
+        flat = tf.nest.flatten(logits)
         if len(flat) != 1:
             raise ModelError(
-                f"network {self.network.name!r}: got {len(flat)} outputs; a gradient is taken "
-                "of one tensor of logits [batch, classes]."
+                f"network {self.network.name!r}: got {len(flat)} outputs, {_keys(outputs)}; a "
+                "gradient is taken of one tensor of logits [batch, classes]. Name one with head=, "
+                "where there is such an argument, or take tfgrad.models.one_head(network, ...)."
             )
         logits = flat[0]
         if logits.shape.rank != 2:
@@ -266,7 +400,7 @@ class Probe:
                 f"network {self.network.name!r}: got outputs of shape {logits.shape}; expected "
                 "logits [batch, classes]."
             )
-        return tf.cast(logits, tf.float32) if logits.dtype.size < 4 else logits
+        return logits
 
     @contextlib.contextmanager
     def _recording_second(self):
@@ -294,13 +428,16 @@ class Probe:
         if self._second_tape is not None:
             self._second_tape.watch(tensor)
 
-    def _gradients(self, target, of, temperature=1.0):
-        """Gradients for inputs, recorded calls and intercepts, from one backward pass."""
-        key = ("gradient", of, float(temperature), _name_of(target))
+    def _gradients(self, target, of, temperature=1.0, deep=False):
+        """Gradients for inputs and all that was recorded, from one backward pass.
+
+        Where the Jacobian is wanted anyway, and nothing but inputs (`deep`), they are a row of it.
+        """
+        row = self.needs.jacobian and of == "logit" and not deep
+        key = ("gradient", of, float(temperature), _name_of(target), row)
         if key not in self._memo:
-            alone = not self.needs.layers and not self.needs.intercepts
-            if self.needs.jacobian and of == "logit" and alone:
-                self._memo[key] = (self._row(target), [], [])
+            if row:
+                self._memo[key] = _Gradients(self._row(target))
             else:
                 with self._recording_second(), self._tape:
                     scalar = targets.select(self._values(of, temperature), self.classes(target))
@@ -310,17 +447,24 @@ class Probe:
     def _values(self, of, temperature):
         if of == "logit":
             return self.logits
+        logits = self.logits if temperature == 1.0 else self.logits / temperature
         if of == "log_probability":
-            logits = self.logits if temperature == 1.0 else self.logits / temperature
             return tf.nn.log_softmax(logits)
-        raise ArgumentError(f"of: got {of!r}; expected 'logit' or 'log_probability'.")
+        if of == "probability":
+            return tf.nn.softmax(logits)
+        raise ArgumentError(
+            f"of: got {of!r}; expected 'logit', 'probability' or 'log_probability'."
+        )
 
     def _backward(self, scalar):
-        layers = tf.nest.flatten(self.layer_outputs)
-        terms = [t for term in self.intercepts for t in term.tensors]
+        recorded = [
+            tf.nest.flatten(self.layer_outputs),
+            [t for term in self.intercepts for t in term.tensors],
+            [biased.output for biased in self.biases.values()],
+        ]
         with self._recording_second():
-            gradients = self._tape.gradient(scalar, self._watched + layers + terms)
-        inputs, rest = gradients[: len(self._watched)], gradients[len(self._watched) :]
+            gradients = self._tape.gradient(scalar, self._watched + sum(recorded, []))
+        inputs, gradients = gradients[: len(self._watched)], gradients[len(self._watched) :]
         if all(g is None for g in inputs):
             raise ModelError(
                 f"network {self.network.name!r}: its output does not depend differentiably on its "
@@ -329,7 +473,11 @@ class Probe:
         for i, gradient in enumerate(inputs):
             if gradient is None:
                 inputs[i] = tf.zeros_like(self._watched[i])
-        return inputs, rest[: len(layers)], rest[len(layers) :]
+        parts, start = [], 0
+        for tensors in recorded:
+            parts.append(gradients[start : start + len(tensors)])
+            start += len(tensors)
+        return _Gradients(inputs, *parts)
 
     def _jacobian(self):
         if "jacobian" not in self._memo:
@@ -344,7 +492,7 @@ class Probe:
                 for k in range(classes):
                     with self._recording_second(), self._tape:
                         logit = self.logits[:, k]
-                    rows.append(self._backward(logit)[0])
+                    rows.append(self._backward(logit).inputs)
             else:
                 with self._recording_second():
                     blocks = [self._tape.batch_jacobian(self.logits, t) for t in self._watched]
@@ -389,6 +537,7 @@ class _Float32Probe(Probe):
                 draws=half.draws,
             )
         self._before = half._before
+        self.head, self._logits = half.head, None
 
     def forward(self, x):
         with _computing_in_float32(self.network):
@@ -396,6 +545,32 @@ class _Float32Probe(Probe):
 
     def in_float32(self):
         return self
+
+
+def _at_least_float32(tensor):
+    return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
+
+
+def _is(target, name):
+    return isinstance(target, str) and target == name
+
+
+def _part(nest, head):
+    """What belongs to a head in a dict or list, or None."""
+    if isinstance(nest, Mapping):
+        return nest.get(head)
+    if isinstance(nest, list | tuple) and isinstance(head, int) and 0 <= head < len(nest):
+        return nest[head]
+    return None
+
+
+def _keys(outputs):
+    """The heads that there are, for a message."""
+    if isinstance(outputs, Mapping):
+        return "heads " + ", ".join(map(repr, outputs))
+    if isinstance(outputs, list | tuple):
+        return "heads " + ", ".join(map(str, range(len(outputs))))
+    return "one output and needs no head"
 
 
 def _name_of(target):

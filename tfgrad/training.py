@@ -5,11 +5,11 @@ import inspect
 import keras
 import tensorflow as tf
 
-from tfgrad import distribution
+from tfgrad import distribution, teaching
 from tfgrad._step import Batch, with_clear_errors
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError
-from tfgrad.penalties.base import Penalty, check_network
+from tfgrad.penalties.base import Penalty, check_network, check_teacher
 from tfgrad.probe import Needs, Probe
 
 
@@ -27,8 +27,12 @@ class PenalizedModel(keras.Model):
     be used, saved or exported alone.
 
     Args:
-        network: a Keras model that returns logits [batch, classes].
+        network: a Keras model that returns logits [batch, classes], or a dict or list of them,
+            whose penalties then name a `head`.
         penalties: a list of `tfgrad.penalties.Penalty`.
+        teacher: a Keras model for the penalties that match one. It runs in inference mode, once
+            per step for all of them; none of its variables moves, and no gradient flows into it.
+            It is saved with this model (to train on), and not with `network`.
         evaluate_penalties: whether `evaluate` (and validation) computes the penalties too and
             adds them to its loss; by default it reports the supervised loss and metrics only.
 
@@ -51,7 +55,15 @@ class PenalizedModel(keras.Model):
     ```
     """
 
-    def __init__(self, network, penalties=(), evaluate_penalties=False, name=None, **kwargs):
+    def __init__(
+        self,
+        network,
+        penalties=(),
+        teacher=None,
+        evaluate_penalties=False,
+        name=None,
+        **kwargs,
+    ):
         super().__init__(name=name or f"penalized_{getattr(network, 'name', 'network')}", **kwargs)
         if not isinstance(network, keras.Model):
             raise ArgumentError(
@@ -73,6 +85,7 @@ class PenalizedModel(keras.Model):
                 )
         self.network = network
         self.penalties = penalties
+        self.teacher = teacher
         self.evaluate_penalties = evaluate_penalties
         self._trackers = [keras.metrics.Mean(name=n) for n in names]
         self._evaluating = False
@@ -84,8 +97,16 @@ class PenalizedModel(keras.Model):
         self._needs = Needs()
         for penalty in penalties:
             self._needs |= penalty.needs()
+        self._teacher_needs = teaching.needs_of(penalties)
         if penalties and network.built and getattr(network, "inputs", None):
             check_network(network, penalties)
+        if self._teacher_needs is not None:
+            check_teacher(teacher, network, penalties)
+        elif teacher is not None:
+            raise ArgumentError(
+                f"teacher: got {getattr(teacher, 'name', teacher)!r}, but no penalty matches one; "
+                "add e.g. tfgrad.penalties.ActivationMatching(), or leave teacher=None."
+            )
         self.built = network.built
 
     # Keras's side
@@ -152,17 +173,90 @@ class PenalizedModel(keras.Model):
             metrics = [m for m in metrics if id(m) not in trackers]
         return metrics
 
+    @property
+    def trainable_variables(self):
+        """Those of the network: a teacher is never trained, whatever its `trainable` says."""
+        return self.network.trainable_variables if self.trainable else []
+
+    @property
+    def trainable_weights(self):
+        """As `trainable_variables`."""
+        return self.network.trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_variables(self):
+        """All other variables, the teacher's among them."""
+        trained = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in trained]
+
+    @property
+    def non_trainable_weights(self):
+        """As `non_trainable_variables`, without metrics and seeds."""
+        trained = {id(v) for v in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in trained]
+
+    # A teacher
+
+    def lessons(self, x, y=None, batch_size=256):
+        """What the teacher says of a data set, asked once instead of once per epoch.
+
+        Right where the images do not change from epoch to epoch, that is without augmentation.
+
+        Args:
+            x: arrays [n, …].
+            y: labels [n], for penalties with target `"label"`.
+            batch_size: examples per pass of the teacher.
+
+        Returns:
+            A `tfgrad.teaching.Lesson`, to be passed to `fit` in place of x:
+
+        ```python
+        model.fit(model.lessons(x, y), y, epochs=100)
+        ```
+        """
+        if self._teacher_needs is None:
+            raise ArgumentError("teacher: this model has none, so there are no lessons to record.")
+
+        @tf.function(reduce_retracing=True)
+        def answer(x, y):
+            taught = teaching.Teacher(self.teacher, x, y, self._teacher_needs)
+            with keras.StatelessScope(collect_losses=True):
+                probe = Probe(self.network, x, y, needs=self._needs, teacher=taught)
+                for penalty in self.penalties:
+                    if penalty.teacher_needs() is not None:
+                        penalty.compute(probe.on(penalty.head))
+            return taught.answers()
+
+        return teaching.record(answer, x, y, batch_size)
+
+    def _taught(self, batch):
+        """The teacher's side of a batch; opened before any tape, so that none records it."""
+        if self._teacher_needs is None:
+            return None
+        if batch.taught is not None:
+            return teaching.Teacher.from_lesson(batch.taught)
+        return teaching.Teacher(self.teacher, batch.x, batch.y, self._teacher_needs)
+
     # One step
 
     def train_step(self, data):
         """One update from one batch: [x, y, sample_weight] of this replica."""
         batch = Batch(self, data)
+        if self._teacher_needs is not None:
+            check_teacher(self.teacher, self.network, self.penalties, batch.x)
+        taught = self._taught(batch)
         with tf.GradientTape() as tape:
             if self.penalties:
                 check_network(self.network, self.penalties, batch.x)
                 draws = Draws(self._draws_made.value, batch.share.offset)
                 probe = Probe(
-                    self.network, batch.x, batch.y, training=True, needs=self._needs, draws=draws
+                    self.network,
+                    batch.x,
+                    batch.y,
+                    training=True,
+                    needs=self._needs,
+                    draws=draws,
+                    teacher=taught,
                 )
                 batch.check_labels(probe)
                 outputs = probe.outputs
@@ -190,6 +284,7 @@ class PenalizedModel(keras.Model):
                 batch.y,
                 needs=self._needs,
                 draws=Draws(0, batch.share.offset),
+                teacher=self._taught(batch),
             )
             outputs = probe.outputs
             loss = batch.supervised(outputs, training=False) + batch.penalized(probe)
@@ -202,6 +297,7 @@ class PenalizedModel(keras.Model):
     def predict_step(self, data):
         """Logits of one batch."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x = x.x if isinstance(x, teaching.Lesson) else x
         if distribution.share_of(x).replicas == 1:
             return self(x, training=False)
         size = tf.shape(tf.nest.flatten(x)[0])[0]
@@ -216,6 +312,9 @@ class PenalizedModel(keras.Model):
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
             "penalties": [keras.saving.serialize_keras_object(p) for p in self.penalties],
+            "teacher": None
+            if self.teacher is None
+            else keras.saving.serialize_keras_object(self.teacher),
             "evaluate_penalties": self.evaluate_penalties,
         }
 
@@ -223,7 +322,9 @@ class PenalizedModel(keras.Model):
     def from_config(cls, config, custom_objects=None):
         """The model that `get_config` described."""
         config = dict(config)
-        for key in ("network", "penalties"):
+        for key in ("network", "penalties", "teacher"):
+            if config.get(key) is None:
+                continue
             config[key] = keras.saving.deserialize_keras_object(
                 config[key], custom_objects=custom_objects
             )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfgrad.errors import ArgumentError
+from tfgrad.models.heads import one_head, two_heads
 from tfgrad.models.resnet import DEPTHS as _RESNET_DEPTHS
 from tfgrad.models.resnet import resnet
 from tfgrad.models.vgg import DEPTHS as _VGG_DEPTHS
@@ -15,7 +16,7 @@ _BUILDERS: dict[str, tuple[Callable[..., keras.Model], int]] = {
 } | {f"resnet{depth}": (resnet, depth) for depth in _RESNET_DEPTHS}
 NAMES = tuple(_BUILDERS)
 
-__all__ = ["NAMES", "get", "resnet", "vgg"]
+__all__ = ["NAMES", "get", "one_head", "resnet", "two_heads", "vgg"]
 
 
 def get(

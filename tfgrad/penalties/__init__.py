@@ -1,7 +1,29 @@
 """Penalties on gradients: what to differentiate, and which loss."""
 
+from tfgrad.penalties.attention import AttentionJacobianMatching, AttentionMatching
 from tfgrad.penalties.base import Penalty
+from tfgrad.penalties.bias_gradients import (
+    BiasGradientMatching,
+    BiasGradientNorm,
+    full_gradient_matching,
+)
 from tfgrad.penalties.gradient_norm import GradientNorm
+from tfgrad.penalties.matching import ActivationMatching, JacobianMatching
+from tfgrad.penalties.pairs import matching_layers
 from tfgrad.penalties.score import ESTIMATORS, AntiScoreMatching, ScoreMatching
 
-__all__ = ["ESTIMATORS", "AntiScoreMatching", "GradientNorm", "Penalty", "ScoreMatching"]
+__all__ = [
+    "ESTIMATORS",
+    "ActivationMatching",
+    "AntiScoreMatching",
+    "AttentionJacobianMatching",
+    "AttentionMatching",
+    "BiasGradientMatching",
+    "BiasGradientNorm",
+    "GradientNorm",
+    "JacobianMatching",
+    "Penalty",
+    "ScoreMatching",
+    "full_gradient_matching",
+    "matching_layers",
+]

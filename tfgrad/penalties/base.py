@@ -7,7 +7,7 @@ import weakref
 import keras
 import tensorflow as tf
 
-from tfgrad import second_order
+from tfgrad import biases, calls, second_order, teaching
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError, SecondOrderWarning
 from tfgrad.probe import Needs, Probe
@@ -26,10 +26,13 @@ class Penalty:
             instance (`penalty.weight = 0.1`), and takes effect at the next step without
             retracing.
         name: of the penalty and of its metric.
+        head: which output, of a network with several: its key or index, or a pair (the network's,
+            the teacher's).
     """
 
-    def __init__(self, weight=1.0, name=None):
+    def __init__(self, weight=1.0, name=None, head=None):
         self.name = name or type(self).__name__
+        self.head = _validated_head(head)
         if "/" in self.name:
             raise ArgumentError(f"name: got {name!r}; a metric's name cannot hold '/'.")
         if isinstance(weight, keras.optimizers.schedules.LearningRateSchedule):
@@ -66,15 +69,32 @@ class Penalty:
         """Whether a network without second derivatives makes the penalty meaningless."""
         return False
 
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether training takes a second derivative of the network."""
+        return True
+
     def needs(self) -> Needs:
         """What the probe must prepare."""
         return Needs()
 
+    def teacher_needs(self) -> Needs | None:
+        """What a probe of the teacher must prepare; None: there is no teacher in this penalty."""
+        return None
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether the teacher's logits enter, so that probabilities would falsify them."""
+        return self.teacher_needs() is not None
+
     def compute(self, probe: Probe):
-        """The penalty of every example, [batch], unweighted, from a probe of the batch."""
+        """The penalty of every example, [batch], unweighted, from a probe of the batch.
+
+        The probe is on the penalty's `head`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no compute(probe).")
 
-    def per_example(self, network, x, y=None, *, training=False, seed=0):
+    def per_example(self, network, x, y=None, teacher=None, *, training=False, seed=0):
         """The bare penalty, for anyone who wants no trainer.
 
         Differentiable with respect to the network's weights under a `tf.GradientTape` of yours.
@@ -83,19 +103,32 @@ class Penalty:
         Args:
             network: a Keras model that returns logits [batch, classes].
             x: float inputs [batch, …].
-            y: integer labels [batch], where the target needs them.
-            training: the mode of the forward pass.
+            y: integer labels [batch], where the target needs them; {head: labels} for a network
+                with several heads.
+            teacher: a Keras model, for penalties that match one; runs in inference mode, and no
+                gradient flows into it.
+            training: the mode of the network's forward pass.
             seed: stands for the training step in the draws of a random estimator.
 
         Returns:
             [batch], unweighted.
         """
         check_network(network, [self], x, training)
+        needs, taught = teaching.needs_of([self]), None
+        if needs is not None:
+            check_teacher(teacher, network, [self], x)
+            taught = teaching.Teacher(teacher, x, y, needs)
         with keras.StatelessScope(collect_losses=True):
             probe = Probe(
-                network, x, y, training=training, needs=self.needs(), draws=Draws(step=seed)
+                network,
+                x,
+                y,
+                training=training,
+                needs=self.needs(),
+                draws=Draws(step=seed),
+                teacher=taught,
             )
-            return self.compute(probe)
+            return self.compute(probe.on(self.head))
 
     def get_config(self):
         """Constructor arguments; a float weight is saved as it stands now."""
@@ -130,7 +163,12 @@ def check_network(network, penalties, x=None, training=True):
         SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
         ModelError: its outputs are probabilities; penalties differentiate logits.
     """
-    inspection = second_order.check(network, x, training=training)
+    for penalty in penalties:
+        calls.check_names(network, penalty.needs().layers)
+        biases.check(network, penalty.needs().biases)
+    twice = any(p.differentiates_twice for p in penalties)
+    look = second_order.check if twice else second_order.inspect
+    inspection = look(network, x, training=training)
     wanting = [p.name for p in penalties if p.wants_smooth]
     if wanting and inspection.piecewise_linear and network not in _warned:
         _warned.add(network)
@@ -148,6 +186,61 @@ def check_network(network, penalties, x=None, training=True):
             "logits. Remove that activation and compile with "
             "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
         )
+
+
+def check_teacher(teacher, network, penalties, x=None):
+    """Refuse a teacher that these penalties cannot learn from.
+
+    Raises:
+        ArgumentError: it is missing, no Keras model, or takes other inputs than the network.
+        ModelError: its outputs are probabilities, and a penalty compares logits.
+    """
+    wanting = [p for p in penalties if p.teacher_needs() is not None]
+    if not isinstance(teacher, keras.Model):
+        raise ArgumentError(
+            f"teacher: got {type(teacher).__name__}; {wanting[0].name!r} matches a teacher, "
+            "expected a keras.Model that returns logits."
+        )
+    shapes = [
+        tf.TensorShape(shape) if isinstance(shape := _input_shape(model), tuple) else None
+        for model in (network, teacher)
+    ]
+    if None not in shapes and not shapes[0].is_compatible_with(shapes[1]):
+        raise ArgumentError(
+            f"teacher: takes inputs {tuple(shapes[1])}, the network takes {tuple(shapes[0])}; "
+            "expected the same, as both see the same batch. Resize the images, or put a "
+            "tfgrad.layers.Resizing in front of the teacher."
+        )
+    for penalty in wanting:
+        calls.check_names(teacher, penalty.teacher_needs().layers)
+        biases.check(teacher, penalty.teacher_needs().biases)
+    if any(p.compares_logits for p in wanting):
+        inspection = second_order.inspect(teacher, x, training=False)
+        if inspection.probabilities:
+            raise ModelError(
+                f"teacher {teacher.name!r}: its outputs are probabilities (layer "
+                f"{inspection.probabilities!r} ends in softmax or sigmoid); penalties compare "
+                "logits. Remove that activation, for keras.applications with "
+                "classifier_activation=None."
+            )
+
+
+def _input_shape(model):
+    try:
+        return model.input_shape
+    except (AttributeError, ValueError):
+        return None
+
+
+def _validated_head(head):
+    parts = tuple(head) if isinstance(head, list | tuple) else (head,)
+    kinds = all(isinstance(p, str | int | None) and not isinstance(p, bool) for p in parts)
+    if len(parts) > 2 or not kinds or (isinstance(head, list | tuple) and len(parts) != 2):
+        raise ArgumentError(
+            f"head: got {head!r}; expected the key or index of an output, or a pair (network's, "
+            "teacher's)."
+        )
+    return parts if len(parts) == 2 else head
 
 
 def positive(name, value):

@@ -21,6 +21,7 @@ class GradientNorm(Penalty):
         loss: `"squared_error"`: gradients of logits. `"cross_entropy"`: gradients of the
             log-softmax of one class; `"all"` is refused.
         name: of the metric.
+        head: which output, of a network with several.
 
     Raises:
         ArgumentError: an argument is none of these.
@@ -34,8 +35,15 @@ class GradientNorm(Penalty):
     Source: S. Srinivas, thesis §2.4; Srinivas and Fleuret, ICML 2018.
     """
 
-    def __init__(self, weight=1.0, target="label", loss="squared_error", name="gradient_norm"):
-        super().__init__(weight, name)
+    def __init__(
+        self,
+        weight=1.0,
+        target="label",
+        loss="squared_error",
+        name="gradient_norm",
+        head=None,
+    ):
+        super().__init__(weight, name, head)
         self.loss = one_of("loss", loss, LOSSES)
         if loss == "cross_entropy" and isinstance(target, str) and target == "all":
             raise ArgumentError(
@@ -61,6 +69,7 @@ class GradientNorm(Penalty):
             **super().get_config(),
             "target": targets.to_config(self.target),
             "loss": self.loss,
+            "head": self.head,
         }
 
     def _all(self):

@@ -60,8 +60,8 @@ def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=
 class _TracePenalty(Penalty):
     """Holds the estimator's arguments for the two penalties that are made of a trace."""
 
-    def __init__(self, weight, sigma, samples, estimator, target, seed, name):
-        super().__init__(weight, name)
+    def __init__(self, weight, sigma, samples, estimator, target, seed, name, head):
+        super().__init__(weight, name, head)
         self.sigma = positive("sigma", sigma)
         self.samples = positive_int("samples", samples)
         self.estimator = one_of("estimator", estimator, ESTIMATORS)
@@ -86,6 +86,7 @@ class _TracePenalty(Penalty):
             "estimator": self.estimator,
             "target": targets.to_config(self.target),
             "seed": self.seed,
+            "head": self.head,
         }
 
     def _trace(self, probe):
@@ -112,6 +113,7 @@ class ScoreMatching(_TracePenalty):
         target: whose logit; not `"all"`.
         seed: of the draws.
         name: of the metric.
+        head: which output, of a network with several.
 
     Raises:
         ArgumentError: an argument is out of its range.
@@ -129,8 +131,9 @@ class ScoreMatching(_TracePenalty):
         target="label",
         seed=0,
         name="score_matching",
+        head=None,
     ):
-        super().__init__(weight, sigma, samples, estimator, target, seed, name)
+        super().__init__(weight, sigma, samples, estimator, target, seed, name, head)
         self.stability = 0.0 if stability == 0 else positive("stability", stability)
 
     def compute(self, probe):
@@ -157,6 +160,7 @@ class AntiScoreMatching(_TracePenalty):
         target: whose logit; not `"all"`.
         seed: of the draws.
         name: of the metric.
+        head: which output, of a network with several.
 
     Raises:
         ArgumentError: an argument is out of its range.
@@ -174,8 +178,9 @@ class AntiScoreMatching(_TracePenalty):
         target="label",
         seed=0,
         name="anti_score_matching",
+        head=None,
     ):
-        super().__init__(weight, sigma, samples, estimator, target, seed, name)
+        super().__init__(weight, sigma, samples, estimator, target, seed, name, head)
         self.threshold = positive("threshold", threshold)
 
     def compute(self, probe):
