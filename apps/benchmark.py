@@ -10,7 +10,8 @@ is that of a process of its own per variant (of the GPU, where there is one). Pr
 writes JSON to --out.
 
 --suite=training compares steps with penalties with the plain step, which is stock Keras training of
-the same network. --suite=maps compares FullGrad with the input-gradient on networks with random
+the same network; in the matching steps a teacher of the same architecture runs along. --variants
+picks some. --suite=maps compares FullGrad with the input-gradient on networks with random
 weights: in this process, where the input-gradient is a stock gradient tape in a tf.function, and
 through the signatures of an exported SavedModel that was loaded back. It also takes the peak memory
 of noise-averaged methods for each of --samples, which should be the same.
@@ -36,12 +37,34 @@ from tfgrad import export, loading, models, penalties, saliency
 from tfgrad.errors import ArgumentError, SecondOrderWarning
 
 FLAGS = flags.FLAGS
-BOUNDS = {"gradient norm": 2.2, "score matching": 3.2, "both": 3.3, "fit": 1.05}
+BOUNDS = {
+    "gradient norm": 2.2,
+    "score matching": 3.2,
+    "both": 3.3,
+    "matching": 2.9,
+    "fit": 1.05,
+}
+# What bias-gradients and attention may add to a step that matches logits and input-gradients.
+MORE_BOUND = 1.25
+_MATCHED = ("conv1", "conv2", "conv3")
+_MATCHED_MAPS = ("act1", "act2", "act3")
+
+
+def _matching():
+    return [penalties.ActivationMatching(1.0), penalties.JacobianMatching(1.0)]
+
+
 VARIANTS = {
     "plain": list,
     "gradient norm": lambda: [penalties.GradientNorm(0.1)],
     "score matching": lambda: [penalties.ScoreMatching(1e-3)],
     "both": lambda: [penalties.GradientNorm(0.1), penalties.ScoreMatching(1e-3)],
+    "matching": _matching,
+    "matching + bias + attention": lambda: [
+        *_matching(),
+        penalties.BiasGradientMatching(1.0, _MATCHED),
+        penalties.AttentionMatching(1.0, _MATCHED_MAPS),
+    ],
 }
 # FullGrad in units of the input-gradient, here and exported.
 MAPS_BOUNDS = {"vgg16_bn": 1.2, "efficientnetv2b0": 1.5, "vit": 2.0}
@@ -75,6 +98,7 @@ def define_flags():
     ):
         values = " or ".join(str(d[name]) for d in DEFAULTS.values())
         flags.DEFINE_integer(name, None, f"{what}; default, by suite: {values}.", lower_bound=1)
+    flags.DEFINE_list("variants", list(VARIANTS), "Steps of --suite=training beside the plain one.")
     flags.DEFINE_integer("fit_steps", 10, "Steps in each timed pass of fit.", lower_bound=1)
     flags.DEFINE_list("models", list(NETWORKS), "Networks of --suite=maps.")
     flags.DEFINE_list("samples", ["5", "50"], "Samples whose peak memory --suite=maps takes.")
@@ -91,6 +115,11 @@ def main():
     for name in FLAGS.models:
         if name not in NETWORKS:
             raise ArgumentError(f"--models: got {name!r}; expected some of {', '.join(NETWORKS)}.")
+    for name in FLAGS.variants:
+        if name not in VARIANTS:
+            raise ArgumentError(
+                f"--variants: got {name!r}; expected some of {', '.join(VARIANTS)}."
+            )
     if FLAGS.memory_of:
         print(json.dumps(_memory_of(FLAGS.memory_of)))
         return None
@@ -135,7 +164,8 @@ def _training():
     # On a ReLU network score matching means nothing, and costs what it costs.
     warnings.simplefilter("ignore", SecondOrderWarning)
     steps = {}
-    for name in VARIANTS:
+    names = ["plain", *(name for name in VARIANTS if name in FLAGS.variants and name != "plain")]
+    for name in names:
         print(f"compiling: {name}", flush=True)
         steps[name] = _step(_model(name))
         timing.seconds(steps[name])
@@ -143,8 +173,13 @@ def _training():
     variants = {
         name: timing.row(times[name], times["plain"], BOUNDS.get(name))
         | {"peak_mb": timing.memory(name)}
-        for name in VARIANTS
+        for name in names
     }
+    if {"matching", "matching + bias + attention"} <= set(names):
+        more = times["matching + bias + attention"], times["matching"]
+        variants["bias + attention, over matching"] = timing.row(*more, MORE_BOUND) | {
+            "peak_mb": ""
+        }
     passes = timing.interleaved(_fit_and_loop(), max(FLAGS.rounds // 2, 5), "passes of fit")
     fit = timing.row(passes["fit"], passes["loop"], BOUNDS["fit"])
     measured = {
@@ -162,7 +197,10 @@ def _model(name):
     network = _network()
     chosen = VARIANTS[name]()
     if chosen:
-        return settings.compiled_model(network, chosen, keras.optimizers.Adam(1e-3), False)
+        taught = any(penalty.teacher_needs() is not None for penalty in chosen)
+        teacher = _network() if taught else None
+        optimizer = keras.optimizers.Adam(1e-3)
+        return settings.compiled_model(network, chosen, optimizer, False, teacher)
     network.compile(
         keras.optimizers.Adam(1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

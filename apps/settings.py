@@ -159,9 +159,9 @@ def build_penalties():
     return chosen
 
 
-def compiled_model(network, chosen, optimizer, jit_compile="auto"):
+def compiled_model(network, chosen, optimizer, jit_compile="auto", teacher=None):
     """A compiled PenalizedModel with the softmax cross-entropy on logits."""
-    model = tfgrad.PenalizedModel(network, chosen)
+    model = tfgrad.PenalizedModel(network, chosen, teacher)
     model.compile(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -182,9 +182,16 @@ class _Recorder(calls.Handler):
                 f"layers: {layer.name!r} has synchronized=True, whose statistics are those of all "
                 "replicas; bias-gradients need synchronized=False."
             )
-        z = calls.copy(proceed(*args, **kwargs))
         given = kwargs.get("training", args[1] if len(args) > 1 else None)
-        norm = _Norm(layer, args[0], z, bool(given) and layer.trainable)
+        training = bool(given) and layer.trainable
+        if training and (layer.renorm or kwargs.get("mask") is not None):
+            what = "renorm=True" if layer.renorm else "a mask"
+            raise ArgumentError(
+                f"layers: {layer.name!r} has {what}, and bias-gradients do not know the statistics "
+                "that it takes in training; use a batch norm without."
+            )
+        z = calls.copy(proceed(*args, **kwargs))
+        norm = _Norm(layer, args[0], z, training)
         running[2] = Biased(layer, z, norm)
         if source is not None:
             source.norm = norm

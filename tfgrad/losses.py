@@ -142,7 +142,12 @@ def attention_map(features, power=2.0, channel_axis=-1):
     if power == 2:
         return tf.reduce_sum(tf.square(features), channel_axis)
     size = tf.abs(features)
-    return tf.reduce_sum(size if power == 1 else tf.pow(size, power), channel_axis)
+    if power != 1:
+        # A ReLU's zeros, where derivatives of other powers are infinite and none of ours.
+        alive = size > 0
+        powers = tf.pow(tf.where(alive, size, tf.ones_like(size)), power)
+        size = tf.where(alive, powers, tf.zeros_like(size))
+    return tf.reduce_sum(size, channel_axis)
 
 
 def normalized(values):

@@ -463,7 +463,8 @@ class Probe:
             [biased.output for biased in self.biases.values()],
         ]
         with self._recording_second():
-            gradients = self._tape.gradient(scalar, self._watched + sum(recorded, []))
+            sources = self._watched + [t for part in recorded for t in part]
+            gradients = self._tape.gradient(scalar, sources)
         inputs, gradients = gradients[: len(self._watched)], gradients[len(self._watched) :]
         if all(g is None for g in inputs):
             raise ModelError(

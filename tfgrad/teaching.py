@@ -106,7 +106,7 @@ def record(answer, x, y=None, batch_size=256) -> Lesson:
     """Ask a teacher about a whole data set, batch by batch.
 
     Args:
-        answer: a function of x, y that returns {key: nest of tensors [batch, …]}.
+        answer: a function of x, y that returns {key: nest of tensors [batch, …]}; traced once.
         x: arrays [n, …], or a nest of them.
         y: labels, like x.
         batch_size: examples per pass.
@@ -117,15 +117,19 @@ def record(answer, x, y=None, batch_size=256) -> Lesson:
     count = len(tf.nest.flatten(x)[0])
     if count == 0:
         raise ArgumentError("x: got no examples; expected at least one.")
-    parts = []
-    for start in range(0, count, batch_size):
-        rows = slice(start, start + batch_size)
-        batch = [
-            None
-            if part is None
-            else tf.nest.map_structure(lambda a, rows=rows: tf.convert_to_tensor(a[rows]), part)
-            for part in (x, y)
-        ]
-        parts.append(answer(*batch))
+
+    def batch(start):
+        def rows(array):
+            return tf.convert_to_tensor(array[start : start + batch_size])
+
+        given = [x] if y is None else [x, y]
+        return [tf.nest.map_structure(rows, part) for part in given]
+
+    def spec(tensor):
+        return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
+
+    specs = [tf.nest.map_structure(spec, part) for part in batch(0)]
+    traced = tf.function(answer, autograph=False).get_concrete_function(*specs)
+    parts = [traced(*batch(start)) for start in range(0, count, batch_size)]
     joined = [np.concatenate(a) for a in zip(*map(tf.nest.flatten, parts), strict=True)]
     return Lesson(x, tf.nest.pack_sequence_as(parts[0], joined))

@@ -217,8 +217,7 @@ class PenalizedModel(keras.Model):
         if self._teacher_needs is None:
             raise ArgumentError("teacher: this model has none, so there are no lessons to record.")
 
-        @tf.function(reduce_retracing=True)
-        def answer(x, y):
+        def answer(x, y=None):
             taught = teaching.Teacher(self.teacher, x, y, self._teacher_needs)
             with keras.StatelessScope(collect_losses=True):
                 probe = Probe(self.network, x, y, needs=self._needs, teacher=taught)

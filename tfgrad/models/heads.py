@@ -60,7 +60,8 @@ def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
         name="source_logits",
     )
     heads = {TARGET: outputs[0], SOURCE: head(last.input)}
-    inputs = network.inputs[0] if len(network.inputs) == 1 else network.inputs
+    # `Functional.inputs` loses the structure, `Sequential.input` needs a symbolic call.
+    inputs = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
     return keras.Model(inputs, heads, name=network.name)
 
 

@@ -190,7 +190,7 @@ class AttentionJacobianMatching(_AttentionPenalty):
             height and width.
         window: side of the pooling window as a fraction of the map's, in (0, 1]: per axis
             max(1, round(window · side)). 1.0 pools the whole map, None does not pool. Table 2.5
-            compares 1, 1/3, 1/5, 1/7, None; maps under 14 pixels cannot tell the smaller ones apart.
+            compares 1, 1/3, 1/5, 1/7, None; maps under 14 pixels cannot tell the small ones apart.
         power: of the attention map; 2 in Eq. 2.7.
         name: of the metric.
 

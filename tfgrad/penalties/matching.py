@@ -25,11 +25,15 @@ def teacher_logits(probe):
 
 
 def shared_target(probe, target):
-    """The target as the student takes it: `"predicted"` means the teacher's prediction (§2.4.1)."""
+    """The target as the student takes it: predictions, −1 too, are the teacher's (§2.4.1)."""
     teacher_logits(probe)
-    if isinstance(target, str) and target == "predicted":
-        return probe.teacher.recall("predicted", lambda teacher: teacher.classes("predicted"))
-    return target
+    if isinstance(target, str):
+        if target != "predicted":
+            return target
+    elif isinstance(target, int) and target >= 0:
+        return target
+    key = "predicted" if isinstance(target, str) else f"classes/{target_key(target)}"
+    return probe.teacher.recall(key, lambda teacher: teacher.classes(target))
 
 
 def target_key(target):
@@ -116,8 +120,8 @@ class JacobianMatching(Penalty):
         self.temperature = positive("temperature", temperature)
         if loss == "squared_error" and self.temperature != 1.0:
             raise ArgumentError(
-                f"temperature: got {temperature!r} with loss='squared_error', which has no softmax; "
-                "use loss='cross_entropy' or leave temperature=1.0."
+                f"temperature: got {temperature!r} with loss='squared_error', which has no "
+                "softmax; use loss='cross_entropy' or leave temperature=1.0."
             )
 
     def needs(self):

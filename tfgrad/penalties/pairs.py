@@ -36,9 +36,9 @@ def matching_layers(network, teacher, kind="attention", count=None, input_shape=
     sizes = sorted(set(found[0]) & set(found[1]), key=lambda s: s[0] * s[1], reverse=True)
     if not sizes:
         raise ArgumentError(
-            f"network, teacher: no map of {network.name!r} ({_sizes(found[0])}) has the size of one "
-            f"of {teacher.name!r} ({_sizes(found[1])}). Attention and bias maps may differ in size: "
-            "name pairs yourself, layers=[(student, teacher), ...]."
+            f"network, teacher: no map of {network.name!r} ({_sizes(found[0])}) has the size of "
+            f"one of {teacher.name!r} ({_sizes(found[1])}). Attention and bias maps may differ in "
+            "size: name pairs yourself, layers=[(student, teacher), ...]."
         )
     sizes = sizes[:count]
     pairs = [(found[0][size], found[1][size]) for size in sizes]
@@ -66,9 +66,12 @@ def _last_of_each_size(model, kind, input_shape):
         for layer in calls.flatten(model)
         if kind == "bias" and intercepts.rule(layer) == "affine"
     ]
-    with keras.StatelessScope(collect_losses=True), calls.handled(_Maps()) as maps:
-        with biases.recorded(convolutions) as biased:
-            model(x, training=False)
+    with (
+        keras.StatelessScope(collect_losses=True),
+        calls.handled(_Maps()) as maps,
+        biases.recorded(convolutions) as biased,
+    ):
+        model(x, training=False)
     last = {}
     for call, size in maps.sizes.items():
         if kind == "attention" or (call in biased and _has_bias(biased[call])):
