@@ -41,6 +41,8 @@ PRIVATE = {
     "_warmup": "export",
     "_saved_model": "loading",
     "_step": "training",
+    "_half_precision": "probe",
+    "_heads": "probe",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

@@ -17,22 +17,20 @@ which the papers and their code accept.
 import contextlib
 import copy
 import dataclasses
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad import biases, calls, intercepts, second_order, targets
+from tfgrad import _heads, biases, calls, intercepts, second_order, targets
+from tfgrad._half_precision import computing_in_float32, half_precision_layers
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.intercepts import unbatched
 
 # Above this many classes one vectorised pass beats a loop of backward passes over the logits.
 _LOOP_CLASSES = 16
-
-_policy_lock = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +138,7 @@ class Probe:
             self._all_logits = tf.nest.map_structure(_at_least_float32, self.outputs)
         self._logits = None
         if len(tf.nest.flatten(self.outputs)) == 1:
-            self._logits = self._selected(self._all_logits)
+            self._logits = self._logits_among(self._all_logits)
         self.layer_outputs = recorded
         self.intercepts = terms
         self.biases = biased
@@ -151,7 +149,7 @@ class Probe:
     def logits(self):
         """[batch, classes], in float32 or wider."""
         if self._logits is None:
-            self._logits = self._selected(self._all_logits)
+            self._logits = self._logits_among(self._all_logits)
         return self._logits
 
     def on(self, head):
@@ -174,8 +172,8 @@ class Probe:
             if own is not None:
                 view = copy.copy(self)
                 view.head, view._memo = own, {}
-                view._logits = view._selected(self._all_logits)
-                view.y = _part(self.y, own)
+                view._logits = view._logits_among(self._all_logits)
+                view.y = _heads.part(self.y, own)
             if self._teacher is not None:
                 view = copy.copy(view) if view is self else view
                 view._teacher = self._teacher.on(taught)
@@ -187,7 +185,7 @@ class Probe:
         if not isinstance(self.y, Mapping | list | tuple):
             return self
         view = copy.copy(self)
-        view.head, view._memo, view.y = head, {}, _part(self.y, head)
+        view.head, view._memo, view.y = head, {}, _heads.part(self.y, head)
         return view
 
     @property
@@ -346,7 +344,7 @@ class Probe:
                     )
         with keras.StatelessScope(self._before, collect_losses=True):
             outputs = self.network(x, training=self.training)
-            return self._selected(tf.nest.map_structure(_at_least_float32, outputs))
+            return self._logits_among(tf.nest.map_structure(_at_least_float32, outputs))
 
     def noise(self, samples, seed, scale=1.0):
         """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure."""
@@ -370,7 +368,7 @@ class Probe:
         moves no state. Its random masks are its own, repeated by its `forward`: Keras draws a mask
         in the dtype of what it masks.
         """
-        if not _half_precision_layers(self.network):
+        if not half_precision_layers(self.network):
             return self
         if "float32" not in self._memo:
             self._memo["float32"] = _Float32Probe(self)
@@ -378,29 +376,8 @@ class Probe:
 
     # Inside
 
-    def _selected(self, outputs):
-        """This head's logits among the network's outputs."""
-        logits = outputs
-        if self.head is not None:
-            logits = _part(outputs, self.head)
-            if logits is None:
-                raise ArgumentError(
-                    f"head: got {self.head!r}; network {self.network.name!r} has {_keys(outputs)}."
-                )
-        flat = tf.nest.flatten(logits)
-        if len(flat) != 1:
-            raise ModelError(
-                f"network {self.network.name!r}: got {len(flat)} outputs, {_keys(outputs)}; a "
-                "gradient is taken of one tensor of logits [batch, classes]. Name one with head=, "
-                "where there is such an argument, or take tfgrad.models.one_head(network, ...)."
-            )
-        logits = flat[0]
-        if logits.shape.rank != 2:
-            raise ModelError(
-                f"network {self.network.name!r}: got outputs of shape {logits.shape}; expected "
-                "logits [batch, classes]."
-            )
-        return logits
+    def _logits_among(self, outputs):
+        return _heads.logits(self.network, outputs, self.head)
 
     @contextlib.contextmanager
     def _recording_second(self):
@@ -526,7 +503,7 @@ class _Float32Probe(Probe):
 
     def __init__(self, half: Probe):
         with (
-            _computing_in_float32(half.network),
+            computing_in_float32(half.network),
             keras.StatelessScope(half._before, collect_losses=True),
         ):
             super().__init__(
@@ -541,7 +518,7 @@ class _Float32Probe(Probe):
         self.head, self._logits = half.head, None
 
     def forward(self, x):
-        with _computing_in_float32(self.network):
+        with computing_in_float32(self.network):
             return super().forward(x)
 
     def in_float32(self):
@@ -556,24 +533,6 @@ def _is(target, name):
     return isinstance(target, str) and target == name
 
 
-def _part(nest, head):
-    """What belongs to a head in a dict or list, or None."""
-    if isinstance(nest, Mapping):
-        return nest.get(head)
-    if isinstance(nest, list | tuple) and isinstance(head, int) and 0 <= head < len(nest):
-        return nest[head]
-    return None
-
-
-def _keys(outputs):
-    """The heads that there are, for a message."""
-    if isinstance(outputs, Mapping):
-        return "heads " + ", ".join(map(repr, outputs))
-    if isinstance(outputs, list | tuple):
-        return "heads " + ", ".join(map(str, range(len(outputs))))
-    return "one output and needs no head"
-
-
 def _name_of(target):
     return target if isinstance(target, str | int) else target.ref()
 
@@ -581,25 +540,3 @@ def _name_of(target):
 def _snapshot(network):
     """The values that a training pass may move: random seeds and running statistics."""
     return [(v, tf.identity(v.value)) for v in network.non_trainable_variables]
-
-
-def _half_precision_layers(network):
-    return [
-        layer
-        for layer in network._flatten_layers()
-        if layer.compute_dtype in ("float16", "bfloat16")
-    ]
-
-
-@contextlib.contextmanager
-def _computing_in_float32(network):
-    with _policy_lock:
-        layers = _half_precision_layers(network)
-        policies = [layer.dtype_policy for layer in layers]
-        for layer in layers:
-            layer.dtype_policy = "float32"
-        try:
-            yield
-        finally:
-            for layer, policy in zip(layers, policies, strict=True):
-                layer.dtype_policy = policy

@@ -39,7 +39,9 @@ class Teacher:
     """
 
     def __init__(self, network, x, y=None, needs=None):
-        self._answers, self._recorded, self._head = {}, False, None
+        self._answers: dict[str, Any] = {}
+        self._recorded, self._head = False, None
+        self._probe: Probe | None
         with keras.StatelessScope(collect_losses=True):
             self._probe = Probe(network, x, y, training=False, needs=needs or Needs())
 

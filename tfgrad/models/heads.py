@@ -1,5 +1,7 @@
 """Two heads on one trunk: learning without forgetting (thesis §2.5)."""
 
+from typing import Any
+
 import keras
 
 from tfgrad.errors import ArgumentError
@@ -65,7 +67,7 @@ def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
     return keras.Model(inputs, heads, name=network.name)
 
 
-def one_head(network: keras.Model, head: str = TARGET) -> keras.Model:
+def one_head(network: keras.Model, head: Any = TARGET) -> keras.Model:
     """The plain classifier that one head of a network makes, sharing its layers.
 
     Args:

@@ -201,13 +201,11 @@ def check_teacher(teacher, network, penalties, x=None):
             f"teacher: got {type(teacher).__name__}; {wanting[0].name!r} matches a teacher, "
             "expected a keras.Model that returns logits."
         )
-    shapes = [
-        tf.TensorShape(shape) if isinstance(shape := _input_shape(model), tuple) else None
-        for model in (network, teacher)
-    ]
-    if None not in shapes and not shapes[0].is_compatible_with(shapes[1]):
+    own, taught = (_input_shape(model) for model in (network, teacher))
+    plain = isinstance(own, tuple) and isinstance(taught, tuple)
+    if plain and not tf.TensorShape(own).is_compatible_with(tf.TensorShape(taught)):
         raise ArgumentError(
-            f"teacher: takes inputs {tuple(shapes[1])}, the network takes {tuple(shapes[0])}; "
+            f"teacher: takes inputs {taught}, the network takes {own}; "
             "expected the same, as both see the same batch. Resize the images, or put a "
             "tfgrad.layers.Resizing in front of the teacher."
         )
