@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -39,9 +40,34 @@ def test_the_page_on_maps_runs():
     assert names == set(tfgrad.saliency.METHODS)
 
 
+def test_the_page_on_teachers_runs(capsys):
+    """All of its blocks, on networks and images of ours."""
+    page = (ROOT / "docs" / "transfer.md").read_text()
+    random = np.random.default_rng(0)
+    shape = (8, 8, 1)
+    namespace = {
+        "keras": keras,
+        "tfgrad": tfgrad,
+        "student": tfgrad.models.vgg(4, shape, classes=10, width=0.05),
+        "teacher": tfgrad.models.vgg(4, shape, classes=10, width=0.1),
+        "student_for_flowers": tfgrad.models.vgg(4, shape, classes=5, width=0.05),
+        "x": random.uniform(size=(6, *shape)).astype("float32"),
+        "y": np.arange(6),
+        "flowers": random.uniform(size=(5, *shape)).astype("float32"),
+        "labels": np.arange(5),
+    }
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(code, "transfer.md", "exec"), namespace)
+    assert namespace["network"].output_shape == (None, 5)
+    assert "learns from" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "BUILD.md", "ARCHITECTURE.md", "docs/penalties.md", "docs/saliency.md"],
+    [
+        *("README.md", "BUILD.md", "ARCHITECTURE.md"),
+        *("docs/penalties.md", "docs/saliency.md", "docs/transfer.md"),
+    ],
 )
 def test_links_lead_somewhere(page):
     prose = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Keras callbacks for runs that lose nothing: exact backups, a stop at NaN, a record, time left."""
+"""Keras callbacks: exact backups, a stop at NaN, a record, time left, the angle to a teacher."""
 
 import contextlib
 import glob
@@ -9,8 +9,12 @@ import time
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfgrad.errors import ModelError, NonFiniteError
+from tfgrad import targets
+from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
+from tfgrad.penalties.base import positive_int
+from tfgrad.probe import Probe
 
 
 class Backup(keras.callbacks.Callback):
@@ -176,6 +180,136 @@ class TimeLeft(keras.callbacks.Callback):
             f"{self._seconds[-1]:.1f} s, {_clock(left)} left",
             flush=True,
         )
+
+
+class GradientAngle(keras.callbacks.Callback):
+    """Logs the mean angle between the teacher's and the student's input-gradients, in degrees.
+
+    0 where they point the same way, 90 where they know nothing of each other or one is zero: the
+    angle over all pixels of an image, averaged over the images, both networks in inference mode.
+    Measured at the end of every `every`-th epoch and of the last, and put into that epoch's `logs`:
+    callbacks that stand *after* this one in the list see it (`keras.callbacks.TensorBoard`,
+    `JsonLines`, `EarlyStopping`), and the history of `fit` has an entry per measurement.
+
+    The teacher is taken to stand still: its gradients are computed when training first starts and
+    kept in memory beside the images.
+
+    Args:
+        teacher: a Keras model that returns logits [batch, classes].
+        x: images, an array; or a finite `tf.data.Dataset` of (x, y) batches, read once.
+        y: integer labels, for an array x and target `"label"`.
+        target: whose logit is differentiated, see `tfgrad.targets`; not `"all"`. `"predicted"` is
+            the class that the teacher predicts, for both.
+        every: epochs between measurements.
+        batch_size: images per backward pass.
+        head: the output of a student with several, see `tfgrad.models.two_heads`.
+        name: of the metric.
+
+    The student is the network of a `tfgrad.PenalizedModel`, and any other model itself.
+
+    Raises:
+        ArgumentError: an argument is wrong, or labels are missing.
+
+    Source: Srinivas, *Gradient-based Methods for Deep Model Interpretability*, §4.4.1, Fig. 4.1.
+    """
+
+    def __init__(
+        self,
+        teacher,
+        x,
+        y=None,
+        target="label",
+        every=1,
+        batch_size=256,
+        head=None,
+        name="gradient_angle",
+    ):
+        super().__init__()
+        if not isinstance(teacher, keras.Model):
+            raise ArgumentError(
+                f"teacher: got {type(teacher).__name__}; expected a keras.Model (images → logits)."
+            )
+        self.teacher, self.head, self.name = teacher, head, name
+        self.target = targets.validated(target, allow_all=False)
+        self.every = positive_int("every", every)
+        self.batch_size = positive_int("batch_size", batch_size)
+        self._by_label = isinstance(self.target, str) and self.target == "label"
+        self._x, self._y = _images_and_labels(x, y, self._by_label)
+        self._lessons: list | None = None
+        self._network = None
+
+    def on_train_begin(self, logs=None):
+        """Ask the teacher, the first time; later runs keep its answers."""
+        network = self.model.network if hasattr(self.model, "penalties") else self.model
+        if network is not self._network:
+            self._network, self._angles = network, _angles_to(network, self.head, self._x)
+        if self._lessons is None:
+            self._lessons = self._ask_teacher()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Measure, where it is time, and put the angle into `logs`."""
+        last = epoch + 1 == self.params.get("epochs")
+        if logs is not None and ((epoch + 1) % self.every == 0 or last):
+            pieces = [self._angles(*lesson).numpy() for lesson in self._lessons or ()]
+            logs[self.name] = float(np.mean(np.concatenate(pieces)))
+
+    def _ask_teacher(self):
+        """(images, classes, the teacher's gradients) of every piece of the data, in host memory."""
+        target, lessons = self.target, []
+        several = tf.is_tensor(target) and target.shape.rank == 1
+        if several and len(target) != len(self._x):
+            raise ArgumentError(
+                f"target: got {len(target)} classes for {len(self._x)} images; expected one each."
+            )
+        for start in range(0, len(self._x), self.batch_size):
+            piece = slice(start, start + self.batch_size)
+            y = None if self._y is None else self._y[piece]
+            probe = Probe(self.teacher, self._x[piece], y)
+            classes = probe.classes(target[piece] if several else target)
+            gradient = probe.input_gradient(classes)
+            lessons.append((self._x[piece], classes.numpy(), gradient.numpy()))
+        return lessons
+
+
+def _angles_to(network, head, images):
+    """A function of (images, classes, another network's gradients): angles [batch], degrees."""
+    kind = tf.TensorSpec((None, *images.shape[1:]), images.dtype)
+    signature = [kind, tf.TensorSpec([None], tf.int32), kind]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def angles(x, classes, other):
+        probe = Probe(network, x)
+        own = (probe if head is None else probe.on(head)).input_gradient(classes)
+        # In float64, where the arc cosine near 1 is good to 1e-6 degrees.
+        a, b = (tf.cast(tf.reshape(g, [tf.shape(x)[0], -1]), tf.float64) for g in (own, other))
+        norms = tf.norm(a, axis=1) * tf.norm(b, axis=1)
+        cosine = tf.math.divide_no_nan(tf.reduce_sum(a * b, axis=1), norms)
+        return tf.acos(tf.clip_by_value(cosine, -1.0, 1.0)) * (180.0 / np.pi)
+
+    return angles
+
+
+def _images_and_labels(x, y, by_label):
+    """Arrays (images, labels or None) from arrays or one pass over a data set."""
+    if isinstance(x, tf.data.Dataset):
+        if y is not None:
+            raise ArgumentError("y: got labels beside a data set; expected them in its batches.")
+        if x.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ArgumentError("x: got a data set without end; expected a finite one, see .take.")
+        batches = [b if isinstance(b, tuple) else (b,) for b in x]
+        x = np.concatenate([np.asarray(b[0]) for b in batches]) if batches else np.zeros(0)
+        if by_label and batches and len(batches[0]) > 1:
+            y = np.concatenate([np.asarray(b[1]) for b in batches])
+    x = np.asarray(x)
+    if x.ndim < 2 or not len(x):
+        raise ArgumentError(f"x: got shape {x.shape}; expected images [batch, …], one or more.")
+    if not by_label:
+        return x, None
+    if y is None:
+        raise ArgumentError("y: got None; target='label' needs labels. Or use target='predicted'.")
+    if len(y) != len(x):
+        raise ArgumentError(f"y: got {len(y)} labels for {len(x)} images; expected one per image.")
+    return x, np.asarray(y)
 
 
 def read_json_lines(path):

@@ -1,4 +1,4 @@
-"""Keras layers whose second derivative is right.
+"""Keras layers whose second derivative is right, and noise on biases.
 
 A gradient penalty differentiates twice, and some Keras layers are right only once: their moments
 stop the gradient of the mean (`tf.nn.moments`), or the gradient of their kernel has none itself
@@ -230,6 +230,104 @@ class UpSampling2D(keras.layers.UpSampling2D):
         for axis, factor in zip((first, first + 1), self.size, strict=True):
             x = _resize_axis(x, axis, _length(x, axis) * factor, self.interpolation)
         return ops.cast(x, self.compute_dtype)
+
+
+@_serializable
+class BiasNoise(keras.layers.Wrapper):
+    """Multiplicative Gaussian noise on the bias of a dense or convolution layer, in training.
+
+    z + b ⊙ φ, φ ~ N(0, σ²), for the layer's pre-activation z = w·x + b: every example and every
+    position has a φ of its own. The layer's fused activation comes after the noise. In inference
+    the layer is called as it is.
+
+    To first order the expected squared error grows by σ² ‖b ⊙ ∇_b f‖² (Prop. 10), which
+    `tfgrad.penalties.BiasGradientNorm` adds without drawing anything. The noise on *activations* of
+    Eq. 4.1, z ⊙ ξ with ξ ~ N(1, σ²), is `keras.layers.GaussianDropout(σ² / (1 + σ²))`.
+
+    Args:
+        layer: a layer whose call ends in adding its `bias` and applying its `activation`, if it
+            has one: dense, einsum-dense, every convolution.
+        stddev: σ ≥ 0.
+        seed: of the draws, an int; None draws one. As Dropout's, it starts anew in a loaded model.
+        **kwargs: as for every Keras layer.
+
+    Input and output shape: the layer's.
+
+    Raises:
+        ArgumentError: the layer has no bias (when it is built, at the latest), or σ is not a finite
+            number from 0 up.
+
+    Source: Srinivas, *Gradient-based Methods for Deep Model Interpretability*, §4.3, Prop. 10.
+    """
+
+    def __init__(self, layer: Any, stddev: float, seed: int | None = None, **kwargs: Any) -> None:
+        if not isinstance(layer, keras.layers.Layer):
+            raise ArgumentError(
+                f"layer: got {type(layer).__name__}; expected a Keras layer with a bias, e.g. "
+                "keras.layers.Conv2D(64, 3)."
+            )
+        super().__init__(layer, **kwargs)
+        if isinstance(stddev, bool) or not isinstance(stddev, (int, float, np.number)):
+            raise ArgumentError(f"stddev: got {stddev!r}; expected a number from 0 up.")
+        if not 0.0 <= float(stddev) < float("inf"):
+            raise ArgumentError(f"stddev: got {stddev!r}; expected a finite number from 0 up.")
+        if layer.built or getattr(layer, "use_bias", None) is False:
+            self._check_bias()
+        self.stddev, self.seed = float(stddev), seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.supports_masking = layer.supports_masking
+
+    def build(self, input_shape: Any = None) -> None:
+        """Build the layer, unless it is built."""
+        super().build(input_shape)
+        self._check_bias()
+
+    def call(self, inputs: Any, training: bool | None = False) -> Any:
+        """The layer at `inputs`, its bias noisy in training."""
+        if not training or not self.stddev:
+            return self.layer(inputs)
+        activation = getattr(self.layer, "activation", None)
+        if activation is None:
+            return self._with_noise(self.layer(inputs))
+        return _twin(self.layer, activation=lambda z: activation(self._with_noise(z)))(inputs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The layer's mask."""
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The layer's."""
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "stddev": self.stddev, "seed": self.seed}
+
+    def _check_bias(self) -> None:
+        if getattr(self.layer, "bias", None) is None:
+            raise ArgumentError(
+                f"layer: {self.layer.name!r} ({type(self.layer).__name__}) has no bias to put "
+                "noise on; try use_bias=True, or keras.layers.GaussianDropout for activations."
+            )
+
+    def _with_noise(self, z: Any) -> Any:
+        bias = ops.cast(self.layer.bias, z.dtype)
+        if getattr(self.layer, "data_format", None) == "channels_first":
+            bias = ops.reshape(bias, [-1] + [1] * (len(z.shape) - 2))
+        shape = ops.shape(z)
+        noise = keras.random.normal(shape, 0.0, self.stddev, z.dtype, self.seed_generator)
+        return z + bias * noise
+
+
+def _twin(layer: Any, **replaced: Any) -> Any:
+    """The layer, its variables and its losses, with some attributes replaced.
+
+    The layer itself does not change, so other threads do not notice.
+    """
+    twin = object.__new__(type(layer))
+    twin.__dict__.update(layer.__dict__)
+    twin.__dict__.update(replaced)
+    return twin
 
 
 def _at_least_float32(x: Any) -> Any:

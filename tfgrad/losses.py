@@ -102,9 +102,11 @@ def squared_distance(student, teacher):
 
     Source: thesis Prop. 1, of logits (its first term) or of their input-gradients (its second).
     """
-    pairs = zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True)
-    pairs = ((_at_least_float32(s), t) for s, t in pairs)
-    return squared_norm([s - tf.cast(t, s.dtype) for s, t in pairs])
+    differences = []
+    for s, t in zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True):
+        s = _at_least_float32(s)
+        differences.append(s - tf.cast(t, s.dtype))
+    return squared_norm(differences)
 
 
 def inner_product(a, b):
