@@ -303,6 +303,54 @@ def history(
     return _lines_figure(path, "metrics", metrics, draw, "epoch", y_label, title)
 
 
+def functions(
+    path: str | os.PathLike[str],
+    x: ArrayLike,
+    curves: Mapping[str, ArrayLike],
+    *,
+    points: ArrayLike | None = None,
+    x_label: str = "x",
+    y_label: str = "f(x)",
+    title: str | None = None,
+) -> str:
+    """Draw functions of one variable; the first is the reference, drawn broad and grey.
+
+    Args:
+        path: the PNG to write.
+        x: where the functions were evaluated, [n].
+        curves: a function's name to its values, [n].
+        points: (x, y) of single points to mark, each [m].
+        x_label: the axis below.
+        y_label: the axis to the left.
+        title: a line above.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: there is no curve, or lengths do not fit, or a value is not finite.
+        ImportError: matplotlib is not installed.
+    """
+    where = _finite(x, "x")
+    marked = None if points is None else _finite(points, "points")
+    if marked is not None and (marked.ndim != 2 or len(marked) != 2):
+        raise ArgumentError(f"points: got shape {marked.shape}, expected (x, y), each [m].")
+
+    def draw(axes: Any, name: str, values: Any, style: dict[str, Any]) -> None:
+        heights = _finite(values, f"curves[{name!r}]")
+        if heights.shape != where.shape or where.ndim != 1:
+            raise ArgumentError(
+                f"curves[{name!r}]: got shape {heights.shape}, expected that of x, {where.shape}."
+            )
+        first = not axes.lines
+        broad = {"linewidth": 5, "color": "0.8"} if first else {"linewidth": 1.6}
+        axes.plot(where, heights, label=name, **broad)
+        if first and marked is not None:
+            axes.plot(*marked, "ko", markersize=5, zorder=3)
+
+    return _lines_figure(path, "curves", curves, draw, x_label, y_label, title)
+
+
 def _lines_figure(
     path: str | os.PathLike[str],
     argument: str,
