@@ -7,22 +7,20 @@ sees half a file. Figures are built as objects: the caller's backend, styles and
 
 from __future__ import annotations
 
-import io
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfgrad._drawing import MAX_BYTES as MAX_BYTES
+from tfgrad._drawing import finite, new_figure, write
+from tfgrad._lines import accuracy_curves as accuracy_curves
+from tfgrad._lines import functions as functions
+from tfgrad._lines import history as history
 from tfgrad.errors import ArgumentError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-MAX_BYTES = 300_000
 _RIGHT, _WRONG = "#1a7f37", "#c62828"
 SEQUENTIAL = ("inferno", "magma", "viridis", "gray")
 SCALES = ("percentile", "contrast", "minmax")
@@ -31,8 +29,6 @@ _CELL = 1.25  # inches
 _CHARACTER, _CAPTION = 0.072, 28  # inches a character of a caption takes; characters in a line
 _HEADING = 17, 22  # characters above a column, and the most, in smaller letters
 _PERCENTILE = 99.0  # one hot pixel must not darken the rest of its map
-# Dots per inch and colours: a large grid of photographs gets coarser until it is small enough.
-_QUALITIES = ((110, None), (110, 256), (80, 256), (60, 256), (45, 256), (45, 32))
 
 
 def grid(
@@ -84,7 +80,7 @@ def grid(
     left = longest * _CHARACTER + 0.2 if texts else 0.08
     top = 0.08 + (0.2 if columns else 0) + (0.24 if title else 0)
     size = (left + width * _CELL + 0.05, top + height * _CELL + 0.05)
-    figure = _figure(size)
+    figure = new_figure(size)
     for i, row in enumerate(pictures):
         for j, picture in enumerate(row):
             # Placed in inches from the upper left corner, as a layout engine would only guess.
@@ -116,7 +112,7 @@ def grid(
             )
     if title:
         figure.text(0.5, 1 - 0.06 / size[1], title, ha="center", va="top", fontsize=11)
-    return _write(figure, path)
+    return write(figure, path)
 
 
 def saliency_grid(
@@ -166,7 +162,7 @@ def saliency_grid(
         ArgumentError: shapes do not fit, a value is NaN or infinite, or an option is none.
         ImportError: matplotlib is not installed.
     """
-    pixels = _finite(images, "images")
+    pixels = finite(images, "images")
     if pixels.ndim == 3:
         pixels = pixels[..., np.newaxis]
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not len(pixels):
@@ -185,7 +181,7 @@ def saliency_grid(
         raise ArgumentError(f"overlay: got {overlay}, expected an opacity in 0 to 1.")
     drawn = {}
     for name, values in maps.items():
-        values = _finite(values, f"maps[{name!r}]")
+        values = finite(values, f"maps[{name!r}]")
         if values.ndim == 4 and values.shape[-1] == 1:
             values = values[..., 0]
         if values.ndim != 3 or len(values) != len(pixels):
@@ -235,212 +231,8 @@ def saliency_grid(
     )
 
 
-def accuracy_curves(
-    path: str | os.PathLike[str],
-    curves: Mapping[str, Mapping[float, tuple[float, float]]],
-    *,
-    x_label: str = "standard deviation σ of the input noise",
-    y_label: str = "test accuracy",
-    title: str | None = None,
-) -> str:
-    """Draw accuracy against noise, a line for each model, with error bars.
-
-    Args:
-        path: the PNG to write.
-        curves: a model's name to {σ: (mean accuracy, standard deviation)}, accuracies in 0 to 1.
-        x_label: the axis below.
-        y_label: the axis to the left.
-        title: a line above.
-
-    Returns:
-        The path.
-
-    Raises:
-        ArgumentError: there is no curve, or one is empty or not finite.
-        ImportError: matplotlib is not installed.
-    """
-
-    def draw(axes: Any, name: str, points: Any, style: dict[str, Any]) -> None:
-        sigmas = sorted(points)
-        table = _finite([[s, *points[s]] for s in sigmas], f"curves[{name!r}]")
-        if table.ndim != 2 or table.shape[1] != 3:
-            raise ArgumentError(
-                f"curves[{name!r}]: expected {{σ: (mean, deviation)}}, got {points}."
-            )
-        axes.errorbar(*table.T[:2], yerr=table.T[2], label=name, capsize=3, **style)
-
-    return _lines_figure(path, "curves", curves, draw, x_label, y_label, title)
-
-
-def history(
-    path: str | os.PathLike[str],
-    metrics: Mapping[str, Sequence[float]],
-    *,
-    y_label: str = "value",
-    title: str | None = None,
-) -> str:
-    """Draw metrics over epochs, as `History.history` of `fit` holds them.
-
-    Args:
-        path: the PNG to write.
-        metrics: a metric's name to its value after each epoch.
-        y_label: the axis to the left.
-        title: a line above.
-
-    Returns:
-        The path.
-
-    Raises:
-        ArgumentError: there is no metric, or one is empty or not finite.
-        ImportError: matplotlib is not installed.
-    """
-
-    def draw(axes: Any, name: str, points: Any, style: dict[str, Any]) -> None:
-        values = _finite(points, f"metrics[{name!r}]")
-        axes.plot(np.arange(1, len(values) + 1), values, label=name, **style)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-
-    return _lines_figure(path, "metrics", metrics, draw, "epoch", y_label, title)
-
-
-def functions(
-    path: str | os.PathLike[str],
-    x: ArrayLike,
-    curves: Mapping[str, ArrayLike],
-    *,
-    points: ArrayLike | None = None,
-    x_label: str = "x",
-    y_label: str = "f(x)",
-    title: str | None = None,
-) -> str:
-    """Draw functions of one variable; the first is the reference, drawn broad and grey.
-
-    Args:
-        path: the PNG to write.
-        x: where the functions were evaluated, [n].
-        curves: a function's name to its values, [n].
-        points: (x, y) of single points to mark, each [m].
-        x_label: the axis below.
-        y_label: the axis to the left.
-        title: a line above.
-
-    Returns:
-        The path.
-
-    Raises:
-        ArgumentError: there is no curve, or lengths do not fit, or a value is not finite.
-        ImportError: matplotlib is not installed.
-    """
-    where = _finite(x, "x")
-    marked = None if points is None else _finite(points, "points")
-    if marked is not None and (marked.ndim != 2 or len(marked) != 2):
-        raise ArgumentError(f"points: got shape {marked.shape}, expected (x, y), each [m].")
-
-    def draw(axes: Any, name: str, values: Any, style: dict[str, Any]) -> None:
-        heights = _finite(values, f"curves[{name!r}]")
-        if heights.shape != where.shape or where.ndim != 1:
-            raise ArgumentError(
-                f"curves[{name!r}]: got shape {heights.shape}, expected that of x, {where.shape}."
-            )
-        first = not axes.lines
-        broad = {"linewidth": 5, "color": "0.8"} if first else {"linewidth": 1.6}
-        axes.plot(where, heights, label=name, **broad)
-        if first and marked is not None:
-            axes.plot(*marked, "ko", markersize=5, zorder=3)
-
-    return _lines_figure(path, "curves", curves, draw, x_label, y_label, title)
-
-
-def _lines_figure(
-    path: str | os.PathLike[str],
-    argument: str,
-    curves: Mapping[str, Any],
-    draw: Callable[[Any, str, Any, dict[str, Any]], None],
-    x_label: str,
-    y_label: str,
-    title: str | None,
-) -> str:
-    if not curves or not all(len(points) for points in curves.values()):
-        raise ArgumentError(f"{argument}: got nothing to draw in {dict(curves)}.")
-    figure = _figure((6.0, 4.0), layout="constrained")
-    axes = figure.add_subplot()
-    for i, (name, points) in enumerate(curves.items()):
-        # The marker tells lines apart where colours do not (print, colour blindness).
-        draw(axes, name, points, {"marker": "osD^vPX*"[i % 8], "markersize": 4.5, "linewidth": 1.6})
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    if title:
-        axes.set_title(title, fontsize=11)
-    return _write(figure, path)
-
-
-def _figure(size: tuple[float, float], layout: str | None = None) -> Figure:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib, which is not installed. Try: pip install 'tfgrad[figures]'"
-        ) from error
-    figure = Figure(figsize=size, dpi=110, layout=layout, facecolor="white")  # type: ignore[arg-type]
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _write(figure: Figure, path: str | os.PathLike[str]) -> str:
-    path = os.fspath(path)
-    temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}"
-    try:
-        for dpi, colours in _QUALITIES:
-            content = _png(figure, dpi, colours)
-            if len(content) <= MAX_BYTES:
-                break
-        with open(temporary, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ArgumentError(
-            f"path: {path!r} cannot be written ({error.strerror}). Choose a file in an existing "
-            "directory."
-        ) from error
-    finally:
-        with suppress(OSError):
-            os.remove(temporary)
-    return path
-
-
-def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi)
-    if colours is not None:
-        from PIL import Image  # comes with matplotlib
-
-        picture = Image.open(content).convert("RGB")
-        palette = picture.quantize(colours)
-        entries = np.array(palette.getpalette() or [], np.uint8).reshape(-1, 3)
-        lightest = entries.min(1)
-        entries[lightest >= min(245, lightest.max())] = 255  # the background stays white
-        palette.putpalette(entries.ravel().tolist())
-        content = io.BytesIO()
-        picture.quantize(palette=palette).save(content, format="png", optimize=True)  # dithers
-    return content.getvalue()
-
-
-def _finite(values: ArrayLike, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{name}: got {type(values).__name__}, expected numbers.") from error
-    if not np.isfinite(array).all():
-        raise ArgumentError(f"{name}: got NaN or infinite values, which have no colour.")
-    return array
-
-
 def _picture(values: ArrayLike, name: str) -> np.ndarray:
-    array = _finite(values, name)
+    array = finite(values, name)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if not array.size or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)):
@@ -462,7 +254,7 @@ def _coloured(
     try:
         from matplotlib import colormaps
     except ImportError:
-        _figure((1, 1))  # says what to install
+        new_figure((1, 1))  # says what to install
         raise
     signed = bool((values < 0).any())
     pictures = []

@@ -241,6 +241,8 @@ def declaration(settings: Mapping[str, Any], cell: Any) -> dict[str, Any]:
     """All that a cell's result depends on."""
     row = dataclasses.asdict(cell.row)
     row.pop("paper", None)
+    if settings.get("pretrained") and not row.get("pretrained"):
+        settings = {name: value for name, value in settings.items() if name != "pretrained"}
     described = {"settings": settings, "row": row, "size": cell.size, "seed": cell.seed}
     return json.loads(json.dumps(described))
 
