@@ -10,6 +10,7 @@ from tfgrad import data, models, penalties
 from tfgrad.errors import ArgumentError
 
 FLAGS = flags.FLAGS
+PENALTIES = ("gradient_norm", "score_matching", "anti_score_matching")
 
 
 def define_dataset(default="digits"):
@@ -99,19 +100,27 @@ def numbers(name, kind):
     return values
 
 
-def load_data():
-    """(training set, test set, channel statistics or None)."""
+def load_splits():
+    """(training set, test set), whole."""
     common = {
         "data_dir": FLAGS.data_dir,
         "download": FLAGS.download,
         "image_size": image_size(),
     }
     train = data.load(FLAGS.dataset, FLAGS.train_split, **common)
-    test = data.load(FLAGS.dataset, FLAGS.test_split, **common)
-    if FLAGS.per_class is not None:
-        train = data.subset(train, FLAGS.per_class, FLAGS.seed)
-    statistics = data.channel_statistics(train) if FLAGS.normalize else None
-    return train, test, statistics
+    return train, data.load(FLAGS.dataset, FLAGS.test_split, **common)
+
+
+def chosen_from(train):
+    """The examples to train on."""
+    if FLAGS.per_class is None:
+        return train
+    return data.subset(train, FLAGS.per_class, FLAGS.seed)
+
+
+def statistics_of(train):
+    """Channel statistics, or None."""
+    return data.channel_statistics(train) if FLAGS.normalize else None
 
 
 def build_network(train):
@@ -127,15 +136,20 @@ def build_network(train):
     )
 
 
-def build_penalties():
+def target():
+    """Which logit to differentiate: a word, or a class."""
+    return int(FLAGS.target) if FLAGS.target.isdecimal() else FLAGS.target
+
+
+def build_penalties(head=None):
     """The penalties whose weight is not 0."""
     chosen: list[penalties.Penalty] = []
-    target = int(FLAGS.target) if FLAGS.target.isdecimal() else FLAGS.target
     trace = {
         "sigma": FLAGS.sigma,
         "samples": FLAGS.samples,
         "estimator": FLAGS.estimator,
-        "target": target,
+        "target": target(),
+        "head": head,
     }
     if (FLAGS.score_matching or FLAGS.anti_score_matching) and FLAGS.activation == "relu":
         raise ArgumentError(
@@ -143,7 +157,11 @@ def build_penalties():
             "score matching needs --activation=softplus."
         )
     if FLAGS.gradient_norm:
-        chosen.append(penalties.GradientNorm(FLAGS.gradient_norm, target, FLAGS.gradient_norm_loss))
+        chosen.append(
+            penalties.GradientNorm(
+                FLAGS.gradient_norm, target(), FLAGS.gradient_norm_loss, head=head
+            )
+        )
     if FLAGS.score_matching:
         chosen.append(
             penalties.ScoreMatching(
@@ -159,13 +177,21 @@ def build_penalties():
     return chosen
 
 
-def compiled_model(network, chosen, optimizer, jit_compile="auto", teacher=None):
-    """A compiled PenalizedModel with the softmax cross-entropy on logits."""
+def compiled_model(
+    network, chosen, optimizer, jit_compile="auto", teacher=None, supervised=1.0, head=None
+):
+    """A compiled PenalizedModel with the softmax cross-entropy on logits, those of one head."""
     model = tfgrad.PenalizedModel(network, chosen, teacher)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def of_head(value):
+        return value if head is None else {head: value}
+
     model.compile(
         optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        of_head(loss),
+        metrics=of_head(["accuracy"]),
+        loss_weights=None if supervised == 1 else of_head(supervised),
         jit_compile=jit_compile,
     )
     return model

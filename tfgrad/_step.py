@@ -1,7 +1,5 @@
 """One replica's part of a training step: its share of the global loss, checks, metrics."""
 
-from collections.abc import Mapping
-
 import keras
 import tensorflow as tf
 
@@ -72,16 +70,10 @@ class Batch:
         return self.model.compute_loss(
             x=self.x,
             y=self.y,
-            y_pred=self._labelled(outputs),
+            y_pred=outputs,
             sample_weight=self.supervised_weight,
             training=training,
         )
-
-    def _labelled(self, outputs):
-        """The heads that have labels; the others are taught by penalties alone."""
-        if isinstance(outputs, Mapping) and isinstance(self.y, Mapping):
-            return {head: output for head, output in outputs.items() if head in self.y}
-        return outputs
 
     def penalized(self, probe):
         """Σ λ · Σ_i w_i p_i / global batch, this replica's share; tracks each penalty."""
@@ -108,7 +100,7 @@ class Batch:
             size = self.share.size
             outputs = tf.nest.map_structure(lambda t: t[:size], outputs)
         logs = self.model.compute_metrics(
-            self.true_x, self.true_y, self._labelled(outputs), sample_weight=self.true_weight
+            self.true_x, self.true_y, outputs, sample_weight=self.true_weight
         )
         if distribution.is_multi_worker(self.model.distribute_strategy):
             # Keras averages what workers report over axis 0, which a scalar does not have.

@@ -134,4 +134,5 @@ def record(answer, x, y=None, batch_size=256) -> Lesson:
     traced = tf.function(answer, autograph=False).get_concrete_function(*specs)
     parts = [traced(*batch(start)) for start in range(0, count, batch_size)]
     joined = [np.concatenate(a) for a in zip(*map(tf.nest.flatten, parts), strict=True)]
-    return Lesson(x, tf.nest.pack_sequence_as(parts[0], joined))
+    taught = tf.nest.pack_sequence_as(parts[0], joined)
+    return Lesson(x, keras.tree.lists_to_tuples(taught))  # tf.data takes a list for one tensor

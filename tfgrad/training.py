@@ -1,6 +1,7 @@
 """`PenalizedModel`: a Keras model whose `fit` also makes gradient penalties small."""
 
 import inspect
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
@@ -88,7 +89,7 @@ class PenalizedModel(keras.Model):
         self.teacher = teacher
         self.evaluate_penalties = evaluate_penalties
         self._trackers = [keras.metrics.Mean(name=n) for n in names]
-        self._evaluating = False
+        self._evaluating = self._symbolically_built = False
         # Counts training steps for the draws of random estimators; the optimizer's own counter
         # stands still while it accumulates gradients.
         self._draws_made = keras.Variable(
@@ -125,6 +126,7 @@ class PenalizedModel(keras.Model):
         for one in tf.nest.flatten(loss):
             self._check_loss(one)
         self._check_metrics(metrics, kwargs.get("weighted_metrics"))
+        self._symbolically_built = False
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         replicas = self.distribute_strategy.num_replicas_in_sync
         steps = getattr(self.optimizer, "gradient_accumulation_steps", None)
@@ -139,6 +141,14 @@ class PenalizedModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """As `keras.Model.compute_loss`, of the heads that have labels."""
+        return super().compute_loss(x, y, _labelled(y_pred, y), sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """As `keras.Model.compute_metrics`, of the heads that have labels."""
+        return super().compute_metrics(x, y, _labelled(y_pred, y), sample_weight)
 
     def fit(self, *args, **kwargs):
         """As `keras.Model.fit`."""
@@ -357,9 +367,10 @@ class PenalizedModel(keras.Model):
         """Build under a strategy from one replica's part of a batch.
 
         Keras reduces the whole batch over the replicas for this, which fails across workers
-        (keras-team/keras#20585); only shapes and dtypes are wanted.
+        (keras-team/keras#20585); only shapes and dtypes are wanted. Once is enough: validation data
+        that end with their epoch have no batch to look at in the next.
         """
-        if self._distribute_strategy is None:
+        if self._distribute_strategy is None or self._symbolically_built:
             return
         strategy = self.distribute_strategy
         if iterator is not None:
@@ -368,6 +379,7 @@ class PenalizedModel(keras.Model):
                 break
         with strategy.scope():
             self._symbolic_build(data_batch=data_batch)
+        self._symbolically_built = True
 
     def _check_metrics(self, *metrics):
         names = {t.name for t in self._trackers}
@@ -406,3 +418,10 @@ class PenalizedModel(keras.Model):
                 f"loss: {name!r} has reduction={reduction!r}; on several replicas expected "
                 "'sum_over_batch_size', which tfgrad divides by the global batch."
             )
+
+
+def _labelled(outputs, y):
+    """The heads that have labels; the others are taught by penalties alone."""
+    if isinstance(outputs, Mapping) and isinstance(y, Mapping):
+        return {head: output for head, output in outputs.items() if head in y}
+    return outputs
