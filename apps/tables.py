@@ -51,15 +51,19 @@ class Store:
             ResumeError: a record is damaged, or was made with other settings.
         """
         records: dict[str, Any] = {}
+        cells = [cell for cell in cells if os.path.exists(self.path(cell))]
         for cell in cells:
-            path = self.path(cell)
-            if not os.path.exists(path):
-                continue
-            record = runs.read_json(path)
+            record = records[cell.id] = runs.read_json(self.path(cell))
             if not isinstance(record, dict) or "declaration" not in record:
-                raise ResumeError(f"--work_dir: {path!r} is damaged; remove it and start again.")
-            if settings is None:
-                settings = record["declaration"]["settings"]
+                raise ResumeError(
+                    f"--work_dir: {self.path(cell)!r} is damaged; remove it and start again."
+                )
+        if settings is None:
+            settings = {}
+            for record in records.values():  # Only some rows tell of a pre-trained network.
+                settings = record["declaration"]["settings"] | settings
+        for cell in cells:
+            path, record = self.path(cell), records[cell.id]
             expected = declaration(settings, cell)
             if record.get("digest") != digest(expected):
                 changes = "; ".join(differences(record["declaration"], expected)) or "its digest"
@@ -67,7 +71,6 @@ class Store:
                     f"--work_dir: {path!r} was made under other settings: {changes}. Choose "
                     "another --work_dir, or remove that file."
                 )
-            records[cell.id] = record
         return records
 
 

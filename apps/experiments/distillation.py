@@ -195,13 +195,12 @@ def attention_weights(scale: str) -> Experiment:
                 10.0,
             )
         )
-    everything = (
-        _activations(10.0),
-        _input_gradients(10.0),
-        _bias_gradients(1000.0, "vgg11"),
-        _attention(1000.0, "vgg11"),
-    )
-    rows.append(Row("Match FG + Att, both maps' weights ×100", everything, 10.0))
+    gradients = (_activations(10.0), _input_gradients(10.0))
+    maps = (_attention(1000.0, "vgg11"), _bias_gradients(1000.0, "vgg11"))
+    rows += [
+        Row("Match FG + Att, both maps' weights ×100", (*gradients, maps[1], maps[0]), 10.0),
+        Row("Match iG + Att, attention's weight ×100", (*gradients, maps[0]), 10.0),
+    ]
     return dataclasses.replace(
         base,
         name="attention",
