@@ -11,7 +11,18 @@ import keras
 import numpy as np
 
 import tfgrad
-from tfgrad.penalties import AntiScoreMatching, GradientNorm, Penalty, ScoreMatching
+from tfgrad.penalties import (
+    ActivationMatching,
+    AntiScoreMatching,
+    AttentionJacobianMatching,
+    AttentionMatching,
+    BiasGradientMatching,
+    BiasGradientNorm,
+    GradientNorm,
+    JacobianMatching,
+    Penalty,
+    ScoreMatching,
+)
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 
@@ -44,6 +55,9 @@ def _in_float32(cls, random, **arguments):
     return dataclasses.replace(_variant(cls, random, **arguments), half_precision=tolerance)
 
 
+# The student's layer, and the teacher's of the same map size.
+PAIRS = [("conv", "features")]
+
 CASES = {
     "GradientNorm": {
         "label": _variant(GradientNorm, weight=0.3),
@@ -62,6 +76,32 @@ CASES = {
         "antithetic": _in_float32(
             AntiScoreMatching, True, weight=0.05, estimator="antithetic", sigma=0.3, threshold=9.0
         ),
+    },
+    # Small, or float16's first loss scale overflows and the optimizer leaves that step out.
+    "ActivationMatching": {"logits": _variant(ActivationMatching, weight=0.03)},
+    "JacobianMatching": {
+        "label": _variant(JacobianMatching, weight=0.3),
+        "predicted": _variant(JacobianMatching, weight=0.3, target="predicted"),
+        "all": _variant(JacobianMatching, weight=0.3, target="all"),
+        "cross_entropy": _variant(
+            JacobianMatching, weight=0.3, loss="cross_entropy", temperature=2.0
+        ),
+        "all_cross_entropy": _variant(
+            JacobianMatching, weight=0.3, target="all", loss="cross_entropy", temperature=3.0
+        ),
+    },
+    "AttentionMatching": {
+        "squares": _variant(AttentionMatching, weight=0.3, layers=PAIRS),
+        "sizes": _variant(AttentionMatching, weight=0.3, layers=PAIRS, power=1),
+    },
+    "AttentionJacobianMatching": {
+        "pixel": _variant(AttentionJacobianMatching, weight=0.3, layers=PAIRS),
+        "whole": _variant(AttentionJacobianMatching, weight=0.3, layers=PAIRS, window=1.0),
+    },
+    "BiasGradientNorm": {"label": _variant(BiasGradientNorm, weight=0.3, layers=["conv", "head"])},
+    "BiasGradientMatching": {
+        "label": _variant(BiasGradientMatching, weight=0.3, layers=PAIRS),
+        "predicted": _variant(BiasGradientMatching, weight=0.3, layers=PAIRS, target="predicted"),
     },
 }
 
@@ -99,6 +139,31 @@ def network():
     return net
 
 
+def teacher():
+    """Another smooth network on the same inputs, classes and map sizes, the same at every call."""
+    net = keras.Sequential(
+        [
+            keras.Input(SHAPE, dtype="float32"),
+            # No tanh here: float32 loses a saturated unit's slope, and a direction magnifies it.
+            keras.layers.Conv2D(4, 3, activation="softplus", dtype="float32", name="features"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5, activation="tanh", dtype="float32"),
+            keras.layers.Dense(CLASSES, dtype="float32", name="logits"),
+        ]
+    )
+    rng = np.random.default_rng(9)
+    for v in net.trainable_weights:
+        v.assign(rng.normal(size=v.shape, scale=0.4))
+    # Biases of one sign: a channel sum that cancels has no direction float32 could hold.
+    net.get_layer("features").bias.assign([0.5, 0.8, 1.1, 0.6])
+    return net
+
+
+def taught(penalty):
+    """`teacher=` for whoever computes this penalty, where it matches one."""
+    return {} if penalty.teacher_needs() is None else {"teacher": teacher()}
+
+
 def batch(n=4):
     """Images [n, 4, 4, 1] and labels [n]."""
     rng = np.random.default_rng(8)
@@ -107,7 +172,7 @@ def batch(n=4):
 
 def compiled(net, penalty, optimizer=None, **options):
     """A PenalizedModel ready for `fit`."""
-    model = tfgrad.PenalizedModel(net, [penalty])
+    model = tfgrad.PenalizedModel(net, [penalty], **taught(penalty))
     model.compile(
         optimizer or keras.optimizers.SGD(0.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -21,7 +21,7 @@ FLOORS = {
         "images",
     ],
     2: ["second_order", "intercepts", "models"],
-    3: ["biases"],
+    3: ["biases", "heads"],
     4: ["probe"],
     5: ["teaching", "decomposition"],
     6: ["penalties", "saliency"],
@@ -44,7 +44,6 @@ PRIVATE = {
     "_drawing": "figures",
     "_lines": "figures",
     "_half_precision": "probe",
-    "_heads": "probe",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

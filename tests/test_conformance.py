@@ -8,10 +8,21 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
-from tests.conformance import CASES, VARIANTS, batch, compiled, network, one_step, public_penalties
+from tests.conformance import (
+    CASES,
+    VARIANTS,
+    batch,
+    compiled,
+    network,
+    one_step,
+    public_penalties,
+    taught,
+    teacher,
+)
 from tfgrad.draws import Draws
 from tfgrad.penalties import GradientNorm, Penalty
 from tfgrad.probe import Probe
+from tfgrad.teaching import Teacher, needs_of
 
 
 @pytest.fixture(params=VARIANTS)
@@ -22,6 +33,11 @@ def case(request):
 def tolerance(values, relative=1e-5):
     """Float32 rounding of a penalty: relative to the largest value, as entries may cancel."""
     return {"rtol": 0, "atol": relative * float(np.max(np.abs(values)))}
+
+
+def per_example(penalty, net, x, y, **options):
+    """The penalty on its own, with a teacher where it wants one."""
+    return penalty.per_example(net, x, y, **taught(penalty), **options)
 
 
 def test_every_public_penalty_is_registered():
@@ -43,10 +59,13 @@ def test_batch_is_per_example(case):
     net, penalty, (x, y) = network(), case.make(), batch()
 
     def values(part, offset):
-        draws = Draws(step=5, offset=offset)
-        return penalty.compute(Probe(net, x[part], y[part], needs=penalty.needs(), draws=draws))
+        draws, needs = Draws(step=5, offset=offset), needs_of([penalty])
+        said = None if needs is None else Teacher(teacher(), x[part], y[part], needs)
+        return penalty.compute(
+            Probe(net, x[part], y[part], needs=penalty.needs(), draws=draws, teacher=said)
+        )
 
-    whole = penalty.per_example(net, x, y, seed=5)
+    whole = per_example(penalty, net, x, y, seed=5)
     assert whole.shape == (4,)
     singles = np.concatenate([values(slice(i, i + 1), i) for i in range(4)])
     np.testing.assert_allclose(whole, singles, **tolerance(whole))
@@ -84,12 +103,12 @@ def test_config_round_trip(case, scheduled):
     again = keras.saving.deserialize_keras_object(config)
     direct = type(penalty).from_config(penalty.get_config())
     net, (x, y) = network(), batch()
-    value = penalty.per_example(net, x, y)
+    value = per_example(penalty, net, x, y)
     for twin in (again, direct):
         assert type(twin) is type(penalty)
         assert twin.get_config() == penalty.get_config()
         assert twin.name == "mine"
-        np.testing.assert_array_equal(twin.per_example(net, x, y), value)
+        np.testing.assert_array_equal(per_example(twin, net, x, y), value)
         for step in (0, 20):
             weight = twin.weight_at(tf.constant(step), "float32")
             assert float(weight) == float(penalty.weight_at(tf.constant(step), "float32"))
@@ -100,7 +119,7 @@ def test_config_round_trip(case, scheduled):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(case, policy):
     x, y = batch()
-    expected = np.mean(case.make().per_example(network(), x, y))
+    expected = np.mean(per_example(case.make(), network(), x, y))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -120,7 +139,7 @@ def test_mixed_precision(case, policy):
 
 def test_metric_is_the_mean_before_the_step(case):
     net, (x, y) = network(), batch()
-    expected = np.mean(case.make().per_example(net, x, y, training=True))
+    expected = np.mean(per_example(case.make(), net, x, y, training=True))
     logits = net(x)
     supervised = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
     history = one_step(compiled(net, case.make(weight=0.5, name="mine")))
@@ -143,11 +162,12 @@ def test_one_penalty_compiled_with_xla():
 
 def check_compiled(case, jit_compile):
     net, penalty, (x, y) = network(), case.make(), batch()
+    said = taught(penalty)
     variables = [v.value for v in net.trainable_variables]
 
     def value_and_gradient():
         with tf.GradientTape() as tape:
-            value = penalty.per_example(net, x, y, training=True, seed=2)
+            value = penalty.per_example(net, x, y, training=True, seed=2, **said)
         return value, tape.gradient(value, variables, unconnected_gradients="zero")
 
     compiled = tf.function(value_and_gradient, jit_compile=jit_compile, autograph=False)
@@ -200,7 +220,7 @@ def test_sample_weights_weigh_examples(case):
     w = np.array([2.0, 0.0, 1.0, 0.5], "float32")
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     with tf.GradientTape() as tape:
-        values = penalty.per_example(net, x, y, training=True)
+        values = per_example(penalty, net, x, y, training=True)
         expected = tf.reduce_sum(w * values) / 4
         loss = tf.reduce_sum(w * crossentropy(y, net(x))) / 4 + penalty.weight * expected
     gradients = tape.gradient(loss, [v.value for v in net.trainable_variables])
@@ -231,8 +251,8 @@ def test_penalties_do_not_disturb_one_another():
     """Every variant at once gives what each gives alone."""
     net, (x, y) = network(), batch()
     penalties = [case.make(name=name.replace("-", "_")) for name, case in VARIANTS.items()]
-    expected = {p.name: np.mean(p.per_example(net, x, y, training=True)) for p in penalties}
-    model = tfgrad.PenalizedModel(net, penalties)
+    expected = {p.name: np.mean(per_example(p, net, x, y, training=True)) for p in penalties}
+    model = tfgrad.PenalizedModel(net, penalties, teacher=teacher())
     model.compile(
         keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )

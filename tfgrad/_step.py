@@ -1,5 +1,8 @@
 """One replica's part of a training step: its share of the global loss, checks, metrics."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -28,8 +31,9 @@ class Batch:
             self.taught = None if self.taught is None else filled(self.taught)
             self.y = None if self.y is None else filled(self.y)
             self.weight = None if self.weight is None else filled(self.weight)
-        if model.penalties and self.weight is not None:
-            self._example_weight()
+        if self.weight is not None:
+            for penalty in model.penalties:
+                self._example_weight(penalty)
         if not model.jit_compile:
             self._check_values()
 
@@ -60,11 +64,14 @@ class Batch:
         wanted = [(p, getattr(p, "target", None)) for p in self.model.penalties]
         return [p for p, target in wanted if isinstance(target, str) and target == "label"]
 
-    def _labels_are_classes(self):
-        """Whether integers in y must name logits: for a penalty, or for the loss."""
+    def _labels_are_classes(self, head):
+        """Whether a head's integers in y must name logits: for a penalty, or for the loss."""
         loss = self.model.loss
+        if isinstance(loss, Mapping):
+            loss = loss.get(head)
         sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-        return bool(self._penalties_on_labels()) or (sparse and loss.ignore_class is None)
+        penalized = any(_own_head(p) == head for p in self._penalties_on_labels())
+        return penalized or (sparse and loss.ignore_class is None)
 
     def supervised(self, outputs, training):
         return self.model.compute_loss(
@@ -84,7 +91,8 @@ class Batch:
             if share.replicas > 1:
                 values = tf.where(share.size > 0, values, tf.zeros_like(values))
             if self.weight is not None:
-                values *= tf.cast(tf.reshape(self._example_weight(), [-1]), values.dtype)
+                weight = self._example_weight(penalty)
+                values *= tf.cast(tf.reshape(weight, [-1]), values.dtype)
             part = tf.reduce_sum(values) / tf.cast(share.total, values.dtype)
             self._track(tracker, part)
             weight = penalty.weight_at(model.optimizer.iterations, part.dtype)
@@ -115,38 +123,54 @@ class Batch:
             sample_weight=tf.cast(self.share.total, tf.float32) / replicas,
         )
 
-    def _example_weight(self):
-        if tf.nest.is_nested(self.weight):
+    def _example_weight(self, penalty):
+        """w, [batch]: of the labels of the penalty's head, or of the only labels there are."""
+        weight = self.weight
+        if isinstance(weight, Mapping):  # as Keras hands on one array too
+            only = next(iter(weight.values())) if len(weight) == 1 else weight
+            weight = weight.get(_own_head(penalty), only)
+        if tf.nest.is_nested(weight):
             raise ArgumentError(
-                f"sample_weight: got a {type(self.weight).__name__}; penalties need one weight "
-                "per example, [batch]."
+                f"sample_weight: got a {type(weight).__name__}; {penalty.name!r} needs one weight "
+                "per example, [batch], or those of its head's labels."
             )
-        if self.weight.shape.rank not in (1, None) and self.weight.shape[1:].num_elements() != 1:
+        if weight.shape.rank not in (1, None) and weight.shape[1:].num_elements() != 1:
             raise ArgumentError(
-                f"sample_weight: got shape {self.weight.shape}; penalties need one weight per "
+                f"sample_weight: got shape {weight.shape}; penalties need one weight per "
                 "example, [batch]."
             )
-        return self.weight
+        return weight
 
     def _check_values(self):
         """Stop at NaN images and labels out of range; on a GPU the latter would pass silently."""
         floats = [t for t in tf.nest.flatten(self.x) if t.dtype.is_floating]
         checks = [tf.debugging.assert_all_finite(t, _NOT_FINITE) for t in floats]
-        shape = getattr(self.model.network, "output_shape", None)
-        classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
-        integer = tf.is_tensor(self.y) and self.y.dtype.is_integer
-        vector = integer and (self.y.shape.rank == 1 or self.y.shape[1:] == [1])
-        if classes and vector and self._labels_are_classes():
-            y = tf.cast(self.y, tf.int64)
-            inside = tf.logical_and(y >= 0, y < classes)
-            found = [tf.reduce_min(y), "to", tf.reduce_max(y)]
-            expected = f"expected 0 to {classes - 1}, the network has {classes} logits; got"
-            checks.append(
-                tf.debugging.Assert(tf.reduce_all(inside), [f"{_OUT_OF_RANGE}: {expected}", *found])
-            )
+        shapes: Any = getattr(self.model.network, "output_shape", None)
+        by_head = isinstance(self.y, Mapping)
+        if by_head:  # `output_shape` forgets the heads' names
+            output = getattr(self.model.network, "output", None)
+            heads = output if isinstance(output, Mapping) else {}
+            shapes = {head: tuple(logits.shape) for head, logits in heads.items()}
+        for head, y in self.y.items() if by_head else [(None, self.y)]:
+            shape = shapes.get(head) if by_head else shapes
+            classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+            integer = tf.is_tensor(y) and y.dtype.is_integer
+            vector = integer and (y.shape.rank == 1 or y.shape[1:] == [1])
+            if classes and vector and self._labels_are_classes(head):
+                who = "the network" if head is None else f"head {head}"
+                y = tf.cast(y, tf.int64)
+                inside = tf.reduce_all(tf.logical_and(y >= 0, y < classes))
+                found = [tf.reduce_min(y), "to", tf.reduce_max(y)]
+                expected = f"expected 0 to {classes - 1}, {who} has {classes} logits; got"
+                checks.append(tf.debugging.Assert(inside, [f"{_OUT_OF_RANGE}: {expected}", *found]))
         # The loss must not see the labels first: its own message says less.
         with tf.control_dependencies([c for c in checks if c is not None]):
             self.y = tf.nest.map_structure(tf.identity, self.y)
+
+
+def _own_head(penalty):
+    """The head of the network, of a pair (the network's, the teacher's)."""
+    return penalty.head[0] if isinstance(penalty.head, tuple) else penalty.head
 
 
 def with_clear_errors(function, *args, **kwargs):

@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad import _heads, biases, calls, intercepts, second_order, targets
+from tfgrad import biases, calls, heads, intercepts, second_order, targets
 from tfgrad._half_precision import computing_in_float32, half_precision_layers
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
@@ -173,7 +173,7 @@ class Probe:
                 view = copy.copy(self)
                 view.head, view._memo = own, {}
                 view._logits = view._logits_among(self._all_logits)
-                view.y = _heads.part(self.y, own)
+                view.y = heads.part(self.y, own)
             if self._teacher is not None:
                 view = copy.copy(view) if view is self else view
                 view._teacher = self._teacher.on(taught)
@@ -185,7 +185,7 @@ class Probe:
         if not isinstance(self.y, Mapping | list | tuple):
             return self
         view = copy.copy(self)
-        view.head, view._memo, view.y = head, {}, _heads.part(self.y, head)
+        view.head, view._memo, view.y = head, {}, heads.part(self.y, head)
         return view
 
     @property
@@ -377,7 +377,7 @@ class Probe:
     # Inside
 
     def _logits_among(self, outputs):
-        return _heads.logits(self.network, outputs, self.head)
+        return heads.logits(self.network, outputs, self.head)
 
     @contextlib.contextmanager
     def _recording_second(self):

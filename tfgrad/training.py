@@ -1,12 +1,11 @@
 """`PenalizedModel`: a Keras model whose `fit` also makes gradient penalties small."""
 
 import inspect
-from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
-from tfgrad import distribution, teaching
+from tfgrad import distribution, heads, teaching
 from tfgrad._step import Batch, with_clear_errors
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError
@@ -103,6 +102,15 @@ class PenalizedModel(keras.Model):
             check_network(network, penalties)
         if self._teacher_needs is not None:
             check_teacher(teacher, network, penalties)
+            shared = {id(v) for v in network.trainable_variables} & {
+                id(v) for v in teacher.variables
+            }
+            if shared:
+                raise ArgumentError(
+                    f"teacher: {teacher.name!r} shares weights with network {network.name!r}, and "
+                    "would change as that trains; give the network copies of them: "
+                    "keras.models.clone_model(network), then set_weights."
+                )
         elif teacher is not None:
             raise ArgumentError(
                 f"teacher: got {getattr(teacher, 'name', teacher)!r}, but no penalty matches one; "
@@ -144,11 +152,13 @@ class PenalizedModel(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """As `keras.Model.compute_loss`, of the heads that have labels."""
-        return super().compute_loss(x, y, _labelled(y_pred, y), sample_weight, training)
+        return super().compute_loss(
+            x, y, heads.labelled(self.network, y_pred, y), sample_weight, training
+        )
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """As `keras.Model.compute_metrics`, of the heads that have labels."""
-        return super().compute_metrics(x, y, _labelled(y_pred, y), sample_weight)
+        return super().compute_metrics(x, y, heads.labelled(self.network, y_pred, y), sample_weight)
 
     def fit(self, *args, **kwargs):
         """As `keras.Model.fit`."""
@@ -377,8 +387,10 @@ class PenalizedModel(keras.Model):
             for _, _, batches in iterator:
                 data_batch = distribution.local_value(strategy, next(batches))
                 break
+        x, *labels = keras.utils.unpack_x_y_sample_weight(data_batch)
+        x = x.x if isinstance(x, teaching.Lesson) else x
         with strategy.scope():
-            self._symbolic_build(data_batch=data_batch)
+            self._symbolic_build(data_batch=(x, *labels))
         self._symbolically_built = True
 
     def _check_metrics(self, *metrics):
@@ -418,10 +430,3 @@ class PenalizedModel(keras.Model):
                 f"loss: {name!r} has reduction={reduction!r}; on several replicas expected "
                 "'sum_over_batch_size', which tfgrad divides by the global batch."
             )
-
-
-def _labelled(outputs, y):
-    """The heads that have labels; the others are taught by penalties alone."""
-    if isinstance(outputs, Mapping) and isinstance(y, Mapping):
-        return {head: output for head, output in outputs.items() if head in y}
-    return outputs

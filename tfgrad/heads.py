@@ -53,3 +53,20 @@ def keys(outputs):
     if isinstance(outputs, list | tuple):
         return "heads " + ", ".join(map(str, range(len(outputs))))
     return "one output and needs no head"
+
+
+def labelled(network, outputs, y):
+    """The heads that have labels; the others are taught by penalties alone.
+
+    Raises:
+        ArgumentError: the labels of a network with named heads do not say whose they are.
+    """
+    if not isinstance(outputs, Mapping) or y is None:
+        return outputs
+    if not isinstance(y, Mapping) or not set(y) <= set(outputs):
+        got = list(y) if isinstance(y, Mapping) else type(y).__name__
+        raise ArgumentError(
+            f"y: got {got}; network {network.name!r} has {keys(outputs)}, expected labels by head, "
+            "{head: labels}, for one of them or more."
+        )
+    return {head: output for head, output in outputs.items() if head in y}
