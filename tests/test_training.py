@@ -385,7 +385,7 @@ def test_evaluate_reports_supervised_metrics_unless_asked():
     ragged = model.evaluate(x, y, 5, verbose=0)
     assert ragged == pytest.approx([supervised["loss"], supervised["accuracy"]])
 
-    full = PenalizedModel(model.network, both(), True)
+    full = PenalizedModel(model.network, both(), evaluate_penalties=True)
     full.compile("sgd", LOSS, metrics=["accuracy"])
     reported = full.evaluate(x, y, 12, verbose=0, return_dict=True)
     assert set(reported) == {"loss", "accuracy", "gradient_norm", "score_matching"}
