@@ -422,5 +422,6 @@ def test_a_float_weight_keeps_float64(float64):
 
 def test_repr_names_the_arguments():
     assert repr(GradientNorm(0.1)) == (
-        "GradientNorm(weight=0.1, name='gradient_norm', target='label', loss='squared_error')"
+        "GradientNorm(weight=0.1, name='gradient_norm', target='label', loss='squared_error', "
+        "head=None)"
     )

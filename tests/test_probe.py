@@ -130,7 +130,7 @@ def test_second_derivatives_must_be_announced(float64):
 
 
 def test_an_unknown_scalar(float64):
-    with pytest.raises(ArgumentError, match="of: got 'loss'; expected 'logit' or 'log_prob"):
+    with pytest.raises(ArgumentError, match="of: got 'loss'; expected 'logit', 'probability' or"):
         Probe(linear(), X, Y).input_gradient("label", of="loss")
 
 
@@ -553,7 +553,7 @@ def test_two_outputs():
     x = keras.Input((2,))
     network = keras.Model(x, [L.Dense(2)(x), L.Dense(2)(x)], name="two")
     with pytest.raises(ModelError, match=r"network 'two': got 2 outputs; .*one tensor of logits"):
-        Probe(network, X)
+        _ = Probe(network, X).logits
 
 
 def test_outputs_of_rank_three():

@@ -397,7 +397,7 @@ def test_evaluate_reports_supervised_metrics_unless_asked():
 @pytest.mark.parametrize("evaluate_penalties", [False, True])
 def test_validation_during_fit(evaluate_penalties):
     x, y = examples()
-    model = PenalizedModel(sequential(), [GradientNorm(0.3)], evaluate_penalties)
+    model = PenalizedModel(sequential(), [GradientNorm(0.3)], evaluate_penalties=evaluate_penalties)
     model.compile(keras.optimizers.SGD(RATE), LOSS, metrics=["accuracy"])
     history = model.fit(x, y, 5, 2, validation_data=(x, y), shuffle=False, verbose=0).history
     train, seen = {"loss", "accuracy", "gradient_norm"}, {"loss", "accuracy"}

@@ -74,6 +74,9 @@ class Batch:
         return penalized or (sparse and loss.ignore_class is None)
 
     def supervised(self, outputs, training):
+        if self.model.loss is None and self.model.penalties:  # learning from the penalties alone
+            none = tf.zeros([], keras.config.floatx())
+            return sum(map(self.model._aggregate_additional_loss, self.model.losses), none)
         return self.model.compute_loss(
             x=self.x,
             y=self.y,
@@ -165,7 +168,8 @@ class Batch:
                 checks.append(tf.debugging.Assert(inside, [f"{_OUT_OF_RANGE}: {expected}", *found]))
         # The loss must not see the labels first: its own message says less.
         with tf.control_dependencies([c for c in checks if c is not None]):
-            self.y = tf.nest.map_structure(tf.identity, self.y)
+            if self.y is not None:
+                self.y = tf.nest.map_structure(tf.identity, self.y)
 
 
 def _own_head(penalty):

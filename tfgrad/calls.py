@@ -119,10 +119,15 @@ class _Outputs(Handler):
 
     def layer(self, layer, proceed, args, kwargs):
         output = proceed(*args, **kwargs)
-        if layer.name in self.names:
+        if layer.name in self.names and not is_symbolic(args, kwargs):
             output = tf.nest.map_structure(copy, output)
             self.outputs[self._calls.next(layer.name)] = output
         return output
+
+
+def is_symbolic(args, kwargs):
+    """Whether a call only builds a model, as Keras does when it first meets the inputs."""
+    return any(isinstance(a, keras.KerasTensor) for a in tf.nest.flatten((args, kwargs)))
 
 
 def copy(tensor):

@@ -116,9 +116,19 @@ def record(answer, x, y=None, batch_size=256) -> Lesson:
     Returns:
         A `Lesson` of NumPy arrays.
     """
-    count = len(tf.nest.flatten(x)[0])
-    if count == 0:
-        raise ArgumentError("x: got no examples; expected at least one.")
+    arrays = tf.nest.flatten(x) + ([] if y is None else tf.nest.flatten(y))
+    for array in arrays:
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise ArgumentError(
+                f"x, y: got a {type(array).__name__}; lessons are recorded of arrays or tensors. "
+                "Join a tf.data set's batches with np.concatenate first."
+            )
+    count = len(arrays[0])
+    if count == 0 or any(len(array) != count for array in arrays):
+        raise ArgumentError(
+            f"x, y: got {', '.join(str(len(a)) for a in arrays)} examples; expected the same "
+            "number of each, one or more."
+        )
 
     def batch(start):
         def rows(array):

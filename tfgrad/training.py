@@ -60,6 +60,7 @@ class PenalizedModel(keras.Model):
         network,
         penalties=(),
         teacher=None,
+        *,
         evaluate_penalties=False,
         name=None,
         **kwargs,

@@ -45,7 +45,8 @@ def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
             f"network: {getattr(network, 'name', network)!r} is no functional or Sequential model "
             "with one output; build a model with outputs {'target': ..., 'source': ...} yourself."
         )
-    last = network.layers[-1]
+    history = outputs[0]._keras_history  # the very call: the layer may have others
+    last, node = history.operation, history.operation._inbound_nodes[history.node_index]
     if not isinstance(last, keras.layers.Dense):
         raise ArgumentError(
             f"network: {network.name!r} ends in {last.name!r} ({type(last).__name__}); expected a "
@@ -61,7 +62,7 @@ def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
         dtype=last.dtype_policy,
         name="source_logits",
     )
-    heads = {TARGET: outputs[0], SOURCE: head(last.input)}
+    heads = {TARGET: outputs[0], SOURCE: head(node.input_tensors[0])}
     # `Functional.inputs` loses the structure, `Sequential.input` needs a symbolic call.
     inputs = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
     return keras.Model(inputs, heads, name=network.name)

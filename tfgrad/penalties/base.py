@@ -210,8 +210,11 @@ def check_teacher(teacher, network, penalties, x=None):
             "tfgrad.layers.Resizing in front of the teacher."
         )
     for penalty in wanting:
-        calls.check_names(teacher, penalty.teacher_needs().layers)
-        biases.check(teacher, penalty.teacher_needs().biases)
+        if teacher.built or getattr(teacher, "inputs", None):
+            calls.check_names(teacher, penalty.teacher_needs().layers)
+            biases.check(teacher, penalty.teacher_needs().biases)
+    if x is None and not getattr(teacher, "inputs", None):
+        return  # its inputs are known with the first batch, which asks again
     if any(p.compares_logits for p in wanting):
         inspection = second_order.inspect(teacher, x, training=False)
         if inspection.probabilities:

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfgrad import biases, calls, intercepts
 from tfgrad.errors import ArgumentError
-from tfgrad.penalties.base import one_of
+from tfgrad.penalties.base import one_of, positive_int
 
 KINDS = ("attention", "bias")
 
@@ -32,6 +32,8 @@ def matching_layers(network, teacher, kind="attention", count=None, input_shape=
         ArgumentError: the two have no map size in common.
     """
     one_of("kind", kind, KINDS)
+    if count is not None:
+        positive_int("count", count)
     found = [_last_of_each_size(model, kind, input_shape) for model in (network, teacher)]
     sizes = sorted(set(found[0]) & set(found[1]), key=lambda s: s[0] * s[1], reverse=True)
     if not sizes:
@@ -61,6 +63,8 @@ def _last_of_each_size(model, kind, input_shape):
             "(height, width, channels)."
         )
     x = tf.zeros([1, *shape], keras.config.floatx())
+    if not model.built:
+        model(x, training=False)
     convolutions = [
         layer.name
         for layer in calls.flatten(model)
@@ -96,11 +100,17 @@ class _Maps(calls.Handler):
 
     def __init__(self):
         self.sizes, self._names = {}, calls.CallNames()
+        self._learned = False  # what comes before the first weights only prepares the image
 
     def layer(self, layer, proceed, args, kwargs):
         output = proceed(*args, **kwargs)
+        if calls.is_symbolic(args, kwargs):
+            return output
         name = self._names.next(layer.name)
-        if isinstance(layer, keras.layers.InputLayer) or intercepts.has_layers_inside(layer):
+        if intercepts.has_layers_inside(layer):
+            return output
+        self._learned = self._learned or intercepts.rule(layer) == "affine"
+        if not self._learned:
             return output
         if tf.is_tensor(output) and output.shape.rank == 4:
             first = keras.config.image_data_format() == "channels_first"
