@@ -73,8 +73,6 @@ def test_pairs_leave_out_what_prepares_the_image():
     student = keras.Sequential([keras.Input((8, 8, 3)), *student.layers, L.Dense(3)])
     chosen = matching_layers(student, teacher, verbose=False)
     assert [taught for _, taught in chosen] == ["deep_act"]
-        "deep_act"
-    ]
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5])
