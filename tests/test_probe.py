@@ -552,7 +552,9 @@ def test_integer_images():
 def test_two_outputs():
     x = keras.Input((2,))
     network = keras.Model(x, [L.Dense(2)(x), L.Dense(2)(x)], name="two")
-    with pytest.raises(ModelError, match=r"network 'two': got 2 outputs; .*one tensor of logits"):
+    with pytest.raises(
+        ModelError, match=r"network 'two': got 2 outputs, heads 0, 1; .*one tensor of logits"
+    ):
         _ = Probe(network, X).logits
 
 

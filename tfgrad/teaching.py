@@ -124,10 +124,12 @@ def record(answer, x, y=None, batch_size=256) -> Lesson:
                 "Join a tf.data set's batches with np.concatenate first."
             )
     count = len(arrays[0])
-    if count == 0 or any(len(array) != count for array in arrays):
+    if count == 0:
+        raise ArgumentError("x: got no examples; expected at least one.")
+    if any(len(array) != count for array in arrays):
         raise ArgumentError(
             f"x, y: got {', '.join(str(len(a)) for a in arrays)} examples; expected the same "
-            "number of each, one or more."
+            "number of each."
         )
 
     def batch(start):
