@@ -167,6 +167,7 @@ def _input_gradients(network, x, labels):
     return tape.gradient(score, x).numpy().reshape(len(labels), -1).astype("float64")
 
 
+@pytest.mark.slow
 def test_cut_twice_and_resumed_is_uninterrupted_bit_by_bit(distilled, monkeypatch, tmp_path):
     directory = tmp_path / "cut"
     arguments = [*TAUGHT, f"--work_dir={directory}"]
