@@ -1,5 +1,6 @@
 """What an experiment is made of, as data: its rows, columns, networks, schedules and numbers."""
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -142,7 +143,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
+class Table(abc.ABC):
     """Rows × sizes × seeds, at one scale.
 
     Attributes:
@@ -179,9 +180,9 @@ class Table:
         """The heading of a column."""
         return "all data" if size == FULL else f"{size} per class"
 
+    @abc.abstractmethod
     def summary(self) -> str:
         """The settings in a line."""
-        raise NotImplementedError(f"{type(self).__name__} has no summary().")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
