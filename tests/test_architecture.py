@@ -24,7 +24,7 @@ FLOORS = {
     3: ["biases", "heads"],
     4: ["probe"],
     5: ["teaching", "decomposition"],
-    6: ["penalties", "saliency"],
+    6: ["penalties", "saliency", "sampling", "fooling"],
     7: ["training", "callbacks"],
     8: ["evaluation", "loading"],
     9: ["export"],

@@ -1,0 +1,148 @@
+"""What a test found of one model: a small table with a name, a direction and a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tfgrad.errors import ArgumentError
+
+HIGHER, LOWER = "higher", "lower"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A score, at one point or along an axis, with its deviation and further columns.
+
+    Attributes:
+        name: of the test, such as "accuracy under input noise".
+        score: what the values are, with their unit: the label of a figure's upright axis.
+        direction: `"higher"` or `"lower"`, whichever is better.
+        values: the score at each point.
+        deviations: of each value, 0 where there is nothing to deviate; `over` says over what.
+        over: what the deviations are taken over, such as "3 noise draws".
+        along: the axis, such as "noise σ"; empty for a single number.
+        points: positions on that axis; (0.0,) for a single number.
+        columns: further numbers at each point, {name: values}.
+        examples: how many images were measured.
+        seed: of all that was drawn.
+        percent: whether tables show 100 times the score.
+
+    Raises:
+        ArgumentError: lengths differ, or the direction is none.
+    """
+
+    name: str
+    score: str
+    direction: str
+    values: tuple[float, ...]
+    deviations: tuple[float, ...]
+    over: str = ""
+    along: str = ""
+    points: tuple[float, ...] = (0.0,)
+    columns: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    examples: int = 0
+    seed: int = 0
+    percent: bool = False
+
+    def __post_init__(self) -> None:
+        if self.direction not in (HIGHER, LOWER):
+            raise ArgumentError(f"direction: got {self.direction!r}; expected 'higher' or 'lower'.")
+        lists = {"values": self.values, "deviations": self.deviations, **self.columns}
+        for name, numbers in lists.items():
+            if len(numbers) != len(self.points):
+                raise ArgumentError(
+                    f"{name}: got {len(numbers)} numbers for {len(self.points)} points; expected "
+                    "one for each."
+                )
+
+    @property
+    def value(self) -> float:
+        """The score of a test that gives a single number.
+
+        Raises:
+            ArgumentError: it gives several.
+        """
+        if len(self.values) != 1:
+            raise ArgumentError(
+                f"{self.name!r} has {len(self.values)} values along {self.along!r}; ask for "
+                ".values, or for .curve()."
+            )
+        return self.values[0]
+
+    def curve(self) -> dict[float, tuple[float, float]]:
+        """{point: (value, deviation)}, as `tfgrad.figures.curves` draws it."""
+        pairs = zip(self.values, self.deviations, strict=True)
+        return dict(zip(self.points, pairs, strict=True))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A record for every point, for a data frame or a CSV file."""
+        return [
+            {
+                **({self.along: point} if self.along else {}),
+                self.score: self.values[i],
+                "deviation": self.deviations[i],
+                **{name: numbers[i] for name, numbers in self.columns.items()},
+            }
+            for i, point in enumerate(self.points)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it; numbers that are not finite become None."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Measurement:
+        """What `to_json` returned."""
+
+        def numbers(values):
+            return tuple(math.nan if value is None else float(value) for value in values)
+
+        arrays = {name: numbers(content[name]) for name in ("values", "deviations", "points")}
+        columns = {name: numbers(values) for name, values in content["columns"].items()}
+        return Measurement(**{**content, **arrays, "columns": columns})
+
+    @staticmethod
+    def markdown(rows: Mapping[str, Measurement]) -> str:
+        """A table with a row per model and a column per point: value ± deviation.
+
+        Args:
+            rows: a model's name to the same test's result.
+
+        Raises:
+            ArgumentError: there is no row, or one is of another test or has other points than the
+                first.
+        """
+        if not rows:
+            raise ArgumentError("rows: got none; expected {name: Measurement}.")
+        first = next(iter(rows.values()))
+        for name, row in rows.items():
+            if (row.name, row.points) != (first.name, first.points):
+                raise ArgumentError(
+                    f"rows: {name!r} is {row.name!r} at {list(row.points)}, the first row "
+                    f"{first.name!r} at {list(first.points)}; expected the same test at the same "
+                    "points in every row."
+                )
+        heading = f"{first.along} →" if first.along else "model"
+        titles = [f"{p:g}" for p in first.points] if first.along else [first.score]
+        lines = [f"| {heading} | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+        for name, row in rows.items():
+            lines.append(f"| {name} | " + " | ".join(row._cells()) + " |")
+        return "\n".join(lines)
+
+    def _cells(self) -> list[str]:
+        scale, form = (100, ".2f") if self.percent else (1, ".4g")
+        return [
+            f"{scale * value:{form}}" + (f" ± {scale * deviation:{form}}" if deviation else "")
+            for value, deviation in zip(self.values, self.deviations, strict=True)
+        ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
