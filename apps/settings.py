@@ -29,6 +29,7 @@ def define_data():
     flags.DEFINE_integer("per_class", None, "Train on this many examples per class.")
     flags.DEFINE_bool("normalize", False, "Normalise channels by the training set's mean and std.")
     flags.DEFINE_bool("augment", False, "Random flips and padded crops while training.")
+    flags.DEFINE_bool("crops", True, "With --augment; --nocrops leaves flips, for score matching.")
 
 
 def define_network(default="vgg4"):
@@ -109,6 +110,11 @@ def load_splits():
     }
     train = data.load(FLAGS.dataset, FLAGS.train_split, **common)
     return train, data.load(FLAGS.dataset, FLAGS.test_split, **common)
+
+
+def augmentation():
+    """What `data.pipeline` does to training images."""
+    return FLAGS.augment and (True if FLAGS.crops else "flip")
 
 
 def chosen_from(train):

@@ -201,6 +201,20 @@ def test_augmentation_mirrors_half_and_shifts_everywhere():
     assert set(rows) == {28, 29, 30, 31, 32}
 
 
+def test_flips_alone_shift_nothing_and_mirror_the_same_images():
+    dataset = random_images(n=40)
+    flips, both = (
+        np.concatenate([x for x, _ in stream(dataset, 8, epochs=1, augment=augment)])
+        for augment in ("flip", True)
+    )
+    plain = np.concatenate([x for x, _ in stream(dataset, 8, epochs=1)])
+    mirrored = np.array([not np.array_equal(a, b) for a, b in zip(flips, plain, strict=True)])
+    assert 8 < mirrored.sum() < 32  # 20 ± 3.2.
+    np.testing.assert_array_equal(flips[mirrored], plain[mirrored][:, :, ::-1])
+    np.testing.assert_array_equal(flips[~mirrored], plain[~mirrored])
+    assert not np.array_equal(both, flips)
+
+
 def test_augmentation_depends_on_seed_epoch_and_example_alone():
     dataset = random_images(n=12)
 
@@ -229,6 +243,7 @@ def test_augmentation_depends_on_seed_epoch_and_example_alone():
         ({"start_epoch": -1}, "start_epoch=-1 must be an integer of at least 0"),
         ({"training": False}, "epochs was given with training=False"),
         ({"training": False, "epochs": None, "augment": True}, "augment was given with training"),
+        ({"augment": "crop"}, "augment='crop' must be True, False or 'flip'"),
         ({"batch_size": 64, "drop_remainder": True}, "drops all 23 examples of 'arrays'"),
         ({"shard": 2}, r"shard=2 must be two integers, \(index, count\)"),
         ({"shard": (2, 2)}, r"shard=\(2, 2\) must satisfy 0 <= index < count"),

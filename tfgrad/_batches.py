@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Statistics = tuple[np.ndarray, np.ndarray]
 
+FLIP = "flip"
+
 
 def is_integer(value: object) -> bool:
     """Tell whether a value is an integer of any width; `True` is none."""
@@ -38,7 +40,7 @@ def pipeline(
     training: bool,
     seed: int = 0,
     normalize: Statistics | None = None,
-    augment: bool = False,
+    augment: bool | str = False,
     start_epoch: int = 0,
     epochs: int | None = None,
     drop_remainder: bool = False,
@@ -70,9 +72,10 @@ def pipeline(
         seed: which orders and augmentations; training only.
         normalize: (mean, std) per channel, each [channels], of images in [0, 1]: what
             `channel_statistics` returns for the *training* split. None leaves images in [0, 1].
-        augment: whether to mirror half of the images left-right and to shift each by up to
-            side // 8 pixels (4 for a side of 32) in either direction, filling with black; training
-            only.
+        augment: True mirrors half of the images left-right and shifts each by up to side // 8
+            pixels (4 for a side of 32) in either direction, filling with black; `"flip"` mirrors
+            alone, for penalties that look at noise around an image (black borders stand out);
+            training only.
         start_epoch: the first epoch to stream; training only.
         epochs: how many epochs to stream, None for endlessly many; training only.
         drop_remainder: whether to drop an epoch's ragged last batch.
@@ -104,6 +107,8 @@ def pipeline(
             uniform = tf.random.stateless_uniform(
                 [examples, 3], tf.random.experimental.stateless_fold_in(key, 1)
             )
+            if augment == FLIP:
+                uniform = tf.concat([uniform[:, :1], tf.fill([examples, 2], 0.5)], axis=1)
 
         def batch(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
             start = step * batch_size
@@ -183,7 +188,7 @@ def _check(
     batch_size: int,
     training: bool,
     seed: int,
-    augment: bool,
+    augment: bool | str,
     start_epoch: int,
     epochs: int | None,
     shard: tuple[int, int],
@@ -191,6 +196,8 @@ def _check(
     check_integer("seed", seed, at_least=0)
     if seed > np.iinfo(np.int64).max:
         raise ArgumentError(f"seed={seed!r} must be below 2**63.")
+    if augment not in (False, True, FLIP):
+        raise ArgumentError(f"augment={augment!r} must be True, False or {FLIP!r}.")
     check_integer("start_epoch", start_epoch, at_least=0)
     if epochs is not None:
         check_integer("epochs", epochs, at_least=1)
