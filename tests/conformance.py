@@ -21,6 +21,7 @@ from tfgrad.penalties import (
     GradientNorm,
     JacobianMatching,
     Penalty,
+    SaliencyFooling,
     ScoreMatching,
 )
 
@@ -58,6 +59,9 @@ def _in_float32(cls, random, **arguments):
 # The student's layer, and the teacher's of the same map size.
 PAIRS = [("conv", "features")]
 
+# Of unequal weights and without symmetry, so that no transposition can hide.
+MASK = [[0, 0, 0, 0], [0, 3, 1, 0], [2, 0, 0, 0], [0, 0, 0, 1]]
+
 CASES = {
     "GradientNorm": {
         "label": _variant(GradientNorm, weight=0.3),
@@ -76,6 +80,10 @@ CASES = {
         "antithetic": _in_float32(
             AntiScoreMatching, True, weight=0.05, estimator="antithetic", sigma=0.3, threshold=9.0
         ),
+    },
+    "SaliencyFooling": {
+        "label": _variant(SaliencyFooling, weight=3.0, mask=MASK),
+        "predicted": _variant(SaliencyFooling, weight=3.0, mask=MASK, target="predicted"),
     },
     # Small, or float16's first loss scale overflows and the optimizer leaves that step out.
     "ActivationMatching": {"logits": _variant(ActivationMatching, weight=0.03)},

@@ -197,6 +197,27 @@ def distance_of_directions(student, teacher):
     return squared_distance(normalized(student), normalized(teacher))
 
 
+def saliency_map(gradient, channel_axis=-1):
+    """s = Σ_c abs(g) / Σ_{h,w,c} abs(g): the share of every pixel, which add up to 1.
+
+    Below `ZERO` in every entry g counts as zero, in value and in gradient: s = 0 there.
+
+    Args:
+        gradient: [batch, height, width, channels].
+        channel_axis: where the channels are.
+
+    Returns:
+        [batch, height, width], at least float32.
+
+    Source: thesis Eq. 5.7; Heo, Joo and Moon 2019.
+    """
+    pixels = tf.reduce_sum(tf.abs(_at_least_float32(gradient)), channel_axis)
+    total = tf.reduce_sum(pixels, [1, 2], keepdims=True)
+    alive = tf.reduce_max(pixels, [1, 2], keepdims=True) > ZERO
+    shares = pixels / tf.where(alive, total, tf.ones_like(total))
+    return tf.where(alive, shares, tf.zeros_like(shares))
+
+
 def root(squares):
     """√s of each example, with gradient zero where s = 0: the norm of Eq. 2.8 from its square."""
     alive = squares > 0

@@ -7,6 +7,7 @@ from tfgrad.penalties.bias_gradients import (
     BiasGradientNorm,
     full_gradient_matching,
 )
+from tfgrad.penalties.fooling import SaliencyFooling
 from tfgrad.penalties.gradient_norm import GradientNorm
 from tfgrad.penalties.matching import ActivationMatching, JacobianMatching
 from tfgrad.penalties.pairs import matching_layers
@@ -23,6 +24,7 @@ __all__ = [
     "GradientNorm",
     "JacobianMatching",
     "Penalty",
+    "SaliencyFooling",
     "ScoreMatching",
     "full_gradient_matching",
     "matching_layers",
