@@ -39,16 +39,28 @@ def main():
             raise DataError(f"--work_dirs: {directory!r} holds no finished run of apps.train.")
         flags_of_run = runs.read_json(os.path.join(directory, "run.json"))["flags"]
         label = f"{results['label']} ({flags_of_run['activation']})"
-        accuracy = {r["sigma"]: (r["accuracy"], r["deviation"]) for r in results["noise"]}
-        rows[label] = evaluation.NoiseRobustness(accuracy, 0, flags_of_run["seed"])
+        rows[label] = _measured(results["noise"])
         asked = {k: v for k, v in flags_of_run.items() if k not in runs.NOT_COMPARED}
         records.append({"work_dir": directory, "flags": asked, "results": results})
-    table = evaluation.NoiseRobustness.markdown(rows)
+    table = evaluation.Measurement.markdown(rows)
     runs.write_text(f"{FLAGS.out}.md", table + "\n")
     runs.write_json(f"{FLAGS.out}.json", records)
-    curves = {name: row.accuracy for name, row in rows.items()}
-    figures.accuracy_curves(f"{FLAGS.out}.png", curves, title=FLAGS.title)
+    figures.curves(
+        f"{FLAGS.out}.png",
+        {name: row.curve() for name, row in rows.items()},
+        x_label=rows[label].along,
+        y_label=rows[label].score,
+        title=FLAGS.title,
+    )
     print(f"{table}\n\nwritten to {FLAGS.out}.md, .png and .json")
+
+
+def _measured(levels):
+    """What `evaluation.noise_robustness` returned, from the record of a run."""
+    points, values, deviations = zip(
+        *((level["sigma"], level["accuracy"], level["deviation"]) for level in levels), strict=True
+    )
+    return evaluation.noise.measured(points=points, values=values, deviations=deviations)
 
 
 if __name__ == "__main__":

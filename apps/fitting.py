@@ -65,7 +65,7 @@ class Run:
         directory: the work directory of this process.
         epochs: passes over the training set.
         batch_size: examples per step, over all replicas.
-        augment: whether to flip and crop.
+        augment: see `data.pipeline`.
         statistics: (mean, std) of the channels, or None.
         head: the output that has labels, of a network with several.
     """
@@ -74,7 +74,7 @@ class Run:
     directory: str
     epochs: int
     batch_size: int
-    augment: bool
+    augment: bool | str
     statistics: Any = None
     head: str | None = None
 
@@ -106,7 +106,7 @@ def begin(described=None):
     worker = getattr(strategy.cluster_resolver, "task_id", 0) if strategy.cluster_resolver else 0
     directory = os.path.join(FLAGS.work_dir, f"worker-{worker}") if worker else FLAGS.work_dir
     runs.open_directory(directory, settings.resolved() | (described or {}), FLAGS.resume)
-    run = Run(strategy, directory, FLAGS.epochs, FLAGS.batch_size, FLAGS.augment)
+    run = Run(strategy, directory, FLAGS.epochs, FLAGS.batch_size, settings.augmentation())
     if run.results is not None:
         print(f"this run is complete; results in {directory}")
         return run
@@ -266,13 +266,13 @@ def report(run, model, network, history, test, label, **more):
     robustness = evaluation.noise_robustness(
         network, images(run, test), settings.numbers("noise", float), seed=FLAGS.seed
     )
-    table = evaluation.NoiseRobustness.markdown({label: robustness})
+    table = evaluation.Measurement.markdown({label: robustness})
     results = {
         "label": label,
         "test": {k: v for k, v in history[-1].items() if k.startswith("val_")},
         "noise": [
             {"sigma": s, "accuracy": mean, "deviation": deviation}
-            for s, (mean, deviation) in robustness.accuracy.items()
+            for s, (mean, deviation) in robustness.curve().items()
         ],
         "seconds": sum(line["seconds"] for line in history),
         "classes": list(test.classes),

@@ -82,12 +82,14 @@ def main():
         rows[name] = evaluation.noise_robustness(
             networks[name], data.pipeline(test, 256, training=False), repeats=5, seed=FLAGS.seed
         )
-    table = evaluation.NoiseRobustness.markdown(rows)
+    table = evaluation.Measurement.markdown(rows)
     print(f"\ntest accuracy (%) on {len(test)} digits under input noise, 5 draws\n{table}\n")
     runs.write_text(os.path.join(FLAGS.work_dir, "noise.md"), table + "\n")
-    figures.accuracy_curves(
+    figures.curves(
         os.path.join(FLAGS.work_dir, "noise.png"),
-        {name: row.accuracy for name, row in rows.items()},
+        {name: row.curve() for name, row in rows.items()},
+        x_label=rows[name].along,
+        y_label=rows[name].score,
         title="digits: accuracy under input noise",
     )
     path = tfgrad.export.save(networks[name], FLAGS.to, classes=train.classes)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfgrad import evaluation
 from tfgrad.errors import ArgumentError
-from tfgrad.evaluation import NoiseRobustness, noise_robustness
+from tfgrad.evaluation import noise_robustness
 
 # Two classes, logits ±w·x/2 and x = ±margin · w/‖w‖²: class 1 where w·x > 0. Under noise of
 # standard deviation σ, w·(x + η) is N(±margin, σ²‖w‖²).
@@ -36,28 +36,28 @@ def phi(z):
 def test_a_linear_classifier_has_a_closed_form():
     sigmas = (0.0, 0.2, 0.4, 1.0, 100.0)
     result = noise_robustness(linear(), batches(), sigmas, repeats=3, seed=1)
-    assert list(result.accuracy) == list(sigmas)
-    assert result.accuracy[0.0] == (1.0, 0.0)
+    assert result.points == sigmas
+    assert result.curve()[0.0] == (1.0, 0.0)
     for sigma in sigmas[1:]:
         expected = phi(MARGIN / (sigma * 13))  # .977, .841, .655, .502
         # Four standard deviations of 12,000 draws.
         tolerance = 4 * math.sqrt(expected * (1 - expected) / 12_000)
-        mean, deviation = result.accuracy[sigma]
+        mean, deviation = result.curve()[sigma]
         assert mean == pytest.approx(expected, abs=tolerance)
         assert 0 < deviation < 4 * math.sqrt(expected * (1 - expected) / 4000)
 
 
 def test_the_deviation_is_that_of_the_repeats():
     each = [noise_robustness(linear(), batches(100), (0.4,), repeats=n) for n in (1, 2, 3)]
-    sums = [r.accuracy[0.4][0] * r.repeats for r in each]
+    sums = [r.value * repeats for repeats, r in enumerate(each, 1)]
     rates = [sums[0], sums[1] - sums[0], sums[2] - sums[1]]  # The first n repeats are the same.
-    assert each[2].accuracy[0.4] == pytest.approx((np.mean(rates), np.std(rates)))
-    assert each[0].accuracy[0.4][1] == 0.0
+    assert each[2].curve()[0.4] == pytest.approx((np.mean(rates), np.std(rates)))
+    assert each[0].deviations[0] == 0.0
 
 
 def test_the_seed_decides_and_the_batch_size_does_not():
     def of(seed, size=512):
-        return noise_robustness(linear(), batches(1000, size), (0.3, 0.5), seed=seed).accuracy
+        return noise_robustness(linear(), batches(1000, size), (0.3, 0.5), seed=seed).curve()
 
     assert of(0) == of(0)
     assert of(0) != of(1)
@@ -68,7 +68,7 @@ def test_models_are_compared_on_equal_images():
     # The same hyperplane, scaled: every noisy image falls on the same side.
     scaled = linear()
     scaled.set_weights([10 * w for w in scaled.get_weights()])
-    a, b = (noise_robustness(n, batches(500), (0.4,)).accuracy for n in (linear(), scaled))
+    a, b = (noise_robustness(n, batches(500), (0.4,)).curve() for n in (linear(), scaled))
     assert a == b
 
 
@@ -79,15 +79,24 @@ def test_the_network_runs_in_inference_mode_and_keeps_its_state():
     network.add(keras.layers.Dense(2))
     network.layers[-1].set_weights(linear().get_weights())
     before = [v.numpy() for v in network.variables]
-    assert noise_robustness(network, batches(64), (0.0,)).accuracy[0.0][0] == 1.0
+    assert noise_robustness(network, batches(64), (0.0,)).value == 1.0
     for variable, value in zip(network.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
 def test_the_defaults_are_those_of_the_table():
     result = noise_robustness(linear(), batches(10))
-    assert tuple(result.accuracy) == evaluation.noise.SIGMAS == (0.0, 0.1, 0.2, 0.3, 0.4)
-    assert (result.repeats, result.seed) == (3, 0)
+    assert result.points == evaluation.noise.SIGMAS == (0.0, 0.1, 0.2, 0.3, 0.4)
+    assert (result.over, result.seed, result.examples) == ("3 noise draws", 0, 10)
+    assert (result.direction, result.along, result.percent) == ("higher", "noise σ", True)
+
+
+def test_the_network_is_traced_once_whatever_the_last_batch():
+    network, calls = linear(), []
+    call = network.call
+    network.call = lambda *args, **kwargs: (calls.append(1), call(*args, **kwargs))[1]
+    noise_robustness(network, batches(100, 33), (0.1, 0.2), repeats=2)
+    assert len(calls) == 1
 
 
 def test_errors():
@@ -103,27 +112,11 @@ def test_errors():
         noise_robustness(linear(), batches(8).take(0))
     with pytest.raises(ArgumentError, match=r"batches: got an iterator"):
         noise_robustness(linear(), iter(batches(8)))
-
-
-def test_markdown():
-    rows = {
-        "plain": NoiseRobustness({0.0: (0.99, 0.0), 0.1: (0.5, 0.0123)}, 3, 0),
-        "gradient norm 0.1": NoiseRobustness({0.0: (1.0, 0.0), 0.1: (0.75, 0.0)}, 3, 0),
-    }
-    assert NoiseRobustness.markdown(rows) == (
-        "| noise σ → | 0 | 0.1 |\n"
-        "|---|---|---|\n"
-        "| plain | 99.00 | 50.00 ± 1.23 |\n"
-        "| gradient norm 0.1 | 100.00 | 75.00 ± 0.00 |"
-    )
-
-
-def test_markdown_of_rows_that_do_not_fit():
-    rows = {
-        "a": NoiseRobustness({0.0: (0.9, 0.0)}, 3, 0),
-        "b": NoiseRobustness({0.1: (0.9, 0.0)}, 3, 0),
-    }
-    with pytest.raises(ArgumentError, match=r"rows: .*'b'.*same noise levels"):
-        NoiseRobustness.markdown(rows)
-    with pytest.raises(ArgumentError, match=r"rows: "):
-        NoiseRobustness.markdown({})
+    with pytest.raises(ArgumentError, match=r"batches: got integer images; expected float"):
+        noise_robustness(linear(), batches(8).map(lambda x, y: (tf.cast(x, tf.int32), y)))
+    with pytest.raises(
+        ArgumentError, match=r"batches: got a batch that is a EagerTensor; expected"
+    ):
+        noise_robustness(linear(), batches(8).map(lambda x, y: x))
+    with pytest.raises(ArgumentError, match=r"y: got dtype float32; expected integer class"):
+        noise_robustness(linear(), batches(8).map(lambda x, y: (x, tf.cast(y, tf.float32))))

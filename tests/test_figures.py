@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tfgrad import figures
+from tfgrad import _lines, figures
 from tfgrad.errors import ArgumentError
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -17,6 +17,7 @@ CURVES = {
     "plain": {0.0: (0.9, 0.01), 0.2: (0.5, 0.05)},
     "smooth": {0.2: (0.7, 0.02), 0.0: (0.9, 0)},
 }
+LABELS = {"x_label": "σ", "y_label": "accuracy"}
 
 
 def digits(count=3):
@@ -142,10 +143,48 @@ def test_images_of_other_ranges_are_stretched_alike():
 
 
 def test_curves(tmp_path):
-    path = figures.accuracy_curves(tmp_path / "curves.png", CURVES, title="noise")
+    path = figures.curves(tmp_path / "curves.png", CURVES, **LABELS, title="noise")
     assert image_of(path).shape[0] > 300 and os.path.getsize(path) < 300_000
     path = figures.history(tmp_path / "history.png", {"loss": [2, 1, 0.5], "val_loss": [2, 2, 1]})
     assert image_of(path).shape[0] > 300
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """What was drawn last, and not only written."""
+    drawn = []
+    monkeypatch.setattr(_lines, "write", lambda figure, path: drawn.append(figure.axes[0]))
+    return drawn
+
+
+def bars(container):
+    """[n, 2]: the lower and the upper end of each error bar."""
+    (collection,) = container.lines[2]
+    return np.array([[segment[0][1], segment[1][1]] for segment in collection.get_segments()])
+
+
+def test_curves_have_bars_axes_and_a_reference(axes):
+    skewed = {1e-3: (1.0, 0.5, 3.0), 1e-1: (10.0, 9.0, 40.0)}
+    options = {"log_x": True, "log_y": True, "horizontal": (2.0, "chance")}
+    figures.curves("", {"even": {1e-2: (1.0, 0.25)}, "skewed": skewed}, **LABELS, **options)
+    (drawn,) = axes
+    even, other = drawn.containers
+    np.testing.assert_allclose(bars(even), [[0.75, 1.25]])
+    np.testing.assert_allclose(bars(other), [[0.5, 3.0], [9.0, 40.0]])
+    np.testing.assert_allclose(other.lines[0].get_xydata(), [[1e-3, 1.0], [1e-1, 10.0]])
+    assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "log")
+    assert (drawn.get_xlabel(), drawn.get_ylabel()) == ("σ", "accuracy")
+    (line,) = (line for line in drawn.lines if line.get_label() == "chance")
+    assert set(line.get_ydata()) == {2.0}
+    names = {text.get_text() for text in drawn.get_legend().get_texts()}
+    assert names == {"even", "skewed", "chance"}
+
+
+def test_points_are_drawn_in_order(axes):
+    figures.curves("", CURVES, **LABELS)
+    lines = [container.lines[0].get_xdata().tolist() for container in axes[0].containers]
+    assert lines == [[0.0, 0.2], [0.0, 0.2]]
+    assert axes[0].get_xscale() == axes[0].get_yscale() == "linear"
 
 
 def test_photographs_stay_small(tmp_path):
@@ -179,9 +218,24 @@ NAN = np.full((2, 4, 4), np.nan)
         (lambda p: figures.saliency_grid(p, IMAGES, {}, scale="log"), "scale: got 'log'"),
         (lambda p: figures.saliency_grid(p, IMAGES, {}, sequential="jet"), "sequential: got 'jet'"),
         (lambda p: figures.saliency_grid(p, IMAGES, {}, overlay=2), "overlay: got 2"),
-        (lambda p: figures.accuracy_curves(p, {}), "curves: got nothing to draw"),
-        (lambda p: figures.accuracy_curves(p, {"a": {}}), "curves: got nothing to draw"),
-        (lambda p: figures.accuracy_curves(p, {"a": {0.1: (1, 2, 3)}}), "(mean, deviation)"),
+        (lambda p: figures.curves(p, {}, **LABELS), "curves: got nothing to draw"),
+        (lambda p: figures.curves(p, {"a": {}}, **LABELS), "curves: got nothing to draw"),
+        (
+            lambda p: figures.curves(p, {"a": {0.1: (1, 2, 3, 4)}}, **LABELS),
+            r"curves\['a'\]: .*expected \{x: \(mean, deviation\)\} or \{x: \(mean, low, high\)\}",
+        ),
+        (lambda p: figures.curves(p, {"a": {0: (1, 1), 1: (1, 1, 1)}}, **LABELS), "expected {x:"),
+        (lambda p: figures.curves(p, {"a": {0: (1, np.inf)}}, **LABELS), r"curves\['a'\]: got NaN"),
+        (lambda p: figures.curves(p, {"a": {0: (1, -1)}}, **LABELS), "a bar ends before its mean"),
+        (lambda p: figures.curves(p, {"a": {0: (1, 2, 3)}}, **LABELS), "low ≤ mean ≤ high"),
+        (
+            lambda p: figures.curves(p, {"a": {0: (1, 0)}}, **LABELS, log_x=True),
+            r"log_x: curves\['a'\] has 0; a logarithmic axis takes values above 0",
+        ),
+        (
+            lambda p: figures.curves(p, {"a": {1: (-2, 0)}}, **LABELS, log_y=True),
+            r"log_y: curves\['a'\] has -2",
+        ),
         (lambda p: figures.history(p, {"loss": [np.nan]}), r"metrics\['loss'\]: got NaN"),
         (lambda p: figures.history(p / "no" / "x.png", {"loss": [1]}), "path: .*cannot be written"),
     ],

@@ -1,4 +1,4 @@
-"""Lines in one pair of axes: accuracies, metrics by epoch, functions of one variable."""
+"""Lines in one pair of axes: scores along an axis, metrics by epoch, functions of one variable."""
 
 from __future__ import annotations
 
@@ -12,42 +12,58 @@ from numpy.typing import ArrayLike
 from tfgrad._drawing import finite, new_figure, write
 from tfgrad.errors import ArgumentError
 
+_Draw = Callable[[Any, str, Any, dict[str, Any]], None]
 
-def accuracy_curves(
+
+def curves(
     path: str | os.PathLike[str],
-    curves: Mapping[str, Mapping[float, tuple[float, float]]],
+    curves: Mapping[str, Mapping[float, Sequence[float]]],
     *,
-    x_label: str = "standard deviation σ of the input noise",
-    y_label: str = "test accuracy",
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    log_y: bool = False,
     title: str | None = None,
+    horizontal: tuple[float, str] | None = None,
 ) -> str:
-    """Draw accuracy against noise, a line for each model, with error bars.
+    """Draw a score along an axis, a line with error bars for each model.
 
     Args:
         path: the PNG to write.
-        curves: a model's name to {σ: (mean accuracy, standard deviation)}, accuracies in 0 to 1.
-        x_label: the axis below.
-        y_label: the axis to the left.
+        curves: a model's name to {x: (mean, deviation)}, or to {x: (mean, low, high)} where the
+            bar is not symmetric.
+        x_label, y_label: what stands below the axes and to their left.
+        log_x, log_y: whether an axis is logarithmic, which takes values above 0.
         title: a line above.
+        horizontal: a value to draw a line of reference at, and its name, such as (0.1, "chance").
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: there is no curve, or one is empty or not finite.
+        ArgumentError: there is no curve, one is empty, not finite or has other points, a bar does
+            not contain its mean, or a logarithmic axis is given values from 0 down.
         ImportError: matplotlib is not installed.
     """
 
     def draw(axes: Any, name: str, points: Any, style: dict[str, Any]) -> None:
-        sigmas = sorted(points)
-        table = finite([[s, *points[s]] for s in sigmas], f"curves[{name!r}]")
-        if table.ndim != 2 or table.shape[1] != 3:
-            raise ArgumentError(
-                f"curves[{name!r}]: expected {{σ: (mean, deviation)}}, got {points}."
-            )
-        axes.errorbar(*table.T[:2], yerr=table.T[2], label=name, capsize=3, **style)
+        x, mean, low, high = _bars(name, points)
+        for option, asked, values in (("log_x", log_x, x), ("log_y", log_y, mean)):
+            if asked and values.min() <= 0:
+                raise ArgumentError(
+                    f"{option}: curves[{name!r}] has {values.min():g}; a logarithmic axis takes "
+                    "values above 0. Leave that point or the option out."
+                )
+        axes.errorbar(x, mean, yerr=(mean - low, high - mean), label=name, capsize=3, **style)
 
-    return _lines_figure(path, "curves", curves, draw, x_label, y_label, title)
+    def finish(axes: Any) -> None:
+        if horizontal is not None:
+            height, label = horizontal
+            axes.axhline(height, label=label, color="0.5", linestyle="--", linewidth=1, zorder=0)
+        axes.set_xscale("log" if log_x else "linear")
+        axes.set_yscale("log" if log_y else "linear")
+
+    return _figure(path, "curves", curves, draw, x_label, y_label, title, finish)
 
 
 def history(
@@ -62,7 +78,7 @@ def history(
     Args:
         path: the PNG to write.
         metrics: a metric's name to its value after each epoch.
-        y_label: the axis to the left.
+        y_label: what stands to the left.
         title: a line above.
 
     Returns:
@@ -78,7 +94,7 @@ def history(
         axes.plot(np.arange(1, len(values) + 1), values, label=name, **style)
         axes.xaxis.get_major_locator().set_params(integer=True)
 
-    return _lines_figure(path, "metrics", metrics, draw, "epoch", y_label, title)
+    return _figure(path, "metrics", metrics, draw, "epoch", y_label, title)
 
 
 def functions(
@@ -98,8 +114,7 @@ def functions(
         x: where the functions were evaluated, [n].
         curves: a function's name to its values, [n].
         points: (x, y) of single points to mark, each [m].
-        x_label: the axis below.
-        y_label: the axis to the left.
+        x_label, y_label: what stands below the axes and to their left.
         title: a line above.
 
     Returns:
@@ -126,17 +141,39 @@ def functions(
         if first and marked is not None:
             axes.plot(*marked, "ko", markersize=5, zorder=3)
 
-    return _lines_figure(path, "curves", curves, draw, x_label, y_label, title)
+    return _figure(path, "curves", curves, draw, x_label, y_label, title)
 
 
-def _lines_figure(
+def _bars(name: str, points: Mapping[float, Sequence[float]]) -> tuple[np.ndarray, ...]:
+    """x in order, and there the mean and the ends of its bar."""
+    try:
+        table = np.array([[x, *points[x]] for x in sorted(points)], np.float64)
+    except (TypeError, ValueError):
+        table = np.zeros(())
+    if table.ndim != 2 or table.shape[1] not in (3, 4):
+        raise ArgumentError(
+            f"curves[{name!r}]: got {points}; expected {{x: (mean, deviation)}} or "
+            "{x: (mean, low, high)}."
+        )
+    x, mean, *ends = finite(table, f"curves[{name!r}]").T
+    low, high = ends if len(ends) == 2 else (mean - ends[0], mean + ends[0])
+    if (low > mean).any() or (high < mean).any():
+        raise ArgumentError(
+            f"curves[{name!r}]: a bar ends before its mean; expected low ≤ mean ≤ high, and no "
+            "deviation below 0."
+        )
+    return x, mean, low, high
+
+
+def _figure(
     path: str | os.PathLike[str],
     argument: str,
     curves: Mapping[str, Any],
-    draw: Callable[[Any, str, Any, dict[str, Any]], None],
+    draw: _Draw,
     x_label: str,
     y_label: str,
     title: str | None,
+    finish: Callable[[Any], None] = lambda axes: None,
 ) -> str:
     if not curves or not all(len(points) for points in curves.values()):
         raise ArgumentError(f"{argument}: got nothing to draw in {dict(curves)}.")
@@ -145,6 +182,7 @@ def _lines_figure(
     for i, (name, points) in enumerate(curves.items()):
         # The marker tells lines apart where colours do not (print, colour blindness).
         draw(axes, name, points, {"marker": "osD^vPX*"[i % 8], "markersize": 4.5, "linewidth": 1.6})
+    finish(axes)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)

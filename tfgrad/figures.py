@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from tfgrad._drawing import MAX_BYTES as MAX_BYTES
 from tfgrad._drawing import finite, new_figure, write
-from tfgrad._lines import accuracy_curves as accuracy_curves
+from tfgrad._lines import curves as curves
 from tfgrad._lines import functions as functions
 from tfgrad._lines import history as history
 from tfgrad.errors import ArgumentError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfgrad.errors import ArgumentError
@@ -28,7 +28,7 @@ class Measurement:
         columns: further numbers at each point, {name: values}.
         examples: how many images were measured.
         seed: of all that was drawn.
-        percent: whether tables show 100 times the score.
+        percent: whether tables show the score, and the columns of a single number, in %.
 
     Raises:
         ArgumentError: lengths differ, or the direction is none.
@@ -106,7 +106,9 @@ class Measurement:
 
     @staticmethod
     def markdown(rows: Mapping[str, Measurement]) -> str:
-        """A table with a row per model and a column per point: value ± deviation.
+        """A table with a row per model: value ± deviation at each point.
+
+        A single number has its further columns beside it.
 
         Args:
             rows: a model's name to the same test's result.
@@ -125,19 +127,30 @@ class Measurement:
                     f"{first.name!r} at {list(first.points)}; expected the same test at the same "
                     "points in every row."
                 )
-        heading = f"{first.along} →" if first.along else "model"
-        titles = [f"{p:g}" for p in first.points] if first.along else [first.score]
-        lines = [f"| {heading} | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-        for name, row in rows.items():
-            lines.append(f"| {name} | " + " | ".join(row._cells()) + " |")
-        return "\n".join(lines)
+        titles = [f"{first.along} →", *(f"{point:g}" for point in first.points)]
+        if not first.along:
+            titles = ["model", first.score, *first.columns]
+            if first.percent:
+                titles[1:] = [f"{title} (%)" for title in titles[1:]]
+        lines = [_row(titles), "|---" * len(titles) + "|"]
+        return "\n".join(lines + [_row([name, *row._cells()]) for name, row in rows.items()])
 
     def _cells(self) -> list[str]:
         scale, form = (100, ".2f") if self.percent else (1, ".4g")
-        return [
-            f"{scale * value:{form}}" + (f" ± {scale * deviation:{form}}" if deviation else "")
+
+        def shown(number: float) -> str:
+            return f"{scale * number:{form}}"
+
+        cells = [
+            shown(value) + (f" ± {shown(deviation)}" if deviation else "")
             for value, deviation in zip(self.values, self.deviations, strict=True)
         ]
+        beside = [] if self.along else [shown(numbers[0]) for numbers in self.columns.values()]
+        return cells + beside
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _plain(value: Any) -> Any:

@@ -1,62 +1,30 @@
 """Accuracy under Gaussian input noise (thesis Table 2.2)."""
 
-import dataclasses
-from collections.abc import Mapping
+import functools
 
-import numpy as np
 import tensorflow as tf
 
+from tfgrad import targets
 from tfgrad.draws import Draws
-from tfgrad.errors import ArgumentError
+from tfgrad.evaluation._inputs import noise_levels, one_by_one, per_image
+from tfgrad.evaluation.measurement import HIGHER, Measurement
+from tfgrad.penalties.base import positive_int
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4)
 
-
-@dataclasses.dataclass(frozen=True)
-class NoiseRobustness:
-    """Accuracy at each noise level; higher is better.
-
-    Attributes:
-        accuracy: σ → (mean, standard deviation) over the repeats, in [0, 1].
-        repeats: noise draws per image; σ = 0 needs one.
-        seed: of the noise.
-    """
-
-    accuracy: Mapping[float, tuple[float, float]]
-    repeats: int
-    seed: int
-
-    @staticmethod
-    def markdown(rows: Mapping[str, "NoiseRobustness"]) -> str:
-        """A table with a row per model: accuracy in %, ± deviation over the noise draws.
-
-        Raises:
-            ArgumentError: there is no row, or one has other noise levels than the first.
-        """
-        if not rows:
-            raise ArgumentError("rows: got none; expected {name: NoiseRobustness}.")
-        sigmas = list(next(iter(rows.values())).accuracy)
-        for name, row in rows.items():
-            if list(row.accuracy) != sigmas:
-                raise ArgumentError(
-                    f"rows: {name!r} has σ = {list(row.accuracy)}, the first row {sigmas}; "
-                    "expected the same noise levels in every row."
-                )
-        lines = [
-            "| noise σ → | " + " | ".join(f"{s:g}" for s in sigmas) + " |",
-            "|---" * (len(sigmas) + 1) + "|",
-        ]
-        for name, row in rows.items():
-            cells = [
-                f"{100 * mean:.2f}" + (f" ± {100 * dev:.2f}" if s > 0 else "")
-                for s, (mean, dev) in row.accuracy.items()
-            ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+# A measurement of this test, made now or read from a record.
+measured = functools.partial(
+    Measurement,
+    name="accuracy under input noise",
+    score="accuracy",
+    direction=HIGHER,
+    along="noise σ",
+    percent=True,
+)
 
 
-def noise_robustness(network, batches, sigmas=SIGMAS, repeats=3, seed=0) -> NoiseRobustness:
-    """Accuracy of a classifier on x + η, η ~ N(0, σ²I), without clipping.
+def noise_robustness(network, batches, sigmas=SIGMAS, repeats=3, seed=0) -> Measurement:
+    """Accuracy of a classifier on x + η, η ~ N(0, σ²I), without clipping; higher is better.
 
     Args:
         network: a Keras model from images [batch, …] to logits [batch, classes].
@@ -66,40 +34,38 @@ def noise_robustness(network, batches, sigmas=SIGMAS, repeats=3, seed=0) -> Nois
         repeats: noise draws per image.
         seed: of the noise; the same for every model, so that models are compared on equal images.
 
+    Returns:
+        The accuracy in [0, 1] at each σ, its mean and deviation over the draws.
+
     Raises:
-        ArgumentError: a σ is negative or NaN, or there is no σ, no repeat or no batch.
+        ArgumentError: a σ is negative or NaN, there is no σ, no repeat or no batch, or labels are
+            not integers.
     """
-    sigmas = list(sigmas)
-    if not sigmas or not all(0 <= s < float("inf") for s in sigmas):
-        raise ArgumentError(f"sigmas: got {sigmas}; expected numbers from 0 up.")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise ArgumentError(f"repeats: got {repeats!r}; expected a whole number from 1 up.")
-    if iter(batches) is batches:
-        raise ArgumentError(
-            "batches: got an iterator, which can be read only once; expected a data set of "
-            "(images, labels) batches, e.g. tfgrad.data.pipeline(..., training=False)."
-        )
+    sigmas, repeats = noise_levels(sigmas), positive_int("repeats", repeats)
     levels = tf.constant(sigmas, tf.float32)
 
-    @tf.function(reduce_retracing=True)
-    def correct(x, y, repeat, offset):
-        noise = Draws(repeat, offset).normal(x, 1, seed)[0]
+    def correct(x, y, first):
+        """1 where an image is classified rightly, else 0: int32 [batch, repeats, σ]."""
 
-        def at(sigma):
-            logits = network(x + tf.cast(sigma, x.dtype) * noise, training=False)
-            hits = tf.equal(tf.argmax(logits, -1, tf.int32), tf.cast(y, tf.int32))
-            return tf.reduce_sum(tf.cast(hits, tf.int32))
+        def of(repeat):
+            noise = Draws(repeat, first).normal(x, 1, seed)[0]
 
-        return tf.map_fn(at, levels, fn_output_signature=tf.int32)
+            def at(sigma):
+                logits = network(x + tf.cast(sigma, x.dtype) * noise, training=False)
+                right = targets.classes("label", logits, y)
+                return tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), right), tf.int32)
 
-    hits, count = np.zeros((repeats, len(levels))), 0
-    for repeat in range(repeats):
-        count = 0
-        for x, y in batches:
-            hits[repeat] += correct(x, y, tf.constant(repeat), tf.constant(count)).numpy()
-            count += int(x.shape[0])
-    if not count:
-        raise ArgumentError("batches: got an empty data set; expected (images, labels) batches.")
-    rates = hits / count
-    rows = zip(sigmas, rates.mean(0), rates.std(0), strict=True)
-    return NoiseRobustness({float(s): (float(m), float(d)) for s, m, d in rows}, repeats, seed)
+            return one_by_one(at, levels, tf.int32)
+
+        return tf.transpose(one_by_one(of, tf.range(repeats), tf.int32), [2, 0, 1])
+
+    hits = per_image(correct, batches)
+    counts = hits.sum(0)
+    return measured(
+        values=tuple((counts.mean(0) / len(hits)).tolist()),
+        deviations=tuple((counts.std(0) / len(hits)).tolist()),
+        over=f"{repeats} noise draws",
+        points=sigmas,
+        examples=len(hits),
+        seed=seed,
+    )

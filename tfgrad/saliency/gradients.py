@@ -19,6 +19,7 @@ REDUCE: dict[str, Callable[..., tf.Tensor]] = {
     "abs_sum": lambda g, axis: tf.reduce_sum(tf.abs(g), axis),
     "sum": tf.reduce_sum,
     "max_abs": lambda g, axis: tf.reduce_max(tf.abs(g), axis),
+    "deviation": tf.math.reduce_std,
 }
 
 
@@ -35,7 +36,8 @@ class InputGradient(Method):
             `"log_probability"` log softmax(f/T)_y.
         temperature: T > 0 of the softmax; for `"loss"` and `"log_probability"` only. The gradient
             carries the factor 1/T of the chain rule.
-        reduce: over a pixel's channels: `"abs_sum"`, the signed `"sum"`, or `"max_abs"`.
+        reduce: over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or their
+            standard `"deviation"`, which the code of Fig. 5.3 takes (0 in images of one channel).
         chunk_size: see `Method`.
 
     `explain` also returns `gradient` [B, …] float32, as it was before the channels were reduced.
@@ -90,7 +92,8 @@ class InputTimesGradient(Method):
 
     Args:
         model: see `Method`.
-        reduce: over a pixel's channels: the signed `"sum"`, `"abs_sum"`, or `"max_abs"`.
+        reduce: over a pixel's channels: the signed `"sum"`, `"abs_sum"`, `"max_abs"` or
+            `"deviation"`.
         chunk_size: see `Method`.
     """
 

@@ -1,0 +1,234 @@
+"""Pixel perturbation against models whose answer is known, and against NumPy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfgrad import saliency
+from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.evaluation import pixel_perturbation
+
+SHAPE = (4, 5, 2)
+PIXELS = 20
+FRACTIONS = (0.0, 0.05, 0.3, 0.5, 0.974, 1.0)
+COUNTS = (0, 1, 6, 10, 19, 20)
+
+
+def linear(weights, others=(0.0,)):
+    """Logits [Σ w x, constants…]."""
+    weights = np.asarray(weights, np.float32)
+    x = keras.Input(weights.shape)
+    logits = keras.layers.Dense(1 + len(others), name="logits")
+    network = keras.Model(x, logits(keras.layers.Flatten()(x)))
+    kernel = np.zeros((weights.size, 1 + len(others)), np.float32)
+    kernel[:, 0] = weights.ravel()
+    logits.set_weights([kernel, np.array([0.0, *others], np.float32)])
+    return network
+
+
+def random_network(seed=0):
+    keras.utils.set_random_seed(seed)
+    x = keras.Input(SHAPE)
+    hidden = keras.layers.Conv2D(4, 3, activation="softplus")(x)
+    return keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(hidden)))
+
+
+def images(n=7, seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).uniform(0.1, 1, (n, *shape)).astype(np.float32)
+
+
+def batched(x, y=None, size=3):
+    y = np.zeros(len(x), np.int32) if y is None else y
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
+
+
+def expected_images(x, maps, count, fill):
+    """Replace `count` pixels of each image by `fill` [n, C], by NumPy's stable sort."""
+    out = x.copy()
+    for i, one in enumerate(maps.reshape(len(x), -1)):
+        for pixel in np.argsort(one, kind="stable")[:count]:
+            out[i, pixel // SHAPE[1], pixel % SHAPE[1]] = fill[i]
+    return out
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        np.random.default_rng(1).normal(size=(7, 4, 5)),
+        np.random.default_rng(1).integers(0, 2, (7, 4, 5)),  # many ties
+        "random",
+    ],
+    ids=["distinct", "tied", "random"],
+)
+def test_exactly_k_pixels_are_replaced(maps):
+    # The logit of an image of ones is what is left of its 20 × 2 entries.
+    ones = np.ones((7, *SHAPE), np.float32)
+    result = pixel_perturbation(
+        linear(np.ones(SHAPE)), batched(ones), maps, FRACTIONS, fill=0, score="log density ratio"
+    )
+    np.testing.assert_allclose(result.values, [-2.0 * k for k in COUNTS], atol=1e-5)
+    assert result.columns["constant maps"] == (0.0,) * len(FRACTIONS)
+    assert result.points == FRACTIONS
+    assert result.examples == 7
+
+
+@pytest.mark.parametrize("remove", ["least", "most"])
+@pytest.mark.parametrize("fill", ["image_mean", 0.25, (0.1, 0.9)])
+def test_all_scores_against_numpy(remove, fill):
+    network, x = random_network(), images()
+    y = np.arange(7) % 3
+    maps = np.random.default_rng(2).integers(0, 6, (7, 4, 5)).astype(np.float32)
+    result = pixel_perturbation(
+        network, batched(x, y), maps, FRACTIONS, remove=remove, fill=fill, score="accuracy"
+    )
+    ranked = maps if remove == "least" else -maps
+    if fill == "image_mean":
+        value = x.mean((1, 2))
+    else:
+        value = np.broadcast_to(np.asarray(fill, np.float32), (7, 2))
+
+    def probabilities(logits):
+        return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+    rows, each = np.arange(7), []
+    before = network(x).numpy().astype(np.float64)
+    for count in COUNTS:
+        now = network(expected_images(x, ranked, count, value)).numpy().astype(np.float64)
+        p, q, top = probabilities(before), probabilities(now), before.argmax(-1)
+        each.append(
+            {
+                "accuracy": now.argmax(-1) == y,
+                "probability of the label": q[rows, y],
+                "change of the top probability": abs(q[rows, top] / p[rows, top] - 1),
+                "log density ratio": (now - before)[rows, y],
+            }
+        )
+    columns = {**result.columns, "accuracy": result.values}
+    for name in each[0]:
+        np.testing.assert_allclose(
+            columns[name], [e[name].mean() for e in each], rtol=1e-5, atol=2e-6, err_msg=name
+        )
+    errors = [e["accuracy"].std() / 7**0.5 for e in each]
+    np.testing.assert_allclose(result.deviations, errors, atol=1e-7)
+    assert result.direction == ("higher" if remove == "least" else "lower")
+
+
+def test_nothing_replaced_changes_nothing():
+    result = pixel_perturbation(
+        random_network(), batched(images()), "random", (0.0,), score="change of the top probability"
+    )
+    assert result.values == (0.0,)
+    assert result.direction == "lower"
+
+
+def test_the_true_map_of_a_linear_model_wins_and_its_opposite_loses():
+    # f = Σ w x with w, x ≥ 0 under removal to black: x ⊙ w is what each pixel is worth.
+    weights = np.random.default_rng(3).exponential(size=SHAPE).astype(np.float32)
+    network, x = linear(weights), images(40)
+    truth = (x * weights).sum(-1)
+
+    def lost(maps):
+        result = pixel_perturbation(
+            network, batched(x), maps, (0.25, 0.5, 0.75), fill=0, score="log density ratio"
+        )
+        return -np.array(result.values)
+
+    assert (lost(truth) < 0.9 * lost("random")).all()
+    assert (lost("random") < 0.9 * lost(-truth)).all()
+    by_method = lost(saliency.InputTimesGradient(network))
+    np.testing.assert_allclose(by_method, lost(truth), rtol=1e-5)
+
+
+def test_a_model_that_looks_at_one_patch():
+    weights = np.zeros(SHAPE)
+    weights[:2, :2] = 10
+    network, x = linear(weights, others=[1.0]), images(30)
+    patch = np.broadcast_to((weights[..., 0] > 0).astype(np.float32), (30, 4, 5))
+    right, wrong, chance = (
+        pixel_perturbation(network, batched(x), maps, (0.5, 0.8), fill=0.0).values
+        for maps in (patch, -patch, "random")
+    )
+    assert right == (1.0, 1.0)
+    assert wrong == (0.0, 0.0)
+    assert 0 < chance[1] < 1
+
+
+def test_another_networks_maps_judge_this_one():
+    judged, other, x = random_network(0), random_network(1), images()
+    maps = saliency.InputGradient(other)
+    y = np.arange(7) % 3
+    by_function = pixel_perturbation(judged, batched(x, y), maps, FRACTIONS)
+    by_array = pixel_perturbation(judged, batched(x, y), maps(x, y).numpy(), FRACTIONS)
+    assert by_function == by_array
+    own = pixel_perturbation(judged, batched(x, y), saliency.InputGradient(judged), FRACTIONS)
+    assert own.columns != by_function.columns
+
+
+def test_batches_make_no_difference_and_seeds_do():
+    network, x = random_network(), images(11)
+    rows = [
+        pixel_perturbation(
+            network, batched(x, size=size), "random", (0.5,), score="log density ratio", seed=seed
+        ).values[0]
+        for size, seed in ((11, 0), (4, 0), (4, 1))
+    ]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5)
+    assert abs(rows[2] - rows[1]) > 1e-4
+
+
+def test_constant_maps_are_counted_and_refused_if_all_are():
+    maps = np.random.default_rng(0).normal(size=(7, 4, 5))
+    maps[2] = 0
+    result = pixel_perturbation(random_network(), batched(images()), maps, (0.0, 0.5))
+    assert result.columns["constant maps"] == (1.0, 1.0)
+    with pytest.raises(DataError, match=r"maps: all 7 are constant"):
+        pixel_perturbation(random_network(), batched(images()), np.zeros((7, 4, 5)), (0.5,))
+
+
+def test_the_image_itself_may_be_of_any_float_type():
+    x = images().astype(np.float64)
+    result = pixel_perturbation(linear(np.ones(SHAPE)), batched(x), "random", (1.0,), fill=0)
+    assert result.values == (1.0,)  # both logits are 0: the first wins
+
+
+def nan_in(i):
+    maps = np.random.default_rng(0).normal(size=(7, 4, 5))
+    maps[i, 1, 1] = np.nan
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"fractions": (-0.1,)}, ArgumentError, r"fractions: got \[-0.1\]"),
+        ({"fractions": (1.1,)}, ArgumentError, r"expected numbers in \[0, 1\]"),
+        ({"fractions": ()}, ArgumentError, r"fractions: got \[\]"),
+        ({"fractions": (float("nan"),)}, ArgumentError, r"fractions: got \[nan\]"),
+        ({"remove": "some"}, ArgumentError, "remove: got 'some'"),
+        ({"score": "logit"}, ArgumentError, "score: got 'logit'"),
+        ({"fill": "mean"}, ArgumentError, "fill: got 'mean'"),
+        ({"fill": float("nan")}, ArgumentError, "fill: got nan"),
+        ({"fill": (1, 2, 3)}, ArgumentError, r"fill: got shape \(3,\).*2 channels"),
+        ({"maps": "fullgrad"}, ArgumentError, "maps: got 'fullgrad'"),
+        ({"maps": np.zeros((7, 4, 4))}, ArgumentError, r"maps: got shape \(3, 4, 4\)"),
+        ({"maps": lambda x, y: x}, ArgumentError, r"maps: got shape .*sum a gradient"),
+        ({"maps": np.eye(20).reshape(20, 4, 5)}, ArgumentError, "maps: got 20 for 7 images"),
+        ({"maps": nan_in(4)}, DataError, "maps: that of image 4 holds NaN"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    arguments = {"maps": "random", "fractions": (0.5,), **arguments}
+    with pytest.raises(error, match=message):
+        pixel_perturbation(random_network(), batched(images()), **arguments)
+
+
+def test_probabilities_flat_images_and_absent_classes_are_refused():
+    x = keras.Input(SHAPE)
+    ends = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(x))
+    with pytest.raises(ModelError, match="returns probabilities"):
+        pixel_perturbation(keras.Model(x, ends), batched(images()), "random", (0.5,))
+    with pytest.raises(ArgumentError, match=r"images of shape \(3, 40\)"):
+        pixel_perturbation(random_network(), batched(images().reshape(7, 40)), "random", (0.5,))
+    with pytest.raises((ArgumentError, tf.errors.InvalidArgumentError), match="y: "):
+        pixel_perturbation(random_network(), batched(images(), np.full(7, 3)), "random", (0.5,))
