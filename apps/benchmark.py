@@ -14,7 +14,9 @@ the same network; in the matching steps a teacher of the same architecture runs 
 picks some. --suite=maps compares FullGrad with the input-gradient on networks with random
 weights: in this process, where the input-gradient is a stock gradient tape in a tf.function, and
 through the signatures of an exported SavedModel that was loaded back. It also takes the peak memory
-of noise-averaged methods for each of --samples, which should be the same.
+of noise-averaged methods for each of --samples, which should be the same. --suite=density compares
+50 steps of gradient ascent with 50 bare input-gradients, and pixel perturbation at 25 fractions
+with its forward passes.
 
 Exit codes: 0 done, 64 usage.
 """
@@ -32,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from apps import architectures, runs, timing
+from apps import architectures, density_suite, runs, timing
 from tfgrad import export, loading, models, penalties, saliency
 from tfgrad.errors import ArgumentError, SecondOrderWarning
 
@@ -58,6 +60,8 @@ VARIANTS = {
     "plain": list,
     "gradient norm": lambda: [penalties.GradientNorm(0.1)],
     "score matching": lambda: [penalties.ScoreMatching(1e-3)],
+    "score matching, antithetic": lambda: [penalties.ScoreMatching(1e-3, estimator="antithetic")],
+    "score matching, hutchinson": lambda: [penalties.ScoreMatching(1e-3, estimator="hutchinson")],
     "both": lambda: [penalties.GradientNorm(0.1), penalties.ScoreMatching(1e-3)],
     "matching": _matching,
     "matching + bias + attention": lambda: [
@@ -84,6 +88,7 @@ MEMORY_BATCH = 2
 DEFAULTS = {
     "training": {"side": 32, "batch_size": 64, "rounds": 15},
     "maps": {"side": 224, "batch_size": 8, "rounds": 7},
+    "density": {"side": 32, "batch_size": 64, "rounds": 9},
 }
 
 
@@ -123,7 +128,8 @@ def main():
     if FLAGS.memory_of:
         print(json.dumps(_memory_of(FLAGS.memory_of)))
         return None
-    measured, table = _maps(samples) if FLAGS.suite == "maps" else _training()
+    measure = {"maps": lambda: _maps(samples), "training": _training, "density": _density}
+    measured, table = measure[FLAGS.suite]()
     result = {
         "batch_size": FLAGS.batch_size,
         "side": FLAGS.side,
@@ -189,6 +195,13 @@ def _training():
         "fit_over_bare_loop": fit,
     }
     return measured, _table(variants, fit)
+
+
+def _density():
+    keras.utils.set_random_seed(0)
+    rows = density_suite.measured(_network(), _images(FLAGS.batch_size), FLAGS.rounds)
+    described = {"network": FLAGS.network, "width": FLAGS.width, "density": rows}
+    return described, density_suite.table(rows)
 
 
 def _model(name):

@@ -11,6 +11,9 @@ comparisons. Each finished cell is a file in WORK_DIR/cells, and the same comman
 only those that are not there. A loss that is not finite fails its cell, and the run goes on;
 remove the cell's file to try again.
 
+The experiments of Chapter 5 and Table 2.2 examine trained networks, and share those of equal
+settings: give them all the same --networks_dir.
+
 Several processes, or machines with a common disk, may share a work directory: give each its
 --part, 0/2 and 1/2 for two, and on two cores --threads=1 to each. The first to need a teacher
 trains it, the others wait. Teachers are kept in WORK_DIR/teachers; --teacher=FILE.keras, or a
@@ -37,7 +40,7 @@ import tensorflow as tf
 from absl import flags
 
 from apps import experiments, runs, tables
-from apps.experiments import pictures, toy, training
+from apps.experiments import density, examining, pictures, toy, training
 from apps.experiments.declarations import Cell, Experiment, Table
 from tfgrad.errors import ArgumentError, ResumeError
 
@@ -57,6 +60,9 @@ def define_flags():
     flags.DEFINE_bool("table_only", False, "Train nothing; print the table of what is there.")
     flags.DEFINE_string("teacher", None, "FILE.keras or a directory of apps.train to learn from.")
     flags.DEFINE_string("pretrained", None, "The same, for the pre-trained student of t2.3.")
+    flags.DEFINE_string(
+        "networks_dir", None, "Where examined networks are kept; default: WORK_DIR/networks."
+    )
     flags.DEFINE_integer("epochs", None, "Squeeze the students' schedule into so many.", 1)
     flags.DEFINE_string("train_split", None, "TFDS split or slice; default: the experiment's.")
     flags.DEFINE_string("test_split", None, "TFDS split or slice; default: the experiment's.")
@@ -87,6 +93,7 @@ def main():
             teacher=FLAGS.teacher,
             pretrained=FLAGS.pretrained,
             jit_compile=FLAGS.jit_compile,
+            networks_dir=FLAGS.networks_dir,
         ),
         tables.narrowed(table, FLAGS.rows, FLAGS.sizes, FLAGS.seeds, FLAGS.part),
         table_only=FLAGS.table_only,
@@ -98,7 +105,9 @@ def changed(table: Table) -> Table:
     if not isinstance(table, Experiment):
         for name in ("dataset", "image_size", "train_split", "test_split", "epochs", "teacher"):
             if getattr(FLAGS, name):
-                raise ArgumentError(f"--{name}: {table.name} has nothing to do with it.")
+                raise ArgumentError(
+                    f"--{name}: {table.name} has settings of its own; leave it out."
+                )
         return table
     changes: dict[str, Any] = {}
     if FLAGS.dataset and FLAGS.dataset != table.dataset:
@@ -160,9 +169,8 @@ def report(table: Table, records: tables.Records, work_dir: str) -> None:
     records = _completed(table, records)
     commands = sorted({record["command"] for record in records.values()})
     base = os.path.join(work_dir, table.name)
-    more = []
-    if pictures.draw(table, records, f"{base}.png"):
-        more.append(f"![{table.title}]({table.name}.png)")
+    drawn = pictures.draw(table, records, base)
+    more = [f"![{table.title}]({os.path.basename(path)})" for path in drawn]
     teachers = sorted(
         {record["learned_from"] for record in records.values() if "learned_from" in record}
     )
@@ -228,6 +236,8 @@ def _runnable(table, cells, records, options) -> list[Cell]:
 def _prepared(table, work_dir, options):
     if isinstance(table, toy.Toy):
         return toy.Bench(table), toy.run_cell
+    if isinstance(table, density.Examination):
+        return examining.Bench(table, work_dir, options), examining.run_cell
     return training.Bench(table, work_dir, options), training.run_cell
 
 

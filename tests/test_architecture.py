@@ -44,6 +44,7 @@ PRIVATE = {
     "_drawing": "figures",
     "_lines": "figures",
     "_half_precision": "probe",
+    "_starts": "sampling",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 

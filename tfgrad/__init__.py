@@ -25,6 +25,7 @@ from tfgrad import (
     evaluation,
     export,
     figures,
+    fooling,
     images,
     layers,
     loading,
@@ -32,6 +33,7 @@ from tfgrad import (
     models,
     penalties,
     saliency,
+    sampling,
     targets,
 )
 from tfgrad._version import __version__
@@ -51,6 +53,7 @@ __all__ = [
     "evaluation",
     "export",
     "figures",
+    "fooling",
     "full_gradients",
     "images",
     "layers",
@@ -59,5 +62,6 @@ __all__ = [
     "models",
     "penalties",
     "saliency",
+    "sampling",
     "targets",
 ]

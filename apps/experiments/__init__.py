@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from apps.experiments import distillation, regularisation, toy, transfer
+from apps.experiments import density, distillation, regularisation, toy, transfer
 from apps.experiments.declarations import Table
 from tfgrad.errors import ArgumentError
 
@@ -19,6 +19,17 @@ DECLARED: dict[str, Callable[[str], Table]] = {
     "f4.1a": distillation.figure_4_1a,
     "f4.1b": distillation.figure_4_1b,
     "t4.3": regularisation.table_4_3,
+    "t2.2": density.table_2_2,
+    "t5.1": density.table_5_1,
+    "t5.2": density.table_5_2,
+    "f5.1": density.figure_5_1,
+    "f5.1e": density.figure_5_1_epochs,
+    "f5.2": density.figure_5_2,
+    "f5.3": density.figure_5_3,
+    "f5.4": density.figure_5_4,
+    "f5.5": density.figure_5_5,
+    "f5.8": density.figure_5_8,
+    "estimators": density.estimators,
 }
 
 

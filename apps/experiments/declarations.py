@@ -41,7 +41,7 @@ class Line:
     @property
     def slug(self) -> str:
         """The label as part of a file's name."""
-        return re.sub(r"[^a-z0-9]+", "_", self.label.lower()).strip("_")
+        return slug(self.label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Training:
     batch_size: int
     optimizer: str = "adam"
     learning_rate: float = 1e-3
-    augment: bool = False
+    augment: bool | str = False
 
     def __str__(self):
         drops = f", ×0.1 after {', '.join(map(str, self.drops))}" if self.drops else ""
-        augmented = ", flips and crops" if self.augment else ""
+        augmented = {False: "", True: ", flips and crops", "flip": ", flips"}[self.augment]
         return (
             f"{self.optimizer} {self.learning_rate:g}{drops} of {self.epochs} epochs, "
             f"batch {self.batch_size}{augmented}"
@@ -112,6 +112,38 @@ class Source:
         """Of its file."""
         side = f"-{self.image_size[0]}" if self.image_size else ""
         return f"{self.network}-{self.dataset}{side}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject(Source):
+    """A trained network that is itself examined; experiments share those of equal settings.
+
+    Attributes:
+        label: what distinguishes it, a part of its file's name.
+        terms: the penalties.
+        activation: "relu", or "softplus" with β = 10.
+        normalize: whether its images are normalised; False leaves them in [0, 1].
+        dropout: the rate after every max-pooling.
+        weight_decay: λ Σ w² on kernels.
+        seed: of weights, order and draws.
+        keep: epochs after which a copy is kept.
+        start: the network whose weights it begins with.
+    """
+
+    label: str
+    terms: tuple[Term, ...] = ()
+    activation: str = "relu"
+    normalize: bool = True
+    dropout: float = 0.0
+    weight_decay: float = 0.0
+    seed: int = 0
+    keep: tuple[int, ...] = ()
+    start: "Subject | None" = None
+
+    @property
+    def name(self) -> str:
+        """Of its file, which no other settings share."""
+        return f"{super().name}-{slug(self.label)}-{digest(dataclasses.asdict(self))[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +278,11 @@ def declaration(settings: Mapping[str, Any], cell: Any) -> dict[str, Any]:
         settings = {name: value for name, value in settings.items() if name != "pretrained"}
     described = {"settings": settings, "row": row, "size": cell.size, "seed": cell.seed}
     return json.loads(json.dumps(described))
+
+
+def slug(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
 
 
 def digest(described: Mapping[str, Any]) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 
 import tfgrad
 from apps import runs
+from apps.experiments import networks
 from apps.experiments.declarations import ACCURACY, Source, Training, digest
-from tfgrad import callbacks, data, loading, models
+from tfgrad import callbacks, data, loading
 from tfgrad.errors import DataError, ModelError, ResumeError
 
 _TEST_BATCH = 250
@@ -61,53 +62,59 @@ def file_digest(path: str) -> str:
         ) from error
 
 
-def trained(source: Source, load, work_dir: str, jit_compile: bool = False) -> str:
+def trained(source: Source, load, directory: str, jit_compile: bool = False) -> str:
     """The file of a network, which is trained first if nobody has; others wait meanwhile.
 
     Args:
         source: the network, its data and its schedule.
         load: a function of data set, image size and split that returns a `data.Dataset`.
-        work_dir: its `teachers` folder keeps the network.
+        directory: where the network is kept.
         jit_compile: whether to compile the step with XLA.
 
     Raises:
         ResumeError: the folder holds one of that name which was trained otherwise.
     """
-    directory = os.path.join(work_dir, "teachers")
+    start = getattr(source, "start", None)
+    started = trained(start, load, directory, jit_compile) if start else None
     os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, f"{source.name}.keras")
-    described = dataclasses.asdict(source) | {"seed": 0}
+    described = {"seed": 0, **dataclasses.asdict(source)}
     with open(os.path.join(directory, f"{source.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.exists(path):
             _check_source(path, described)
         else:
-            _train(source, load, path, described, jit_compile)
+            _train(source, load, path, described, jit_compile, started)
     return path
 
 
-def _train(source, load, path, described, jit_compile):
+def _train(source, load, path, described, jit_compile, started):
     where = (source.dataset, source.image_size)
     train, test = load(*where, source.train_split), load(*where, source.test_split)
-    statistics = data.channel_statistics(train)
+    statistics = None
+    if getattr(source, "normalize", True):
+        statistics = data.channel_statistics(train)
     print(f"training {source.name}: {source.training}", flush=True)
     start = time.perf_counter()
-    keras.utils.set_random_seed(0)
-    classes = len(train.classes)
-    network = models.get(source.network, train.image_shape, classes, width=source.width)
-    model = tfgrad.PenalizedModel(network)
+    seed = described["seed"]
+    keras.utils.set_random_seed(seed)
+    model = networks.build(source, train.image_shape, len(train.classes))
+    network = model.network
+    if started is not None:
+        network.set_weights(loading.load(started, compile=False).get_weights())
     compile_model(model, source.training, len(train), jit_compile=jit_compile)
     base = path[: -len(".keras")]
     # Weights of other settings must not be taken for this network's.
     state = callbacks.Backup(f"{base}-{digest(described)[:8]}")
     done = state.restore(model)
+    history = callbacks.JsonLines(f"{base}.history.jsonl", done)
     batch_size = source.training.batch_size
     model.fit(
         data.pipeline(
             train,
             batch_size,
             training=True,
-            seed=0,
+            seed=seed,
             normalize=statistics,
             augment=source.training.augment,
             start_epoch=done,
@@ -119,6 +126,8 @@ def _train(source, load, path, described, jit_compile):
             callbacks.StopOnNonFinite(state.kept),
             state,
             callbacks.TimeLeft(source.training.epochs),
+            history,
+            *kept_copies(source, network, base),
         ],
         shuffle=False,
         verbose=0,
@@ -126,13 +135,27 @@ def _train(source, load, path, described, jit_compile):
     record = {
         ACCURACY: accuracy(network, normalised(test, statistics), test.labels),
         "seconds": round(time.perf_counter() - start, 1),
-        "normalize": [s.tolist() for s in statistics],
+        "normalize": statistics and [s.tolist() for s in statistics],
+        "epochs": callbacks.read_json_lines(f"{base}.history.jsonl"),
         "declaration": described,
         "versions": runs.versions(),
     }
     network.save(f"{base}.unfinished.keras")
     runs.write_json(f"{base}.json", record)
     os.replace(f"{base}.unfinished.keras", path)
+    os.remove(history.path)
+
+
+def kept_copies(source: Source, network: keras.Model, base: str) -> list[keras.callbacks.Callback]:
+    """What keeps BASE-epochN.keras of the epochs that a source names."""
+    keep = getattr(source, "keep", ())
+
+    def save(epoch, logs=None):
+        if epoch + 1 in keep:
+            network.save(f"{base}.unfinished.keras")
+            os.replace(f"{base}.unfinished.keras", f"{base}-epoch{epoch + 1}.keras")
+
+    return [keras.callbacks.LambdaCallback(on_epoch_end=save)] if keep else []
 
 
 def _check_source(path: str, described: Mapping[str, Any]) -> None:

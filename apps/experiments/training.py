@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import os
 import time
 from typing import Any
 
@@ -9,7 +10,8 @@ import keras
 import numpy as np
 
 import tfgrad
-from apps.experiments.declarations import ACCURACY, FULL, Cell, Experiment, Row, Source, Term
+from apps.experiments.declarations import ACCURACY, FULL, Cell, Experiment, Row, Source
+from apps.experiments.networks import build_penalty, with_dropout
 from apps.experiments.teachers import (
     Learned,
     Statistics,
@@ -20,7 +22,7 @@ from apps.experiments.teachers import (
     trained,
 )
 from apps.experiments.transfer import REDUCTION
-from tfgrad import callbacks, data, models, penalties
+from tfgrad import callbacks, data, models
 from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
 
 ANGLE = "gradient_angle"
@@ -35,6 +37,7 @@ class Options:
     teacher: str | None = None
     pretrained: str | None = None
     jit_compile: bool = False
+    networks_dir: str | None = None
 
 
 def settings(experiment: Experiment, options: Options) -> dict[str, Any]:
@@ -100,7 +103,8 @@ class Bench:
 
     def _learned(self, source: Source, path: str | None) -> Learned:
         if path is None:
-            path = trained(source, self._load, self.work_dir, self.options.jit_compile)
+            directory = os.path.join(self.work_dir, "teachers")
+            path = trained(source, self._load, directory, self.options.jit_compile)
         learned = Learned(path)
         print(f"learning from {learned.path}: {learned}", flush=True)
         return learned
@@ -213,7 +217,7 @@ def build_student(bench: Bench, row: Row, image_shape) -> keras.Model:
         row.student or experiment.student, image_shape, bench.classes, width=experiment.width
     )
     if row.dropout:
-        network = with_dropout(network, *row.dropout)
+        network = with_dropout(network, [row.dropout[0]], row.dropout[1])
     if row.bias_decay:
         convolution, normalisation, decay = row.bias_decay
         network.get_layer(convolution).bias.regularizer = keras.regularizers.L2(decay)
@@ -224,20 +228,6 @@ def build_student(bench: Bench, row: Row, image_shape) -> keras.Model:
         assert bench.teacher is not None
         network = models.two_heads(network, bench.teacher.network.output_shape[-1])
     return network
-
-
-def with_dropout(network: keras.Model, layer: str, rate: float) -> keras.Model:
-    """A copy with the same weights and dropout right after a layer."""
-
-    def call(original, *args, **kwargs):
-        outputs = original(*args, **kwargs)
-        if original.name == layer:
-            outputs = keras.layers.Dropout(rate, name=f"{layer}_dropout")(outputs)
-        return outputs
-
-    copy = keras.models.clone_model(network, call_function=call)
-    copy.set_weights(network.get_weights())
-    return copy
 
 
 def take_over(network: keras.Model, trained: keras.Model) -> None:
@@ -251,16 +241,6 @@ def take_over(network: keras.Model, trained: keras.Model) -> None:
                     f"the pre-trained network has no layer like {layer.name!r} of the student "
                     f"{network.name!r}; expected the same architecture and width."
                 ) from error
-
-
-def build_penalty(term: Term) -> penalties.Penalty:
-    """The penalty that a term declares."""
-    options = dict(term.options)
-    if "layers" in options:
-        options["layers"] = [
-            layer if isinstance(layer, str) else tuple(layer) for layer in options["layers"]
-        ]
-    return getattr(penalties, term.penalty)(term.weight, **options)
 
 
 def penalized(bench: Bench, network: keras.Model, terms) -> tfgrad.PenalizedModel:

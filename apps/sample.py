@@ -1,0 +1,290 @@
+"""Sample the implicit density of a classifier: what it takes for its classes, as pictures.
+
+    python -m apps.sample --model=runs/cifar --judge=runs/judge --out=runs/samples
+    python -m apps.sample --model=my_model.keras --start=data --dataset=cifar10 --out=runs/denoised
+    python -m apps.sample --model=my_model.keras --rule=langevin --steps=1000 --step_size=1e-5
+
+A classifier's logit f_y(x) is log p(x | y) up to a constant. --rule=ascent follows its gradient
+uphill, with a pull towards mid-grey, clipped to [0, 1]: activity maximisation, which finds modes.
+--rule=langevin adds noise and clips nothing: it samples, for small steps.
+
+--start=noise starts from pixels N(0.5, 0.2²), --count images of each of --classes. --start=data
+starts from the first --count images of each class in --split of --dataset, under noise of --sigma:
+"denoising". What is left out of --steps, --step_size and --pull is what the papers' code takes:
+  --start=noise   500 steps of 0.1, pull 0.01
+  --start=data    200 steps of 0.01, no pull
+Langevin has no such defaults.
+
+The model, and the judge, is a .keras file of a network that returns logits, or a work directory of
+apps.train. Where a record beside it tells how its images were normalised, that is done inside: here
+images are always pixels in [0, 1].
+
+--judge=MODEL runs the GAN-test: an independent classifier of the same classes says which images it
+takes for the class that they were made for. Its share is reported of each class and of all.
+
+The directory --out appears when everything is done, and never half. It holds
+  samples.png    a row a class; of denoising, its images, the noised and the denoised ones
+  traces.png     the logit over the steps, its mean over the images of a class
+  samples.npz    images and start [n, H, W, C], classes, scores [n, steps + 1], gradient_norms
+  samples.md     a table: class, logit at the start and at the end, the judge's share
+  results.json   the same, with flags and versions
+An earlier result there is replaced; a directory with anything else in it is not touched.
+
+Exit codes: 0 done, 64 usage, 65 bad data or model, 70 an image or logit that is not finite.
+"""
+
+from apps import entry, settings
+
+# isort: split
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from absl import flags
+
+from apps import export, outputs, runs
+from apps.experiments.teachers import Learned, normalised
+from tfgrad import PenalizedModel, data, evaluation, figures, sampling
+from tfgrad.errors import ArgumentError, DataError, ModelError
+
+FLAGS = flags.FLAGS
+FILES = {"samples.png", "traces.png", "samples.npz", "samples.md", "results.json"}
+DEFAULTS = {
+    "noise": {"steps": 500, "step_size": 0.1, "pull": 1e-2},
+    "data": {"steps": 200, "step_size": 0.01, "pull": 0.0},
+}
+LINES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where the chains begin.
+
+    Attributes:
+        images: [n, H, W, C] in [0, 1].
+        classes: what each one is to become, [n].
+        clean: the images without noise, where there are such.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    clean: np.ndarray | None = None
+
+
+def define_flags():
+    """All flags of this app."""
+    flags.DEFINE_string("model", None, "A .keras file, or a work directory of apps.train.")
+    flags.DEFINE_enum("rule", "ascent", ("ascent", "langevin"), "How to follow the gradient.")
+    flags.DEFINE_enum("start", "noise", tuple(DEFAULTS), "Noise, or images of --dataset under it.")
+    settings.define_dataset(default=None)
+    flags.DEFINE_string("split", "test", "Split or slice of --dataset.")
+    flags.DEFINE_list("classes", [], "Of which classes, as numbers; default: of all.")
+    flags.DEFINE_integer("count", 8, "Images of each class.", lower_bound=1)
+    flags.DEFINE_integer("steps", None, "How many steps.", lower_bound=1)
+    flags.DEFINE_float("step_size", None, "Of a step.")
+    flags.DEFINE_float("pull", None, "Of --rule=ascent towards mid-grey.")
+    flags.DEFINE_float("sigma", 0.1, "Noise of --start=data.")
+    flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0)
+    flags.DEFINE_string("judge", None, "A classifier for the GAN-test, as --model.")
+    flags.DEFINE_integer("batch_size", 64, "Images at a time: bounds memory.", lower_bound=1)
+    flags.DEFINE_integer("columns", 8, "At most so many images of a class drawn.", lower_bound=1)
+    flags.DEFINE_string("out", "runs/samples", "Directory for the result.")
+
+
+def main():
+    """Load, start, sample, judge, draw, report."""
+    options = _options()
+    network, names = _load("model", FLAGS.model)
+    judge = _load("judge", FLAGS.judge)[0] if FLAGS.judge else None
+    start, known = _start(network)
+    names = names or known or [str(k) for k in range(network.output_shape[-1])]
+    with outputs.written_aside(FLAGS.out, FILES) as directory:
+        print(f"{FLAGS.model}: {len(start.images)} images, {options['steps']} steps", flush=True)
+        samples = _sample(network, start, options)
+        rows = _rows(samples, names, judge)
+        record = {
+            "model": FLAGS.model,
+            "flags": settings.resolved(),
+            "versions": runs.versions(),
+            "settings": samples.settings,
+            "classes": rows,
+        }
+        runs.write_json(os.path.join(directory, "results.json"), record)
+        runs.write_text(os.path.join(directory, "samples.md"), _table(rows) + "\n")
+        _save(os.path.join(directory, "samples.npz"), samples, start)
+        _draw(os.path.join(directory, "samples.png"), samples, start, names)
+        _trace(os.path.join(directory, "traces.png"), samples, names)
+    print(_table(rows))
+    print(f"{len(samples.images)} images: {FLAGS.out}")
+    return record
+
+
+def _options() -> dict[str, Any]:
+    """Steps, step size and pull, once the flags are known to fit each other."""
+    if not FLAGS.model:
+        raise ArgumentError("--model: not given; name a .keras file or a work directory.")
+    if bool(FLAGS.dataset) != (FLAGS.start == "data"):
+        raise ArgumentError("--dataset, --start=data: give both or none.")
+    chosen: dict[str, Any] = {}
+    for name, usual in DEFAULTS[FLAGS.start].items():
+        given = getattr(FLAGS, name)
+        if FLAGS.rule == "ascent":
+            chosen[name] = usual if given is None else given
+        elif (given is None) != (name == "pull"):
+            wanted = (
+                "belongs to --rule=ascent" if name == "pull" else "is wanted, it has no default"
+            )
+            raise ArgumentError(f"--{name}: with --rule=langevin it {wanted}.")
+        elif name != "pull":
+            chosen[name] = given
+    return chosen
+
+
+def _load(flag: str, path: str) -> tuple[keras.Model, Sequence[str] | None]:
+    """(network on pixels in [0, 1], the names of its classes if known)."""
+    if not os.path.exists(path):
+        raise ModelError(
+            f"--{flag}: {path!r} does not exist; expected a .keras file or a work directory."
+        )
+    learned = Learned(path)
+    network = learned.network
+    network = network.network if isinstance(network, PenalizedModel) else network
+    inside = export.on_pixels(network, learned.record.get("normalize"))
+    return inside, learned.record.get("classes")
+
+
+# The start
+
+
+def _start(network: keras.Model) -> tuple[Start, Sequence[str] | None]:
+    """The start images, and the names of a data set's classes."""
+    wanted = settings.numbers("classes", int) or list(range(network.output_shape[-1]))
+    if max(wanted) >= network.output_shape[-1]:
+        raise ArgumentError(
+            f"--classes: got {max(wanted)}; the model has classes 0 to "
+            f"{network.output_shape[-1] - 1}."
+        )
+    if FLAGS.start == "data":
+        return _from_data(wanted)
+    classes = np.repeat(wanted, FLAGS.count)
+    images = sampling.noise(len(classes), _image_shape(network), FLAGS.seed)
+    return Start(images, classes), None
+
+
+def _from_data(wanted: Sequence[int]) -> tuple[Start, Sequence[str]]:
+    size = settings.image_size()
+    loaded = data.load(FLAGS.dataset, FLAGS.split, FLAGS.data_dir, FLAGS.download, size)
+    members = [np.flatnonzero(loaded.labels == k)[: FLAGS.count] for k in wanted]
+    for k, found in zip(wanted, members, strict=True):
+        if len(found) < FLAGS.count:
+            raise DataError(
+                f"--count: got {FLAGS.count}; {FLAGS.split!r} of {FLAGS.dataset!r} holds "
+                f"{len(found)} images of class {k}."
+            )
+    index = np.concatenate(members)
+    chosen = dataclasses.replace(loaded, images=loaded.images[index], labels=loaded.labels[index])
+    clean = normalised(chosen, None)
+    noised = sampling.noised(clean, FLAGS.sigma, FLAGS.seed)
+    return Start(noised, chosen.labels, clean), loaded.classes
+
+
+def _image_shape(network: keras.Model) -> tuple[int, ...]:
+    height, width, channels = network.input_shape[1:]
+    if None in (height, width):
+        size = settings.image_size()
+        if size is None:
+            raise ArgumentError("--image_size: the model takes any; give HEIGHT,WIDTH.")
+        height, width = size
+    return height, width, channels
+
+
+# The work
+
+
+def _sample(network: keras.Model, start: Start, options: dict[str, Any]) -> sampling.Samples:
+    clock = outputs.Progress(len(start.images))
+
+    def progress(updates, total):
+        if finished := updates * len(start.images) // total:
+            clock.done(finished)
+
+    common = {"batch_size": FLAGS.batch_size, "progress": progress, **options}
+    if FLAGS.rule == "langevin":
+        common["seed"] = FLAGS.seed
+        return sampling.langevin(network, start.classes, start.images, **common)
+    return sampling.gradient_ascent(network, start.classes, start.images, **common)
+
+
+def _rows(
+    samples: sampling.Samples, names: Sequence[str], judge: keras.Model | None
+) -> list[dict[str, Any]]:
+    """What the table says of each class, and of all in the last row."""
+    groups = {names[k]: samples.classes == k for k in dict.fromkeys(samples.classes.tolist())}
+    groups["all"] = np.ones(len(samples.classes), bool)
+    rows = []
+    for name, chosen in groups.items():
+        row: dict[str, Any] = {
+            "class": name,
+            "images": int(chosen.sum()),
+            "start": float(samples.scores[chosen, 0].mean()),
+            "end": float(samples.scores[chosen, -1].mean()),
+        }
+        if judge is not None:
+            pixels, classes = samples.images[chosen], samples.classes[chosen]
+            test = evaluation.gan_test(judge, pixels, classes, samples.outputs)
+            row |= {"judged": test.value, "deviation": test.deviations[0]}
+        rows.append(row)
+    return rows
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    titles = ["class", "images", "logit at the start", "logit at the end"]
+    titles += ["judged to be of it, %"] if "judged" in rows[0] else []
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for row in rows:
+        cells = [row["class"], str(row["images"]), f"{row['start']:.2f}", f"{row['end']:.2f}"]
+        if "judged" in row:
+            cells.append(f"{100 * row['judged']:.1f} ± {100 * row['deviation']:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _save(path: str, samples: sampling.Samples, start: Start) -> None:
+    arrays: dict[str, Any] = dataclasses.asdict(samples) | {"start": start.images}
+    if start.clean is not None:
+        arrays["clean"] = start.clean
+    del arrays["outputs"], arrays["settings"]
+    np.savez(path, **arrays)
+
+
+def _draw(path: str, samples: sampling.Samples, start: Start, names: Sequence[str]) -> None:
+    rows, captions = [], []
+    kinds = {"": samples.images}
+    if start.clean is not None:
+        kinds = {"": start.clean, "noised": start.images, "denoised": samples.images}
+    for k in dict.fromkeys(samples.classes.tolist()):
+        chosen = np.flatnonzero(samples.classes == k)[: FLAGS.columns]
+        rows += [list(pictures[chosen]) for pictures in kinds.values()]
+        captions += [kind or names[k] for kind in kinds]
+    figures.grid(path, rows, captions=captions)
+
+
+def _trace(path: str, samples: sampling.Samples, names: Sequence[str]) -> None:
+    shown = list(dict.fromkeys(samples.classes.tolist()))[:LINES]
+    means = {names[k]: samples.scores[samples.classes == k].mean(0) for k in shown}
+    steps = np.arange(samples.scores.shape[1])
+    figures.functions(
+        path,
+        steps,
+        {"all classes": samples.scores.mean(0), **means},
+        x_label="step",
+        y_label="logit",
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main)
