@@ -3,15 +3,14 @@
 import csv
 import json
 import os
-import sys
 
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
 import tfgrad
-from apps import entry, evaluate, runs
+from apps import evaluate, runs
+from tests.app_run import in_process
 from tfgrad import data, evaluation
 from tfgrad.evaluation import Measurement
 
@@ -28,26 +27,8 @@ FEW = (
 
 @pytest.fixture(scope="module")
 def app():
-    """Runs the app in this process, which saves TensorFlow's start, and returns the exit code."""
-    before = set(flags.FLAGS)
-    evaluate.define_flags()
-    mine = sorted(set(flags.FLAGS) - before)
-
-    def run(*arguments):
-        flags.FLAGS.unparse_flags()
-        for name in mine:
-            flags.FLAGS[name].unparse()
-        argv, sys.argv = sys.argv, ["evaluate.py", *map(str, arguments)]
-        try:
-            entry.run(evaluate.main)
-        except SystemExit as exit_:
-            return exit_.code or 0
-        finally:
-            sys.argv = argv
-
-    yield run
-    for name in mine:
-        delattr(flags.FLAGS, name)
+    with in_process(evaluate) as run:
+        yield run
 
 
 def network(seed, shape=(8, 8, 1), classes=10):

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
 import tfgrad
-from apps import entry, explain, explainers, outputs, runs
+from apps import explain, explainers, outputs, runs
+from tests.app_run import in_process
 from tests.test_apps import ROOT
 from tfgrad import saliency
 
@@ -22,26 +22,8 @@ CHOSEN = f"--methods={','.join(METHODS)}"
 
 @pytest.fixture(scope="module")
 def app():
-    """Runs the app in this process, which saves TensorFlow's start, and returns the exit code."""
-    before = set(flags.FLAGS)
-    explain.define_flags()
-    mine = sorted(set(flags.FLAGS) - before)
-
-    def run(*arguments):
-        flags.FLAGS.unparse_flags()
-        for name in mine:
-            flags.FLAGS[name].unparse()
-        argv, sys.argv = sys.argv, ["explain.py", *map(str, arguments)]
-        try:
-            entry.run(explain.main)
-        except SystemExit as exit_:
-            return exit_.code or 0
-        finally:
-            sys.argv = argv
-
-    yield run
-    for name in mine:
-        delattr(flags.FLAGS, name)
+    with in_process(explain) as run:
+        yield run
 
 
 def network(channels=1, size=8):

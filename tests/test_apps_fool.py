@@ -2,15 +2,14 @@
 
 import json
 import os
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 
-from apps import entry, fool
+from apps import fool
+from tests.app_run import in_process
 from tfgrad import data, loading
 
 L = keras.layers
@@ -39,32 +38,17 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app():
-    """Runs the app in this process, which saves TensorFlow's start, and returns the exit code."""
-    before = set(flags.FLAGS)
-    fool.define_flags()
-    mine = sorted(set(flags.FLAGS) - before)
-
-    def run(monkeypatch, *arguments):
-        flags.FLAGS.unparse_flags()
-        for name in mine:
-            flags.FLAGS[name].unparse()
-        monkeypatch.setattr(sys, "argv", ["fool.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            entry.run(fool.main)
-        return exit_.value.code or 0
-
-    yield run
-    for name in mine:
-        delattr(flags.FLAGS, name)
+    with in_process(fool) as run:
+        yield run
 
 
 @pytest.fixture
-def fooled(app, monkeypatch, model, tmp_path):
+def fooled(app, model, tmp_path):
     """Runs the app on the model and returns its results."""
 
     def run(*arguments):
         arguments = (f"--model={model}", f"--work_dir={tmp_path}/run", *SMALL, *arguments)
-        assert app(monkeypatch, *arguments) == 0
+        assert app(*arguments) == 0
         return json.loads((tmp_path / "run" / "results.json").read_text())
 
     return run
@@ -155,9 +139,9 @@ def test_a_complete_run_is_left_alone(fooled, capsys):
         (("--model={model}", "--construction=magic"), 64, "construction"),
     ],
 )
-def test_refusals(app, monkeypatch, capsys, model, tmp_path, arguments, code, message):
+def test_refusals(app, capsys, model, tmp_path, arguments, code, message):
     arguments = [a.format(model=model) for a in arguments]
-    assert app(monkeypatch, *arguments, f"--work_dir={tmp_path}/run") == code
+    assert app(*arguments, f"--work_dir={tmp_path}/run") == code
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "Traceback" not in said

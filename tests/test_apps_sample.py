@@ -2,14 +2,13 @@
 
 import json
 import os
-import sys
 
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
-from apps import entry, export, sample
+from apps import export, sample
+from tests.app_run import in_process
 from tests.mixture import gaussians
 from tfgrad import data, sampling
 
@@ -21,26 +20,8 @@ MEAN, DEVIATION = [0.3], [0.4]
 
 @pytest.fixture(scope="module")
 def app():
-    """Runs the app in this process, which saves TensorFlow's start, and returns the exit code."""
-    before = set(flags.FLAGS)
-    sample.define_flags()
-    mine = sorted(set(flags.FLAGS) - before)
-
-    def run(*arguments):
-        flags.FLAGS.unparse_flags()
-        for name in mine:
-            flags.FLAGS[name].unparse()
-        argv, sys.argv = sys.argv, ["sample.py", *map(str, arguments)]
-        try:
-            entry.run(sample.main)
-        except SystemExit as exit_:
-            return exit_.code or 0
-        finally:
-            sys.argv = argv
-
-    yield run
-    for name in mine:
-        delattr(flags.FLAGS, name)
+    with in_process(sample) as run:
+        yield run
 
 
 @pytest.fixture(scope="module")

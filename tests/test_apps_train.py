@@ -12,9 +12,9 @@ import time
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
-from apps import entry, runs, train
+from apps import runs, train
+from tests.app_run import in_process
 from tfgrad import PenalizedModel, callbacks
 from tfgrad.errors import ArgumentError, ResumeError
 
@@ -66,31 +66,16 @@ def complete(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app():
-    """Runs the app in this process, which saves TensorFlow's start, and returns the exit code."""
-    before = set(flags.FLAGS)
-    train.define_flags()
-    mine = sorted(set(flags.FLAGS) - before)
-
-    def run(monkeypatch, *arguments):
-        flags.FLAGS.unparse_flags()
-        for name in mine:
-            flags.FLAGS[name].unparse()
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            entry.run(train.main)
-        return exit_.value.code or 0
-
-    yield run
-    for name in mine:
-        delattr(flags.FLAGS, name)
+    with in_process(train) as run:
+        yield run
 
 
 @pytest.fixture
-def refused(app, monkeypatch, capsys):
+def refused(app, capsys):
     """What the app writes to stderr while it exits with a code."""
 
     def run(code, *arguments):
-        assert app(monkeypatch, *arguments) == code
+        assert app(*arguments) == code
         message = capsys.readouterr().err.strip()
         assert message.startswith("train.py: ")
         assert "Traceback" not in message
@@ -169,9 +154,7 @@ def test_the_networks_load_and_the_results_are_theirs(complete):
     assert row.startswith(f"| {label} | {100 * accuracy:.2f} | ")
 
 
-def test_killed_and_resumed_is_uninterrupted_bit_by_bit(
-    complete, app, monkeypatch, capsys, tmp_path
-):
+def test_killed_and_resumed_is_uninterrupted_bit_by_bit(complete, app, capsys, tmp_path):
     directory = tmp_path / "killed"
     process = start(*SMALL, "--progress=none", f"--work_dir={directory}")
     deadline = time.monotonic() + 120
@@ -185,7 +168,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_by_bit(
     done = len(record_without_times(directory))
     assert 1 <= done < EPOCHS  # Else nothing is tested.
     assert not (directory / "results.json").exists()
-    assert app(monkeypatch, *SMALL, f"--work_dir={directory}") == 0
+    assert app(*SMALL, f"--work_dir={directory}") == 0
     assert "going on after epoch" in capsys.readouterr().out
     assert record_without_times(directory) == record_without_times(complete[0])
     a, b = (keras.models.load_model(d / "model.keras") for d in (directory, complete[0]))
@@ -203,10 +186,10 @@ def test_killed_and_resumed_is_uninterrupted_bit_by_bit(
 # The same directory again
 
 
-def test_a_complete_run_is_not_run_again(complete, app, monkeypatch, capsys):
+def test_a_complete_run_is_not_run_again(complete, app, capsys):
     directory, _ = complete
     before = (directory / "model.keras").stat().st_mtime_ns
-    assert app(monkeypatch, *SMALL, f"--work_dir={directory}", "--progress=none") == 0
+    assert app(*SMALL, f"--work_dir={directory}", "--progress=none") == 0
     assert "this run is complete" in capsys.readouterr().out
     assert (directory / "model.keras").stat().st_mtime_ns == before
 
@@ -297,7 +280,7 @@ def test_a_directory_that_cannot_be_moved_aside(tmp_path, monkeypatch):
         ("--decay_epochs=2.5", "--decay_epochs: got 2.5; expected whole numbers from 0 up"),
         ("--image_size=32", "--image_size: got 32; expected HEIGHT,WIDTH"),
         ("--width=0", "width=0.0 must be a finite number above 0"),
-        ("--sigma=0", "sigma: got 0.0; expected a number above 0"),
+        ("--sigma=0", "sigma: got 0.0; expected a finite number above 0"),
         ("--seed=-1", "flag --seed=-1: -1 is not an integer in the range [0, 4294967295]"),
         ("--devices=0", "devices: got 0"),
         ("--per_class=0", "per_class=0 must be an integer of at least 1"),

@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
     0: ["errors", "_version"],
     1: [
+        "arguments",
         "targets",
         "losses",
         "layers",
@@ -21,7 +22,7 @@ FLOORS = {
         "images",
     ],
     2: ["second_order", "intercepts", "models"],
-    3: ["biases", "heads"],
+    3: ["biases", "classifiers", "heads"],
     4: ["probe"],
     5: ["teaching", "decomposition"],
     6: ["penalties", "saliency", "sampling", "fooling"],

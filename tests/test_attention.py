@@ -370,7 +370,7 @@ def tail():
         ({"layers": []}, r"layers: got \[\]"),
         ({"layers": [("a", "b", "c")]}, r"layers: got \('a', 'b', 'c'\) among them"),
         ({"layers": [3]}, "layers: got 3 among them"),
-        ({"layers": ["a"], "power": 0}, "power: got 0; expected a number above 0"),
+        ({"layers": ["a"], "power": 0}, "power: got 0; expected a finite number above 0"),
         ({"layers": ["a"], "window": 0}, r"window: got 0; expected a fraction .* \(0, 1\]"),
         ({"layers": ["a"], "window": 1.5}, "window: got 1.5"),
         ({"layers": ["a"], "window": "full"}, "window: got 'full'"),

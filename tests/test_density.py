@@ -339,7 +339,7 @@ def test_what_energy_share_refuses():
         energy_share(flat(), batches, CORNER, of="probability")
     with pytest.raises(ArgumentError, match=r"temperature: got 10 for of='logit', which has no"):
         energy_share(flat(), batches, CORNER, temperature=10)
-    with pytest.raises(ArgumentError, match=r"temperature: got 0; expected a number above 0"):
+    with pytest.raises(ArgumentError, match=r"temperature: got 0; expected a finite number"):
         energy_share(flat(), batches, CORNER, of="loss", temperature=0)
     with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
         energy_share(keras.Sequential([flat(), keras.layers.Softmax()]), batches, CORNER)

@@ -290,7 +290,7 @@ def test_no_teacher(taught):
         (lambda: JacobianMatching(loss="kl"), "loss: got 'kl'; expected one of 'squared_error'"),
         (
             lambda: JacobianMatching(loss="cross_entropy", temperature=0),
-            "temperature: got 0; expected a number above 0",
+            "temperature: got 0; expected a finite number above 0",
         ),
         (
             lambda: JacobianMatching(temperature=2.0),

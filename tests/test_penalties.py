@@ -375,12 +375,12 @@ def test_per_example_moves_nothing():
         (lambda: GradientNorm(float("nan")), "weight: got nan"),
         (lambda: GradientNorm("0.1"), "weight: got '0.1'"),
         (lambda: ScoreMatching(target="all"), "target: got 'all'; expected one of 'label', 'pre"),
-        (lambda: ScoreMatching(sigma=0), "sigma: got 0; expected a number above 0"),
+        (lambda: ScoreMatching(sigma=0), "sigma: got 0; expected a finite number above 0"),
         (lambda: ScoreMatching(samples=0), "samples: got 0; expected a whole number from 1 up"),
         (lambda: ScoreMatching(samples=1.5), "samples: got 1.5; expected a whole number"),
         (lambda: ScoreMatching(stability=-1e-4), "stability: got -0.0001; expected"),
-        (lambda: ScoreMatching(estimator="tayler"), "estimator: got 'tayler'; expected one of 't"),
-        (lambda: AntiScoreMatching(threshold=0), "threshold: got 0; expected a number above 0"),
+        (lambda: ScoreMatching(estimator="tayler"), "estimator: got 'tayler'; did you mean 'tay"),
+        (lambda: AntiScoreMatching(threshold=0), "threshold: got 0; expected a finite number"),
     ],
 )
 def test_arguments(make, message):

@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfgrad
 
@@ -62,11 +63,35 @@ def test_the_page_on_teachers_runs(capsys):
     assert "learns from" in capsys.readouterr().out
 
 
+def test_the_page_on_densities_runs(tmp_path, monkeypatch, capsys):
+    """All of its blocks, on networks and images of ours."""
+    page = (ROOT / "docs" / "density.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    namespace = {
+        "keras": keras,
+        "np": np,
+        "tf": tf,
+        "tfgrad": tfgrad,
+        "network": tfgrad.models.vgg(4, (8, 8, 1), 10, width=0.05, activation="softplus"),
+        "judge": tfgrad.models.vgg(4, (8, 8, 1), 10, width=0.05),
+        "x": random.uniform(size=(20, 8, 8, 1)).astype("float32"),
+        "y": np.arange(20) % 10,
+    }
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(code, "density.md", "exec"), namespace)
+    assert (tmp_path / "pixels.png").exists()
+    assert "| random |" in capsys.readouterr().out
+    functions = set(re.findall(r"^\| `(\w+)`", page, flags=re.MULTILINE))
+    assert functions == {n for n in tfgrad.evaluation.__all__ if n.islower()} - {"transfer_bound"}
+
+
 @pytest.mark.parametrize(
     "page",
     [
         *("README.md", "BUILD.md", "ARCHITECTURE.md"),
         *("docs/penalties.md", "docs/saliency.md", "docs/transfer.md"),
+        *("docs/density.md", "docs/fooling.md", "docs/results/density.md"),
     ],
 )
 def test_links_lead_somewhere(page):

@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-import sys
 
 import keras
 import numpy as np
 import pytest
-from absl import flags
 
-from apps import entry, experiments, reproduce, tables
+from apps import experiments, reproduce, tables
 from apps.experiments import toy, training
 from apps.experiments.declarations import (
     ACCURACY,
@@ -24,6 +22,7 @@ from apps.experiments.declarations import (
     paper,
 )
 from apps.experiments.distillation import LAYERS
+from tests.app_run import in_process
 from tfgrad import data, models, penalties
 from tfgrad.errors import ArgumentError, ModelError, ResumeError
 
@@ -423,28 +422,12 @@ def test_the_name_may_stand_anywhere(typed, read):
 
 @pytest.fixture(scope="module")
 def app():
-    """Runs the app in this process, which saves TensorFlow's start, and returns the exit code."""
-    before = set(flags.FLAGS)
-    reproduce.define_flags()
-    mine = sorted(set(flags.FLAGS) - before)
-
-    def start(monkeypatch, *arguments):
-        flags.FLAGS.unparse_flags()
-        for name in mine:
-            flags.FLAGS[name].unparse()
-        typed = reproduce.with_flag([str(a) for a in arguments])
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *typed])
-        with pytest.raises(SystemExit) as exit_:
-            entry.run(reproduce.main)
-        return exit_.value.code or 0
-
-    yield start
-    for name in mine:
-        delattr(flags.FLAGS, name)
+    with in_process(reproduce) as start:
+        yield lambda *arguments: start(*reproduce.with_flag(list(arguments)))
 
 
-def test_the_list(app, monkeypatch, capsys):
-    assert app(monkeypatch, "--list") == 0
+def test_the_list(app, capsys):
+    assert app("--list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(experiments.DECLARED)
 
@@ -461,14 +444,14 @@ def test_the_list(app, monkeypatch, capsys):
         (["t2.3", "--scale=paper"], "--teacher: not given"),
     ],
 )
-def test_usage_errors(app, monkeypatch, capsys, tmp_path, arguments, message):
-    assert app(monkeypatch, *arguments, f"--work_dir={tmp_path}") == 64
+def test_usage_errors(app, capsys, tmp_path, arguments, message):
+    assert app(*arguments, f"--work_dir={tmp_path}") == 64
     assert message in capsys.readouterr().err
 
 
-def test_flags_change_data_and_schedule(app, monkeypatch, capsys, tmp_path):
+def test_flags_change_data_and_schedule(app, capsys, tmp_path):
     asked = ["t4.1", "--dataset=digits", "--image_size=32,32", "--epochs=4", "--table_only"]
-    assert app(monkeypatch, *asked, f"--work_dir={tmp_path}") == 0
+    assert app(*asked, f"--work_dir={tmp_path}") == 0
     text = (tmp_path / "t4.1.md").read_text()
     assert "digits, vgg11 at width 0.25, adam 0.001, ×0.1 after 3 of 4 epochs" in text
     assert "teacher vgg9 on digits" in text

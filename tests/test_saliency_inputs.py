@@ -98,7 +98,7 @@ def test_models():
         saliency.InputGradient(model_of(keras.layers.Reshape((2, 2))))
     inputs = [keras.Input([4]), keras.Input([4])]
     two = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Add()(inputs)))
-    with pytest.raises(ArgumentError, match=r"got 2 inputs, .*needs a model with one input"):
+    with pytest.raises(ArgumentError, match=r"got 2 inputs, .*expected a model with one"):
         saliency.InputGradient(two)
     words = model_of(
         lambda x: keras.layers.Flatten()(keras.layers.Embedding(9, 2)(x)),

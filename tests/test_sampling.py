@@ -205,6 +205,18 @@ def test_half_precision_keeps_its_iterates_in_float32():
     assert 0 < moved.max() < 1e-3
 
 
+def test_a_dict_of_one_input_and_a_wrapper_are_seen_through(network):
+    image = keras.Input(SHAPE, name="image", dtype="float64")
+
+    class Wrapper:
+        network = keras.Model({"image": image}, {"logits": MIXTURE.network()(image)})
+
+    options = {"target": 1, "start": sampling.noise(3, SHAPE, seed=8), "steps": 2}
+    mine, its = (sampling.gradient_ascent(model, **options) for model in (Wrapper(), network))
+    np.testing.assert_allclose(mine.images, its.images, rtol=1e-12)
+    np.testing.assert_allclose(mine.scores, its.scores, rtol=1e-12)
+
+
 # Starts
 
 
@@ -272,7 +284,9 @@ def test_refuses_arguments(network, arguments, error, message):
 
 def test_refuses_models():
     one, two = keras.Input(SHAPE), keras.Input(SHAPE)
+    whole = keras.Input(SHAPE, dtype="int32")
     flat = keras.layers.Flatten()
+    counts = keras.layers.Dense(3)(flat(keras.ops.cast(whole, "float32")))
     logits = keras.layers.Dense(3)(flat(one) + flat(two))
     softmax = keras.layers.Dense(3, activation="softmax", name="out")(flat(one))
     broken = keras.Model(one, keras.layers.Dense(3, kernel_initializer="ones")(flat(one)))
@@ -282,7 +296,8 @@ def test_refuses_models():
         (keras.Sequential([keras.layers.Dense(3)]), ModelError, "it is not built"),
         (keras.Model([one, two], logits), ArgumentError, "got 2 inputs"),
         (keras.Model(one, softmax), ModelError, "layer 'out' returns probabilities"),
-        (keras.Model(one, one * 2), ModelError, r"got outputs of shape \(None, 4, 4, 1\)"),
+        (keras.Model(one, one * 2), ModelError, r"it returns \[\(None, 4, 4, 1\)\], expected one"),
+        (keras.Model(whole, counts), ArgumentError, "its input is int32, and only a float input"),
         (broken, ModelError, "its logits at the start images are NaN"),
     ):
         with pytest.raises(error, match=message):

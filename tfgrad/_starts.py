@@ -1,57 +1,14 @@
-"""What images can be sampled from: the model, the start images, the bounds, the numbers."""
+"""What a run can start from: images, the bounds that hold them, and their centre."""
 
 from __future__ import annotations
 
-import math
-import numbers
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from tfgrad import second_order
-from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.errors import ArgumentError, DataError
 
 Limits = tuple[np.ndarray, np.ndarray] | None
-
-
-def network(model: Any) -> keras.Model:
-    """The built Keras model, out of a wrapper that holds it as its `network`."""
-    found = getattr(model, "network", model)
-    if not isinstance(found, keras.Model):
-        raise ArgumentError(f"model: got a {type(model).__name__}; expected a keras.Model.")
-    if not found.built:
-        raise ModelError(
-            f"model {found.name!r}: it is not built. Call it on a batch, or load its weights, "
-            "before sampling from it."
-        )
-    return found
-
-
-def single_input(network: keras.Model) -> tuple[tf.TensorShape, str]:
-    """Shape and dtype of the one input; the shape is unknown where the model does not tell."""
-    inputs = keras.tree.flatten(getattr(network, "inputs", None) or [])
-    if not inputs:
-        return tf.TensorShape(None), network.variable_dtype
-    if len(inputs) > 1:
-        raise ArgumentError(
-            f"model {network.name!r}: got {len(inputs)} inputs; images are sampled from a model "
-            "with one. Fix the others: keras.Model(x, model([x, constant]))."
-        )
-    return tf.TensorShape([None, *inputs[0].shape[1:]]), inputs[0].dtype
-
-
-def check_logits(network: keras.Model, shape: list[int | None], dtype: str) -> None:
-    """Refuse a network that returns probabilities for images of this shape."""
-    spec = tf.TensorSpec(shape, dtype)
-    softmax = second_order.inspect(network, spec, training=False).probabilities
-    if softmax is not None:
-        raise ModelError(
-            f"model {network.name!r}: its layer {softmax!r} returns probabilities; expected "
-            "logits, whose gradient is the score. Pass activation=None to the last layer and train "
-            "with from_logits=True."
-        )
 
 
 def float_images(name: str, images: Any) -> np.ndarray:
@@ -123,19 +80,3 @@ def check_inside(name: str, images: np.ndarray, limits: Limits) -> None:
         f"{low.tolist()} to {high.tolist()} would cut off. Scale the images, or give the bounds "
         "that black and white have for the model."
     )
-
-
-def whole(name: str, value: Any, lowest: int = 1) -> int:
-    """The int, at least `lowest`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < lowest:
-        raise ArgumentError(f"{name}: got {value!r}; expected a whole number from {lowest} up.")
-    return int(value)
-
-
-def number(name: str, value: Any, zero: bool = False) -> float:
-    """The finite float above 0, or from 0 up where `zero` is allowed."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        expected = "from 0 up" if zero else "above 0"
-        raise ArgumentError(f"{name}: got {value!r}; expected a finite number {expected}.")
-    return float(value)

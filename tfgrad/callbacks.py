@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import targets
+from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
-from tfgrad.penalties.base import positive_int
 from tfgrad.probe import Probe
 
 
@@ -231,8 +231,8 @@ class GradientAngle(keras.callbacks.Callback):
             )
         self.teacher, self.head, self.name = teacher, head, name
         self.target = targets.validated(target, allow_all=False)
-        self.every = positive_int("every", every)
-        self.batch_size = positive_int("batch_size", batch_size)
+        self.every = whole("every", every)
+        self.batch_size = whole("batch_size", batch_size)
         self._by_label = isinstance(self.target, str) and self.target == "label"
         self._x, self._y = _images_and_labels(x, y, self._by_label)
         self._lessons: list | None = None

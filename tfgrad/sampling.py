@@ -22,7 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import _starts, targets
+from tfgrad import _starts, classifiers, targets
+from tfgrad.arguments import number, whole
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
 from tfgrad.probe import Probe
@@ -91,16 +92,16 @@ def gradient_ascent(
         progress: called with the number of image updates done, and with that of all to come.
 
     Raises:
-        ArgumentError: the model is no Keras model or has several inputs; the images are no floats,
-            lie outside the bounds or do not fit the model; the class does not exist; a number is
-            out of its range.
+        ArgumentError: the model is no Keras model, or has several inputs or an integer one; the
+            images are no floats, lie outside the bounds or do not fit the model; the class does
+            not exist; a number is out of its range.
         DataError: a start image holds NaN or infinite pixels.
         ModelError: the model is not built, or returns something else than finite logits.
         NonFiniteError: an image, score or gradient became NaN or infinite on the way.
 
     Source: preprint §4.2.1, thesis §5.4.1.
     """
-    climb, hold = _starts.number("step_size", step_size), _starts.number("pull", pull, zero=True)
+    climb, hold = number("step_size", step_size), number("pull", pull, zero=True)
     chain = _Chain(model, start, bounds)
     middle = _starts.broadcast("centre", centre, chain.shape)
 
@@ -151,7 +152,7 @@ def langevin(
 
     Source: thesis §1.5.1; Welling and Teh, ICML 2011.
     """
-    drift, seed = _starts.number("step_size", step_size), _starts.whole("seed", seed, lowest=0)
+    drift, seed = number("step_size", step_size), whole("seed", seed, lowest=0)
     spread = math.sqrt(2 * drift)
 
     def move(x: tf.Tensor, gradient: tf.Tensor, draws: Draws) -> tf.Tensor:
@@ -183,9 +184,9 @@ def noise(
     Raises:
         ArgumentError: an argument is out of its range.
     """
-    count, seed = _starts.whole("count", count), _starts.whole("seed", seed, lowest=0)
-    shape = tuple(_starts.whole("shape", side) for side in shape)
-    spread, limits = _starts.number("deviation", deviation), _starts.limits(bounds, shape)
+    count, seed = whole("count", count), whole("seed", seed, lowest=0)
+    shape = tuple(whole("shape", side) for side in shape)
+    spread, limits = number("deviation", deviation), _starts.limits(bounds, shape)
     z = Draws().normal(tf.zeros([count, *shape]), 1, seed, _NOISE)[0]
     return _clipped(mean + spread * z, limits).numpy()
 
@@ -207,7 +208,7 @@ def noised(images: Any, sigma: float = 0.1, seed: int = 0, bounds: Any = (0.0, 1
     x = _starts.float_images("images", images)
     limits = _starts.limits(bounds, x.shape[1:])
     _starts.check_inside("images", x, limits)
-    spread, seed = _starts.number("sigma", sigma), _starts.whole("seed", seed, lowest=0)
+    spread, seed = number("sigma", sigma), whole("seed", seed, lowest=0)
     z = Draws().normal(tf.constant(x), 1, seed, _NOISED)[0]
     return _clipped(x + spread * z, limits).numpy()
 
@@ -216,8 +217,10 @@ class _Chain:
     """Start images, checked against a network, and the compiled functions that move them."""
 
     def __init__(self, model: Any, start: Any, bounds: Any) -> None:
-        self.network = _starts.network(model)
-        expected, self.dtype = _starts.single_input(self.network)
+        self.network = classifiers.network(model)
+        expected = tf.TensorShape(classifiers.input_shape(self.network))
+        self.dtype = classifiers.input_dtype(self.network)
+        classifiers.check_outputs(self.network)
         images = _starts.float_images("start", start)
         if not expected.is_compatible_with(images.shape):
             raise ArgumentError(
@@ -227,7 +230,7 @@ class _Chain:
         self.shape = images.shape[1:]
         self.limits = _starts.limits(bounds, self.shape)
         _starts.check_inside("start", images, self.limits)
-        _starts.check_logits(self.network, [None, *self.shape], self.dtype)
+        classifiers.check_logits(self.network, tf.TensorSpec([None, *self.shape], self.dtype))
         # Half precision would lose steps that are small beside the pixels.
         self.images = images.astype(np.float64 if self.dtype == "float64" else np.float32)
         self.spec = tf.TensorSpec([None, *self.shape], self.images.dtype)
@@ -247,8 +250,8 @@ class _Chain:
         settings: Mapping[str, Any],
     ) -> Samples:
         """All steps of a rule; the arguments are those of `gradient_ascent`."""
-        steps, every = _starts.whole("steps", steps), _starts.whole("every", every)
-        size, count = _starts.whole("batch_size", batch_size), len(self.images)
+        steps, every = whole("steps", steps), whole("every", every)
+        size, count = whole("batch_size", batch_size), len(self.images)
         parts = [slice(a, min(a + size, count)) for a in range(0, count, size)]
         classes, outputs = self._resolved(target, parts)
         advance = self._advance(move)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import second_order
-from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
+from tfgrad.errors import ArgumentError, NonFiniteError
 
 
 def placed(batches: Iterable[Any]) -> Iterator[tuple[Any, Any, tf.Tensor]]:
@@ -65,20 +64,6 @@ def per_image(function: Callable[[Any, Any, tf.Tensor], tf.Tensor], batches: Any
 def one_by_one(function: Callable[[tf.Tensor], tf.Tensor], values: Any, dtype: Any) -> tf.Tensor:
     """What a function says of each value, stacked; the memory is that of one."""
     return tf.map_fn(function, values, fn_output_signature=dtype, parallel_iterations=1)
-
-
-def check_logits(network: Any, x: Any) -> None:
-    """Refuse a network that returns probabilities for such images.
-
-    Raises:
-        ModelError: its last layer is a softmax or a sigmoid.
-    """
-    layer = second_order.inspect(network, x, training=False).probabilities
-    if layer is not None:
-        raise ModelError(
-            f"network {network.name!r}: its layer {layer!r} returns probabilities, expected "
-            "logits. Give the last layer activation=None and train with from_logits=True."
-        )
 
 
 def check_finite(values: np.ndarray, what: str) -> None:

@@ -4,18 +4,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import targets
+from tfgrad.arguments import whole
+from tfgrad.classifiers import check_logits
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation._inputs import (
     check_finite,
-    check_logits,
     noise_levels,
     one_by_one,
     per_image,
     placed,
 )
 from tfgrad.evaluation.measurement import LOWER, Measurement
-from tfgrad.penalties.base import positive_int
 from tfgrad.probe import Probe
 
 SIGMAS = tuple(np.geomspace(1e-4, 1e-1, 13).tolist())
@@ -60,7 +60,7 @@ def density_ratios(
     Source: thesis §5.5.1; Srinivas and Fleuret, *Rethinking the Role of Gradient-Based Attribution
     Methods for Model Interpretability*, ICLR 2021.
     """
-    sigmas, draws = noise_levels(sigmas), positive_int("draws", draws)
+    sigmas, draws = noise_levels(sigmas), whole("draws", draws)
     target = targets.validated(target, allow_all=False)
     _check_moves(min(sigmas), batches)
     levels = tf.constant(sigmas, tf.float64)

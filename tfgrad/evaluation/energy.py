@@ -4,10 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import targets
+from tfgrad.arguments import number, one_of
+from tfgrad.classifiers import check_logits
 from tfgrad.errors import ArgumentError, NonFiniteError
-from tfgrad.evaluation._inputs import check_finite, check_logits, per_image
+from tfgrad.evaluation._inputs import check_finite, per_image
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.penalties.base import one_of, positive
 from tfgrad.probe import Probe
 
 # Of Probe.input_gradient; the loss is −log softmax, whose gradient has the same energy.
@@ -46,7 +47,7 @@ def energy_share(
     Source: thesis §5.7.2, Fig. 5.5.
     """
     target = targets.validated(target, allow_all=False)
-    scalar, temperature = OF[one_of("of", of, tuple(OF))], positive("temperature", temperature)
+    scalar, temperature = OF[one_of("of", of, tuple(OF))], number("temperature", temperature)
     if of == "logit" and temperature != 1:
         raise ArgumentError(
             f"temperature: got {temperature:g} for of='logit', which has no softmax; leave it out, "

@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import heads
+from tfgrad.arguments import whole
+from tfgrad.classifiers import check_logits
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation._inputs import check_finite, check_logits
+from tfgrad.evaluation._inputs import check_finite
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.penalties.base import positive_int
 
 
 def gan_test(judge, images, labels, classes=None, batch_size=256) -> Measurement:
@@ -38,7 +39,7 @@ def gan_test(judge, images, labels, classes=None, batch_size=256) -> Measurement
 
     Source: thesis §5.5.1, Table 5.1; Shmelkov et al., *How good is my GAN?*, ECCV 2018.
     """
-    images, size = _images(images), positive_int("batch_size", batch_size)
+    images, size = _images(images), whole("batch_size", batch_size)
     known = _known_classes(judge, images[:1])
     if classes is not None and classes != known:
         raise ArgumentError(

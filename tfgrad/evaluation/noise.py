@@ -5,10 +5,10 @@ import functools
 import tensorflow as tf
 
 from tfgrad import targets
+from tfgrad.arguments import whole
 from tfgrad.draws import Draws
 from tfgrad.evaluation._inputs import noise_levels, one_by_one, per_image
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.penalties.base import positive_int
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4)
 
@@ -41,7 +41,7 @@ def noise_robustness(network, batches, sigmas=SIGMAS, repeats=3, seed=0) -> Meas
         ArgumentError: a σ is negative or NaN, there is no σ, no repeat or no batch, or labels are
             not integers.
     """
-    sigmas, repeats = noise_levels(sigmas), positive_int("repeats", repeats)
+    sigmas, repeats = noise_levels(sigmas), whole("repeats", repeats)
     levels = tf.constant(sigmas, tf.float32)
 
     def correct(x, y, first):

@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import targets
+from tfgrad.arguments import one_of
+from tfgrad.classifiers import check_logits
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation._inputs import check_finite, check_logits, one_by_one, per_image, placed
+from tfgrad.evaluation._inputs import check_finite, one_by_one, per_image, placed
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement
-from tfgrad.penalties.base import one_of
 
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
 RANDOM, IMAGE_MEAN = "random", "image_mean"

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import calls
+from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, NonFiniteError
-from tfgrad.penalties.base import positive_int
 from tfgrad.probe import Probe
 
 _BLOCK = 256  # images to a block of pairs: 0.5 MB of distances at a time
@@ -112,7 +112,7 @@ def transfer_bound(
     Source: Srinivas, *Gradient-based Methods for Deep Model Interpretability*, §2.5.1, Eqs. 2.4
     to 2.6, which leave the loss ρ and the distance ψ open: here both are ℓ1 distances.
     """
-    size = positive_int("batch_size", batch_size)
+    size = whole("batch_size", batch_size)
     if lipschitz is not None and not (
         isinstance(lipschitz, numbers.Real) and float(lipschitz) >= 0
     ):

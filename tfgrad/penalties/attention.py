@@ -7,8 +7,9 @@ import keras
 import tensorflow as tf
 
 from tfgrad import calls, layers, losses
+from tfgrad.arguments import number
 from tfgrad.errors import ArgumentError
-from tfgrad.penalties.base import PACKAGE, Penalty, positive
+from tfgrad.penalties.base import PACKAGE, Penalty
 from tfgrad.probe import Needs
 
 
@@ -106,7 +107,7 @@ class _AttentionPenalty(Penalty):
     def __init__(self, weight, layers, power, name):
         super().__init__(weight, name)
         self.layers = layer_pairs(layers)
-        self.power = positive("power", power)
+        self.power = number("power", power)
 
     def needs(self):
         """The student's layers."""

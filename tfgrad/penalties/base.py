@@ -244,29 +244,6 @@ def _validated_head(head):
     return parts if len(parts) == 2 else head
 
 
-def positive(name, value):
-    """The float, or an ArgumentError that names the argument."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not float(value) > 0:
-        raise ArgumentError(f"{name}: got {value!r}; expected a number above 0.")
-    return float(value)
-
-
-def positive_int(name, value):
-    """The int, or an ArgumentError that names the argument."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(f"{name}: got {value!r}; expected a whole number from 1 up.")
-    return int(value)
-
-
-def one_of(name, value, choices):
-    """The value, or an ArgumentError that lists the choices."""
-    if value not in choices:
-        raise ArgumentError(
-            f"{name}: got {value!r}; expected one of {', '.join(map(repr, choices))}."
-        )
-    return value
-
-
 def _float_weight(value):
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not 0 <= float(value) < float("inf"):

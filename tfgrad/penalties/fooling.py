@@ -5,8 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import losses, targets
+from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.penalties.base import PACKAGE, Penalty, positive_int
+from tfgrad.penalties.base import PACKAGE, Penalty
 
 
 def corner(height, width, side):
@@ -18,7 +19,7 @@ def corner(height, width, side):
         ArgumentError: the corner is empty, or larger than the image.
     """
     sizes = {"height": height, "width": width, "side": side}
-    height, width, side = (positive_int(name, value) for name, value in sizes.items())
+    height, width, side = (whole(name, value) for name, value in sizes.items())
     if side > min(height, width):
         raise ArgumentError(
             f"side: got {side} in an image of {height} × {width}; expected at most "

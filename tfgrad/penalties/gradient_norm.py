@@ -3,8 +3,9 @@
 import keras
 
 from tfgrad import losses, targets
+from tfgrad.arguments import one_of
 from tfgrad.errors import ArgumentError
-from tfgrad.penalties.base import PACKAGE, Penalty, one_of
+from tfgrad.penalties.base import PACKAGE, Penalty
 from tfgrad.probe import Needs
 
 LOSSES = ("squared_error", "cross_entropy")

@@ -4,8 +4,9 @@ import keras
 import tensorflow as tf
 
 from tfgrad import losses, targets
+from tfgrad.arguments import number, one_of
 from tfgrad.errors import ArgumentError
-from tfgrad.penalties.base import PACKAGE, Penalty, one_of, positive
+from tfgrad.penalties.base import PACKAGE, Penalty
 from tfgrad.probe import Needs
 
 LOSSES = ("squared_error", "cross_entropy")
@@ -117,7 +118,7 @@ class JacobianMatching(Penalty):
         super().__init__(weight, name, head)
         self.target = targets.validated(target)
         self.loss = one_of("loss", loss, LOSSES)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = number("temperature", temperature)
         if loss == "squared_error" and self.temperature != 1.0:
             raise ArgumentError(
                 f"temperature: got {temperature!r} with loss='squared_error', which has no "

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfgrad import biases, calls, intercepts
+from tfgrad.arguments import one_of, whole
 from tfgrad.errors import ArgumentError
-from tfgrad.penalties.base import one_of, positive_int
 
 KINDS = ("attention", "bias")
 
@@ -33,7 +33,7 @@ def matching_layers(network, teacher, kind="attention", count=None, input_shape=
     """
     one_of("kind", kind, KINDS)
     if count is not None:
-        positive_int("count", count)
+        whole("count", count)
     found = [_last_of_each_size(model, kind, input_shape) for model in (network, teacher)]
     sizes = sorted(set(found[0]) & set(found[1]), key=lambda s: s[0] * s[1], reverse=True)
     if not sizes:

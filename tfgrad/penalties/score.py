@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfgrad import losses, targets
-from tfgrad.penalties.base import PACKAGE, Penalty, one_of, positive, positive_int
+from tfgrad.arguments import number, one_of, whole
+from tfgrad.penalties.base import PACKAGE, Penalty
 from tfgrad.probe import Needs, Probe
 
 ESTIMATORS = ("taylor", "antithetic", "hutchinson", "hutchinson_rademacher", "exact")
@@ -62,8 +63,8 @@ class _TracePenalty(Penalty):
 
     def __init__(self, weight, sigma, samples, estimator, target, seed, name, head):
         super().__init__(weight, name, head)
-        self.sigma = positive("sigma", sigma)
-        self.samples = positive_int("samples", samples)
+        self.sigma = number("sigma", sigma)
+        self.samples = whole("samples", samples)
         self.estimator = one_of("estimator", estimator, ESTIMATORS)
         self.target = targets.validated(target, allow_all=False)
         self.seed = int(seed)
@@ -134,7 +135,7 @@ class ScoreMatching(_TracePenalty):
         head=None,
     ):
         super().__init__(weight, sigma, samples, estimator, target, seed, name, head)
-        self.stability = 0.0 if stability == 0 else positive("stability", stability)
+        self.stability = number("stability", stability, zero=True)
 
     def compute(self, probe):
         """h + ½‖∇x f‖² + μ h² of each example, [batch]."""
@@ -181,7 +182,7 @@ class AntiScoreMatching(_TracePenalty):
         head=None,
     ):
         super().__init__(weight, sigma, samples, estimator, target, seed, name, head)
-        self.threshold = positive("threshold", threshold)
+        self.threshold = number("threshold", threshold)
 
     def compute(self, probe):
         """−min(h, τ) of each example, [batch]."""

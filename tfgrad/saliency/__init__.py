@@ -1,7 +1,7 @@
 """Saliency methods: a model and images in, raw maps [B, H, W] out."""
 
+from tfgrad.arguments import suggestion
 from tfgrad.errors import ArgumentError
-from tfgrad.saliency._arguments import suggestion
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.fullgrad import FullGrad, SimpleFullGrad, SmoothFullGrad
 from tfgrad.saliency.gradcam import GradCAM

@@ -19,11 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import decomposition, targets
+from tfgrad import classifiers, decomposition, targets
+from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.probe import Needs, Probe
-from tfgrad.saliency import _model
-from tfgrad.saliency._arguments import whole
 
 
 class Method:
@@ -52,11 +51,11 @@ class Method:
     name: str = ""
 
     def __init__(self, model: Any, *, chunk_size: int | None = None) -> None:
-        self.network = _model.network(model)
+        self.network = classifiers.network(model)
         self.chunk_size = None if chunk_size is None else whole("chunk_size", chunk_size)
-        self.input_shape = _model.input_shape(self.network)
-        self.dtype = _model.input_dtype(self.network)
-        _model.check_outputs(self.network)
+        self.input_shape = classifiers.input_shape(self.network)
+        self.dtype = classifiers.input_dtype(self.network)
+        classifiers.check_outputs(self.network)
         self._checked: set[tuple[int | None, ...]] = set()
         self._logits: dict[tuple[int | None, ...], int | None] = {}
         self._functions: dict[tuple[int | None, ...], Any] = {}
@@ -197,7 +196,7 @@ class Method:
         shape = (None, *shape[1:])
         with self._lock:
             if shape not in self._checked:
-                _model.check_logits(self.network, shape, self.dtype)
+                classifiers.check_logits(self.network, tf.TensorSpec(shape, self.dtype))
                 self._checked.add(shape)
 
     def _count(self, x: tf.Tensor) -> int | None:

@@ -7,11 +7,11 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad import decomposition
+from tfgrad.arguments import one_of
 from tfgrad.errors import ArgumentError
 from tfgrad.intercepts import Intercept, wide
 from tfgrad.probe import Probe
 from tfgrad.saliency import _maps
-from tfgrad.saliency._arguments import one_of
 from tfgrad.saliency._decomposed import Decomposed
 from tfgrad.saliency.smoothing import Smooth
 

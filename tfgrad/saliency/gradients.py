@@ -7,9 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfgrad.arguments import number, one_of
 from tfgrad.errors import ArgumentError
 from tfgrad.probe import Probe
-from tfgrad.saliency._arguments import number, one_of
 from tfgrad.saliency.base import Method, over_channels
 
 OF = ("logit", "loss", "log_probability")

@@ -8,9 +8,9 @@ import keras
 import tensorflow as tf
 
 from tfgrad import calls
+from tfgrad.arguments import one_of
 from tfgrad.errors import ModelError
 from tfgrad.probe import Probe
-from tfgrad.saliency._arguments import one_of
 from tfgrad.saliency._trace import operations, traced
 from tfgrad.saliency.base import Method, over_channels
 from tfgrad.saliency.gradients import REDUCE, single

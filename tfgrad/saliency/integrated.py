@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError
 from tfgrad.probe import Probe
-from tfgrad.saliency._arguments import whole
 from tfgrad.saliency.base import Method, over_channels
 from tfgrad.saliency.gradients import single
 

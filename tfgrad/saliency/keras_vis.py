@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import calls
+from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.probe import Probe
-from tfgrad.saliency._arguments import whole
 from tfgrad.saliency.base import Method
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfgrad.arguments import one_of
 from tfgrad.errors import ArgumentError
 from tfgrad.probe import Probe
 from tfgrad.saliency import _maps
-from tfgrad.saliency._arguments import one_of
 from tfgrad.saliency._decomposed import Decomposed
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfgrad.arguments import whole
 from tfgrad.probe import Probe
-from tfgrad.saliency._arguments import whole
 from tfgrad.saliency.base import Method
 
 # SplitMix64 (Steele, Lea and Flood, 2014): the increment and the two multipliers of its finaliser.

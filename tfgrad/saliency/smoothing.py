@@ -6,10 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfgrad.arguments import number, whole
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError
 from tfgrad.probe import Probe
-from tfgrad.saliency._arguments import number, whole
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.gradients import InputGradient
 

@@ -1,4 +1,4 @@
-"""What a saliency method must know of a model, and what it refuses."""
+"""What a classifier must be to be looked at: from one float input to one tensor of logits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from tfgrad.errors import ArgumentError, ModelError
 
 
 def network(model: Any) -> keras.Model:
-    """The Keras model, out of a wrapper that holds it as its `network`."""
+    """The Keras model, out of a wrapper that holds it as its `network`.
+
+    A model that takes a dict of one input comes back as one that takes the tensor, with the same
+    layers.
+
+    Raises:
+        ArgumentError: it is no Keras model.
+        ModelError: it is not built.
+    """
     found = getattr(model, "network", model)
     if not isinstance(found, keras.Model):
         raise ArgumentError(f"model: got a {type(model).__name__}; expected a keras.Model.")
     if not found.built:
         raise ModelError(
             f"model {found.name!r}: it is not built. Call it on a batch, or load its weights, "
-            "before explaining it."
+            "before passing it on."
         )
     if isinstance(getattr(found, "_inputs_struct", None), dict) and len(found.inputs) == 1:
         # The same layers, fed with a tensor: Keras warns of a tensor where it expects a dict.
@@ -28,14 +36,19 @@ def network(model: Any) -> keras.Model:
 
 
 def input_shape(network: keras.Model) -> tuple[int | None, ...] | None:
-    """(None, …), the shape of the one input; None where the model does not tell."""
+    """(None, …), the shape of the one input; None where the model does not tell.
+
+    Raises:
+        ArgumentError: there are several inputs.
+    """
     inputs = getattr(network, "inputs", None)
     if inputs is not None:
         shapes = [tuple(i.shape) for i in keras.tree.flatten(inputs)]
         if len(shapes) != 1:
             raise ArgumentError(
-                f"model {network.name!r}: got {len(shapes)} inputs, of shapes {shapes}; a saliency "
-                "map needs a model with one input tensor. tfgrad.full_gradients takes several."
+                f"model {network.name!r}: got {len(shapes)} inputs, of shapes {shapes}; expected a "
+                "model with one. Fix the others, keras.Model(x, model([x, constant])), or take "
+                "tfgrad.full_gradients, which explains several."
             )
         return (None, *shapes[0][1:])
     shape = (network.get_build_config() or {}).get("input_shape")
@@ -46,7 +59,11 @@ def input_shape(network: keras.Model) -> tuple[int | None, ...] | None:
 
 
 def input_dtype(network: keras.Model) -> str:
-    """What the network is fed: float32 also where it computes in half precision."""
+    """What the network is fed: float32 also where it computes in half precision.
+
+    Raises:
+        ArgumentError: its input is no float.
+    """
     inputs = getattr(network, "inputs", None)
     dtype = keras.tree.flatten(inputs)[0].dtype if inputs else network.variable_dtype
     if not tf.as_dtype(dtype).is_floating:
@@ -58,7 +75,11 @@ def input_dtype(network: keras.Model) -> str:
 
 
 def check_outputs(network: keras.Model) -> None:
-    """Refuse what is not one tensor [B, K], where the model tells before it is called."""
+    """Refuse what is not one tensor [B, K], where the model tells before it is called.
+
+    Raises:
+        ModelError: there are several outputs, or the one is not [B, K].
+    """
     outputs = getattr(network, "outputs", None)
     if outputs is None:
         return
@@ -66,17 +87,25 @@ def check_outputs(network: keras.Model) -> None:
     if len(shapes) != 1 or len(shapes[0]) != 2:
         raise ModelError(
             f"model {network.name!r}: it returns {shapes}, expected one tensor of logits [batch, "
-            "classes]. Explain the part of the model that returns that."
+            "classes]. Pass the part of the model that returns that; tfgrad.models.one_head keeps "
+            "one of several outputs."
         )
 
 
-def check_logits(network: keras.Model, shape: tuple[int | None, ...], dtype: str) -> None:
-    """Refuse a network that returns probabilities for images of this shape."""
-    spec = tf.TensorSpec(shape, dtype)
-    softmax = second_order.inspect(network, spec, training=False).probabilities
-    if softmax is not None:
+def check_logits(network: keras.Model, x: Any) -> None:
+    """Refuse a network that returns probabilities.
+
+    Args:
+        network: a built Keras model.
+        x: its inputs, or `tf.TensorSpec`s of them; the values do not count.
+
+    Raises:
+        ModelError: an output ends in a softmax or a sigmoid.
+    """
+    layer = second_order.inspect(network, x, training=False).probabilities
+    if layer is not None:
         raise ModelError(
-            f"model {network.name!r}: its layer {softmax!r} returns probabilities, expected "
-            "logits. Pass activation=None to the last layer (classifier_activation=None to a model "
-            "of keras.applications) and train with from_logits=True in the loss."
+            f"model {network.name!r}: its layer {layer!r} returns probabilities, expected logits. "
+            "Pass activation=None to the last layer (classifier_activation=None to a model of "
+            "keras.applications) and train with from_logits=True in the loss."
         )

@@ -1,4 +1,4 @@
-"""Checks of options that several methods share; each names the argument it refuses."""
+"""Checks of options that rooms share; each names the argument that it refuses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from tfgrad.errors import ArgumentError
 
 
 def whole(name: str, value: Any, lowest: int = 1) -> int:
-    """The int, at least `lowest`."""
+    """The int, at least `lowest`.
+
+    Raises:
+        ArgumentError: it is none, or below that.
+    """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < lowest:
         raise ArgumentError(f"{name}: got {value!r}; expected a whole number from {lowest} up.")
     return int(value)
 
 
 def number(name: str, value: Any, zero: bool = False) -> float:
-    """The finite float above 0, or from 0 up where `zero` is allowed."""
+    """The finite float above 0, or from 0 up where `zero` is allowed.
+
+    Raises:
+        ArgumentError: it is none.
+    """
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         expected = "from 0 up" if zero else "above 0"
@@ -28,7 +36,11 @@ def number(name: str, value: Any, zero: bool = False) -> float:
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> str:
-    """The value, if it is one of the choices."""
+    """The value, if it is one of the choices.
+
+    Raises:
+        ArgumentError: it is none of them; the message lists them, the likeliest first.
+    """
     if not isinstance(value, str) or value not in choices:
         known = ", ".join(map(repr, choices))
         raise ArgumentError(f"{name}: got {value!r}; {suggestion(value, choices)}{known}.")
