@@ -116,7 +116,9 @@ def test_config_round_trip(case, scheduled):
         assert float(again.weight_at(tf.constant(20), "float32")) == 0.25
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision(case, policy):
     x, y = batch()
     expected = np.mean(per_example(case.make(), network(), x, y))

@@ -111,3 +111,40 @@ def test_at_least_float32_and_float64_stays(given, expected):
 def test_mixed_inputs_of_half_and_single_precision_add_up():
     gradient = [tf.constant([[1.0, 2.0]], tf.float16), tf.constant([[3.0]], tf.float32)]
     np.testing.assert_array_equal(losses.squared_norm(gradient), [14.0])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_log_probability_is_log_softmax(classes):
+    logits = np.random.default_rng(0).normal(scale=5, size=(7, classes))
+    y = np.arange(7) % classes
+    value = losses.log_probability(tf.constant(logits), tf.constant(y, tf.int32))
+    expected = tf.nn.log_softmax(tf.constant(logits)).numpy()[np.arange(7), y]
+    np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("shift", [0.0, 50.0])
+def test_the_gradient_of_a_sure_prediction_is_not_rounding(shift):
+    # 1 − p_y = 2e-13 is nothing beside 1 in float32, and the gradient is made of it.
+    logits = np.array([[29.0, 0.5, -1.0], [40.0, 39.0, 0.0]]) + shift
+    x = tf.constant(logits, tf.float32)
+    with tf.GradientTape(persistent=True) as second:
+        second.watch(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = losses.log_probability(x, tf.constant([0, 0]))
+        gradient = tape.gradient(value, x)
+        squared = tf.reduce_sum(gradient**2)
+    others = np.exp(logits[:, 1:] - logits[:, :1])
+    p = others / (1 + others.sum(-1, keepdims=True))
+    expected = np.concatenate([p.sum(-1, keepdims=True), -p], -1)
+    np.testing.assert_allclose(gradient, expected, rtol=2e-5)
+    assert np.isfinite(second.gradient(squared, x)).all()
+
+
+def test_the_gradient_of_the_only_logit_is_zero():
+    x = tf.constant([[3.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = losses.log_probability(x, tf.constant([0]))
+    np.testing.assert_array_equal(tape.gradient(value, x), [[0.0]])
+    np.testing.assert_array_equal(value, [0.0])

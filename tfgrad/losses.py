@@ -90,6 +90,29 @@ def antithetic_trace(clean, plus, minus, sigma):
     return tf.reduce_mean(plus + minus - 2.0 * clean[tf.newaxis], axis=0) / sigma**2
 
 
+def log_probability(logits, indices):
+    """log softmax(f)_y = −softplus(log Σ_{j≠y} exp(f_j − f_y)), of the differences of logits alone.
+
+    The difference form keeps the small numbers of a sure prediction: its gradient carries
+    1 − p_y as a sum of small terms, where 1 − p_y itself would be rounding.
+
+    Args:
+        logits: f, [batch, classes].
+        indices: y, int32 [batch].
+
+    Returns:
+        [batch].
+    """
+    chosen = tf.one_hot(
+        indices, tf.shape(logits)[-1], on_value=True, off_value=False, dtype=tf.bool
+    )
+    of_chosen = tf.reduce_sum(tf.where(chosen, logits, tf.zeros_like(logits)), -1, keepdims=True)
+    # Never −∞, which has no derivative.
+    nothing = tf.cast(logits.dtype.min / 4, logits.dtype)
+    others = tf.where(chosen, nothing, logits - of_chosen)
+    return -tf.math.softplus(tf.reduce_logsumexp(others, -1))
+
+
 def squared_distance(student, teacher):
     """Σ (T − S)² of each example, over everything but the batch axis.
 

@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad import biases, calls, heads, intercepts, second_order, targets
+from tfgrad import biases, calls, heads, intercepts, losses, second_order, targets
 from tfgrad._half_precision import computing_in_float32, half_precision_layers
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
@@ -417,18 +417,18 @@ class Probe:
                 self._memo[key] = _Gradients(self._row(target))
             else:
                 with self._recording_second(), self._tape:
-                    scalar = targets.select(self._values(of, temperature), self.classes(target))
+                    scalar = self._scalar(of, temperature, self.classes(target))
                 self._memo[key] = self._backward(scalar)
         return self._memo[key]
 
-    def _values(self, of, temperature):
+    def _scalar(self, of, temperature, indices):
         if of == "logit":
-            return self.logits
+            return targets.select(self.logits, indices)
         logits = self.logits if temperature == 1.0 else self.logits / temperature
         if of == "log_probability":
-            return tf.nn.log_softmax(logits)
+            return losses.log_probability(logits, indices)
         if of == "probability":
-            return tf.nn.softmax(logits)
+            return targets.select(tf.nn.softmax(logits), indices)
         raise ArgumentError(
             f"of: got {of!r}; expected 'logit', 'probability' or 'log_probability'."
         )
