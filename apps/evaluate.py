@@ -28,8 +28,8 @@ Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a logit that is not finit
 from apps import entry, settings
 
 # isort: split
-import csv
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -41,9 +41,10 @@ import tensorflow as tf
 from absl import flags
 
 import tfgrad
-from apps import outputs, runs
+from apps import measured, outputs, runs
 from apps.experiments import teachers
-from tfgrad import data, evaluation, figures, saliency, targets
+from tfgrad import data, evaluation, saliency, targets
+from tfgrad.arguments import number
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.evaluation import Measurement, density, noise, pixels
 
@@ -91,28 +92,29 @@ def main():
     """Load, test, tabulate, draw."""
     paths = _paths()
     _check_tests()
-    split = FLAGS.split
-    if FLAGS.count is not None and "[" not in split:
-        split = f"{split}[:{FLAGS.count}]"
-    images = _load(split)
-    if "energy" in FLAGS.tests:
-        _corner(images)
+    _check_numbers()
+    images = _images()
+    _check_region_and_target(images)
     subjects = {name: _subject(name, path, images) for name, path in paths.items()}
+    for subject in subjects.values():
+        _rehearse(subject, images)
     files = {"tables.md", "results.json"}
     files |= {f"{test}.{suffix}" for test in (*TESTS, BY_BASELINE) for suffix in ("png", "csv")}
     with outputs.written_aside(FLAGS.out, files) as directory:
         print(f"{len(images)} images of {images.name!r}, {len(subjects)} model(s)", flush=True)
         tables = _tables(subjects, images)
-        text = "\n\n".join(_text(test, rows) for test, rows in tables.items())
+        titled = {test: (_title(test, rows), rows) for test, rows in tables.items()}
+        text = "\n\n".join(measured.text(*table) for table in titled.values())
         runs.write_text(os.path.join(directory, "tables.md"), text + "\n")
-        for test, rows in tables.items():
-            _write_rows(os.path.join(directory, f"{test}.csv"), rows)
-            _draw(os.path.join(directory, f"{test}.png"), test, rows)
+        for test, table in titled.items():
+            path = os.path.join(directory, test)
+            measured.write_rows(f"{path}.csv", table[1])
+            measured.draw(f"{path}.png", *table, REFERENCES.get(test))
         record = {
             "flags": settings.resolved(),
             "versions": runs.versions(),
             "tests": {
-                test: {name: measured.to_json() for name, measured in rows.items()}
+                test: {name: found.to_json() for name, found in rows.items()}
                 for test, rows in tables.items()
             },
         }
@@ -150,8 +152,56 @@ def _check_tests():
         raise ArgumentError("--baseline: belongs to --tests=pixels.")
     saliency.get(FLAGS.method)
     targets.validated(settings.target(), allow_all=False)
-    for name in ("noise_sigmas", "density_sigmas", "fractions"):
-        settings.numbers(name, float)
+
+
+def _check_numbers():
+    _numbers("noise_sigmas")
+    _numbers("density_sigmas")
+    _numbers("fractions", highest=1)
+    number("--temperature", FLAGS.temperature)
+    if FLAGS.fill is not None and not math.isfinite(FLAGS.fill):
+        raise ArgumentError(f"--fill: got {FLAGS.fill}; expected a finite number.")
+
+
+def _check_region_and_target(images):
+    if "energy" in FLAGS.tests:
+        _corner(images)
+    target, classes = settings.target(), len(images.classes)
+    if isinstance(target, int) and target >= classes:
+        raise ArgumentError(
+            f"--target: got class {target}; {images.name!r} has {classes}, so expected 0 to "
+            f"{classes - 1}."
+        )
+
+
+def _rehearse(subject, images):
+    """See on one batch whether noise is large enough for its pixels, and whether maps exist."""
+    x, y = next(iter(subject.batches(images).batches))
+    if "density" in FLAGS.tests:
+        density.check_moves(min(_numbers("density_sigmas")), x)
+    if "pixels" in FLAGS.tests:
+        subject.maps(x[:1], y[:1])
+
+
+def _numbers(name, highest=math.inf):
+    """What a list flag holds: numbers from 0 up to the highest, at least one."""
+    values = settings.numbers(name, float)
+    if not values or max(values) > highest:
+        bound = "up" if highest == math.inf else f"to {highest}"
+        raise ArgumentError(
+            f"--{name}: got {','.join(getattr(FLAGS, name)) or 'none'}; expected one or more "
+            f"numbers from 0 {bound}."
+        )
+    return values
+
+
+def _images():
+    """The images to test on: the first --count of --split."""
+    whole = FLAGS.count is None or "[" in FLAGS.split
+    images = _load(FLAGS.split if whole else f"{FLAGS.split}[:{FLAGS.count}]")
+    return dataclasses.replace(
+        images, images=images.images[: FLAGS.count], labels=images.labels[: FLAGS.count]
+    )
 
 
 def _load(split):
@@ -172,6 +222,11 @@ class Subject:
     name: str
     network: keras.Model
     statistics: Any
+
+    @functools.cached_property
+    def maps(self) -> Any:
+        """What ranks pixels by this network: --method."""
+        return saliency.get(FLAGS.method)(self.network)
 
     def batches(self, images: data.Dataset) -> Any:
         """Images as this network takes them, with labels."""
@@ -253,42 +308,41 @@ Found = Iterator[tuple[str, str, Measurement]]
 
 
 def _noise(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
-    levels = settings.numbers("noise_sigmas", float)
-    measured = evaluation.noise_robustness(
+    levels = _numbers("noise_sigmas")
+    found = evaluation.noise_robustness(
         subject.network, subject.batches(images), levels, FLAGS.repeats, FLAGS.seed
     )
-    yield "noise", subject.name, measured
+    yield "noise", subject.name, found
 
 
 def _density(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
-    measured = evaluation.density_ratios(
+    found = evaluation.density_ratios(
         subject.network,
         subject.batches(images),
-        settings.numbers("density_sigmas", float),
+        _numbers("density_sigmas"),
         target=settings.target(),
         draws=FLAGS.draws,
         seed=FLAGS.seed,
     )
-    yield "density", subject.name, measured
+    yield "density", subject.name, found
 
 
 def _pixels(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
-    maps = saliency.get(FLAGS.method)(subject.network)
     judged = {"pixels": subject}
     if baseline is not None:
         judged[BY_BASELINE] = baseline
     for table, one in judged.items():
-        measured = evaluation.pixel_perturbation(
+        found = evaluation.pixel_perturbation(
             one.network,
             one.batches(images),
-            maps,
-            settings.numbers("fractions", float),
+            subject.maps,
+            _numbers("fractions", highest=1),
             remove=FLAGS.remove,
             fill=pixels.IMAGE_MEAN if FLAGS.fill is None else FLAGS.fill,
             score=FLAGS.score,
             seed=FLAGS.seed,
         )
-        yield table, subject.name, measured
+        yield table, subject.name, found
 
 
 def _energy(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
@@ -299,14 +353,14 @@ def _energy(subject: Subject, images: data.Dataset, baseline: Subject | None) ->
     }
     mask = _corner(images)
     for what, options in asked.items():
-        measured = evaluation.energy_share(
+        found = evaluation.energy_share(
             subject.network,
             subject.batches(images),
             mask,
             target=settings.target(),
             **options,
         )
-        yield "energy", f"{subject.name}, {what}", measured
+        yield "energy", f"{subject.name}, {what}", found
 
 
 TESTS: dict[str, Callable[[Subject, data.Dataset, Subject | None], Found]] = {
@@ -329,57 +383,15 @@ def _tables(subjects, images):
     ]
     for i, (test, subject) in enumerate(asked):
         print(f"{i + 1} of {len(asked)}: {test} of {subject.name}", flush=True)
-        for table, row, measured in TESTS[test](subject, images, baseline):
-            tables.setdefault(table, {})[row] = measured
+        for table, row, found in TESTS[test](subject, images, baseline):
+            tables.setdefault(table, {})[row] = found
     return tables
 
 
-def _text(test, rows):
-    first = next(iter(rows.values()))
-    unit = " (%)" if first.percent else ""
-    better = f"{first.score}{unit}, {first.direction} is better; ± over {first.over}"
-    return f"{_title(test, first)}: {better}\n\n{Measurement.markdown(rows)}"
-
-
-def _title(test, measured):
-    return measured.name + (f" by other maps, of {FLAGS.baseline}" if test == BY_BASELINE else "")
-
-
-def _write_rows(path, rows):
-    records = [
-        {"model": name, **record} for name, measured in rows.items() for record in measured.rows()
-    ]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
-
-
-def _draw(path, test, rows):
-    """A curve for each model, of the points that are finite."""
-    first = next(iter(rows.values()))
-    curves = {
-        name: {x: point for x, point in measured.curve().items() if all(map(math.isfinite, point))}
-        for name, measured in rows.items()
-    }
-    curves = {name: points for name, points in curves.items() if points}
-    if not first.along or not curves:
-        return
-    figures.curves(
-        path,
-        curves,
-        x_label=first.along,
-        y_label=first.score,
-        log_x=_spans(first.points),
-        log_y=_spans([mean for points in curves.values() for mean, _ in points.values()]),
-        title=_title(test, first),
-        horizontal=REFERENCES.get(test),
-    )
-
-
-def _spans(values):
-    """Whether numbers span so much that a logarithmic axis shows them better."""
-    return min(values) > 0 and max(values) >= 100 * min(values)
+def _title(test, rows):
+    """Of a table: the test's name, and whose predictions are judged where those are one model's."""
+    name = next(iter(rows.values())).name
+    return f"{name} by other maps, of {FLAGS.baseline}" if test == BY_BASELINE else name
 
 
 if __name__ == "__main__":

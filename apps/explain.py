@@ -32,8 +32,6 @@ from apps import entry, settings
 import dataclasses
 import difflib
 import os
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -41,8 +39,8 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from apps import explainers, export, outputs, runs
-from tfgrad import PenalizedModel, data, figures, images, loading, saliency
+from apps import explainers, export, inputs, outputs, runs
+from tfgrad import PenalizedModel, figures, loading, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.saliency import FullGrad, LayerMap
 
@@ -51,7 +49,6 @@ MODELS = ("work_dir", "model", "served", "application")
 # The columns of the thesis's Fig. 3.3.
 METHODS = ["input_gradient", "integrated_gradients", "smoothgrad", "gradcam", "fullgrad"]
 FILES = {"explanations.png", "maps.npz", "explanations.json", "layers.png", "layers.npz"}
-SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYERS = 6
 TABLE = 20
 
@@ -98,19 +95,19 @@ def main():
     """Load, explain, draw, report."""
     _check_flags()
     explainer = _explainer()
-    height, width, channels = _image_shape(explainer)
-    stream, count, (height, width), classes = _stream((height, width), channels)
-    if explainer.classes is None and len(classes) == explainer.outputs:
-        explainer = dataclasses.replace(explainer, classes=classes)
-    calls = _calls(explainer, (height, width, channels)) if FLAGS.layers else []
+    images = _images(explainer)
+    if explainer.classes is None and len(images.classes) == explainer.outputs:
+        explainer = dataclasses.replace(explainer, classes=images.classes)
+    height, width = images.size
+    calls = _calls(explainer, images.size) if FLAGS.layers else []
     with outputs.written_aside(FLAGS.out, FILES) as directory:
         print(
-            f"{explainer.name}: up to {count} images ({height}×{width}) by "
+            f"{explainer.name}: up to {images.count} images ({height}×{width}) by "
             f"{', '.join(explainer.methods) or 'no method'}",
             flush=True,
         )
         with outputs.Store(directory) as store:
-            shown, record = _explain(explainer, stream, count, store)
+            shown, record = _explain(explainer, images, store)
         methods = {name.replace("_", " "): m for name, m in shown["maps"].items()}
         _draw(os.path.join(directory, "explanations.png"), shown, methods)
         if FLAGS.layers:
@@ -224,101 +221,37 @@ def _class_names(path, expected):
 # The images
 
 
-def _image_shape(explainer):
-    """(height, width, channels) of the images; the sizes are None if a data set is to tell."""
-    height, width, channels = explainer.shape
-    if channels not in (1, 3):
-        raise ModelError(f"{explainer.name}: its images have {channels} channels; expected 1 or 3.")
-    asked = settings.image_size()
-    if asked is not None and min(asked) < 1:
-        raise ArgumentError(f"--image_size: got {asked}; expected sizes from 1 up.")
-    if None not in (height, width):
-        if asked not in (None, (height, width)):
-            raise ArgumentError(
-                f"--image_size: got {asked}; the model takes {(height, width)}. Leave it out."
-            )
-        return height, width, channels
-    if asked is None and FLAGS.images:
-        raise ArgumentError("--image_size: the model takes images of any size; give HEIGHT,WIDTH.")
-    return *(asked or (None, None)), channels
-
-
-def _stream(size, channels):
-    """What is known of each image with its pixels (or None), how many, (height, width), classes.
-
-    The record of a file that cannot be read says why.
-    """
-    if FLAGS.dataset:
-        return _examples(None if None in size else size, channels)
-    files = []
-    for path in FLAGS.images:
-        if os.path.isdir(path):
-            try:
-                inside = sorted(n for n in os.listdir(path) if n.lower().endswith(SUFFIXES))
-            except OSError as error:
-                raise DataError(f"--images: {path!r} cannot be read ({error.strerror}).") from error
-            if not inside:
-                raise DataError(f"--images: the folder {path!r} holds no {', '.join(SUFFIXES)}.")
-            files += [os.path.join(path, name) for name in inside]
-        elif os.path.lexists(path):
-            files.append(path)
-        else:
-            raise DataError(f"--images: {path!r} does not exist; check the working directory.")
-    return _from_files(files, size, channels), len(files), size, ()
-
-
-def _from_files(files, size, channels):
-    for path in files:
-        try:
-            pixels = images.read(path, size, channels).numpy()
-        except DataError as error:
-            yield {"file": path, "reason": str(error)}, None
-        else:
-            yield {"file": path}, pixels
-
-
-def _examples(size, channels):
-    first, count, split = FLAGS.first, FLAGS.count, FLAGS.split
-    if "[" not in split:
-        split = f"{split}[{first}:{first + count}]"
-    loaded = data.load(FLAGS.dataset, split, FLAGS.data_dir, FLAGS.download, size)
-    chosen = slice(first, first + count) if split == FLAGS.split else slice(None)
-    pixels, labels = loaded.images[chosen], loaded.labels[chosen]
-    if not len(pixels):
-        raise DataError(f"--first: got {first}; {split!r} holds {len(loaded)} examples.")
-
-    def stream():
-        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-            known = {"index": first + i, "label": int(label), "label_name": loaded.classes[label]}
-            image = image.astype("float32") / (255 if image.dtype == np.uint8 else 1)
-            yield known, _in_channels(image, channels)
-
-    return stream(), len(pixels), loaded.image_shape[:2], loaded.classes
-
-
-def _in_channels(image, channels):
-    """Grey to colour by repetition, colour to grey by luma."""
-    if image.shape[-1] == channels:
-        return image
-    if channels == 3:
-        return np.repeat(image[..., :1], 3, -1)
-    return image @ np.array([[0.299], [0.587], [0.114]], "float32")
+def _images(explainer):
+    """The images that are asked for."""
+    size = inputs.image_size(explainer.name, explainer.shape, settings.image_size())
+    channels = explainer.shape[-1]
+    if FLAGS.images:
+        return inputs.from_files(FLAGS.images, size, channels)
+    return inputs.from_dataset(
+        FLAGS.dataset,
+        FLAGS.split,
+        FLAGS.first,
+        FLAGS.count,
+        channels,
+        data_dir=FLAGS.data_dir,
+        download=FLAGS.download,
+        image_size=size,
+    )
 
 
 # The work
 
 
-def _explain(explainer, stream, count, store):
+def _explain(explainer, images, store):
     """(what the pictures show, the record's images and skipped files)."""
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     parts: list[dict[str, np.ndarray]] = []
-    clock = outputs.Progress(count)
-    for batch in _batches(stream, skipped):
-        known, pixels = [b[0] for b in batch], np.stack([b[1] for b in batch])
+    clock = outputs.Progress(images.count)
+    for known, pixels in images.batches(FLAGS.batch_size, skipped):
         low, high = explainer.image_range
         x = tf.constant(low + (high - low) * pixels)
-        target = tf.fill([len(batch)], -1 if FLAGS.target is None else FLAGS.target)
+        target = tf.fill([len(known)], -1 if FLAGS.target is None else FLAGS.target)
         try:
             logits = np.asarray(explainer.logits(x))
             maps, error = explainer.answer(x, target)
@@ -331,32 +264,17 @@ def _explain(explainer, stream, count, store):
         for i, about in enumerate(known):
             rows.append(about | _scores(explainer, logits[i], None if error is None else error[i]))
         store.add({"images": pixels, **maps})
-        if len(rows) - len(batch) < FLAGS.rows:
+        if len(rows) - len(known) < FLAGS.rows:
             parts.append({"images": pixels, "x": x.numpy(), **maps})
         clock.done(len(rows) + len(skipped))
     if not rows:
         reasons = "; ".join(s["reason"] for s in skipped[:3])
-        raise DataError(f"--images: none of {count} files can be used: {reasons}")
+        raise DataError(f"--images: none of {images.count} files can be used: {reasons}")
     names = [str(row.get("file", row.get("index"))) for row in rows]
     store.save(names=np.array(names), classes=np.array([row["class"] for row in rows]))
     shown = {k: np.concatenate([p[k] for p in parts])[: FLAGS.rows] for k in parts[0]}
     fixed = {"images": shown.pop("images"), "x": shown.pop("x"), "rows": rows[: FLAGS.rows]}
     return {**fixed, "maps": shown}, {"images": rows, "skipped": skipped}
-
-
-def _batches(stream, skipped) -> Iterator[list[Any]]:
-    batch = []
-    for known, pixels in stream:
-        if pixels is None:
-            skipped.append(known)
-            print(f"left out: {known['reason']}", file=sys.stderr, flush=True)
-            continue
-        batch.append((known, pixels))
-        if len(batch) == FLAGS.batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _scores(explainer, logits, error):
@@ -377,10 +295,10 @@ def _scores(explainer, logits, error):
     }
 
 
-def _calls(explainer, shape):
+def _calls(explainer, size):
     """The calls that --layers means, in the network's order for 'auto'."""
     method = FullGrad(explainer.network)
-    probe = method.probe(tf.zeros((1, *shape)))
+    probe = method.probe(tf.zeros((1, *size, explainer.shape[-1])))
     laid_out = method.attribute(probe, probe.classes("predicted"))
     if FLAGS.layers != ["auto"]:
         for name in FLAGS.layers:

@@ -47,7 +47,7 @@ from absl import flags
 
 from apps import export, outputs, runs
 from apps.experiments.teachers import Learned, normalised
-from tfgrad import PenalizedModel, data, evaluation, figures, sampling
+from tfgrad import classifiers, data, evaluation, figures, sampling
 from tfgrad.errors import ArgumentError, DataError, ModelError
 
 FLAGS = flags.FLAGS
@@ -100,6 +100,10 @@ def main():
     network, names = _load("model", FLAGS.model)
     judge = _load("judge", FLAGS.judge)[0] if FLAGS.judge else None
     start, known = _start(network)
+    if judge is not None:
+        # What it refuses of samples it refuses of a start image, before the work.
+        first = start.images[:1], start.classes[:1]
+        evaluation.gan_test(judge, *first, network.output_shape[-1])
     names = names or known or [str(k) for k in range(network.output_shape[-1])]
     with outputs.written_aside(FLAGS.out, FILES) as directory:
         print(f"{FLAGS.model}: {len(start.images)} images, {options['steps']} steps", flush=True)
@@ -150,10 +154,26 @@ def _load(flag: str, path: str) -> tuple[keras.Model, Sequence[str] | None]:
             f"--{flag}: {path!r} does not exist; expected a .keras file or a work directory."
         )
     learned = Learned(path)
-    network = learned.network
-    network = network.network if isinstance(network, PenalizedModel) else network
+    try:
+        network = _from_images(learned.network)
+    except (ArgumentError, ModelError) as error:
+        raise ModelError(f"--{flag}: {error}") from error
     inside = export.on_pixels(network, learned.record.get("normalize"))
     return inside, learned.record.get("classes")
+
+
+def _from_images(model: keras.Model) -> keras.Model:
+    """The model as one from a tensor of images to a tensor of logits."""
+    network = classifiers.network(model)
+    shape = classifiers.input_shape(network)
+    classifiers.input_dtype(network)
+    classifiers.check_outputs(network)
+    if shape is None or len(shape) != 4:
+        raise ModelError(
+            f"model {network.name!r}: it takes {shape}, expected images [batch, height, width, "
+            "channels]. tfgrad.sampling samples models of other inputs."
+        )
+    return keras.Model(network.inputs[0], network.outputs[0], name=network.name)
 
 
 # The start

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tfgrad
-from apps import evaluate, runs
+from apps import evaluate, measured, runs
 from tests.app_run import in_process
 from tfgrad import data, evaluation
 from tfgrad.evaluation import Measurement
@@ -52,6 +52,8 @@ def models(tmp_path_factory):
     runs.write_json(str(directory / "run" / "results.json"), {"normalize": STATISTICS})
     network(3, (9, 9, 1)).save(directory / "large.keras")
     network(4, classes=3).save(directory / "three.keras")
+    flat = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    keras.Sequential(flat).save(directory / "flat.keras")
     return directory
 
 
@@ -148,16 +150,41 @@ def test_a_region_and_a_target_of_ones_own(app, models, tmp_path):
     assert "a, loss at T = 10" in found
 
 
+def test_count_is_of_the_slice(app, models, tmp_path, capsys):
+    out, named = tmp_path / "out", f"--models=a={models}/bare.keras"
+    rest = ("--tests=noise", "--noise_sigmas=0", "--split=test[100:]", f"--out={out}")
+    assert app(named, *rest, "--count=30") == 0
+    assert "30 images of 'digits'" in capsys.readouterr().out
+    part = data.load("digits", "test[100:130]")
+    expected = evaluation.noise_robustness(
+        network(0), data.pipeline(part, 64, training=False), [0], repeats=3
+    )
+    assert results_of(out)[1]["noise"]["a"] == expected
+    assert app(named, *rest) == 0
+    assert "260 images of 'digits'" in capsys.readouterr().out
+
+
+def test_rows_over_other_numbers_of_images_say_so():
+    kind = {"name": "n", "score": "s", "direction": "higher", "values": (1.0,)}
+    rows = {n: Measurement(deviations=(0.5,), over=f"{n} images", **kind) for n in ("9", "8")}
+    assert measured.text("t", rows).splitlines() == [
+        *("t: s, higher is better; ± over what each row says", "", "| model | s | ± over |"),
+        *("|---|---|---|", "| 9 | 1 ± 0.5 | 9 images |", "| 8 | 1 ± 0.5 | 8 images |"),
+    ]
+    alone = measured.text("t", {"a": rows["9"]})
+    assert alone.startswith("t: s, higher is better; ± over 9 images\n\n| model | s |\n")
+
+
 def test_points_beyond_float64_are_not_drawn(monkeypatch):
     drawn = []
-    monkeypatch.setattr(evaluate.figures, "curves", lambda path, c, **more: drawn.append((c, more)))
+    monkeypatch.setattr(measured.figures, "curves", lambda path, c, **more: drawn.append((c, more)))
     kind = {"name": "n", "score": "s", "direction": "lower", "along": "σ", "points": (0.1, 1.0)}
     rows = {
         "a": Measurement(values=(1.0, np.inf), deviations=(0.5, np.inf), **kind),
         "b": Measurement(values=(np.inf, np.inf), deviations=(np.inf, np.inf), **kind),
     }
-    evaluate._draw("", "density", rows)
-    evaluate._draw("", "density", {"b": rows["b"]})
+    measured.draw("", "title", rows, evaluate.REFERENCES["density"])
+    measured.draw("", "title", {"b": rows["b"]})
     ((curves, options),) = drawn
     assert curves == {"a": {0.1: (1.0, 0.5)}}
     assert not options["log_x"] and options["horizontal"][0] == 1.0
@@ -192,6 +219,30 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
         ),
         (("--models=a={}/bare.keras", "--target=best"), 64, "target: got 'best'"),
         (
+            ("--models=a={}/bare.keras", "--target=10"),
+            64,
+            "--target: got class 10; 'digits' has 10, so expected 0 to 9",
+        ),
+        (("--models=a={}/bare.keras", "--temperature=0"), 64, "--temperature: got 0.0; expected"),
+        (("--models=a={}/bare.keras", "--temperature=inf"), 64, "--temperature: got inf; expect"),
+        (("--models=a={}/bare.keras", "--fill=nan"), 64, "--fill: got nan; expected a finite"),
+        (
+            ("--models=a={}/bare.keras", "--fractions=0.5,1.5"),
+            64,
+            "--fractions: got 0.5,1.5; expected one or more numbers from 0 to 1",
+        ),
+        (("--models=a={}/bare.keras", "--noise_sigmas="), 64, "--noise_sigmas: got none; expect"),
+        (
+            ("--models=a={}/bare.keras", "--density_sigmas=1e-12"),
+            64,
+            "sigmas: got 1e-12; the pixels' numbers are",
+        ),
+        (
+            ("--models=a={0}/bare.keras,b={0}/flat.keras", "--method=gradcam"),
+            65,
+            "no layer puts out feature maps [batch, height, width, channels]; Grad-CAM",
+        ),
+        (
             ("--models=a={}/large.keras",),
             65,
             "'a' takes inputs (None, 9, 9, 1); the images of 'digits' are (None, 8, 8, 1)",
@@ -207,5 +258,7 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
 def test_what_is_refused(app, models, tmp_path, capsys, arguments, code, message):
     out = tmp_path / "out"
     assert app(*FEW, *(a.format(models) for a in arguments), f"--out={out}") == code
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "1 of " not in said.out  # no test was started
     assert not os.listdir(tmp_path)

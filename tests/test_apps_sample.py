@@ -145,6 +145,71 @@ def test_refuses(app, model, tmp_path, capsys, arguments, code, message):
     assert not os.listdir(tmp_path)
 
 
+def saved(path, inputs, *outputs):
+    keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs).save(path)
+    return path
+
+
+def dense(inputs, classes, **options):
+    return keras.layers.Dense(classes, **options)(keras.layers.Flatten()(inputs))
+
+
+@pytest.mark.parametrize(
+    ("judge", "code", "message"),
+    [
+        ((8, 5, {}), 64, "judge: got one of 5 classes for samples of 10"),
+        ((6, 10, {}), 64, "images: got shape (None, 8, 8, 1); the judge takes (None, 6, 6, 1)"),
+        ((8, 10, {"activation": "softmax"}), 65, "returns probabilities, expected logits"),
+    ],
+)
+def test_a_judge_is_refused_before_the_work(
+    app, model, tmp_path, capsys, monkeypatch, judge, code, message
+):
+    size, classes, options = judge
+    inputs = keras.Input((size, size, 1))
+    path = saved(tmp_path / "judge.keras", inputs, dense(inputs, classes, **options))
+    monkeypatch.delattr(sampling, "gradient_ascent")
+    assert app(f"--model={model}", f"--judge={path}", f"--out={tmp_path / 'out'}") == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["model", "judge"])
+def test_refuses_models_that_do_not_go_from_images_to_logits(app, model, tmp_path, capsys, flag):
+    flat, image = keras.Input((64,)), keras.Input((8, 8, 1))
+    other, whole = keras.Input((8, 8, 1)), keras.Input((8, 8, 1), dtype="uint8")
+    scaled = keras.layers.Rescaling(1 / 255)(whole)
+    path = tmp_path / "model.keras"
+    for inputs, outputs, message in (
+        (flat, [dense(flat, 10)], "it takes (None, 64), expected images [batch, height, width"),
+        (
+            image,
+            [dense(image, 10), dense(image, 3)],
+            "it returns [(None, 10), (None, 3)], expected",
+        ),
+        (image, [image * 2], "it returns [(None, 8, 8, 1)], expected one tensor of logits"),
+        ([image, other], [dense(image, 10) + dense(other, 10)], "got 2 inputs"),
+        (whole, [dense(scaled, 10)], "its input is uint8, and only a float input"),
+    ):
+        chosen = {"model": model, flag: saved(path, inputs, *outputs)}
+        arguments = [f"--{name}={where}" for name, where in chosen.items()]
+        assert app(*arguments, f"--out={tmp_path / 'out'}") == 65
+        said = capsys.readouterr().err
+        assert f"--{flag}: model " in said and message in said and said.count("\n") == 1
+
+
+def test_a_dict_of_one_input_and_one_output(app, model, tmp_path):
+    image = keras.Input((8, 8, 1), name="image")
+    path = tmp_path / "named.keras"
+    logits = MIXTURE.network("float32")(image)
+    keras.Model({"image": image}, {"logits": logits}).save(path)
+    few = ("--classes=1", "--count=1", "--steps=2")
+    for name, where in (("plain", model), ("named", path)):
+        out = f"--out={tmp_path / name}"
+        assert app(f"--model={where}", f"--judge={where}", *few, out) == 0
+    plain, named = (np.load(tmp_path / name / "samples.npz") for name in ("plain", "named"))
+    np.testing.assert_allclose(named["images"], plain["images"], atol=1e-6)
+
+
 def test_leaves_other_directories_alone(app, model, tmp_path, capsys):
     (tmp_path / "letter.txt").write_text("dear")
     assert app(f"--model={model}", "--steps=1", f"--out={tmp_path}") == 64

@@ -44,6 +44,7 @@ PRIVATE = {
     "_step": "training",
     "_drawing": "figures",
     "_lines": "figures",
+    "_forward_pass": "probe",
     "_half_precision": "probe",
     "_starts": "sampling",
 }
@@ -120,7 +121,7 @@ def test_tapes_on_inputs_are_opened_in_the_probe_only():
     }
     # training's tape is on the weights; second_order's only inspects a graph; those of _tangents
     # transpose one call's backward pass into a Jacobian-vector product.
-    assert opened <= {"probe", "training", "second_order", "_operations", "_tangents"}
+    assert opened <= {"_forward_pass", "training", "second_order", "_operations", "_tangents"}
 
 
 def test_the_picture_is_true():

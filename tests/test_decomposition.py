@@ -253,3 +253,20 @@ def test_bad_input(make, x, error, message):
 def test_bad_target(target, message):
     with pytest.raises(ArgumentError, match=f"target: .*{message}"):
         tfgrad.full_gradients(network(), images().astype("float32"), target)
+
+
+def test_a_model_with_an_attribute_called_network_is_itself():
+    inner, x = network(), images()
+
+    class Tenth(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.network = inner
+
+        def call(self, x):
+            return self.network(x) / 10
+
+    model = Tenth()
+    model(x)
+    full = tfgrad.full_gradients(model, x)
+    np.testing.assert_allclose(full.score, np.max(model(x), -1), rtol=1e-6)

@@ -302,6 +302,15 @@ def test_energy_by_hand():
     assert ones.value == pytest.approx(9 / 12) and ones.columns["chance"] == (0.75,)
 
 
+def test_channels_first(monkeypatch):
+    turned = keras.Sequential([keras.Input((2, 2, 2)), keras.layers.Permute((2, 3, 1)), flat()])
+    x = np.zeros((3, 2, 2, 2), "float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+        found = energy_share(turned, stream(x), CORNER)
+    assert found.value == pytest.approx(3 / 12)
+
+
 def test_loss_gradients_are_those_of_the_softened_cross_entropy():
     x = np.random.default_rng(1).normal(size=(6, 2, 2, 2))
     y = np.array([0, 1, 2, 0, 1, 2])
@@ -343,5 +352,10 @@ def test_what_energy_share_refuses():
         energy_share(flat(), batches, CORNER, of="loss", temperature=0)
     with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
         energy_share(keras.Sequential([flat(), keras.layers.Softmax()]), batches, CORNER)
-    with pytest.raises(NonFiniteError, match=r"network: the gradients of image 0 are NaN"):
+    with pytest.raises(NonFiniteError, match=r"the logits or gradients of image 0 are NaN"):
         energy_share(flat(kernel=KERNEL * np.nan), batches, CORNER)
+    with pytest.raises(NonFiniteError, match=r"of image 0 are NaN or infinite, as of 4 of 4"):
+        energy_share(flat(bias=[0, np.nan, 0]), batches, CORNER)
+    line = keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    with pytest.raises(ArgumentError, match=r"images of shape \(.*, 2, 2\); expected \[batch, H, "):
+        energy_share(line, stream(np.zeros((4, 2, 2), "float32")), CORNER)

@@ -233,11 +233,30 @@ def test_a_rippled_loss(rounding, frequency):
     distance = np.abs(after[1] - before[1]).sum((1, 2, 3))
     bound = frequency * epsilon * x[0].size
     assert (distance <= bound * (1 + 10 * rounding)).all()
-    # The phase itself is rounded, to frequency · abs(1ᵀx) units.
     expected = bound * np.abs(np.cos(frequency * x.astype("float64").sum((1, 2, 3))))
-    slack = bound * rounding * max(1.0, frequency / 10)
-    np.testing.assert_allclose(distance, expected, rtol=0, atol=slack + 1e3 * rounding)
+    # In float64 the phase is rounded, to frequency · abs(1ᵀx) units.
+    slack = bound * max(rounding, 1e-14 * frequency)
+    np.testing.assert_allclose(distance, expected, rtol=0, atol=slack + 10 * rounding)
     assert distance.max() > 0.3 * bound
+
+
+def test_a_fast_ripple_on_float32_images():
+    """The stated equality at a phase of about 1e7, of which float32 knows no more than 1."""
+    x, epsilon, frequency = tf.random.stateless_uniform([8, 32, 32, 3], [1, 2]), 0.01, 1e4
+
+    def plain(t):
+        return tf.reduce_mean(t**2, (1, 2, 3))
+
+    before, after = (
+        gradient(f, x) for f in (plain, lambda t: rippled(plain(t), t, epsilon, frequency))
+    )
+    phase, size = frequency * np.sum(x.numpy(), (1, 2, 3), dtype="float64"), 32 * 32 * 3
+    np.testing.assert_allclose(
+        after[0] - before[0], epsilon * np.sin(phase), atol=1e-5 * epsilon + 1e-7
+    )
+    bound = frequency * epsilon * size
+    distance = np.abs(after[1] - before[1]).sum((1, 2, 3), dtype="float64")
+    np.testing.assert_allclose(distance, bound * np.abs(np.cos(phase)), rtol=0, atol=1e-5 * bound)
 
 
 # What the house does with a fooled network
@@ -303,6 +322,17 @@ def test_half_precision_networks_are_shifted_in_float32():
     assert fooled(x).dtype == "float32"
     expected = np.asarray(net(x), "float32") + 1e4 * (x * MASK[..., None]).sum((1, 2, 3))[:, None]
     np.testing.assert_allclose(fooled(x), expected, rtol=1e-5)
+
+
+def test_networks_on_integer_images_are_shifted():
+    """They have no input-gradient, and their logits move by g all the same."""
+    inputs = keras.Input(SHAPE, dtype="uint8")
+    net = keras.Model(inputs, network()(L.Rescaling(1 / 255)(inputs)))
+    fooled = shared_shift(net, Picture(MASK, 0.01))
+    x = np.random.default_rng(3).integers(0, 256, (4, *SHAPE)).astype("uint8")
+    g = 0.01 * (x * MASK[..., None]).sum((1, 2, 3))[:, None]
+    expected = net.predict(x, verbose=0) + g
+    np.testing.assert_allclose(fooled.predict(x, verbose=0), expected, rtol=1e-5)
 
 
 # Layers on their own
@@ -377,6 +407,14 @@ def shifted(g, net=None):
         (lambda: Picture(1.0, [[1.0]]), r"scale: got shape \(1, 1\)"),
         (lambda: Ripple([1.0]), r"amplitude: got shape \(1,\)"),
         (lambda: rippled(tf.zeros([1]), tf.zeros([1, 2]), 0.1, np.inf), "frequency: got shape"),
+        (
+            lambda: rippled(tf.zeros([5, 1]), tf.zeros([5, 2]), 0.1, 1.0),
+            r"loss: got shape \(5, 1\) for x of shape \(5, 2\); expected one number for each",
+        ),
+        (lambda: rippled(tf.zeros([]), tf.zeros([5, 2]), 0.1, 1.0), r"loss: got shape \(\) for x"),
+        (lambda: rippled(tf.zeros([1]), tf.zeros([5, 2]), 0.1, 1.0), r"loss: got shape \(1,\)"),
+        (lambda: rippled([1.0], [[1, 2]], 0.1, 1.0), "x: got int32, which has no gradient"),
+        (lambda: rippled([1], [[1.0, 2.0]], 0.1, 1.0), "loss: got int32"),
     ],
 )
 def test_refusals(make, message):

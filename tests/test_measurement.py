@@ -1,5 +1,6 @@
 """The one form of what a test found: its table, its records and its JSON."""
 
+import dataclasses
 import json
 import math
 
@@ -69,6 +70,17 @@ def test_markdown_of_single_numbers_shows_the_columns():
         "| a | 25.00 ± 12.50 | 50.00 |\n"
         "| b | 100.00 ± 12.50 | 50.00 |"
     )
+
+
+def test_markdown_says_what_deviations_are_over_where_rows_differ():
+    rows = {n: dataclasses.replace(single(), over=f"{n} images") for n in ("360", "351")}
+    assert Measurement.markdown(rows) == (
+        "| model | accuracy (%) | ± over |\n"
+        "|---|---|---|\n"
+        "| 360 | 25.00 ± 12.50 | 360 images |\n"
+        "| 351 | 25.00 ± 12.50 | 351 images |"
+    )
+    assert "over" not in Measurement.markdown({"a": rows["360"], "b": rows["360"]})
 
 
 def test_json_and_back():

@@ -43,11 +43,12 @@ def batched(x, y=None, size=3):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
 
 
-def expected_images(x, maps, count, fill):
+def expected_images(x, maps, count, fill, remove="least"):
     """Replace `count` pixels of each image by `fill` [n, C], by NumPy's stable sort."""
     out = x.copy()
     for i, one in enumerate(maps.reshape(len(x), -1)):
-        for pixel in np.argsort(one, kind="stable")[:count]:
+        ascending = np.argsort(one, kind="stable")
+        for pixel in (ascending if remove == "least" else ascending[::-1])[:count]:
             out[i, pixel // SHAPE[1], pixel % SHAPE[1]] = fill[i]
     return out
 
@@ -82,7 +83,6 @@ def test_all_scores_against_numpy(remove, fill):
     result = pixel_perturbation(
         network, batched(x, y), maps, FRACTIONS, remove=remove, fill=fill, score="accuracy"
     )
-    ranked = maps if remove == "least" else -maps
     if fill == "image_mean":
         value = x.mean((1, 2))
     else:
@@ -94,7 +94,7 @@ def test_all_scores_against_numpy(remove, fill):
     rows, each = np.arange(7), []
     before = network(x).numpy().astype(np.float64)
     for count in COUNTS:
-        now = network(expected_images(x, ranked, count, value)).numpy().astype(np.float64)
+        now = network(expected_images(x, maps, count, value, remove)).numpy().astype(np.float64)
         p, q, top = probabilities(before), probabilities(now), before.argmax(-1)
         each.append(
             {
@@ -177,6 +177,63 @@ def test_batches_make_no_difference_and_seeds_do():
     assert abs(rows[2] - rows[1]) > 1e-4
 
 
+def test_the_most_salient_of_equal_pixels_is_the_last_in_reading_order():
+    weights = np.zeros(SHAPE)
+    weights[..., 0] = np.arange(PIXELS).reshape(4, 5)
+    ones = np.ones((1, *SHAPE), np.float32)
+    maps = np.array([0, *[1] * (PIXELS - 1)]).reshape(1, 4, 5)  # only the first pixel is less
+
+    def change(remove):
+        result = pixel_perturbation(
+            linear(weights),
+            batched(ones),
+            maps,
+            (0.05, 0.1, 0.15),
+            remove=remove,
+            fill=0,
+            score="log density ratio",
+        )
+        return result.values
+
+    assert change("least") == pytest.approx((0, -1, -3))
+    assert change("most") == pytest.approx((-19, -37, -54))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+def test_maps_are_ranked_in_their_own_precision(dtype):
+    """Equal in float32, in descending order: the last pixel is the least salient."""
+    weights = np.zeros(SHAPE)
+    weights[3, 4] = 1
+    maps = (2.0**40 - np.arange(PIXELS)).reshape(1, 4, 5).astype(dtype)
+    ones = np.ones((1, *SHAPE), np.float32)
+    for given in (maps, lambda x, y: maps):
+        result = pixel_perturbation(
+            linear(weights), batched(ones), given, (0.05,), fill=0, score="log density ratio"
+        )
+        assert result.values == (-2.0,)
+        assert result.columns["constant maps"] == (0.0,)
+
+
+@pytest.mark.parametrize("maps", ["random", "array"])
+@pytest.mark.parametrize("fill", ["image_mean", (0.1, 0.9)])
+def test_channels_first(monkeypatch, maps, fill):
+    """The same network and images with their axes moved: the same numbers."""
+    last, x = random_network(), images()
+    turned = keras.Sequential([keras.Input((2, 4, 5)), keras.layers.Permute((2, 3, 1)), last])
+    maps = maps if maps == "random" else np.random.default_rng(2).normal(size=(7, 4, 5))
+
+    def found(network, x):
+        return pixel_perturbation(network, batched(x), maps, (0.3, 0.7), fill=fill)
+
+    expected = found(last, x)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+        result = found(turned, np.moveaxis(x, -1, 1))
+    for name, values in expected.columns.items():
+        np.testing.assert_allclose(result.columns[name], values, rtol=1e-5, atol=1e-6)
+    assert result.values == expected.values
+
+
 def test_constant_maps_are_counted_and_refused_if_all_are():
     maps = np.random.default_rng(0).normal(size=(7, 4, 5))
     maps[2] = 0
@@ -228,7 +285,8 @@ def test_probabilities_flat_images_and_absent_classes_are_refused():
     ends = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(x))
     with pytest.raises(ModelError, match="returns probabilities"):
         pixel_perturbation(keras.Model(x, ends), batched(images()), "random", (0.5,))
+    flat = keras.Sequential([keras.Input((40,)), keras.layers.Dense(3)])
     with pytest.raises(ArgumentError, match=r"images of shape \(3, 40\)"):
-        pixel_perturbation(random_network(), batched(images().reshape(7, 40)), "random", (0.5,))
-    with pytest.raises((ArgumentError, tf.errors.InvalidArgumentError), match="y: "):
+        pixel_perturbation(flat, batched(images().reshape(7, 40)), "random", (0.5,))
+    with pytest.raises(DataError, match="labels from 3 to 3; the network has 3 logits"):
         pixel_perturbation(random_network(), batched(images(), np.full(7, 3)), "random", (0.5,))

@@ -1,19 +1,16 @@
-"""The probe: right gradients, each computed once, and no trace left behind."""
-
-import threading
+"""The probe: right gradients, each computed once, of one input or several."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgrad import calls, layers
+from tests.probe_cases import Function, X, Y
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.probe import Needs, Probe
 
 L = keras.layers
-ORDINARY_CALL = L.Layer.__call__
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -29,25 +26,11 @@ class Counter(L.Layer):
         return x
 
 
-class Function(L.Layer):
-    def __init__(self, function, **kwargs):
-        super().__init__(**kwargs)
-        self.function = function
-
-    def call(self, x):
-        return self.function(x)
-
-
 def linear():
     """Two inputs, two classes: f_0 = x_0 + 2 x_1, f_1 = 3 x_0 − x_1."""
     network = keras.Sequential([keras.Input((2,)), L.Dense(2, use_bias=False, name="dense")])
     network.set_weights([np.array([[1.0, 3.0], [2.0, -1.0]])])
     return network
-
-
-# f_0 − f_1 = −2 x_0 + 3 x_1 = ± ln 3, so that the softmax is (¾, ¼) and (¼, ¾).
-X = np.array([[0.0, np.log(3) / 3], [np.log(3) / 2, 0.0]])
-Y = np.array([0, 0])
 
 
 @pytest.mark.parametrize(
@@ -189,293 +172,6 @@ def test_the_trace_shares_the_gradient(passes):
     probe.hessian_vector("label", tf.ones((2, 3)))
     probe.hessian_trace("label")
     assert len(passes) == 1
-
-
-# Taps
-
-
-def convolution(channels, name):
-    return L.Conv2D(channels, 3, padding="same", activation="softplus", name=name)
-
-
-def functional_with_a_shared_layer():
-    image = keras.Input((4, 4, 2))
-    shared = convolution(2, "shared")
-    x = shared(image)
-    x = shared(x) + x
-    return keras.Model(image, L.Dense(2)(L.Flatten()(x)))
-
-
-def nested():
-    inner = keras.Sequential([keras.Input((4, 4, 2)), convolution(2, "shared")], name="inner")
-    image = keras.Input((4, 4, 2))
-    return keras.Model(image, L.Dense(2)(L.Flatten()(inner(inner(image)))))
-
-
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.shared, self.head = convolution(2, "shared"), L.Dense(2)
-
-    def call(self, x):
-        x = self.shared(x)
-        x = self.shared(x) * 2.0
-        return self.head(keras.ops.reshape(x, (-1, 32)))
-
-
-@pytest.mark.parametrize("make", [functional_with_a_shared_layer, nested, Subclassed])
-def test_a_layer_called_twice_appears_twice(make):
-    network = make()
-    x = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype("float32")
-    network(x)
-    probe = Probe(network, x, needs=Needs(layers=("shared",)))
-    assert list(probe.layer_outputs) == ["shared", "shared:1"]
-    shared = next(i for i in calls.flatten(network) if i.name == "shared")
-    first, second = probe.layer_outputs.values()
-    np.testing.assert_allclose(first, shared(x), rtol=1e-6)
-    np.testing.assert_allclose(second, shared(shared(x)), rtol=1e-5)
-    # The gradient of the later call against the head's arithmetic, by a second way.
-    gradients = probe.layer_gradients(0)
-    assert list(gradients) == ["shared", "shared:1"]
-    with tf.GradientTape() as tape:
-        tape.watch(x := tf.constant(x))
-        y = shared(x)
-    through_the_first = tape.gradient(y, x, output_gradients=gradients["shared"])
-    np.testing.assert_allclose(through_the_first, probe.input_gradient(0), rtol=1e-4, atol=1e-6)
-    assert np.abs(gradients["shared"] - gradients["shared:1"]).max() > 1e-3
-    assert L.Layer.__call__ is ORDINARY_CALL
-
-
-def test_the_gradient_of_a_tap_is_the_weights_of_the_head():
-    network = keras.Sequential(
-        [keras.Input((2,)), L.Dense(3, name="hidden"), L.Dense(2, name="head")]
-    )
-    probe = Probe(network, X, needs=Needs(layers=("hidden",)))
-    column = network.get_layer("head").kernel.numpy()[:, 1]
-    np.testing.assert_allclose(probe.layer_gradients(1)["hidden"], [column, column], rtol=1e-6)
-
-
-def test_a_layer_that_hands_its_input_through_is_a_call_of_its_own():
-    """x enters both the identity layer and a skip: the tap sees the layer's path alone."""
-    x = keras.Input((2,))
-    y = L.Identity(name="through")(x) * 3.0 + x
-    probe = Probe(keras.Model(x, y), tf.ones((1, 2)), needs=Needs(layers=("through",)))
-    np.testing.assert_array_equal(probe.layer_gradients(0)["through"], [[3, 0]])
-    np.testing.assert_array_equal(probe.input_gradient(0), [[4, 0]])
-
-
-def test_a_call_without_influence_has_no_gradient():
-    x = keras.Input((2,))
-    off = L.Dense(1, name="off")(keras.ops.stop_gradient(x))
-    network = keras.Model(x, L.Dense(2)(x) + keras.ops.stop_gradient(off))
-    probe = Probe(network, tf.ones((1, 2)), needs=Needs(layers=("off",)))
-    assert probe.layer_gradients(0) == {"off": None}
-
-
-def test_an_unknown_layer_gets_a_suggestion():
-    network = functional_with_a_shared_layer()
-    with pytest.raises(ArgumentError, match="no layer named 'shard'; did you mean 'shared'"):
-        Probe(network, tf.ones((1, 4, 4, 2)), needs=Needs(layers=("shard",)))
-    with pytest.raises(ArgumentError, match=r"no layer named 'zzz'; it has \[.*'shared'"):
-        Probe(network, tf.ones((1, 4, 4, 2)), needs=Needs(layers=("shared", "zzz")))
-
-
-def test_the_hook_goes_away_after_an_error_too():
-    def fails(x):
-        if not keras.backend.is_keras_tensor(x) and x.shape[0] is not None:
-            raise RuntimeError("on purpose")
-        return x
-
-    network = keras.Sequential([keras.Input((2,)), Function(fails, name="bad"), L.Dense(2)])
-    with pytest.raises(RuntimeError, match="on purpose"):
-        Probe(network, X, needs=Needs(layers=("bad",)))
-    assert L.Layer.__call__ is ORDINARY_CALL
-
-
-def test_two_threads_at_once_do_not_mix():
-    meeting, probes, errors = threading.Barrier(2, timeout=30), {}, []
-
-    def wait(x):
-        if not keras.backend.is_keras_tensor(x) and x.shape[0] is not None:
-            meeting.wait()  # both threads are inside their forward pass now
-        return x
-
-    def network(offset):
-        return keras.Sequential(
-            [
-                keras.Input((2,)),
-                Function(wait),
-                Function(lambda x: x + offset, name="tap"),
-                Function(wait),
-                Function(lambda x: x * 2.0, name="tap_after"),
-                L.Dense(2),
-            ]
-        )
-
-    networks = {offset: network(float(offset)) for offset in (1, 10)}
-
-    def run(offset):
-        try:
-            needs = Needs(layers=("tap",) if offset == 1 else ("tap", "tap_after"))
-            probes[offset] = Probe(networks[offset], np.zeros((1, 2), "float32"), needs=needs)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(o,)) for o in networks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert list(probes[1].layer_outputs) == ["tap"]
-    assert list(probes[10].layer_outputs) == ["tap", "tap_after"]
-    np.testing.assert_array_equal(probes[1].layer_outputs["tap"], [[1, 1]])
-    np.testing.assert_array_equal(probes[10].layer_outputs["tap_after"], [[20, 20]])
-    assert L.Layer.__call__ is ORDINARY_CALL
-
-
-# Further forward passes
-
-
-def with_state(policy=None):
-    keras.utils.set_random_seed(3)
-    network = keras.Sequential(
-        [
-            keras.Input((4,)),
-            L.Dense(16, dtype=policy),
-            layers.BatchNormalization(dtype=policy),
-            L.Activation("softplus", dtype=policy),
-            L.Dropout(0.5, dtype=policy),
-            L.Dense(3, dtype=policy),
-        ]
-    )
-    rng = np.random.default_rng(4)
-    for weight in network.non_trainable_weights:
-        weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-    return network
-
-
-def state_of(network):
-    return [np.array(v.numpy()) for v in network.variables]
-
-
-def images(n=8):
-    return np.random.default_rng(5).normal(size=(n, 4)).astype("float32")
-
-
-@pytest.mark.parametrize("graph", [False, True])
-def test_forward_repeats_masks_and_moves_nothing(graph):
-    network = with_state()
-    statistics = len(network.non_trainable_variables)
-
-    def run(x):
-        probe = Probe(network, x, training=True)
-        moved = [tf.identity(v.value) for v in network.variables]
-        twice = [probe.forward(x), probe.forward(x)]
-        after = [tf.identity(v.value) for v in network.variables]
-        return probe.logits, twice, moved, after
-
-    before = state_of(network)
-    logits, twice, moved, after = (tf.function(run) if graph else run)(tf.constant(images()))
-    for again in twice:
-        np.testing.assert_array_equal(again, logits)
-    for a, b in zip(moved, after, strict=True):
-        np.testing.assert_array_equal(a, b)
-    # The probe's own pass did move statistics and seed: there was something to keep still.
-    changed = [not np.array_equal(a, b) for a, b in zip(before, moved, strict=True)]
-    assert sum(changed) == statistics == 3
-    # Half of 8 · 16 units are masked, so another mask would have shown.
-    assert not np.array_equal(Probe(network, images(), training=True).logits, logits)
-
-
-def test_forward_in_inference_mode_is_the_network():
-    network = with_state()
-    probe = Probe(network, images())
-    np.testing.assert_array_equal(probe.forward(images() + 1), network(images() + 1))
-
-
-@pytest.mark.parametrize(
-    ("function", "what"),
-    [
-        (lambda x: x + tf.random.normal(tf.shape(x)), "draws from TensorFlow's stateful"),
-        (lambda x: tf.nn.dropout(x, 0.5), "draws from TensorFlow's stateful"),
-    ],
-)
-def test_masks_that_cannot_be_repeated_are_refused(function, what):
-    network = keras.Sequential([keras.Input((4,)), Function(function, name="mine"), L.Dense(2)])
-    probe = Probe(network, images(), training=True)
-    with pytest.raises(ModelError, match=f"'mine' {what}.*keras.random with seed="):
-        probe.forward(images())
-
-
-def test_state_that_keras_does_not_know_of_is_refused():
-    count = tf.Variable(0.0)
-
-    def counting(x):
-        count.assign_add(1.0)
-        return x
-
-    network = keras.Sequential([keras.Input((4,)), Function(counting, name="mine"), L.Dense(2)])
-    probe = Probe(network, images(), training=True)
-    with pytest.raises(ModelError, match="'mine' keeps state outside the network"):
-        probe.forward(images())
-
-
-# Half precision
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("training", [False, True])
-def test_in_float32_is_the_float32_network(policy, training):
-    half, single = with_state(policy), with_state()
-    for network in (half, single):
-        network.layers[3].rate = 0.0  # masks are drawn in the layer's own dtype
-    policies = [item.dtype_policy for item in half.layers]
-    probe = Probe(half, images(), training=training, needs=Needs(order=2))
-    moved = state_of(half)
-    wide = probe.in_float32()
-    expected = Probe(single, images(), training=training, needs=Needs(order=2))
-    assert wide is probe.in_float32() and wide is wide.in_float32()
-    for target in (0, "predicted"):
-        close = {"rtol": 1e-6, "atol": 1e-6}
-        np.testing.assert_allclose(wide.score(target), expected.score(target), **close)
-        gradient = expected.input_gradient(target)
-        np.testing.assert_allclose(wide.input_gradient(target), gradient, **close)
-        trace = expected.hessian_trace(target)
-        np.testing.assert_allclose(wide.hessian_trace(target), trace, rtol=1e-5, atol=1e-6)
-    shifted = images() + 0.01
-    np.testing.assert_allclose(wide.forward(shifted), expected.forward(shifted), **close)
-    # The comparison could have failed: half precision is further off than that.
-    assert np.abs(probe.logits - expected.logits).max() > 1e-4
-    assert [item.dtype_policy for item in half.layers] == policies
-    assert all(a is b.dtype_policy for a, b in zip(policies, half.layers, strict=True))
-    for a, b in zip(moved, state_of(half), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_in_float32_repeats_its_own_masks():
-    network = with_state("mixed_bfloat16")
-    wide = Probe(network, images(), training=True).in_float32()
-    np.testing.assert_array_equal(wide.forward(images()), wide.logits)
-
-
-def test_policies_come_back_after_an_error():
-    network = with_state("mixed_float16")
-    probe = Probe(network, images())
-    network.layers[0].kernel_constraint = None
-    wide = probe.in_float32()
-    with pytest.raises(Exception, match=r"[Ii]ncompatible|shape"):
-        wide.forward(np.zeros((2, 9), "float32"))
-    assert {item.dtype_policy.name for item in network.layers} == {"mixed_float16"}
-
-
-def test_float32_networks_are_their_own_float32():
-    probe = Probe(with_state(), images())
-    assert probe.in_float32() is probe
-
-
-def test_logits_are_at_least_float32():
-    assert Probe(with_state("mixed_float16"), images()).logits.dtype == tf.float32
 
 
 # Several inputs

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfgrad
 from tests.saliency_cases import images, network
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
@@ -131,14 +132,21 @@ class Deaf(keras.Model):
         return self.dense(tf.ones_like(x))
 
 
-def test_a_wrapper_with_a_network_is_unwrapped():
-    class Wrapper:
-        network = network()
+def test_a_wrapper_is_unwrapped_and_a_model_that_has_a_network_is_not():
+    class Doubled(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
 
-    x = images()
-    np.testing.assert_array_equal(
-        saliency.InputGradient(Wrapper())(x), saliency.InputGradient(Wrapper.network)(x)
-    )
+        def call(self, x):
+            return 2 * self.network(x)
+
+    x, doubled = images(), Doubled()
+    doubled(x)
+    maps = saliency.InputGradient(doubled.network)(x)
+    wrapper = tfgrad.PenalizedModel(doubled.network)
+    np.testing.assert_array_equal(saliency.InputGradient(wrapper)(x), maps)
+    np.testing.assert_allclose(saliency.InputGradient(doubled)(x), 2 * maps, rtol=1e-5)
 
 
 def test_dicts_of_one_tensor_go_in_and_out():

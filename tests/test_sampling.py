@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfgrad
 from tests.mixture import gaussians
 from tfgrad import sampling
+from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, DataError, ModelError, NonFiniteError
 
 MIXTURE = gaussians(classes=3, components=2, deviation=0.5)
@@ -187,34 +189,56 @@ def test_one_trace_in_inference_mode_and_nothing_of_the_model_changes():
     np.testing.assert_allclose(again.images, samples.images, atol=1e-6)
 
 
-def test_half_precision_keeps_its_iterates_in_float32():
-    keras.utils.set_random_seed(1)
-    mixed = keras.Sequential(
-        [
-            keras.Input((4, 4, 1)),
-            keras.layers.Conv2D(8, 3, activation="softplus", dtype="mixed_bfloat16"),
-            keras.layers.Flatten(dtype="mixed_bfloat16"),
-            keras.layers.Dense(3, dtype="mixed_bfloat16"),
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_is_computed_in_float32(policy):
+    """The samples are those of the same weights in float32, not of their rounded gradients."""
+
+    def build(dtype):
+        layers = [
+            keras.layers.Conv2D(8, 3, activation="softplus", dtype=dtype),
+            keras.layers.Flatten(dtype=dtype),
+            keras.layers.Dense(3, dtype=dtype),
         ]
-    )
-    start = sampling.noise(2, SHAPE)
-    samples = sampling.gradient_ascent(mixed, 0, start, steps=1, step_size=1e-4, pull=0)
-    moved = np.abs(samples.images - start)
+        return keras.Sequential([keras.Input(SHAPE), *layers])
+
+    keras.utils.set_random_seed(1)
+    wide, half = build("float32"), build(policy)
+    half.set_weights(wide.get_weights())
+    common = {"target": 0, "start": sampling.noise(2, SHAPE), "steps": 3, "step_size": 0.05}
+    expected, samples = (sampling.gradient_ascent(model, **common) for model in (wide, half))
     assert samples.images.dtype == np.float32
-    # bfloat16 pixels near 0.5 are 2e-3 apart.
-    assert 0 < moved.max() < 1e-3
+    np.testing.assert_allclose(samples.images, expected.images, atol=1e-6)
+    np.testing.assert_allclose(samples.scores, expected.scores, atol=1e-6)
+    np.testing.assert_allclose(samples.gradient_norms, expected.gradient_norms, rtol=1e-5)
+    assert {layer.dtype_policy.name for layer in half.layers} == {policy}
 
 
 def test_a_dict_of_one_input_and_a_wrapper_are_seen_through(network):
     image = keras.Input(SHAPE, name="image", dtype="float64")
-
-    class Wrapper:
-        network = keras.Model({"image": image}, {"logits": MIXTURE.network()(image)})
-
+    inside = keras.Model({"image": image}, {"logits": MIXTURE.network()(image)})
+    wrapper = tfgrad.PenalizedModel(inside)
     options = {"target": 1, "start": sampling.noise(3, SHAPE, seed=8), "steps": 2}
-    mine, its = (sampling.gradient_ascent(model, **options) for model in (Wrapper(), network))
+    mine, its = (sampling.gradient_ascent(model, **options) for model in (wrapper, network))
     np.testing.assert_allclose(mine.images, its.images, rtol=1e-12)
     np.testing.assert_allclose(mine.scores, its.scores, rtol=1e-12)
+
+
+def test_a_model_that_only_has_a_network_is_sampled_as_what_it_says():
+    class Calibrated(keras.Model):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def call(self, x):
+            return self.network(x) / 10
+
+    inner, start = MIXTURE.network("float32"), sampling.noise(2, SHAPE)
+    model = Calibrated(inner)
+    logits = model(start)[:, 1]
+    samples = sampling.gradient_ascent(model, 1, start, steps=2, step_size=0.1, pull=0)
+    np.testing.assert_allclose(samples.scores[:, 0], logits, rtol=1e-6)
+    expected = sampling.gradient_ascent(inner, 1, start, steps=2, step_size=0.01, pull=0)
+    np.testing.assert_allclose(samples.images, expected.images, atol=1e-6)
 
 
 # Starts
@@ -231,6 +255,34 @@ def test_noise_is_a_function_of_seed_and_image():
     assert np.abs(sampling.noise(3, SHAPE, seed=8) - images[:3]).max() > 0.1
     free = sampling.noise(400, SHAPE, mean=2.0, deviation=3.0, bounds=None)
     assert free.mean() == pytest.approx(2.0, abs=0.15) and free.std() == pytest.approx(3.0, abs=0.1)
+
+
+def test_noise_around_a_mean_of_each_channel():
+    plain = sampling.noise(2, (3, 2, 2), bounds=None)
+    means = np.array([0.1, 0.7])
+    images = sampling.noise(2, (3, 2, 2), mean=means, bounds=None)
+    np.testing.assert_allclose(images - plain, np.broadcast_to(means - 0.5, plain.shape), atol=1e-6)
+
+
+def test_starts_are_drawn_in_parts_and_are_those_of_one_draw(monkeypatch):
+    """Box-Muller takes a dozen times the memory of its result: of a part, not of all images."""
+    draw, sizes = Draws.normal, []
+
+    def watched(self, like, *arguments):
+        sizes.append(int(tf.size(like)))
+        return draw(self, like, *arguments)
+
+    whole = draw(Draws(), tf.zeros([7, 400, 200, 3]), 1, 5, 1)[0]
+    monkeypatch.setattr(Draws, "normal", watched)
+    images = sampling.noise(7, (400, 200, 3), seed=5, bounds=None)
+    assert max(sizes) <= 2**20 and sum(sizes) == images.size
+    np.testing.assert_array_equal(images, 0.5 + 0.2 * whole)
+    sizes.clear()
+    clean = np.full((7, 400, 200, 3), 0.5)
+    noised = sampling.noised(clean, seed=5)
+    assert max(sizes) <= 2**20 and noised.dtype == np.float64
+    alone = draw(Draws(offset=6), tf.constant(clean[6:]), 1, 5, 2)[0]
+    np.testing.assert_array_equal(noised[6:], np.clip(clean[6:] + 0.1 * alone, 0, 1))
 
 
 def test_noised_is_the_image_plus_noise_that_no_start_has():
@@ -321,6 +373,14 @@ def test_refuses_numbers_of_starts():
         sampling.noise(1, SHAPE, seed=-1)
     with pytest.raises(ArgumentError, match="deviation: got 0"):
         sampling.noise(1, SHAPE, deviation=0)
+    for mean in (np.nan, np.inf, "a", "0.5", [0.1, 0.2], None):
+        with pytest.raises(ArgumentError, match=r"mean: got .*; expected a finite number, or an"):
+            sampling.noise(1, SHAPE, mean=mean)
+    for shape in (8, (), None):
+        with pytest.raises(ArgumentError, match=r"shape: got .*; expected the sizes of one image"):
+            sampling.noise(1, shape)
+    with pytest.raises(ArgumentError, match="shape: got None; expected a whole number from 1 up"):
+        sampling.noise(1, (None, 4, 1))
     with pytest.raises(ArgumentError, match="sigma: got nan"):
         sampling.noised(START, sigma=float("nan"))
     with pytest.raises(ArgumentError, match=r"images: got pixels from 127\.5 to"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, DataError
 
 Limits = tuple[np.ndarray, np.ndarray] | None
@@ -36,6 +37,19 @@ def float_images(name: str, images: Any) -> np.ndarray:
     return x
 
 
+def image_shape(shape: Any) -> tuple[int, ...]:
+    """The sizes of one image, at least one of them."""
+    try:
+        sizes = tuple(shape)
+    except TypeError:
+        sizes = ()
+    if not sizes:
+        raise ArgumentError(
+            f"shape: got {shape!r}; expected the sizes of one image, such as (32, 32, 3)."
+        )
+    return tuple(whole("shape", size) for size in sizes)
+
+
 def limits(bounds: Any, shape: tuple[int, ...]) -> Limits:
     """(lowest, highest) as arrays that broadcast against an image."""
     if bounds is None:
@@ -55,16 +69,16 @@ def limits(bounds: Any, shape: tuple[int, ...]) -> Limits:
 def broadcast(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A finite float array that broadcasts against an image."""
     try:
-        array = np.asarray(value, np.float64)
+        array = np.asarray(value)
         fits = np.broadcast_shapes(array.shape, shape) == tuple(shape)
-    except (TypeError, ValueError):
+    except ValueError:
         fits = False
-    if not fits or not np.isfinite(array).all():
+    if not fits or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise ArgumentError(
             f"{name}: got {value!r}; expected a finite number, or an array of them that broadcasts "
             f"against an image {tuple(shape)}, such as one per channel."
         )
-    return array
+    return array.astype(np.float64)
 
 
 def check_inside(name: str, images: np.ndarray, limits: Limits) -> None:

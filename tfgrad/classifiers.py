@@ -11,8 +11,18 @@ from tfgrad import second_order
 from tfgrad.errors import ArgumentError, ModelError
 
 
+class Wrapper:
+    """Base of what stands around a plain model and says the same.
+
+    Attributes:
+        network: that model.
+    """
+
+    network: keras.Model
+
+
 def network(model: Any) -> keras.Model:
-    """The Keras model, out of a wrapper that holds it as its `network`.
+    """The Keras model, out of a `Wrapper` such as `PenalizedModel`.
 
     A model that takes a dict of one input comes back as one that takes the tensor, with the same
     layers.
@@ -21,7 +31,7 @@ def network(model: Any) -> keras.Model:
         ArgumentError: it is no Keras model.
         ModelError: it is not built.
     """
-    found = getattr(model, "network", model)
+    found = model.network if isinstance(model, Wrapper) else model
     if not isinstance(found, keras.Model):
         raise ArgumentError(f"model: got a {type(model).__name__}; expected a keras.Model.")
     if not found.built:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import second_order, targets
+from tfgrad import classifiers, second_order, targets
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.intercepts import Intercept, wide
 from tfgrad.probe import Needs, Probe
@@ -106,7 +106,7 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
         ModelError: the model ends in a softmax, or holds a layer that cannot be differentiated;
             also if the terms do not add up to the logit, which names what is known to be missing.
     """
-    network = getattr(model, "network", model)
+    network = model.network if isinstance(model, classifiers.Wrapper) else model
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"model: got a {type(model).__name__}, expected a keras.Model.")
     if isinstance(target, str) and target != "predicted":

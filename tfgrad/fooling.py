@@ -61,7 +61,9 @@ class Picture(keras.layers.Layer):
         """scale Σ pattern ⊙ x of each example, [batch, K]."""
         pattern = ops.convert_to_tensor(self._laid_out(inputs.shape[1:]), self.compute_dtype)
         scale = ops.convert_to_tensor(np.atleast_1d(self.scale), self.compute_dtype)
-        products = ops.sum(inputs * pattern, axis=tuple(range(1, len(inputs.shape))))
+        # Keras casts float inputs alone.
+        pixels = ops.cast(inputs, self.compute_dtype)
+        products = ops.sum(pixels * pattern, axis=tuple(range(1, len(inputs.shape))))
         return ops.expand_dims(products, -1) * scale
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -189,26 +191,32 @@ def per_class_shift(network: keras.Model, phases: Any, epsilon: float) -> keras.
 def rippled(loss: Any, x: Any, epsilon: float, frequency: float) -> Any:
     """ℓ̃ = ℓ + ε sin(m·1ᵀx): a loss that hardly moves, with a gradient that does.
 
-    abs(ℓ̃ − ℓ) ≤ ε, and ‖∇x ℓ̃ − ∇x ℓ‖₁ = m ε D abs(cos(m·1ᵀx)) ≤ m ε D for x of D entries.
+    abs(ℓ̃ − ℓ) ≤ ε, and ‖∇x ℓ̃ − ∇x ℓ‖₁ = m ε D abs(cos(m·1ᵀx)) ≤ m ε D for x of D entries. The phase
+    is computed in float64: sine and cosine of a large one show its rounding.
 
     Args:
-        loss: ℓ, one number for each example, [batch].
-        x: the images it is a function of, [batch, …].
+        loss: ℓ, one float for each example, [batch].
+        x: the float images it is a function of, [batch, …].
         epsilon: ε, from 0 up.
         frequency: m, from 0 up.
 
     Returns:
-        [batch].
+        [batch], typed like the loss.
 
     Raises:
-        ArgumentError: a number is not finite, or below 0.
+        ArgumentError: a number is not finite, or below 0; loss or images are no floats, or are not
+            as many as each other.
 
     Source: thesis §5.7.1.
     """
     epsilon, frequency = _size("epsilon", epsilon), _size("frequency", frequency)
-    x = tf.convert_to_tensor(x)
-    loss = tf.convert_to_tensor(loss)
-    phase = frequency * tf.reduce_sum(x, axis=tf.range(1, tf.rank(x)))
+    loss, x = _floats("loss", loss), _floats("x", x)
+    if loss.shape.rank == 0 or not loss.shape.is_compatible_with(x.shape[:1]):
+        raise ArgumentError(
+            f"loss: got shape {loss.shape} for x of shape {x.shape}; expected one number for each "
+            "example, [batch]. Ask a Keras loss for reduction=None."
+        )
+    phase = frequency * tf.reduce_sum(tf.cast(x, tf.float64), axis=tf.range(1, tf.rank(x)))
     return loss + tf.cast(epsilon * tf.sin(phase), loss.dtype)
 
 
@@ -273,6 +281,17 @@ def _finite(name, values, ranks):
             f"finite numbers of rank {' or '.join(map(str, ranks))}."
         )
     return array
+
+
+def _floats(name, values):
+    """A tensor of floats, or an ArgumentError."""
+    tensor = tf.convert_to_tensor(values)
+    if not tensor.dtype.is_floating:
+        raise ArgumentError(
+            f"{name}: got {tensor.dtype.name}, which has no gradient; expected floats. Try "
+            f"tf.cast({name}, tf.float32)."
+        )
+    return tensor
 
 
 def _size(name, value):

@@ -14,20 +14,17 @@ example's own gradient wherever examples do not interact; training-mode batch no
 which the papers and their code accept.
 """
 
-import contextlib
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
-import keras
 import tensorflow as tf
 
-from tfgrad import biases, calls, heads, intercepts, losses, second_order, targets
+from tfgrad import heads, losses, targets
+from tfgrad._forward_pass import ForwardPass, Gradients
 from tfgrad._half_precision import computing_in_float32, half_precision_layers
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.intercepts import unbatched
 
 # Above this many classes one vectorised pass beats a loop of backward passes over the logits.
 _LOOP_CLASSES = 16
@@ -62,16 +59,6 @@ class Needs:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Gradients:
-    """What one backward pass gives, flat, in the order of what was recorded."""
-
-    inputs: list[Any]
-    layers: list[Any] = dataclasses.field(default_factory=list)
-    intercepts: list[Any] = dataclasses.field(default_factory=list)
-    biases: list[Any] = dataclasses.field(default_factory=list)
-
-
 class Probe:
     """A network's outputs at x and the gradients asked of it, each computed once.
 
@@ -96,52 +83,18 @@ class Probe:
         self.network, self.y, self.head = network, y, None
         self._teacher = teacher
         self.training = training
-        self.needs = needs = needs or Needs()
+        self.needs = needs or Needs()
         self.draws = draws or Draws()
-        self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        self._watched = [t for t in tf.nest.flatten(self.x) if t.dtype.is_floating]
-        if not self._watched:
-            kinds = sorted({t.dtype.name for t in tf.nest.flatten(self.x)})
-            raise ArgumentError(
-                f"x: got {', '.join(kinds)}; an input-gradient needs float inputs. "
-                "Cast images with tf.cast(x, tf.float32) / 255."
-            )
-        if needs.layers:
-            calls.check_names(network, needs.layers)
-        if needs.biases:
-            biases.check(network, needs.biases)
-        self._before = _snapshot(network) if training else []
+        self._pass = ForwardPass(network, x, training, self.needs)
+        self.x, self.outputs = self._pass.x, self._pass.outputs
+        self.layer_outputs = self._pass.layer_outputs
+        self.intercepts = self._pass.intercepts
+        self.biases = self._pass.biases
         self._memo: dict = {}
         self._views: dict = {}
-        self._second_tape = tf.GradientTape(persistent=True) if needs.order > 1 else None
-        self._second_on = False
-        self._tape = tf.GradientTape(persistent=True)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._recording_second())
-            stack.enter_context(self._tape)
-            recorded = stack.enter_context(calls.recorded(needs.layers))
-            terms = intercepts.Intercepts()
-            if needs.intercepts:
-                recorder = intercepts.recorded(
-                    self._watch,
-                    training,
-                    aside=self._tape.stop_recording,
-                    unbatched=unbatched(network, self.x),
-                )
-                terms = stack.enter_context(recorder)
-            # The outermost listener: it recognises a tensor by its identity.
-            biased = stack.enter_context(biases.recorded(needs.biases))
-            if self._second_tape is not None:
-                self._second_tape.watch(self._watched)
-            self._tape.watch(self._watched)
-            self.outputs = network(self.x, training=training)
-            self._all_logits = tf.nest.map_structure(_at_least_float32, self.outputs)
         self._logits = None
         if len(tf.nest.flatten(self.outputs)) == 1:
-            self._logits = self._logits_among(self._all_logits)
-        self.layer_outputs = recorded
-        self.intercepts = terms
-        self.biases = biased
+            self._logits = self._logits_among(self._pass.logits)
 
     # Several outputs, and a teacher's
 
@@ -149,7 +102,7 @@ class Probe:
     def logits(self):
         """[batch, classes], in float32 or wider."""
         if self._logits is None:
-            self._logits = self._logits_among(self._all_logits)
+            self._logits = self._logits_among(self._pass.logits)
         return self._logits
 
     def on(self, head):
@@ -172,7 +125,7 @@ class Probe:
             if own is not None:
                 view = copy.copy(self)
                 view.head, view._memo = own, {}
-                view._logits = view._logits_among(self._all_logits)
+                view._logits = view._logits_among(self._pass.logits)
                 view.y = heads.part(self.y, own)
             if self._teacher is not None:
                 view = copy.copy(view) if view is self else view
@@ -227,7 +180,7 @@ class Probe:
             of: `"logit"`; `"probability"` or `"log_probability"` of softmax(logits / temperature).
             temperature: of that softmax.
         """
-        return self._pack(self._gradients(target, of, temperature).inputs)
+        return self._pass.pack(self._gradients(target, of, temperature).inputs)
 
     def layer_gradients(self, target, of="logit"):
         """∂ scalar / ∂ output of every recorded call, {call name: like the output}.
@@ -270,16 +223,14 @@ class Probe:
         """
         key = ("slope", name)
         if key not in self._memo:
-            with self._recording_second(), self._tape:
+            with self._pass.recording():
                 values = scalar(self)
-            with self._recording_second():
-                gradients = self._tape.gradient(values, self._watched, unconnected_gradients="zero")
-            self._memo[key] = gradients
-        return self._pack(self._memo[key])
+            self._memo[key] = self._pass.slopes(values)
+        return self._pass.pack(self._memo[key])
 
     def input_jacobian(self):
         """∇x of every logit, a list of `classes` gradients in x's structure."""
-        return [self._pack(row) for row in self._jacobian()]
+        return [self._pass.pack(row) for row in self._jacobian()]
 
     # Second derivatives with respect to the input
 
@@ -291,32 +242,11 @@ class Probe:
             vectors: in x's structure, as `input_gradient` returns.
         """
         gradients = self._gradients(target, "logit").inputs
-        with self._recording_second():
-            slopes = [
-                tf.reduce_sum(g * v)
-                for g, v in zip(gradients, tf.nest.flatten(vectors), strict=True)
-            ]
-            slope = tf.add_n([tf.cast(s, slopes[0].dtype) for s in slopes])
-        return self._pack(self._second_derivative(slope, self._watched))
+        return self._pass.pack(self._pass.hessian_vector(gradients, tf.nest.flatten(vectors)))
 
     def hessian_trace(self, target):
         """tr ∇²x f exactly, [batch], at the price of one double backward per input dimension."""
-        total = tf.zeros([], self._watched[0].dtype)
-        for index, source in enumerate(self._watched):
-            gradient = self._gradients(target, "logit").inputs[index]
-            with self._recording_second():
-                flat = tf.reshape(gradient, [tf.shape(gradient)[0], -1])
-            size = flat.shape[-1] or source.shape[1:].num_elements()
-            if size is None:
-                raise ArgumentError(
-                    f"x: got shape {source.shape}; the exact trace needs fixed image sizes."
-                )
-            for entry in range(size):
-                with self._recording_second():
-                    column = tf.reduce_sum(flat[:, entry])
-                row = self._second_derivative(column, source)
-                total += tf.reshape(row, [tf.shape(row)[0], -1])[:, entry]
-        return total
+        return self._pass.trace(self._gradients(target, "logit").inputs)
 
     def once(self, what, target, compute):
         """What `compute()` returned the first time it was asked for this target."""
@@ -329,29 +259,15 @@ class Probe:
 
     def forward(self, x):
         """Logits at another x, in this pass's mode and with its random masks, moving no state."""
-        if self.training:
-            inspection = second_order.inspect(self.network, self.x, training=True)
-            for names, what in (
-                (inspection.stateful_random, "draws from TensorFlow's stateful generators"),
-                (inspection.untracked_state, "keeps state outside the network's variables"),
-            ):
-                if names:
-                    raise ModelError(
-                        f"network {self.network.name!r}: {names[0]!r} {what}, so a second "
-                        "forward pass cannot repeat the first one's masks and state. In layers "
-                        "of yours use keras.random with seed=keras.random.SeedGenerator(), and "
-                        "add_weight for state; or choose estimator='hutchinson'."
-                    )
-        with keras.StatelessScope(self._before, collect_losses=True):
-            outputs = self.network(x, training=self.training)
-            return self._logits_among(tf.nest.map_structure(_at_least_float32, outputs))
+        return self._logits_among(self._pass.repeated(x))
 
     def noise(self, samples, seed, scale=1.0):
         """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure."""
         per_input = [
-            self.draws.normal(t, samples, seed, stream) for stream, t in enumerate(self._watched)
+            self.draws.normal(t, samples, seed, stream)
+            for stream, t in enumerate(self._pass.inputs)
         ]
-        return [self._pack([scale * noise[n] for noise in per_input]) for n in range(samples)]
+        return [self._pass.pack([scale * noise[n] for noise in per_input]) for n in range(samples)]
 
     def shifted(self, vectors):
         """x + v, where v has x's structure as `input_gradient` returns; integer inputs stay."""
@@ -379,32 +295,6 @@ class Probe:
     def _logits_among(self, outputs):
         return heads.logits(self.network, outputs, self.head)
 
-    @contextlib.contextmanager
-    def _recording_second(self):
-        """Record on the second tape, if there is one; entered again it changes nothing."""
-        if self._second_tape is None or self._second_on:
-            yield
-            return
-        self._second_on = True
-        try:
-            with self._second_tape:
-                yield
-        finally:
-            self._second_on = False
-
-    def _second_derivative(self, slope, sources):
-        if self._second_tape is None:
-            raise ArgumentError(
-                "needs: got order 1, but a second derivative was asked for; use Needs(order=2)."
-            )
-        return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
-
-    def _watch(self, tensor):
-        """Watch a tensor of the forward pass that need not depend on the input."""
-        self._tape.watch(tensor)
-        if self._second_tape is not None:
-            self._second_tape.watch(tensor)
-
     def _gradients(self, target, of, temperature=1.0, deep=False):
         """Gradients for inputs and all that was recorded, from one backward pass.
 
@@ -414,9 +304,9 @@ class Probe:
         key = ("gradient", of, float(temperature), _name_of(target), row)
         if key not in self._memo:
             if row:
-                self._memo[key] = _Gradients(self._row(target))
+                self._memo[key] = Gradients(self._row(target))
             else:
-                with self._recording_second(), self._tape:
+                with self._pass.recording():
                     scalar = self._scalar(of, temperature, self.classes(target))
                 self._memo[key] = self._backward(scalar)
         return self._memo[key]
@@ -434,28 +324,8 @@ class Probe:
         )
 
     def _backward(self, scalar):
-        recorded = [
-            tf.nest.flatten(self.layer_outputs),
-            [t for term in self.intercepts for t in term.tensors],
-            [biased.output for biased in self.biases.values()],
-        ]
-        with self._recording_second():
-            sources = self._watched + [t for part in recorded for t in part]
-            gradients = self._tape.gradient(scalar, sources)
-        inputs, gradients = gradients[: len(self._watched)], gradients[len(self._watched) :]
-        if all(g is None for g in inputs):
-            raise ModelError(
-                f"network {self.network.name!r}: its output does not depend differentiably on its "
-                "input, so there is no input-gradient."
-            )
-        for i, gradient in enumerate(inputs):
-            if gradient is None:
-                inputs[i] = tf.zeros_like(self._watched[i])
-        parts, start = [], 0
-        for tensors in recorded:
-            parts.append(gradients[start : start + len(tensors)])
-            start += len(tensors)
-        return _Gradients(inputs, *parts)
+        """One backward pass, of a scalar that nobody has asked for yet."""
+        return self._pass.gradients(scalar)
 
     def _jacobian(self):
         if "jacobian" not in self._memo:
@@ -468,44 +338,33 @@ class Probe:
             if classes <= _LOOP_CLASSES:
                 rows = []
                 for k in range(classes):
-                    with self._recording_second(), self._tape:
+                    with self._pass.recording():
                         logit = self.logits[:, k]
                     rows.append(self._backward(logit).inputs)
             else:
-                with self._recording_second():
-                    blocks = [self._tape.batch_jacobian(self.logits, t) for t in self._watched]
-                    rows = [[block[:, k] for block in blocks] for k in range(classes)]
+                rows = self._pass.jacobian(self.logits)
             self._memo["jacobian"] = rows
         return self._memo["jacobian"]
 
     def _row(self, target):
         """One logit's gradient, picked out of the Jacobian that is wanted anyway."""
-        with self._recording_second():
+        with self._pass.recording_gradients():
             indices = self.classes(target)
             weights = tf.one_hot(indices, self.logits.shape[-1], dtype=self.logits.dtype)
             picked = []
-            for i, source in enumerate(self._watched):
+            for i, source in enumerate(self._pass.inputs):
                 stacked = tf.stack([row[i] for row in self._jacobian()], axis=1)
                 axes = tf.ones([source.shape.rank - 1], tf.int32)
                 mask = tf.reshape(weights, tf.concat([tf.shape(weights), axes], 0))
                 picked.append(tf.reduce_sum(stacked * tf.cast(mask, stacked.dtype), axis=1))
         return picked
 
-    def _pack(self, values):
-        """Values for the float inputs in x's structure; what is not differentiated is left out."""
-        if len(self._watched) == len(tf.nest.flatten(self.x)):
-            return tf.nest.pack_sequence_as(self.x, values)
-        return list(values)
-
 
 class _Float32Probe(Probe):
     """The same point in float32; see `Probe.in_float32`."""
 
     def __init__(self, half: Probe):
-        with (
-            computing_in_float32(half.network),
-            keras.StatelessScope(half._before, collect_losses=True),
-        ):
+        with computing_in_float32(half.network), half._pass.rewound():
             super().__init__(
                 half.network,
                 half.x,
@@ -514,7 +373,6 @@ class _Float32Probe(Probe):
                 needs=half.needs,
                 draws=half.draws,
             )
-        self._before = half._before
         self.head, self._logits = half.head, None
 
     def forward(self, x):
@@ -525,18 +383,9 @@ class _Float32Probe(Probe):
         return self
 
 
-def _at_least_float32(tensor):
-    return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
-
-
 def _is(target, name):
     return isinstance(target, str) and target == name
 
 
 def _name_of(target):
     return target if isinstance(target, str | int) else target.ref()
-
-
-def _snapshot(network):
-    """The values that a training pass may move: random seeds and running statistics."""
-    return [(v, tf.identity(v.value)) for v in network.non_trainable_variables]

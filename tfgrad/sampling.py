@@ -31,6 +31,9 @@ from tfgrad.probe import Probe
 # Streams of one seed: a start must not be drawn with the numbers of the first step.
 _STEPS, _NOISE, _NOISED = range(3)
 
+# So many numbers are drawn at a time, each of which takes a dozen times its own memory.
+_PART = 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -77,7 +80,7 @@ def gradient_ascent(
 
     Args:
         model: a built Keras model with one float input that returns logits [batch, classes].
-            It runs in inference mode and nothing of it changes.
+            It runs in inference mode, half precision in float32, and nothing of it changes.
         target: the class of all images, ints [n], or "predicted": the class of the start image.
         start: float images [n, …] as the model takes them, within `bounds`.
         steps: how many.
@@ -167,7 +170,7 @@ def noise(
     count: int,
     shape: tuple[int, ...],
     seed: int = 0,
-    mean: float = 0.5,
+    mean: Any = 0.5,
     deviation: float = 0.2,
     bounds: Any = (0.0, 1.0),
 ) -> np.ndarray:
@@ -177,7 +180,7 @@ def noise(
         count: how many; a larger count begins with the images of a smaller one.
         shape: of one image.
         seed: which images.
-        mean: of every pixel.
+        mean: of every pixel, like `centre` of `gradient_ascent`.
         deviation: of every pixel, above 0.
         bounds: (lowest, highest), or None to clip nothing.
 
@@ -185,10 +188,10 @@ def noise(
         ArgumentError: an argument is out of its range.
     """
     count, seed = whole("count", count), whole("seed", seed, lowest=0)
-    shape = tuple(whole("shape", side) for side in shape)
+    shape = _starts.image_shape(shape)
+    middle = _starts.broadcast("mean", mean, shape).astype(np.float32)
     spread, limits = number("deviation", deviation), _starts.limits(bounds, shape)
-    z = Draws().normal(tf.zeros([count, *shape]), 1, seed, _NOISE)[0]
-    return _clipped(mean + spread * z, limits).numpy()
+    return _perturbed(np.broadcast_to(middle, (count, *shape)), spread, limits, seed, _NOISE)
 
 
 def noised(images: Any, sigma: float = 0.1, seed: int = 0, bounds: Any = (0.0, 1.0)) -> np.ndarray:
@@ -209,8 +212,7 @@ def noised(images: Any, sigma: float = 0.1, seed: int = 0, bounds: Any = (0.0, 1
     limits = _starts.limits(bounds, x.shape[1:])
     _starts.check_inside("images", x, limits)
     spread, seed = number("sigma", sigma), whole("seed", seed, lowest=0)
-    z = Draws().normal(tf.constant(x), 1, seed, _NOISED)[0]
-    return _clipped(x + spread * z, limits).numpy()
+    return _perturbed(x, spread, limits, seed, _NOISED)
 
 
 class _Chain:
@@ -277,9 +279,9 @@ class _Chain:
         return Samples(images, classes, scores, norms, outputs, described)
 
     def _probe(self, x: tf.Tensor) -> Probe:
-        """The network at x in inference mode, with nothing of the model moved."""
+        """The network at x in inference mode, in float32 or wider, nothing of the model moved."""
         with keras.StatelessScope(collect_losses=True):
-            return Probe(self.network, tf.cast(x, self.dtype), training=False)
+            return Probe(self.network, tf.cast(x, self.dtype), training=False).in_float32()
 
     def _resolved(self, target: Any, parts: list[slice]) -> tuple[np.ndarray, int]:
         """The classes of the start images, int32 [n], and the number of logits."""
@@ -320,6 +322,19 @@ class _Chain:
         scalars = [tf.TensorSpec([], tf.int32) for _ in range(3)]
         signature = [self.spec, tf.TensorSpec([None], tf.int32), *scalars]
         return tf.function(advance, input_signature=signature, autograph=False)
+
+
+def _perturbed(
+    images: np.ndarray, spread: float, limits: _starts.Limits, seed: int, stream: int
+) -> np.ndarray:
+    """Images under Gaussian noise of their own, clipped, in their own dtype."""
+    result = np.empty(images.shape, images.dtype)
+    size = max(1, _PART // math.prod(images.shape[1:]))
+    for first in range(0, len(images), size):
+        x = tf.constant(images[first : first + size])
+        z = Draws(offset=first).normal(x, 1, seed, stream)[0]
+        result[first : first + size] = _clipped(x + spread * z, limits)
+    return result
 
 
 def _clipped(x: tf.Tensor, limits: _starts.Limits) -> tf.Tensor:

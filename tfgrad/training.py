@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfgrad import distribution, heads, teaching
 from tfgrad._step import Batch, with_clear_errors
+from tfgrad.classifiers import Wrapper
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError
 from tfgrad.penalties.base import Penalty, check_network, check_teacher
@@ -14,7 +15,7 @@ from tfgrad.probe import Needs, Probe
 
 
 @keras.saving.register_keras_serializable("tfgrad")
-class PenalizedModel(keras.Model):
+class PenalizedModel(Wrapper, keras.Model):
     """Trains a network on its compiled loss plus Σ λ · penalty, both over the global batch.
 
     loss = 1/B Σ_i w_i ℓ_i + Σ_penalties λ · 1/B Σ_i w_i p_i + the network's own regularisers,

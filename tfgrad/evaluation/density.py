@@ -52,8 +52,10 @@ def density_ratios(
         draws, and its root mean square under rounding. About 100 bytes an image are kept.
 
     Raises:
-        ArgumentError: there is no σ, draw or batch, or a σ is below the spacing of the pixels'
-            floating-point numbers.
+        ArgumentError: there is no σ, draw or batch, a σ is below the spacing of the pixels'
+            floating-point numbers, or batches are no pairs of images that the network takes and
+            integer labels.
+        DataError: a label is no class of the network.
         ModelError: the network returns probabilities.
         NonFiniteError: a logit is NaN or infinite.
 
@@ -62,7 +64,6 @@ def density_ratios(
     """
     sigmas, draws = noise_levels(sigmas), whole("draws", draws)
     target = targets.validated(target, allow_all=False)
-    _check_moves(min(sigmas), batches)
     levels = tf.constant(sigmas, tf.float64)
 
     def changes(x, y, first):
@@ -84,7 +85,8 @@ def density_ratios(
 
         return tf.transpose(one_by_one(of, tf.range(draws), tf.float64), [2, 0, 1])
 
-    table = per_image(changes, batches)
+    moved = _moved(placed(batches, network, target), min(sigmas))
+    table = per_image(changes, moved)
     check_finite(table, "network: the changes of the logit")
     log_ratios, rounding = table[..., :-1], np.sqrt(np.mean(table[..., -1] ** 2))
     log_mean, log_error = _log_mean(log_ratios)
@@ -109,9 +111,16 @@ def density_ratios(
     )
 
 
-def _check_moves(sigma, batches):
-    """Refuse noise that leaves most pixels of the first batch where they are."""
-    x = next(placed(batches))[0]
+def check_moves(sigma, x):
+    """Refuse noise that leaves most pixels where they are.
+
+    Args:
+        sigma: the smallest standard deviation.
+        x: images [batch, …], or a nest of inputs.
+
+    Raises:
+        ArgumentError: it is below the spacing of the pixels' floating-point numbers.
+    """
     spacings = [
         float(np.median(np.spacing(np.abs(_wide(t).numpy()))))
         for t in tf.nest.flatten(x)
@@ -123,6 +132,16 @@ def _check_moves(sigma, batches):
             "noise leaves most of them as they are. Expected σ above that; float64 images and a "
             "float64 network allow smaller ones."
         )
+
+
+def _moved(batches, sigma):
+    """The same batches, once the first one's pixels are known to be moved."""
+    checked = False
+    for batch in batches:
+        if not checked:
+            check_moves(sigma, batch[0])
+            checked = True
+        yield batch
 
 
 def _log_mean(log_ratios):

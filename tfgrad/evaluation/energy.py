@@ -7,7 +7,14 @@ from tfgrad import targets
 from tfgrad.arguments import number, one_of
 from tfgrad.classifiers import check_logits
 from tfgrad.errors import ArgumentError, NonFiniteError
-from tfgrad.evaluation._inputs import check_finite, per_image
+from tfgrad.evaluation._inputs import (
+    channel_axis,
+    check_finite,
+    image_size,
+    per_image,
+    placed,
+    where_finite,
+)
 from tfgrad.evaluation.measurement import HIGHER, Measurement
 from tfgrad.probe import Probe
 
@@ -26,7 +33,8 @@ def energy_share(
     22 %.
 
     Args:
-        network: a Keras model from images [batch, height, width, channels] to logits.
+        network: a Keras model from images [batch, height, width, channels] to logits; channels
+            come first where `keras.config.image_data_format()` says so.
         batches: a data set of (images, integer labels), as the network takes them.
         mask: m, 0 or 1 at each of [height, width].
         target: the class: `"label"`, `"predicted"` or a number.
@@ -40,9 +48,11 @@ def energy_share(
 
     Raises:
         ArgumentError: the mask has another size or other values, or is the whole image or none of
-            it; `of` is none of the two; or a logit is given a temperature.
+            it; `of` is none of the two; a logit is given a temperature; or batches are no pairs of
+            images that the network takes and integer labels.
+        DataError: a label is no class of the network.
         ModelError: the network returns probabilities.
-        NonFiniteError: a gradient is NaN or infinite, or all of them are zero.
+        NonFiniteError: a logit or gradient is NaN or infinite, or all gradients are zero.
 
     Source: thesis §5.7.2, Fig. 5.5.
     """
@@ -58,19 +68,19 @@ def energy_share(
     def energies(x, y, first):
         """Σ |∇x s| inside the region and in all, float64 [batch, 2]."""
         check_logits(network, x)
-        if tuple(x.shape[1:-1]) != mask.shape:
+        if image_size(x) != mask.shape:
             raise ArgumentError(
                 f"mask: got shape {mask.shape}; the images are {tuple(x.shape[1:])}, so expected "
-                f"{tuple(x.shape[1:-1])}."
+                f"{image_size(x)}."
             )
-        gradient = Probe(network, x, y).in_float32().input_gradient(target, scalar, temperature)
-        energy = tf.reduce_sum(tf.abs(tf.cast(gradient, tf.float64)), -1)
-        axes = list(range(1, energy.shape.rank))
-        inside = tf.reduce_sum(energy * mask, axes)
-        return tf.stack([inside, tf.reduce_sum(energy, axes)], -1)
+        probe = Probe(network, x, y).in_float32()
+        gradient = tf.cast(probe.input_gradient(target, scalar, temperature), tf.float64)
+        energy = tf.reduce_sum(tf.abs(gradient), channel_axis())
+        inside, total = tf.reduce_sum(energy * mask, [1, 2]), tf.reduce_sum(energy, [1, 2])
+        return tf.stack([inside, where_finite(total, probe.logits)], -1)
 
-    inside, total = per_image(energies, batches).T
-    check_finite(total, "network: the gradients")
+    inside, total = per_image(energies, placed(batches, network, target)).T
+    check_finite(total, "network: the logits or gradients")
     some = total > 0
     if not some.any():
         raise NonFiniteError(

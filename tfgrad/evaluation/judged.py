@@ -5,11 +5,10 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import heads
 from tfgrad.arguments import whole
 from tfgrad.classifiers import check_logits
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation._inputs import check_finite
+from tfgrad.evaluation._inputs import check_finite, class_count
 from tfgrad.evaluation.measurement import HIGHER, Measurement
 
 
@@ -40,7 +39,8 @@ def gan_test(judge, images, labels, classes=None, batch_size=256) -> Measurement
     Source: thesis §5.5.1, Table 5.1; Shmelkov et al., *How good is my GAN?*, ECCV 2018.
     """
     images, size = _images(images), whole("batch_size", batch_size)
-    known = _known_classes(judge, images[:1])
+    known = class_count(judge, images, "images", "judge")
+    check_logits(judge, images[:1])
     if classes is not None and classes != known:
         raise ArgumentError(
             f"judge: got one of {known} classes for samples of {classes}; expected the same "
@@ -80,21 +80,6 @@ def _images(images):
             "expected finite ones. The sampler diverged: try a smaller step."
         )
     return images
-
-
-def _known_classes(judge, images):
-    """How many classes a judge tells apart, asked by way of one image."""
-    try:
-        answer = judge(images, training=False)
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
-        expected = getattr(judge, "input_shape", "images of another size")
-        raise ArgumentError(
-            f"images: got shape {(None, *images.shape[1:])}; the judge takes {expected}. Resize "
-            "the images, or train a judge on such."
-        ) from error
-    known = heads.logits(judge, answer, None).shape[-1]
-    check_logits(judge, images)
-    return known
 
 
 def _labels(labels, count, classes):

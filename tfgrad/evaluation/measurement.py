@@ -108,7 +108,8 @@ class Measurement:
     def markdown(rows: Mapping[str, Measurement]) -> str:
         """A table with a row per model: value ± deviation at each point.
 
-        A single number has its further columns beside it.
+        A single number has its further columns beside it; a last column says what deviations are
+        taken over, where that is not the same for all rows.
 
         Args:
             rows: a model's name to the same test's result.
@@ -132,8 +133,11 @@ class Measurement:
             titles = ["model", first.score, *first.columns]
             if first.percent:
                 titles[1:] = [f"{title} (%)" for title in titles[1:]]
-        lines = [_row(titles), "|---" * len(titles) + "|"]
-        return "\n".join(lines + [_row([name, *row._cells()]) for name, row in rows.items()])
+        cells = [[name, *row._cells()] for name, row in rows.items()]
+        if len({row.over for row in rows.values()}) > 1:
+            titles.append("± over")
+            cells = [[*line, row.over] for line, row in zip(cells, rows.values(), strict=True)]
+        return "\n".join([_row(titles), "|---" * len(titles) + "|", *map(_row, cells)])
 
     def _cells(self) -> list[str]:
         scale, form = (100, ".2f") if self.percent else (1, ".4g")

@@ -2,12 +2,20 @@
 
 import functools
 
+import numpy as np
 import tensorflow as tf
 
 from tfgrad import targets
 from tfgrad.arguments import whole
 from tfgrad.draws import Draws
-from tfgrad.evaluation._inputs import noise_levels, one_by_one, per_image
+from tfgrad.evaluation._inputs import (
+    check_finite,
+    noise_levels,
+    one_by_one,
+    per_image,
+    placed,
+    where_finite,
+)
 from tfgrad.evaluation.measurement import HIGHER, Measurement
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4)
@@ -38,14 +46,16 @@ def noise_robustness(network, batches, sigmas=SIGMAS, repeats=3, seed=0) -> Meas
         The accuracy in [0, 1] at each σ, its mean and deviation over the draws.
 
     Raises:
-        ArgumentError: a σ is negative or NaN, there is no σ, no repeat or no batch, or labels are
-            not integers.
+        ArgumentError: a σ is negative or NaN, there is no σ, no repeat or no batch, or batches are
+            no pairs of images that the network takes and integer labels.
+        DataError: a label is no class of the network.
+        NonFiniteError: a logit is NaN or infinite.
     """
     sigmas, repeats = noise_levels(sigmas), whole("repeats", repeats)
     levels = tf.constant(sigmas, tf.float32)
 
     def correct(x, y, first):
-        """1 where an image is classified rightly, else 0: int32 [batch, repeats, σ]."""
+        """1 where an image is classified rightly, else 0: float32 [batch, repeats, σ]."""
 
         def of(repeat):
             noise = Draws(repeat, first).normal(x, 1, seed)[0]
@@ -53,14 +63,16 @@ def noise_robustness(network, batches, sigmas=SIGMAS, repeats=3, seed=0) -> Meas
             def at(sigma):
                 logits = network(x + tf.cast(sigma, x.dtype) * noise, training=False)
                 right = targets.classes("label", logits, y)
-                return tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), right), tf.int32)
+                hit = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), right), tf.float32)
+                return where_finite(hit, logits)
 
-            return one_by_one(at, levels, tf.int32)
+            return one_by_one(at, levels, tf.float32)
 
-        return tf.transpose(one_by_one(of, tf.range(repeats), tf.int32), [2, 0, 1])
+        return tf.transpose(one_by_one(of, tf.range(repeats), tf.float32), [2, 0, 1])
 
-    hits = per_image(correct, batches)
-    counts = hits.sum(0)
+    hits = per_image(correct, placed(batches, network))
+    check_finite(hits, "network: the logits")
+    counts = hits.sum(0, dtype=np.float64)
     return measured(
         values=tuple((counts.mean(0) / len(hits)).tolist()),
         deviations=tuple((counts.std(0) / len(hits)).tolist()),

@@ -13,7 +13,15 @@ from tfgrad.arguments import one_of
 from tfgrad.classifiers import check_logits
 from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation._inputs import check_finite, one_by_one, per_image, placed
+from tfgrad.evaluation._inputs import (
+    Placed,
+    channel_axis,
+    check_finite,
+    image_size,
+    one_by_one,
+    per_image,
+    placed,
+)
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement
 
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
@@ -55,12 +63,13 @@ def pixel_perturbation(
     The third is Fig. 3.2a's. The last tells of the implicit density, not of the decision (§5.4.2).
 
     Args:
-        network: a Keras model from images [batch, H, W, C] to logits [batch, classes].
+        network: a Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
+            come first where `keras.config.image_data_format()` says so.
         batches: a data set of (images, integer labels), as the network takes them.
         maps: what ranks the pixels: a function of (images, labels) that returns [batch, H, W], as
             every `tfgrad.saliency` method is; an array [n, H, W] for all images in order; or
-            `"random"`, the control. Raw values: the sign counts, pass absolute ones if it should
-            not.
+            `"random"`, the control. Raw values, compared in their own precision: the sign counts,
+            pass absolute ones if it should not.
         fractions: shares of pixels in [0, 1].
         remove: `"least"` salient first, or `"most"`.
         fill: `"image_mean"`, each image's own mean colour; or a number, or one per channel, in the
@@ -75,30 +84,35 @@ def pixel_perturbation(
 
     Raises:
         ArgumentError: a fraction, name or fill is out of range, maps do not fit the images, or
-            the data set is empty.
-        DataError: a map is NaN or infinite, or every map is constant (all zero, for instance).
+            batches are no pairs of images that the network takes and integer labels.
+        DataError: a map is NaN or infinite, every map is constant (all zero, for instance), or a
+            label is no class of the network.
         ModelError: the network returns probabilities.
+        NonFiniteError: a logit is NaN or infinite.
 
     Source: thesis §3.5.1, §5.4.2, §5.5.2; Srinivas and Fleuret, ICLR 2021.
     """
     fractions = _checked_fractions(fractions)
     one_of("remove", remove, ("least", "most"))
     one_of("score", score, tuple(SCORES))
-    ranked = _Mapped(batches, maps, seed)
+    maps = _checked_maps(maps)
 
     def perturbed(x_and_map, y, first):
         """[batch, fractions + 1, scores]: last the row that tells of constant maps."""
         x, saliency = x_and_map
         check_logits(network, x)
-        rank = _ranks(saliency if remove == "least" else -saliency)
+        rank = _ranks(saliency)
+        size = tf.reduce_prod(tf.shape(saliency)[1:])
+        if remove == "most":
+            rank = size - 1 - rank
         value = _fill(x, fill)
         logits = _logits(network, x)
         y = targets.classes("label", logits, y)
-        count = tf.cast(tf.reduce_prod(tf.shape(saliency)[1:]), tf.float64)
 
         def at(fraction):
-            replaced = rank < tf.cast(tf.math.floor(fraction * count + 0.5), tf.int32)
-            image = tf.where(replaced[..., tf.newaxis], value, x)
+            count = tf.math.floor(fraction * tf.cast(size, tf.float64) + 0.5)
+            replaced = tf.expand_dims(rank < tf.cast(count, tf.int32), channel_axis())
+            image = tf.where(replaced, value, x)
             return _scores(_logits(network, image), logits, y)
 
         rows = one_by_one(at, tf.constant(fractions, tf.float64), tf.float32)
@@ -106,7 +120,8 @@ def pixel_perturbation(
         flags = tf.repeat(tf.cast(constant, tf.float32)[:, tf.newaxis], len(SCORES), 1)
         return tf.transpose(tf.concat([rows, flags[tf.newaxis]], 0), [1, 0, 2])
 
-    table = per_image(perturbed, ranked).astype(np.float64)
+    mapped = _mapped(placed(batches, network), maps, seed)
+    table = per_image(perturbed, mapped).astype(np.float64)
     constant = int(table[:, -1, 0].sum())
     if constant == len(table):
         raise DataError(
@@ -137,51 +152,51 @@ def pixel_perturbation(
     )
 
 
-class _Mapped:
-    """Batches ((images, maps), labels), maps made as they are read."""
+def _checked_maps(maps: Any) -> Any:
+    """A function of (images, labels), an array, or the word `RANDOM`."""
+    if isinstance(maps, str) and maps != RANDOM:
+        raise ArgumentError(
+            f"maps: got {maps!r}; expected a function of (images, labels), an array "
+            f"[n, H, W], or {RANDOM!r}. tfgrad.saliency.get(name)(model) makes a function."
+        )
+    return maps if isinstance(maps, str) or callable(maps) else np.asarray(maps)
 
-    def __init__(self, batches: Any, maps: Any, seed: int):
-        self.batches, self.maps, self.seed = batches, maps, seed
-        if isinstance(maps, str) and maps != RANDOM:
+
+def _mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
+    """Batches ((images, maps), labels, the first one's index), maps made as they are read."""
+    read = 0
+    for x, y, first in batches:
+        expected = (x.shape[0], *image_size(x))
+        read += x.shape[0]
+        if isinstance(maps, str):
+            found = Draws(0, first).normal(tf.gather(x, 0, axis=channel_axis()), 1, seed)[0]
+        elif callable(maps):
+            found = maps(x, y)
+        else:
+            found = maps[int(first) : read]
+        found = tf.convert_to_tensor(found)
+        if tuple(found.shape) != expected:
             raise ArgumentError(
-                f"maps: got {maps!r}; expected a function of (images, labels), an array "
-                f"[n, H, W], or {RANDOM!r}. tfgrad.saliency.get(name)(model) makes a function."
+                f"maps: got shape {tuple(found.shape)} for images {tuple(x.shape)}; expected "
+                f"{expected}. An array needs a map for every image; sum a gradient over its "
+                "channels first."
             )
-        if not (isinstance(maps, str) or callable(maps)):
-            self.maps = np.asarray(maps)
+        yield (x, _comparable(found, int(first))), y, first
+    if isinstance(maps, np.ndarray) and len(maps) != read:
+        raise ArgumentError(f"maps: got {len(maps)} for {read} images; expected one each.")
 
-    def __iter__(self) -> Iterator[Any]:
-        read = 0
-        for x, y, first in placed(self.batches):
-            if not tf.is_tensor(x) or x.shape.rank != 4:
-                raise ArgumentError(
-                    f"batches: got images of shape {getattr(x, 'shape', type(x).__name__)}; "
-                    "expected [batch, H, W, C]."
-                )
-            maps = tf.cast(self._of(x, y, first), tf.float32)
-            if tuple(maps.shape) != tuple(x.shape[:3]):
-                raise ArgumentError(
-                    f"maps: got shape {tuple(maps.shape)} for images {tuple(x.shape)}; expected "
-                    f"{tuple(x.shape[:3])}. An array needs a map for every image; sum a gradient "
-                    "over its channels first."
-                )
-            finite = tf.reduce_all(tf.math.is_finite(maps), [1, 2])
-            if not tf.reduce_all(finite):
-                index = int(first) + int(tf.argmin(tf.cast(finite, tf.int32)))
-                raise DataError(
-                    f"maps: that of image {index} holds NaN or infinite values, which rank nothing."
-                )
-            read += int(x.shape[0])
-            yield (x, maps), y
-        if isinstance(self.maps, np.ndarray) and len(self.maps) != read:
-            raise ArgumentError(f"maps: got {len(self.maps)} for {read} images; expected one each.")
 
-    def _of(self, x: tf.Tensor, y: tf.Tensor, first: tf.Tensor) -> Any:
-        if isinstance(self.maps, str):
-            return Draws(0, first).normal(x[..., 0], 1, self.seed)[0]
-        if isinstance(self.maps, np.ndarray):
-            return self.maps[int(first) : int(first) + int(x.shape[0])]
-        return self.maps(x, y)
+def _comparable(maps: tf.Tensor, first: int) -> tf.Tensor:
+    """Maps in their own floating type, whole numbers in float64, all finite."""
+    if not maps.dtype.is_floating:
+        maps = tf.cast(maps, tf.float64)
+    finite = tf.reduce_all(tf.math.is_finite(maps), [1, 2])
+    if not tf.reduce_all(finite):
+        index = first + int(tf.argmin(tf.cast(finite, tf.int32)))
+        raise DataError(
+            f"maps: that of image {index} holds NaN or infinite values, which rank nothing."
+        )
+    return maps
 
 
 def _ranks(values: tf.Tensor) -> tf.Tensor:
@@ -192,18 +207,21 @@ def _ranks(values: tf.Tensor) -> tf.Tensor:
 
 
 def _fill(x: tf.Tensor, fill: Any) -> tf.Tensor:
+    """What replaces pixels of the images, to be broadcast."""
+    sides = [axis for axis in (1, 2, 3) if axis != channel_axis()]
+    channels = x.shape[channel_axis()]
     if isinstance(fill, str):
         one_of("fill", fill, (IMAGE_MEAN,))
-        return tf.reduce_mean(x, [1, 2], keepdims=True)
+        return tf.reduce_mean(x, sides, keepdims=True)
     value = np.asarray(fill)
     if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
         raise ArgumentError(f"fill: got {fill!r}; expected {IMAGE_MEAN!r} or finite numbers.")
-    if value.shape not in ((), (1,), (x.shape[-1],)):
+    if value.shape not in ((), (1,), (channels,)):
         raise ArgumentError(
             f"fill: got shape {value.shape}; expected one number, or one for each of the "
-            f"{x.shape[-1]} channels."
+            f"{channels} channels."
         )
-    return tf.cast(value, x.dtype)
+    return tf.cast(np.expand_dims(np.atleast_1d(value), [axis - 1 for axis in sides]), x.dtype)
 
 
 def _logits(network: Any, x: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfgrad import calls
 from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, NonFiniteError
+from tfgrad.evaluation._inputs import check_end
 from tfgrad.probe import Probe
 
 _BLOCK = 256  # images to a block of pairs: 0.5 MB of distances at a time
@@ -143,8 +144,7 @@ def transfer_bound(
 def _images(name, data):
     """Floating images [n, …] from an array or one pass over a data set."""
     if isinstance(data, tf.data.Dataset):
-        if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ArgumentError(f"{name}: got a data set without end; expected a finite one.")
+        check_end(name, data)
         parts = [np.asarray(b[0] if isinstance(b, tuple) else b) for b in data]
         data = np.concatenate(parts) if parts else np.zeros(0)
     images = np.asarray(data)

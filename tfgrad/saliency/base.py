@@ -38,7 +38,7 @@ class Method:
 
     Args:
         model: a built Keras model with one float input [B, …] that returns logits [B, K], or a
-            wrapper that holds such a model as its `network`.
+            `PenalizedModel` of one.
         chunk_size: how many examples of an eager call are processed at once; None takes all. It
             bounds memory and changes no number.
 

@@ -1,0 +1,170 @@
+"""The images a command is given: files and folders of them, or a slice of a data set."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfgrad import data, images
+from tfgrad.errors import ArgumentError, DataError, ModelError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+LUMA = np.array([[0.299], [0.587], [0.114]], "float32")
+
+Known = dict[str, Any]
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images one after the other; those of files are read when they are asked for.
+
+    Attributes:
+        stream: what is known of each, with its pixels [H, W, C] from 0 to 1; of a file that cannot
+            be read, "file" and "reason" with None.
+        count: how many, readable or not.
+        size: (height, width) of all.
+        classes: the names of their labels; none of files.
+    """
+
+    stream: Iterator[tuple[Known, np.ndarray | None]]
+    count: int
+    size: Size
+    classes: Sequence[str] = ()
+
+    def batches(self, size: int, skipped: list[Known]) -> Iterator[tuple[list[Known], np.ndarray]]:
+        """What is known of `size` readable images at a time, and their pixels [B, H, W, C].
+
+        Args:
+            size: of a batch; the last may be smaller.
+            skipped: where what is known of the others goes, which are reported too.
+        """
+        batch = []
+        for known, pixels in self.stream:
+            if pixels is None:
+                skipped.append(known)
+                print(f"left out: {known['reason']}", file=sys.stderr, flush=True)
+                continue
+            batch.append((known, pixels))
+            if len(batch) == size:
+                yield _columns(batch)
+                batch = []
+        if batch:
+            yield _columns(batch)
+
+
+def image_size(name: str, shape: Sequence[int | None], asked: Size | None) -> Size | None:
+    """(height, width) of the images for a model; None if neither it nor --image_size tells.
+
+    Args:
+        name: of the model.
+        shape: of its images, (height, width, channels), None where a size is free.
+        asked: the (height, width) that --image_size asks for.
+
+    Raises:
+        ArgumentError: the model takes another size than `asked`.
+        ModelError: the model takes neither grey nor colour.
+    """
+    height, width, channels = shape
+    if channels not in (1, 3):
+        raise ModelError(f"{name}: its images have {channels} channels; expected 1 or 3.")
+    if asked is not None and min(asked) < 1:
+        raise ArgumentError(f"--image_size: got {asked}; expected sizes from 1 up.")
+    if height is None or width is None:
+        return asked
+    if asked not in (None, (height, width)):
+        raise ArgumentError(
+            f"--image_size: got {asked}; the model takes {(height, width)}. Leave it out."
+        )
+    return height, width
+
+
+def from_files(paths: Sequence[str], size: Size | None, channels: int) -> Images:
+    """JPEG and PNG files, and those in folders by their names.
+
+    Args:
+        paths: of files and folders.
+        size: (height, width) they are resized to; files have none in common.
+        channels: 1 or 3.
+
+    Raises:
+        ArgumentError: there is no size.
+        DataError: a path is not there, or a folder cannot be read or holds no images.
+    """
+    if size is None:
+        raise ArgumentError("--image_size: the model takes images of any size; give HEIGHT,WIDTH.")
+    files = [file for path in paths for file in _files_at(path)]
+
+    def stream():
+        for path in files:
+            try:
+                pixels = images.read(path, size, channels).numpy()
+            except DataError as error:
+                yield {"file": path, "reason": str(error)}, None
+            else:
+                yield {"file": path}, pixels
+
+    return Images(stream(), len(files), size)
+
+
+def _files_at(path):
+    """A file, or those in a folder whose names say that they are images."""
+    if not os.path.isdir(path):
+        if not os.path.lexists(path):
+            raise DataError(f"--images: {path!r} does not exist; check the working directory.")
+        return [path]
+    try:
+        inside = sorted(name for name in os.listdir(path) if name.lower().endswith(SUFFIXES))
+    except OSError as error:
+        raise DataError(f"--images: {path!r} cannot be read ({error.strerror}).") from error
+    if not inside:
+        raise DataError(f"--images: the folder {path!r} holds no {', '.join(SUFFIXES)}.")
+    return [os.path.join(path, name) for name in inside]
+
+
+def from_dataset(
+    name: str, split: str, first: int, count: int, channels: int, **options: Any
+) -> Images:
+    """Examples of a data set, with their labels.
+
+    Args:
+        name: of the data set.
+        split: of it, or a slice of a split.
+        first: index of the first example of `split`.
+        count: how many, as far as a slice goes.
+        channels: 1 or 3; images of others become grey or colour.
+        options: of `tfgrad.data.load`.
+
+    Raises:
+        DataError: there are no such examples.
+    """
+    sliced = "[" in split
+    if not sliced:
+        split = f"{split}[{first}:{first + count}]"
+    loaded = data.load(name, split, **options)
+    chosen = slice(first, first + count) if sliced else slice(None)
+    pixels, labels = loaded.images[chosen], loaded.labels[chosen]
+    if not len(pixels):
+        raise DataError(f"--first: got {first}; {split!r} holds {len(loaded)} examples.")
+
+    def stream():
+        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            known = {"index": first + i, "label": int(label), "label_name": loaded.classes[label]}
+            image = image.astype("float32") / (255 if image.dtype == np.uint8 else 1)
+            yield known, _in_channels(image, channels)
+
+    return Images(stream(), len(pixels), loaded.image_shape[:2], loaded.classes)
+
+
+def _in_channels(image, channels):
+    """Grey to colour by repetition, colour to grey by luma."""
+    if image.shape[-1] == channels:
+        return image
+    return np.repeat(image[..., :1], 3, -1) if channels == 3 else image @ LUMA
+
+
+def _columns(batch):
+    return [known for known, _ in batch], np.stack([pixels for _, pixels in batch])
