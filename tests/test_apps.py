@@ -130,6 +130,7 @@ def test_rounds_turn_the_order(capsys):
     assert capsys.readouterr().out.endswith("letters: round 3 of 3\n")
 
 
+@pytest.mark.slow
 def test_completeness_goes_on_where_it_stopped(tmp_path):
     out = tmp_path / "completeness"
     first = run("completeness", f"--out={out}", "--only=LSTM classifier")

@@ -129,6 +129,7 @@ def test_metadata_tells_the_methods_options(exported):
     assert metadata["left_out"] == {}
 
 
+@pytest.mark.slow
 def test_warm_up_requests_replay(exported):
     _, served = signatures(exported[1])
     parsed = requests_of(exported[1])

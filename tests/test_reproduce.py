@@ -64,6 +64,7 @@ def test_what_is_done_is_not_done_again(complete, monkeypatch):
     assert records[missing.id][ACCURACY] == 0.25
 
 
+@pytest.mark.slow
 def test_a_cell_is_a_function_of_its_seed(tmp_path):
     table = tiny(teacher=None, rows=(Row("Cross-entropy"),), sizes=((3, 1),))
     first, second = (run(table, tmp_path / name) for name in ("a", "b"))
@@ -184,6 +185,7 @@ def test_reductions_and_angles_are_recorded_and_angles_drawn(tmp_path):
     assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_toy_from_points_to_picture(tmp_path):
     table = dataclasses.replace(
         experiments.declared("f2.1", "small"), epochs=1, drop=1, sizes=((4, 1),), width=8

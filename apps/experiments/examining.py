@@ -38,11 +38,13 @@ class Bench:
         """A network, trained first if it has to be; or as it was after an epoch."""
         directory = self.options.networks_dir or os.path.join(self.work_dir, "networks")
         path = trained(subject, self._load, directory, self.options.jit_compile)
-        if epoch is not None:
-            path = f"{path[: -len('.keras')]}-epoch{epoch}.keras"
         if path not in self._found:
             self._found[path] = Learned(path)
-        return self._found[path]
+        if epoch is None:
+            return self._found[path]
+        record = self._found[path].record
+        known = {"normalize": record["normalize"], "epochs": record["epochs"][:epoch]}
+        return Learned(f"{path[: -len('.keras')]}-epoch{epoch}.keras", known)
 
     def judge(self) -> keras.Model:
         """The network that says what generated images show."""

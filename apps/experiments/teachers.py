@@ -25,15 +25,19 @@ Statistics = tuple[np.ndarray, np.ndarray]
 
 
 class Learned:
-    """A trained network, its test accuracy if known, and the statistics its images need."""
+    """A trained network, its test accuracy if known, and the statistics its images need.
 
-    def __init__(self, path: str):
+    Args:
+        path: a .keras file, or a directory of apps.train.
+        record: what is known of it; by default what is written beside the file.
+    """
+
+    def __init__(self, path: str, record: Mapping[str, Any] | None = None):
         self.path = os.path.join(path, "network.keras") if os.path.isdir(path) else path
         self.network = loading.load(self.path, compile=False)
-        record = None
         for beside in ("results.json", os.path.basename(self.path)[: -len(".keras")] + ".json"):
             record = record or runs.read_json(os.path.join(os.path.dirname(self.path), beside))
-        self.record: dict[str, Any] = record if isinstance(record, dict) else {}
+        self.record = record if isinstance(record, Mapping) else {}
         tested = self.record.get("test", {})
         self.accuracy = self.record.get(ACCURACY, tested.get("val_accuracy"))
 
