@@ -11,6 +11,7 @@ from apps import experiments, reproduce, tables
 from apps.experiments import density, examining, networks, training
 from apps.experiments.declarations import ACCURACY_COLUMN, FULL, Metric, Subject, Term, Training
 from tfgrad import data
+from tfgrad.penalties.fooling import corner
 
 DECLARED = [
     name
@@ -18,7 +19,7 @@ DECLARED = [
     if isinstance(experiments.declared(name, "small"), density.Examination)
 ]
 SHORT = Training(epochs=2, drops=(1,), batch_size=64, augment="flip")
-CORNER = density.corner(3, 8)
+CORNER = corner(8, 8, side=3).tolist()
 
 
 def subject(label, *terms, **changes):

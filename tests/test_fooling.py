@@ -395,7 +395,7 @@ def shifted(g, net=None):
     [
         (lambda: shifted(Picture(1.0), "net"), "network: got 'str'"),
         (lambda: shifted(Picture(1.0), tfgrad.PenalizedModel(network())), r"give its \.network"),
-        (lambda: shifted(Picture(1.0), softmax_network()), "are probabilities"),
+        (lambda: shifted(Picture(1.0), softmax_network()), "returns probabilities"),
         (lambda: shifted(Picture(1.0), two_outputs()), "one_head"),
         (lambda: shifted(lambda x: x), "g: got a function"),
         (lambda: shifted(waves()), r"g: .* returns \(None, 3\) for .*expected \(None, 1\)"),

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfgrad import second_order
+from tfgrad.classifiers import check_logits
 from tfgrad.errors import ArgumentError, ModelError
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
@@ -235,13 +235,7 @@ def _traced(network):
             f"network {network.name!r}: got outputs {network.output_shape}; expected logits "
             "[batch, classes]. tfgrad.models.one_head keeps one of several."
         )
-    ending = second_order.inspect(network, training=False).probabilities
-    if ending:
-        raise ModelError(
-            f"network {network.name!r}: its outputs are probabilities (layer {ending!r} ends in "
-            "softmax or sigmoid), to which nothing can be added unseen; expected logits. Remove "
-            "that activation."
-        )
+    check_logits(network, tf.TensorSpec(x.shape, x.dtype))
     return x, logits
 
 

@@ -16,6 +16,8 @@ from apps.experiments.declarations import (
     Term,
     Training,
 )
+from tfgrad.evaluation import noise, pixels
+from tfgrad.penalties.fooling import corner
 
 # Thesis §5.5: the text's weights. Its gradient norm is ½‖∇f‖², ours has no ½.
 SCORE_MATCHING = Term("ScoreMatching", 1e-3, {"sigma": 0.01, "stability": 1e-4})
@@ -34,9 +36,9 @@ BASELINE, ANTI, GRADIENT_NORM, SCORE = (
     "Score matching",
 )
 SIGMAS = tuple(round(10 ** (-4 + i / 4), 6) for i in range(13))
-FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
-NOISE = (0.0, 0.1, 0.2, 0.3, 0.4)
+FRACTIONS, NOISE = pixels.FRACTIONS, noise.SIGMAS
 TEMPERATURE = 1e3
+CORNER = corner(32, 32, side=15).tolist()
 # About as many as the corner has pixels: the penalty is of the order of one over that.
 FOOLING = 225.0
 
@@ -339,7 +341,7 @@ def figure_5_5(scale: str) -> Examination:
     paper = scale == "paper"
     plain = subject(scale, "vgg11", network="vgg11", activation="relu")
     training = Training(20, (15,), 128) if paper else Training(4, (3,), 64, augment="flip")
-    terms = Term("SaliencyFooling", FOOLING, {"mask": corner(15, 32)})
+    terms = Term("SaliencyFooling", FOOLING, {"mask": CORNER})
     fooled = dataclasses.replace(
         plain, label="fooled", terms=(terms,), training=training, start=plain
     )
@@ -358,7 +360,7 @@ def figure_5_5(scale: str) -> Examination:
     return Examination(
         name="f5.5",
         title="Figure 5.5: the share of gradients in a corner of 15 × 15 pixels",
-        tests={"energy": {"mask": corner(15, 32), "temperature": TEMPERATURE}},
+        tests={"energy": {"mask": CORNER, "temperature": TEMPERATURE}},
         metrics=(
             ACCURACY_COLUMN,
             Metric("logit", "logit-gradients (%)", 100.0, 2, " %"),
@@ -396,11 +398,6 @@ def estimators(scale: str) -> Examination:
             *(Metric(f"scatter_{name}", f"deviation, {name}", 1.0, 1) for name in names),
         ),
     )
-
-
-def corner(side: int, of: int) -> list[list[int]]:
-    """A mask of `side` × `side` pixels at the top left of `of` × `of`."""
-    return [[int(i < side and j < side) for j in range(of)] for i in range(of)]
 
 
 def _figure(name, title, scale, tests, metrics=(), reference=None, apart=True) -> Examination:
