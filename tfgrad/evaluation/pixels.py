@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,21 +10,21 @@ import tensorflow as tf
 from tfgrad import targets
 from tfgrad.arguments import one_of
 from tfgrad.classifiers import check_logits
-from tfgrad.draws import Draws
-from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation._inputs import (
-    Placed,
-    channel_axis,
-    check_finite,
-    image_size,
-    one_by_one,
-    per_image,
-    placed,
+from tfgrad.errors import DataError
+from tfgrad.evaluation._inputs import check_finite, one_by_one, per_image, placed
+from tfgrad.evaluation._removal import (
+    IMAGE_MEAN,
+    checked_fractions,
+    checked_maps,
+    filling,
+    mapped,
+    pixels_in,
+    ranks,
+    removed,
 )
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement
 
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
-RANDOM, IMAGE_MEAN = "random", "image_mean"
 # What is measured of each image; whether more is better while what matters is kept.
 SCORES = {
     "accuracy": HIGHER,
@@ -92,27 +91,25 @@ def pixel_perturbation(
 
     Source: thesis §3.5.1, §5.4.2, §5.5.2; Srinivas and Fleuret, ICLR 2021.
     """
-    fractions = _checked_fractions(fractions)
+    fractions = checked_fractions(fractions)
     one_of("remove", remove, ("least", "most"))
     one_of("score", score, tuple(SCORES))
-    maps = _checked_maps(maps)
+    maps = checked_maps(maps)
 
     def perturbed(x_and_map, y, first):
         """[batch, fractions + 1, scores]: last the row that tells of constant maps."""
         x, saliency = x_and_map
         check_logits(network, x)
-        rank = _ranks(saliency)
+        rank = ranks(saliency)
         size = tf.reduce_prod(tf.shape(saliency)[1:])
         if remove == "most":
             rank = size - 1 - rank
-        value = _fill(x, fill)
+        value = filling(x, fill)
         logits = _logits(network, x)
         y = targets.classes("label", logits, y)
 
         def at(fraction):
-            count = tf.math.floor(fraction * tf.cast(size, tf.float64) + 0.5)
-            replaced = tf.expand_dims(rank < tf.cast(count, tf.int32), channel_axis())
-            image = tf.where(replaced, value, x)
+            image = removed(x, rank, pixels_in(fraction, size), value)
             return _scores(_logits(network, image), logits, y)
 
         rows = one_by_one(at, tf.constant(fractions, tf.float64), tf.float32)
@@ -120,8 +117,8 @@ def pixel_perturbation(
         flags = tf.repeat(tf.cast(constant, tf.float32)[:, tf.newaxis], len(SCORES), 1)
         return tf.transpose(tf.concat([rows, flags[tf.newaxis]], 0), [1, 0, 2])
 
-    mapped = _mapped(placed(batches, network), maps, seed)
-    table = per_image(perturbed, mapped).astype(np.float64)
+    ranked = mapped(placed(batches, network), maps, seed)
+    table = per_image(perturbed, ranked).astype(np.float64)
     constant = int(table[:, -1, 0].sum())
     if constant == len(table):
         raise DataError(
@@ -152,78 +149,6 @@ def pixel_perturbation(
     )
 
 
-def _checked_maps(maps: Any) -> Any:
-    """A function of (images, labels), an array, or the word `RANDOM`."""
-    if isinstance(maps, str) and maps != RANDOM:
-        raise ArgumentError(
-            f"maps: got {maps!r}; expected a function of (images, labels), an array "
-            f"[n, H, W], or {RANDOM!r}. tfgrad.saliency.get(name)(model) makes a function."
-        )
-    return maps if isinstance(maps, str) or callable(maps) else np.asarray(maps)
-
-
-def _mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
-    """Batches ((images, maps), labels, the first one's index), maps made as they are read."""
-    read = 0
-    for x, y, first in batches:
-        expected = (x.shape[0], *image_size(x))
-        read += x.shape[0]
-        if isinstance(maps, str):
-            found = Draws(0, first).normal(tf.gather(x, 0, axis=channel_axis()), 1, seed)[0]
-        elif callable(maps):
-            found = maps(x, y)
-        else:
-            found = maps[int(first) : read]
-        found = tf.convert_to_tensor(found)
-        if tuple(found.shape) != expected:
-            raise ArgumentError(
-                f"maps: got shape {tuple(found.shape)} for images {tuple(x.shape)}; expected "
-                f"{expected}. An array needs a map for every image; sum a gradient over its "
-                "channels first."
-            )
-        yield (x, _comparable(found, int(first))), y, first
-    if isinstance(maps, np.ndarray) and len(maps) != read:
-        raise ArgumentError(f"maps: got {len(maps)} for {read} images; expected one each.")
-
-
-def _comparable(maps: tf.Tensor, first: int) -> tf.Tensor:
-    """Maps in their own floating type, whole numbers in float64, all finite."""
-    if not maps.dtype.is_floating:
-        maps = tf.cast(maps, tf.float64)
-    finite = tf.reduce_all(tf.math.is_finite(maps), [1, 2])
-    if not tf.reduce_all(finite):
-        index = first + int(tf.argmin(tf.cast(finite, tf.int32)))
-        raise DataError(
-            f"maps: that of image {index} holds NaN or infinite values, which rank nothing."
-        )
-    return maps
-
-
-def _ranks(values: tf.Tensor) -> tf.Tensor:
-    """The position of each pixel in ascending order, first come first: int32 [batch, H, W]."""
-    flat = tf.reshape(values, [tf.shape(values)[0], -1])
-    order = tf.argsort(flat, stable=True)
-    return tf.reshape(tf.argsort(order), tf.shape(values))
-
-
-def _fill(x: tf.Tensor, fill: Any) -> tf.Tensor:
-    """What replaces pixels of the images, to be broadcast."""
-    sides = [axis for axis in (1, 2, 3) if axis != channel_axis()]
-    channels = x.shape[channel_axis()]
-    if isinstance(fill, str):
-        one_of("fill", fill, (IMAGE_MEAN,))
-        return tf.reduce_mean(x, sides, keepdims=True)
-    value = np.asarray(fill)
-    if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
-        raise ArgumentError(f"fill: got {fill!r}; expected {IMAGE_MEAN!r} or finite numbers.")
-    if value.shape not in ((), (1,), (channels,)):
-        raise ArgumentError(
-            f"fill: got shape {value.shape}; expected one number, or one for each of the "
-            f"{channels} channels."
-        )
-    return tf.cast(np.expand_dims(np.atleast_1d(value), [axis - 1 for axis in sides]), x.dtype)
-
-
 def _logits(network: Any, x: tf.Tensor) -> tf.Tensor:
     return tf.cast(network(x, training=False), tf.float32)
 
@@ -242,13 +167,6 @@ def _scores(logits: tf.Tensor, before: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         ],
         axis=-1,
     )
-
-
-def _checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
-    found = tuple(float(fraction) for fraction in fractions)
-    if not found or not all(0 <= fraction <= 1 for fraction in found):
-        raise ArgumentError(f"fractions: got {list(found)}; expected numbers in [0, 1].")
-    return found
 
 
 def _opposite(direction: str) -> str:

@@ -1,0 +1,112 @@
+"""Maps that rank pixels, and the pixels that are replaced: what every test by removal shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.arguments import one_of
+from tfgrad.draws import Draws
+from tfgrad.errors import ArgumentError, DataError
+from tfgrad.evaluation._inputs import Placed, channel_axis, image_size
+
+RANDOM, IMAGE_MEAN = "random", "image_mean"
+
+
+def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
+    found = tuple(float(fraction) for fraction in fractions)
+    if not found or not all(0 <= fraction <= 1 for fraction in found):
+        raise ArgumentError(f"fractions: got {list(found)}; expected numbers in [0, 1].")
+    return found
+
+
+def checked_maps(maps: Any) -> Any:
+    """A function of (images, labels), an array, or the word `RANDOM`."""
+    if isinstance(maps, str) and maps != RANDOM:
+        raise ArgumentError(
+            f"maps: got {maps!r}; expected a function of (images, labels), an array "
+            f"[n, H, W], or {RANDOM!r}. tfgrad.saliency.get(name)(model) makes a function."
+        )
+    return maps if isinstance(maps, str) or callable(maps) else np.asarray(maps)
+
+
+def mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
+    """Batches ((images, maps), labels, the first one's index), maps made as they are read."""
+    read = 0
+    for x, y, first in batches:
+        expected = (x.shape[0], *image_size(x))
+        read += x.shape[0]
+        if isinstance(maps, str):
+            found = Draws(0, first).normal(tf.gather(x, 0, axis=channel_axis()), 1, seed)[0]
+        elif callable(maps):
+            found = maps(x, y)
+        else:
+            found = maps[int(first) : read]
+        found = tf.convert_to_tensor(found)
+        if tuple(found.shape) != expected:
+            raise ArgumentError(
+                f"maps: got shape {tuple(found.shape)} for images {tuple(x.shape)}; expected "
+                f"{expected}. An array needs a map for every image; sum a gradient over its "
+                "channels first."
+            )
+        yield (x, _comparable(found, int(first))), y, first
+    if isinstance(maps, np.ndarray) and len(maps) != read:
+        raise ArgumentError(f"maps: got {len(maps)} for {read} images; expected one each.")
+
+
+def _comparable(maps: tf.Tensor, first: int) -> tf.Tensor:
+    """Maps in their own floating type, whole numbers in float64, all finite."""
+    if not maps.dtype.is_floating:
+        maps = tf.cast(maps, tf.float64)
+    finite = tf.reduce_all(tf.math.is_finite(maps), [1, 2])
+    if not tf.reduce_all(finite):
+        index = first + int(tf.argmin(tf.cast(finite, tf.int32)))
+        raise DataError(
+            f"maps: that of image {index} holds NaN or infinite values, which rank nothing."
+        )
+    return maps
+
+
+def ranks(values: tf.Tensor) -> tf.Tensor:
+    """The position of each pixel in ascending order, first come first: int32 [batch, H, W]."""
+    flat = tf.reshape(values, [tf.shape(values)[0], -1])
+    order = tf.argsort(flat, stable=True)
+    return tf.reshape(tf.argsort(order), tf.shape(values))
+
+
+def filling(x: tf.Tensor, fill: Any) -> tf.Tensor:
+    """What replaces pixels of the images, to be broadcast."""
+    sides = [axis for axis in (1, 2, 3) if axis != channel_axis()]
+    channels = x.shape[channel_axis()]
+    if isinstance(fill, str):
+        one_of("fill", fill, (IMAGE_MEAN,))
+        return tf.reduce_mean(x, sides, keepdims=True)
+    value = np.asarray(fill)
+    if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise ArgumentError(f"fill: got {fill!r}; expected {IMAGE_MEAN!r} or finite numbers.")
+    if value.shape not in ((), (1,), (channels,)):
+        raise ArgumentError(
+            f"fill: got shape {value.shape}; expected one number, or one for each of the "
+            f"{channels} channels."
+        )
+    return tf.cast(np.expand_dims(np.atleast_1d(value), [axis - 1 for axis in sides]), x.dtype)
+
+
+def removed(x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """Images whose `count` lowest-ranked pixels are replaced, all channels of a pixel at once.
+
+    Args:
+        x: images [batch, H, W, C].
+        rank: of `ranks`, int32 [batch, H, W].
+        count: how many pixels, int32, a number or [batch, 1, 1].
+        value: of `filling`.
+    """
+    return tf.where(tf.expand_dims(rank < count, channel_axis()), value, x)
+
+
+def pixels_in(fraction: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+    """round(fraction · pixels), halves up: int32."""
+    return tf.cast(tf.math.floor(fraction * tf.cast(pixels, tf.float64) + 0.5), tf.int32)
