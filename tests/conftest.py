@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# The networks of tests are too small for threads to share: more would only wait for one another.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
 import pytest

@@ -68,6 +68,7 @@ def test_export_refuses(arguments, code, message):
     assert message in run("export", *arguments, code=code)
 
 
+@pytest.mark.slow
 def test_compare(trained, tmp_path):
     out = run("compare", f"--work_dirs={trained}", f"--out={tmp_path}/noise")
     assert "| plain (relu) |" in out

@@ -44,7 +44,11 @@ def one_device(tmp_path_factory):
 # Two strategies of different size in one process abort, so every count has its own.
 @pytest.mark.parametrize(
     ("replicas", "feed"),
-    [(2, "arrays"), (4, "slices"), pytest.param(4, "arrays", marks=pytest.mark.slow)],
+    [
+        (2, "arrays"),
+        pytest.param(4, "slices", marks=pytest.mark.slow),
+        pytest.param(4, "arrays", marks=pytest.mark.slow),
+    ],
 )
 def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, feed):
     """12 SGD steps, every penalty, sample weights, batches of 16, 16, 16 and 2 examples."""

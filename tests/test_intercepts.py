@@ -298,15 +298,18 @@ def test_masks_pass_through():
     assert np.max(tfgrad.full_gradients(model, x).completeness_error()) < 1e-5
 
 
-def test_eager_and_traced_name_the_same_calls():
-    for make in (architectures.KINDS["LSTM classifier"], architectures.KINDS["vision transformer"]):
-        model = make()
-        x = architectures.random_inputs(model)
-        traced = tf.function(lambda m, x: tfgrad.full_gradients(m, x).bias_gradients)(model, x)
-        eager = tfgrad.full_gradients(model, x).bias_gradients
-        assert set(traced) == set(eager)
-        for name, value in eager.items():
-            np.testing.assert_allclose(traced[name], value, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("LSTM classifier", marks=pytest.mark.slow), "vision transformer"],
+)
+def test_eager_and_traced_name_the_same_calls(kind):
+    model = architectures.KINDS[kind]()
+    x = architectures.random_inputs(model)
+    traced = tf.function(lambda m, x: tfgrad.full_gradients(m, x).bias_gradients)(model, x)
+    eager = tfgrad.full_gradients(model, x).bias_gradients
+    assert set(traced) == set(eager)
+    for name, value in eager.items():
+        np.testing.assert_allclose(traced[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_threads_do_not_see_each_other():

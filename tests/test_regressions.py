@@ -108,6 +108,7 @@ def test_state_outside_the_networks_variables_is_refused():
         fitted(stateful, [ScoreMatching()], [0, 1], x=np.ones((2, 3, 4), "float32"))
 
 
+@pytest.mark.slow
 def test_a_stateless_recurrent_network_and_dropout_are_not_refused():
     image = keras.Input((3, 4))
     x = L.Dropout(0.5)(L.LSTM(4, dropout=0.2)(image))

@@ -223,6 +223,7 @@ def test_lessons_for_other_penalties():
 # Going on
 
 
+@pytest.mark.slow
 def test_saved_loaded_and_trained_on(tmp_path):
     x, y = data()
     model = compiled()
