@@ -19,10 +19,10 @@ def text(title: str, rows: Rows) -> str:
     return f"{title}: {better}\n\n{Measurement.markdown(rows)}"
 
 
-def write_rows(path: str, rows: Rows) -> None:
-    """A CSV file with a line for each model and point, and all columns."""
+def write_rows(path: str, rows: Rows, row: str = "model") -> None:
+    """A CSV file with a line for each row (a model, or as it is called) and point, all columns."""
     records = [
-        {"model": name, **record} for name, measured in rows.items() for record in measured.rows()
+        {row: name, **record} for name, measured in rows.items() for record in measured.rows()
     ]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(records[0]))

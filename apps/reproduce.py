@@ -40,7 +40,7 @@ import tensorflow as tf
 from absl import flags
 
 from apps import experiments, runs, tables
-from apps.experiments import density, examining, pictures, toy, training
+from apps.experiments import examination, examining, pictures, toy, training
 from apps.experiments.declarations import Cell, Experiment, Table
 from tfgrad.errors import ArgumentError, ResumeError
 
@@ -236,7 +236,7 @@ def _runnable(table, cells, records, options) -> list[Cell]:
 def _prepared(table, work_dir, options):
     if isinstance(table, toy.Toy):
         return toy.Bench(table), toy.run_cell
-    if isinstance(table, density.Examination):
+    if isinstance(table, examination.Examination):
         return examining.Bench(table, work_dir, options), examining.run_cell
     return training.Bench(table, work_dir, options), training.run_cell
 

@@ -117,6 +117,30 @@ def test_normalisation():
     np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1.0, rtol=1e-5)
 
 
+def test_images_are_edited_as_they_are_stored():
+    """Before augmentation and normalisation, with their positions, on any shard."""
+    dataset = random_images(n=11)
+    amounts = np.arange(11, dtype=np.uint8) * 3
+    added = tf.constant(amounts[:, None, None, None])
+
+    def edit(images, positions):
+        assert images.dtype == tf.uint8
+        assert positions.dtype == tf.int32
+        return images // 2 + tf.gather(added, positions)
+
+    copy = data.from_arrays(dataset.images // 2 + amounts[:, None, None, None], dataset.labels)
+    statistics = data.channel_statistics(dataset)
+    for options in (
+        {"augment": True, "normalize": statistics, "seed": 3},
+        {"training": False, "epochs": None, "shard": (1, 2)},
+    ):
+        edited = stream(dataset, 4, edit=edit, **options)
+        for (x, y), (x_copy, y_copy) in zip(edited, stream(copy, 4, **options), strict=True):
+            np.testing.assert_array_equal(x, x_copy)
+            np.testing.assert_array_equal(y, y_copy)
+    assert not np.array_equal(stream(dataset, 4)[0][0], stream(dataset, 4, edit=edit)[0][0])
+
+
 @given(size=st.integers(0, 300), count=st.integers(1, 40))
 def test_slices_partition_a_batch(size, count):
     bounds = [_batches.shard_bounds(size, index, count) for index in range(count)]
@@ -252,6 +276,10 @@ def test_augmentation_depends_on_seed_epoch_and_example_alone():
         ({"normalize": ([0.1, 0.2], [1.0])}, "mean=.* must be 1 finite numbers"),
         ({"normalize": ([0.1], [np.nan])}, "std=.* must be 1 finite numbers"),
         ({"normalize": ([0.1], [0.0])}, "std=.* must be above 0"),
+        ({"edit": "black"}, "edit='black' must be a function"),
+        ({"edit": lambda x, i: x[:, :4]}, r"edit makes .*\(1, 4, 8, 1\) of images uint8 \(1, 8"),
+        ({"edit": lambda x, i: tf.cast(x, tf.float32)}, "edit makes .*float32.* of images uint8"),
+        ({"edit": lambda x, i: None}, "edit makes .*NoneType.* of images uint8"),
     ],
 )
 def test_pipeline_arguments(options, message):

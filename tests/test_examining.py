@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apps import experiments, reproduce, tables
-from apps.experiments import density, examining, networks, training
+from apps.experiments import examination, examining, networks, training
 from apps.experiments.declarations import ACCURACY_COLUMN, FULL, Metric, Subject, Term, Training
 from tfgrad import data
 from tfgrad.penalties.fooling import corner
@@ -16,7 +16,7 @@ from tfgrad.penalties.fooling import corner
 DECLARED = [
     name
     for name in experiments.DECLARED
-    if isinstance(experiments.declared(name, "small"), density.Examination)
+    if isinstance(experiments.declared(name, "small"), examination.Examination)
 ]
 SHORT = Training(epochs=2, drops=(1,), batch_size=64, augment="flip")
 CORNER = corner(8, 8, side=3).tolist()
@@ -38,8 +38,8 @@ def subject(label, *terms, **changes):
 def tiny(**changes):
     plain = subject("plain", keep=(1,))
     rows = (
-        density.Examined("plain", plain),
-        density.Examined(
+        examination.Examined("plain", plain),
+        examination.Examined(
             "score matching",
             subject("score", Term("ScoreMatching", 1e-4, {"stability": 1e-3})),
             paper={"gan_test": {FULL: (72.75, None)}},
@@ -65,7 +65,7 @@ def tiny(**changes):
         "judge": subject("judge", activation="relu", train_split="train[200:500]"),
         "reference": plain,
     }
-    return density.Examination(**{**defaults, **changes})
+    return examination.Examination(**{**defaults, **changes})
 
 
 def run(table, work_dir, **options):
@@ -115,7 +115,7 @@ def test_networks_are_trained_once_and_shared(complete):
     assert sum(name.endswith(".json") for name in found) == 3
     assert sum("-epoch1.keras" in name for name in found) == 1
     before = {name: (directory / name).stat().st_mtime_ns for name in found if "keras" in name}
-    early = density.Examined("after an epoch", subject("plain", keep=(1,)), epoch=1)
+    early = examination.Examined("after an epoch", subject("plain", keep=(1,)), epoch=1)
     other = tiny(name="other", rows=(early,), tests={"noise": tiny().tests["noise"]})
     (record,) = run(other, work_dir / "other", networks_dir=str(directory)).values()
     assert record["trained"][-1]["epoch"] == 1
@@ -188,7 +188,7 @@ def test_the_judge_saw_other_images_than_the_networks():
 
 def test_test_images_come_class_by_class():
     bench = examining.Bench(tiny(), "unused", training.Options())
-    images, labels = examining._one_of_each(bench, 20)
+    images, labels = bench.one_of_each(20)
     assert list(labels) == list(range(10)) * 2
     for image, label in zip(images, labels, strict=True):
         same = (bench.test.images == image).all(axis=(1, 2, 3))

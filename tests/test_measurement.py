@@ -83,6 +83,26 @@ def test_markdown_says_what_deviations_are_over_where_rows_differ():
     assert "over" not in Measurement.markdown({"a": rows["360"], "b": rows["360"]})
 
 
+def test_points_may_have_names():
+    named = measurement(along="layer", points=(0.0, 1.0), labels=("none", "block/conv"))
+    assert [row["layer"] for row in named.rows()] == ["none", "block/conv"]
+    assert Measurement.markdown({"plain": named}) == (
+        "| layer → | none | block/conv |\n|---|---|---|\n| plain | 99.00 | 50.00 ± 1.23 |"
+    )
+    assert named.curve() == {0.0: (0.99, 0.0), 1.0: (0.5, 0.0123)}
+    content = json.loads(json.dumps(named.to_json()))
+    assert content["labels"] == ["none", "block/conv"]
+    assert Measurement.from_json(content) == named
+    content = measurement().to_json()
+    del content["labels"]  # as written before points had names
+    assert Measurement.from_json(content) == measurement()
+    other = dataclasses.replace(named, labels=("none", "dense"))
+    with pytest.raises(ArgumentError, match=r"'b' is .* at \['none', 'dense'\], the first row"):
+        Measurement.markdown({"a": named, "b": other})
+    with pytest.raises(ArgumentError, match=r"labels: got 1 names for 2 points; expected one for"):
+        measurement(labels=("none",))
+
+
 def test_json_and_back():
     one = measurement((math.inf, 2.0), columns={"log": (900.0, math.nan)}, examples=7, seed=3)
     text = json.dumps(one.to_json(), allow_nan=False)

@@ -102,6 +102,7 @@ def test_all_scores_against_numpy(remove, fill):
                 "probability of the label": q[rows, y],
                 "change of the top probability": abs(q[rows, top] / p[rows, top] - 1),
                 "log density ratio": (now - before)[rows, y],
+                "relative log density ratio": abs(now[rows, top] / before[rows, top] - 1),
             }
         )
     columns = {**result.columns, "accuracy": result.values}
@@ -249,10 +250,83 @@ def test_the_image_itself_may_be_of_any_float_type():
     assert result.values == (1.0,)  # both logits are 0: the first wins
 
 
-def nan_in(i):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("function", [True, False], ids=["function", "array"])
+def test_an_image_whose_map_is_not_finite_is_left_out_and_reported(value, function):
+    """The others' numbers are those of a data set without these two images."""
+    network, x, y = random_network(), images(), np.arange(7) % 3
+    good = np.random.default_rng(0).normal(size=(7, 4, 5))
+    good[5] = 1
+    maps, others = good.copy(), [0, 1, 3, 4, 5]
+    maps[2, 1, 1], maps[6] = value, value
+
+    def of(x, labels):
+        return maps[[np.argmax((images() == one).all((1, 2, 3))) for one in np.asarray(x)]]
+
+    with pytest.warns(UserWarning, match=r"maps: that of image 2 .* as 2 of 7 do; .*left out"):
+        found = pixel_perturbation(network, batched(x, y), of if function else maps, FRACTIONS)
+    expected = pixel_perturbation(
+        network, batched(x[others], y[others], size=5), good[others], FRACTIONS
+    )
+    assert found.columns["maps left out"] == (2.0,) * len(FRACTIONS)
+    assert expected.columns["maps left out"] == (0.0,) * len(FRACTIONS)
+    assert found.columns["constant maps"] == (1.0,) * len(FRACTIONS)
+    assert found.examples == expected.examples == 5
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-6)
+    np.testing.assert_allclose(found.deviations, expected.deviations, atol=1e-6)
+    for name in ("log density ratio", "probability of the label"):
+        np.testing.assert_allclose(found.columns[name], expected.columns[name], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:maps")
+def test_nothing_is_measured_where_no_map_ranks_anything():
+    network, batches = random_network(), batched(images())
+    with pytest.raises(DataError, match=r"maps: all 7 hold NaN or infinite values"):
+        pixel_perturbation(network, batches, np.full((7, 4, 5), np.nan), (0.5,))
+    maps = np.zeros((7, 4, 5))
+    maps[3] = np.nan
+    with pytest.raises(DataError, match=r"maps: all 6 are constant"):
+        pixel_perturbation(network, batches, maps, (0.5,))
+
+
+def test_the_sum_of_all_pixels():
+    """f = Σ x to black: what is left is the sum of the brightest, which no other order exceeds."""
+    network, x, fractions = linear(np.ones(SHAPE)), images(40), (0.1, 0.3, 0.6)
+    product = saliency.InputTimesGradient(network)
+
+    def kept(maps, remove="least"):
+        result = pixel_perturbation(
+            network, batched(x), maps, fractions, fill=0, score="log density ratio", remove=remove
+        )
+        return np.array(result.values)
+
+    ascending = np.sort(x.sum(-1).reshape(40, -1), axis=1)
+    darkest = [-ascending[:, : round(f * PIXELS)].sum(1).mean() for f in fractions]
+    np.testing.assert_allclose(kept(product), darkest, rtol=1e-5)
+
+    def reverse(x, y):
+        return -product(x)
+
+    assert (kept(product) > kept("random") + 0.1).all()
+    assert (kept("random") > kept(reverse) + 0.1).all()
+    np.testing.assert_allclose(kept(reverse), kept(product, "most"), rtol=1e-5)
+
+
+def test_maps_may_be_anything_that_is_sliced_like_an_array():
+    class Kept:
+        shape = (7, 4, 5)
+
+        def __len__(self):
+            return 7
+
+        def __getitem__(self, rows):
+            assert isinstance(rows, slice)
+            return maps[rows]
+
     maps = np.random.default_rng(0).normal(size=(7, 4, 5))
-    maps[i, 1, 1] = np.nan
-    return maps
+    network, batches = random_network(), batched(images())
+    found, expected = (pixel_perturbation(network, batches, m, FRACTIONS) for m in (Kept(), maps))
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -271,7 +345,6 @@ def nan_in(i):
         ({"maps": np.zeros((7, 4, 4))}, ArgumentError, r"maps: got shape \(3, 4, 4\)"),
         ({"maps": lambda x, y: x}, ArgumentError, r"maps: got shape .*sum a gradient"),
         ({"maps": np.eye(20).reshape(20, 4, 5)}, ArgumentError, "maps: got 20 for 7 images"),
-        ({"maps": nan_in(4)}, DataError, "maps: that of image 4 holds NaN"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

@@ -1,6 +1,7 @@
 """The stream of batches: shuffling, augmentation and sharding as functions of (seed, epoch)."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from tfgrad.data import Dataset
 
 Statistics = tuple[np.ndarray, np.ndarray]
+Edit = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 FLIP = "flip"
 
@@ -45,6 +47,7 @@ def pipeline(
     epochs: int | None = None,
     drop_remainder: bool = False,
     shard: tuple[int, int] = (0, 1),
+    edit: Edit | None = None,
 ) -> tf.data.Dataset:
     """Stream a data set in batches.
 
@@ -80,6 +83,10 @@ def pipeline(
         epochs: how many epochs to stream, None for endlessly many; training only.
         drop_remainder: whether to drop an epoch's ragged last batch.
         shard: (index, count) of this worker.
+        edit: what is done to images before augmentation and normalisation, so that a modified data
+            set needs no copy: a function in TensorFlow of (images [batch, height, width, channels]
+            as stored, their positions in the data set [batch] int32) that returns images of the
+            same shape and type.
 
     Returns:
         A `tf.data.Dataset` of (images [batch, height, width, channels] float32, labels [batch]
@@ -87,13 +94,16 @@ def pipeline(
 
     Raises:
         ArgumentError: for a number out of range, `normalize` of the wrong shape, a training-only
-            argument without `training`, or a `drop_remainder` that would drop everything.
+            argument without `training`, a `drop_remainder` that would drop everything, or an `edit`
+            that returns something else than such images.
     """
     examples = len(dataset)
     steps = steps_per_epoch(dataset, batch_size, drop_remainder)
     _check(dataset, steps, batch_size, training, seed, augment, start_epoch, epochs, shard)
     mean_std = None if normalize is None else _checked_statistics(normalize, dataset)
     images, labels = dataset.tensors
+    if edit is not None:
+        _check_edit(edit, images)
     root = tf.constant([seed, 0], tf.int64)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -121,6 +131,8 @@ def pipeline(
 
     def read(indices: tf.Tensor, uniform: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         batch = tf.gather(images, indices)
+        if edit is not None:
+            batch = tf.ensure_shape(edit(batch, indices), [None, *dataset.image_shape])
         if uniform is not None:
             batch = flip_and_shift(batch, uniform)
         batch = tf.cast(batch, tf.float32)
@@ -225,6 +237,20 @@ def _check(
         raise ArgumentError(
             f"shard={shard!r} divides a global batch of batch_size={batch_size} among {count} "
             "workers, and some would never get an example; raise batch_size."
+        )
+
+
+def _check_edit(edit: Edit, images: tf.Tensor) -> None:
+    """Try it on the first image, outside a graph, where errors say what happened."""
+    if not callable(edit):
+        raise ArgumentError(f"edit={edit!r} must be a function of (images, positions).")
+    stored = images[:1]
+    edited = edit(stored, tf.zeros([1], tf.int32))
+    if not tf.is_tensor(edited) or (edited.shape, edited.dtype) != (stored.shape, stored.dtype):
+        found = f"{getattr(edited, 'dtype', type(edited))} {getattr(edited, 'shape', '')}"
+        raise ArgumentError(
+            f"edit makes {found} of images {stored.dtype.name} {stored.shape}; it must return a "
+            "tensor of the same shape and type."
         )
 
 

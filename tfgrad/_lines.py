@@ -1,4 +1,4 @@
-"""Lines in one pair of axes: scores along an axis, metrics by epoch, functions of one variable."""
+"""Scores as lines or bars: along an axis, by epoch, functions of one variable, in panels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from tfgrad._drawing import finite, new_figure, write
 from tfgrad.errors import ArgumentError
 
+_PANELS = 4  # in a row
 _Draw = Callable[[Any, str, Any, dict[str, Any]], None]
 
 
@@ -142,6 +143,56 @@ def functions(
             axes.plot(*marked, "ko", markersize=5, zorder=3)
 
     return _figure(path, "curves", curves, draw, x_label, y_label, title)
+
+
+def bars(
+    path: str | os.PathLike[str],
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    control: str | None = None,
+    title: str | None = None,
+) -> str:
+    """Draw scores side by side: a panel for each test, a bar for each method, four in a row.
+
+    Args:
+        path: the PNG to write.
+        panels: a test's heading to {method: (score, deviation)}. Methods stand in the order in
+            which they first appear; one that a panel does not have is left blank there.
+        control: a method whose score is drawn as a line through the panel.
+        title: a line above all.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: there is nothing to draw, or a number is not finite.
+        ImportError: matplotlib is not installed.
+    """
+    names = list(dict.fromkeys(name for scores in panels.values() for name in scores))
+    if not names:
+        raise ArgumentError(f"panels: got nothing to draw in {dict(panels)}.")
+    columns = min(len(panels), _PANELS)
+    rows = -(-len(panels) // columns)
+    size = (1.6 + 2.4 * columns, rows * (0.9 + 0.28 * len(names)) + (0.3 if title else 0))
+    figure = new_figure(size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (heading, scores) in zip(grid.flat, panels.items(), strict=False):
+        for name, pair in scores.items():
+            score, deviation = finite(pair, f"panels[{heading!r}][{name!r}]")
+            colour = "0.6" if name == control else "C0"
+            axes.barh(names.index(name), score, xerr=deviation, color=colour, capsize=2)
+            if name == control:
+                axes.axvline(score, color="0.5", linestyle="--", linewidth=1, zorder=0)
+        axes.set_title(heading, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.set_yticks(range(len(names)), names)
+    grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return write(figure, path)
 
 
 def _bars(name: str, points: Mapping[float, Sequence[float]]) -> tuple[np.ndarray, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from tfgrad._drawing import MAX_BYTES as MAX_BYTES
 from tfgrad._drawing import finite, new_figure, write
+from tfgrad._lines import bars as bars
 from tfgrad._lines import curves as curves
 from tfgrad._lines import functions as functions
 from tfgrad._lines import history as history

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from apps.experiments import density, distillation, regularisation, toy, transfer
+from apps.experiments import density, distillation, faithfulness, regularisation, toy, transfer
 from apps.experiments.declarations import Table
 from tfgrad.errors import ArgumentError
 
@@ -30,6 +30,11 @@ DECLARED: dict[str, Callable[[str], Table]] = {
     "f5.5": density.figure_5_5,
     "f5.8": density.figure_5_8,
     "estimators": density.estimators,
+    "f3.2a": faithfulness.figure_3_2a,
+    "f3.2b": faithfulness.figure_3_2b,
+    "t3.1": faithfulness.table_3_1,
+    "t3.2": faithfulness.table_3_2,
+    "f3.3": faithfulness.figure_3_3,
 }
 
 

@@ -1,7 +1,6 @@
 """The implicit density model: Tables 5.1, 5.2 and 2.2, Figures 5.1 to 5.8."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from apps.experiments.declarations import (
@@ -9,13 +8,12 @@ from apps.experiments.declarations import (
     ACCURACY_COLUMN,
     CIFAR10_BESIDE_CIFAR100,
     FULL,
-    Line,
     Metric,
     Subject,
-    Table,
     Term,
     Training,
 )
+from apps.experiments.examination import Examination, Examined
 from tfgrad.evaluation import noise, pixels
 from tfgrad.penalties.fooling import corner
 
@@ -44,48 +42,6 @@ FOOLING = 225.0
 
 SAMPLES = Metric("gan_test", "GAN-test, samples (%)", 100.0, 1, " %")
 DENOISED = Metric("gan_test_denoised", "GAN-test, denoised (%)", 100.0, 1, " %")
-
-
-@dataclasses.dataclass(frozen=True)
-class Examined(Line):
-    """A trained network, or a copy of it after some epochs of its training."""
-
-    subject: Subject
-    epoch: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Examination(Table):
-    """Trained networks, each put to the same tests.
-
-    Attributes:
-        tests: names in `apps.experiments.examining.TESTS`, and their arguments.
-        examples: how many images of the test split they look at.
-        judge: who says what generated images show; trained on other images than the networks.
-        reference: the network that is also judged by the others' gradients.
-    """
-
-    tests: Mapping[str, Mapping[str, Any]]
-    examples: int
-    sizes: tuple[tuple[int, int], ...] = ((FULL, 1),)
-    judge: Subject | None = None
-    reference: Subject | None = None
-
-    @property
-    def subject(self) -> Subject:
-        """One of the networks; all are of one data set."""
-        return self.rows[0].subject
-
-    def summary(self) -> str:
-        """The settings in a line."""
-        one = self.subject
-        parts = [
-            f"{one.dataset} {one.train_split}, {one.network} at width {one.width:g}, "
-            f"{one.activation}, {one.training}; {self.examples:,} test images"
-        ]
-        if self.judge:
-            parts.append(f"judge: {self.judge.network} on {self.judge.train_split}")
-        return "; ".join(parts)
 
 
 def subject(scale: str, label: str, *terms: Term, **changes: Any) -> Subject:

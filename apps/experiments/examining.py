@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps.experiments import explaining
 from apps.experiments.declarations import ACCURACY, Cell, Subject
-from apps.experiments.density import Examination, Examined
+from apps.experiments.examination import Examination, Examined
 from apps.experiments.teachers import Learned, accuracy, normalised, trained
 from apps.experiments.training import Options
 from tfgrad import data, evaluation, losses, saliency, sampling
@@ -31,13 +32,13 @@ class Bench:
     def __init__(self, experiment: Examination, work_dir: str, options: Options):
         self.experiment, self.work_dir, self.options = experiment, work_dir, options
         one = experiment.subject
-        self.test = self._load(one.dataset, one.image_size, one.test_split)
+        self.test = self.load(one.dataset, one.image_size, one.test_split)
         self._found: dict[str, Learned] = {}
 
     def network(self, subject: Subject, epoch: int | None = None) -> Learned:
         """A network, trained first if it has to be; or as it was after an epoch."""
         directory = self.options.networks_dir or os.path.join(self.work_dir, "networks")
-        path = trained(subject, self._load, directory, self.options.jit_compile)
+        path = trained(subject, self.load, directory, self.options.jit_compile)
         if path not in self._found:
             self._found[path] = Learned(path)
         if epoch is None:
@@ -69,8 +70,16 @@ class Bench:
         images = normalised(self.test, learned.statistics(self.test))
         return accuracy(learned.network, images, self.test.labels)
 
-    def _load(self, name, image_size, split) -> data.Dataset:
+    def load(self, name: str, image_size: Any, split: str) -> data.Dataset:
+        """A split, as the options say where from."""
         return data.load(name, split, self.options.data_dir, self.options.download, image_size)
+
+    def one_of_each(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Test images in [0, 1] and their labels, the classes in turn."""
+        classes = len(self.test.classes)
+        chosen = data.subset(self.test, -(-count // classes), seed=0)
+        order = np.argsort(chosen.labels, kind="stable").reshape(classes, -1).T.ravel()[:count]
+        return normalised(chosen, None)[order], chosen.labels[order]
 
 
 def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -84,14 +93,14 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     row: Examined = cell.row
     start = time.perf_counter()
     try:
-        learned = bench.network(dataclasses.replace(row.subject, seed=cell.seed), row.epoch)
+        learned = bench.network(row.network(cell.seed), row.epoch)
     except NonFiniteError as error:
         return {"failed": str(error), "seconds": round(time.perf_counter() - start, 2)}
     start = time.perf_counter()
     record: dict[str, Any] = {ACCURACY: bench.accuracy(learned)}
     pictures: dict[str, np.ndarray] = {}
     for name, arguments in bench.experiment.tests.items():
-        found, drawn = TESTS[name](bench, learned, cell.seed, **arguments)
+        found, drawn = TESTS[name](bench, learned, cell.seed, **row.asked(), **arguments)
         record |= found
         pictures |= drawn
     if pictures:
@@ -172,7 +181,7 @@ def pixels(bench: Bench, learned: Learned, seed: int, fractions) -> Found:
 
 def gradients(bench: Bench, learned: Learned, seed: int) -> Found:
     """Input-gradients of the label's logit of ten test images, one of each class."""
-    images, labels = _one_of_each(bench, 10)
+    images, labels = bench.one_of_each(10)
     probe = Probe(learned.network, images, labels)
     return {}, {
         "images": images,
@@ -230,6 +239,10 @@ TESTS: Mapping[str, Callable[..., Found]] = {
         gradients,
         energy,
         trace,
+        explaining.perturbation,
+        explaining.flip,
+        explaining.retraining,
+        explaining.maps,
     )
 }
 
@@ -247,20 +260,9 @@ def _samples(bench, learned, seed, count, steps):
 
 
 def _denoised(bench, learned, seed, count, steps):
-    clean, labels = _one_of_each(bench, count)
+    clean, labels = bench.one_of_each(count)
     noisy = sampling.noised(clean, 0.1, seed=seed)
     found = sampling.gradient_ascent(
         learned.network, labels, noisy, steps=steps, step_size=0.01, pull=0.0
     )
     return clean, noisy, found.images, labels
-
-
-def _one_of_each(bench, count):
-    """Test images, the classes in turn."""
-    classes = len(bench.test.classes)
-    chosen = data.subset(bench.test, -(-count // classes), seed=0)
-    order = np.argsort(chosen.labels, kind="stable").reshape(classes, -1).T.ravel()[:count]
-    images = chosen.images[order].astype(np.float32)
-    if chosen.images.dtype == np.uint8:
-        images /= 255.0
-    return images, chosen.labels[order]

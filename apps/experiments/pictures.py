@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from apps.experiments.declarations import Experiment, Table
-from apps.experiments.density import Examination
+from apps.experiments.examination import Examination
 from apps.experiments.toy import GRID, Toy
 from apps.tables import Records
 from tfgrad import figures
@@ -45,13 +45,9 @@ def _angles(table: Experiment, records: Records, path: str) -> str | None:
             found.setdefault(cell.row.label, {}).setdefault(epoch, []).append(angle)
     if not found:
         return None
-    curves = {
-        label: {x: (float(np.mean(v)), float(np.std(v))) for x, v in points.items()}
-        for label, points in found.items()
-    }
     return figures.curves(
         path,
-        curves,
+        _over_seeds(found),
         x_label="epoch",
         y_label="angle of input-gradients, training set (°)",
         title=table.title.partition(":")[0],
@@ -126,6 +122,46 @@ def _gradients(table: Examination, records: Records, base: str) -> str | None:
     return _rows(f"{base}.png", rows, table)
 
 
+def _retraining(table: Examination, records: Records, base: str) -> str | None:
+    """Accuracy against the share removed, a line a method, over the seeds that are done."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for cell in table.cells():
+        if "retraining" in records.get(cell.id, {}):
+            measured = Measurement.from_json(records[cell.id]["retraining"])
+            points = found.setdefault(cell.row.label, {})
+            for point, value in zip(measured.points, measured.values, strict=True):
+                points.setdefault(point, []).append(value)
+    if not found:
+        return None
+    return figures.curves(
+        f"{base}.png",
+        _over_seeds(found),
+        x_label="share of pixels removed, the most salient first",
+        y_label="accuracy after retraining",
+        title=table.title.partition(":")[0],
+    )
+
+
+def _over_seeds(found: Mapping[str, Mapping[float, list[float]]]) -> dict[str, Any]:
+    return {
+        label: {x: (float(np.mean(v)), float(np.std(v))) for x, v in points.items()}
+        for label, points in found.items()
+    }
+
+
+def _maps(table: Examination, records: Records, base: str) -> str | None:
+    found = _arrays(table, records, base, "maps")
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    return figures.saliency_grid(
+        f"{base}.png",
+        first["images"],
+        {label: arrays["maps"] for label, arrays in found.items()},
+        title=table.title.partition(":")[0],
+    )
+
+
 def _rows(path: str, rows: Mapping[str, np.ndarray], table: Table) -> str | None:
     if not rows:
         return None
@@ -172,4 +208,9 @@ _DRAWN: Mapping[str, tuple[Callable[[Examination, Records, str], str | None], ..
     "denoised": (_denoised,),
     "gradients": (_gradients,),
     "energy": (_gradients,),
+    "perturbation": (
+        _measured("perturbation", "", "share of pixels removed, the least salient first", "change"),
+    ),
+    "retraining": (_retraining,),
+    "maps": (_maps,),
 }

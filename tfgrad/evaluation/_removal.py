@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,17 +25,21 @@ def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
 
 
 def checked_maps(maps: Any) -> Any:
-    """A function of (images, labels), an array, or the word `RANDOM`."""
+    """A function of (images, labels), an array or what is sliced like one, or the word `RANDOM`."""
     if isinstance(maps, str) and maps != RANDOM:
         raise ArgumentError(
             f"maps: got {maps!r}; expected a function of (images, labels), an array "
             f"[n, H, W], or {RANDOM!r}. tfgrad.saliency.get(name)(model) makes a function."
         )
-    return maps if isinstance(maps, str) or callable(maps) else np.asarray(maps)
+    as_it_is = isinstance(maps, str) or callable(maps) or hasattr(maps, "shape")
+    return maps if as_it_is else np.asarray(maps)
 
 
 def mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
-    """Batches ((images, maps), labels, the first one's index), maps made as they are read."""
+    """Batches ((images, maps), labels, the first one's index), maps made as they are read.
+
+    Maps come in their own floating type, whole numbers in float64; see `finite_maps`.
+    """
     read = 0
     for x, y, first in batches:
         expected = (x.shape[0], *image_size(x))
@@ -52,22 +57,49 @@ def mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
                 f"{expected}. An array needs a map for every image; sum a gradient over its "
                 "channels first."
             )
-        yield (x, _comparable(found, int(first))), y, first
-    if isinstance(maps, np.ndarray) and len(maps) != read:
+        yield (x, comparable(found)), y, first
+    if not isinstance(maps, str) and not callable(maps) and len(maps) != read:
         raise ArgumentError(f"maps: got {len(maps)} for {read} images; expected one each.")
 
 
-def _comparable(maps: tf.Tensor, first: int) -> tf.Tensor:
-    """Maps in their own floating type, whole numbers in float64, all finite."""
-    if not maps.dtype.is_floating:
-        maps = tf.cast(maps, tf.float64)
-    finite = tf.reduce_all(tf.math.is_finite(maps), [1, 2])
-    if not tf.reduce_all(finite):
-        index = first + int(tf.argmin(tf.cast(finite, tf.int32)))
+def comparable(maps: Any) -> tf.Tensor:
+    """Maps as a tensor of their own floating type, whole numbers in float64."""
+    maps = tf.convert_to_tensor(maps)
+    return maps if maps.dtype.is_floating else tf.cast(maps, tf.float64)
+
+
+def finite_maps(maps: tf.Tensor) -> tf.Tensor:
+    """Which maps [batch, H, W] are finite, so that they rank pixels: bool [batch]."""
+    return tf.reduce_all(tf.math.is_finite(maps), [1, 2])
+
+
+def left_out(finite: np.ndarray, whose: str = "maps") -> int:
+    """How many images are not counted because their map ranks nothing.
+
+    Args:
+        finite: of `finite_maps`, for every image in order.
+        whose: what messages call the maps.
+
+    Warns:
+        UserWarning: there are some; it names the first.
+
+    Raises:
+        DataError: no image is left.
+    """
+    count = int(np.sum(~finite))
+    if count == len(finite):
         raise DataError(
-            f"maps: that of image {index} holds NaN or infinite values, which rank nothing."
+            f"{whose}: all {count} hold NaN or infinite values, which rank nothing; expected "
+            "finite ones. Look at the network's weights first."
         )
-    return maps
+    if count:
+        warnings.warn(
+            f"{whose}: that of image {int(finite.argmin())} holds NaN or infinite values, as "
+            f"{count} of {len(finite)} do; these images are left out.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return count
 
 
 def ranks(values: tf.Tensor) -> tf.Tensor:
@@ -110,3 +142,25 @@ def removed(x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor) -
 def pixels_in(fraction: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
     """round(fraction · pixels), halves up: int32."""
     return tf.cast(tf.math.floor(fraction * tf.cast(pixels, tf.float64) + 0.5), tf.int32)
+
+
+def ranked(maps: Any) -> np.ndarray:
+    """The `ranks` of maps [n, H, W] of a whole data set, read a thousand at a time.
+
+    Returns:
+        [n, H, W], the smallest unsigned integers that hold H·W.
+    """
+    found = np.empty(maps.shape, np.min_scalar_type(int(np.prod(maps.shape[1:]))))
+    for rows in _thousands(maps):
+        found[rows] = ranks(comparable(maps[rows])).numpy()
+    return found
+
+
+def finite_rows(maps: Any) -> np.ndarray:
+    """Which maps of a whole data set [n, H, W] are finite, read a thousand at a time: bool [n]."""
+    parts = [finite_maps(comparable(maps[rows])).numpy() for rows in _thousands(maps)]
+    return np.concatenate(parts)
+
+
+def _thousands(maps: Any) -> Iterator[slice]:
+    return (slice(start, start + 1000) for start in range(0, maps.shape[0], 1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ class Measurement:
         examples: how many images were measured.
         seed: of all that was drawn.
         percent: whether tables show the score, and the columns of a single number, in %.
+        labels: names of the points where numbers say nothing, such as layers; empty otherwise.
 
     Raises:
         ArgumentError: lengths differ, or the direction is none.
@@ -46,6 +48,7 @@ class Measurement:
     examples: int = 0
     seed: int = 0
     percent: bool = False
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.direction not in (HIGHER, LOWER):
@@ -57,6 +60,11 @@ class Measurement:
                     f"{name}: got {len(numbers)} numbers for {len(self.points)} points; expected "
                     "one for each."
                 )
+        if self.labels and len(self.labels) != len(self.points):
+            raise ArgumentError(
+                f"labels: got {len(self.labels)} names for {len(self.points)} points; expected one "
+                "for each, or none at all."
+            )
 
     @property
     def value(self) -> float:
@@ -81,12 +89,12 @@ class Measurement:
         """A record for every point, for a data frame or a CSV file."""
         return [
             {
-                **({self.along: point} if self.along else {}),
+                **({self.along: place} if self.along else {}),
                 self.score: self.values[i],
                 "deviation": self.deviations[i],
                 **{name: numbers[i] for name, numbers in self.columns.items()},
             }
-            for i, point in enumerate(self.points)
+            for i, place in enumerate(self.labels or self.points)
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +110,8 @@ class Measurement:
 
         arrays = {name: numbers(content[name]) for name in ("values", "deviations", "points")}
         columns = {name: numbers(values) for name, values in content["columns"].items()}
-        return Measurement(**{**content, **arrays, "columns": columns})
+        labels = tuple(content.get("labels", ()))
+        return Measurement(**{**content, **arrays, "columns": columns, "labels": labels})
 
     @staticmethod
     def markdown(rows: Mapping[str, Measurement]) -> str:
@@ -121,14 +130,15 @@ class Measurement:
         if not rows:
             raise ArgumentError("rows: got none; expected {name: Measurement}.")
         first = next(iter(rows.values()))
+        same = operator.attrgetter("name", "points", "labels")
         for name, row in rows.items():
-            if (row.name, row.points) != (first.name, first.points):
+            if same(row) != same(first):
                 raise ArgumentError(
-                    f"rows: {name!r} is {row.name!r} at {list(row.points)}, the first row "
-                    f"{first.name!r} at {list(first.points)}; expected the same test at the same "
+                    f"rows: {name!r} is {row.name!r} at {row._places()}, the first row "
+                    f"{first.name!r} at {first._places()}; expected the same test at the same "
                     "points in every row."
                 )
-        titles = [f"{first.along} →", *(f"{point:g}" for point in first.points)]
+        titles = [f"{first.along} →", *first._places()]
         if not first.along:
             titles = ["model", first.score, *first.columns]
             if first.percent:
@@ -138,6 +148,10 @@ class Measurement:
             titles.append("± over")
             cells = [[*line, row.over] for line, row in zip(cells, rows.values(), strict=True)]
         return "\n".join([_row(titles), "|---" * len(titles) + "|", *map(_row, cells)])
+
+    def _places(self) -> list[str]:
+        """The points as tables name them."""
+        return list(self.labels) or [f"{point:g}" for point in self.points]
 
     def _cells(self) -> list[str]:
         scale, form = (100, ".2f") if self.percent else (1, ".4g")

@@ -17,6 +17,8 @@ from tfgrad.evaluation._removal import (
     checked_fractions,
     checked_maps,
     filling,
+    finite_maps,
+    left_out,
     mapped,
     pixels_in,
     ranks,
@@ -31,7 +33,10 @@ SCORES = {
     "probability of the label": HIGHER,
     "change of the top probability": LOWER,
     "log density ratio": HIGHER,
+    "relative log density ratio": LOWER,
 }
+# What a logit is divided by, so that one of 0 gives a large number and not infinity.
+_SMALLEST = 1e-6
 
 
 def pixel_perturbation(
@@ -52,14 +57,16 @@ def pixel_perturbation(
     salient, so that the count is exact. The maps may be another network's: Fig. 5.3b judges one
     network by the gradients of many, which tells maps apart from the robustness of networks.
 
-    | score                             | of each image                                          |
-    |-----------------------------------|--------------------------------------------------------|
-    | `"accuracy"`                      | is the label's logit still the largest? (Fig. 5.3)     |
-    | `"probability of the label"`      | softmax(f(x′))_y                                       |
-    | `"change of the top probability"` | abs(p(x′) − p(x)) / p(x), the class predicted for x    |
-    | `"log density ratio"`             | f_y(x′) − f_y(x)                                       |
+    | score                             | of each image; k is the class predicted for x |
+    |-----------------------------------|-----------------------------------------------|
+    | `"accuracy"`                      | is the label's logit still the largest?       |
+    | `"probability of the label"`      | softmax(f(x′))_y                              |
+    | `"change of the top probability"` | abs(p_k(x′) − p_k(x)) / p_k(x)                |
+    | `"log density ratio"`             | f_y(x′) − f_y(x)                              |
+    | `"relative log density ratio"`    | abs(f_k(x′) − f_k(x)) / abs(f_k(x))           |
 
-    The third is Fig. 3.2a's. The last tells of the implicit density, not of the decision (§5.4.2).
+    The first is Fig. 5.3's, the third Fig. 3.2a's. The last two tell of the implicit density, not
+    of the decision (§5.4.2); the last is what Table 3.2 must be, whose numbers exceed 1.
 
     Args:
         network: a Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
@@ -78,14 +85,18 @@ def pixel_perturbation(
 
     Returns:
         The score at each fraction, averaged over images, and its standard error. The direction is
-        that of a good map: with the least salient removed, little should change. The column
-        "constant maps" counts images whose map ranks nothing, and is 0 in a sound test.
+        that of a good map: with the least salient removed, little should change. Two columns are 0
+        in a sound test: "constant maps" counts images whose map ranks nothing, "maps left out"
+        those whose map is NaN or infinite, which are not among the `examples`.
+
+    Warns:
+        UserWarning: an image was left out.
 
     Raises:
         ArgumentError: a fraction, name or fill is out of range, maps do not fit the images, or
             batches are no pairs of images that the network takes and integer labels.
-        DataError: a map is NaN or infinite, every map is constant (all zero, for instance), or a
-            label is no class of the network.
+        DataError: every map is NaN or infinite, or constant (all zero, for instance), or a label is
+            no class of the network.
         ModelError: the network returns probabilities.
         NonFiniteError: a logit is NaN or infinite.
 
@@ -97,7 +108,7 @@ def pixel_perturbation(
     maps = checked_maps(maps)
 
     def perturbed(x_and_map, y, first):
-        """[batch, fractions + 1, scores]: last the row that tells of constant maps."""
+        """[batch, fractions + 2, scores]: last the rows of finite and of constant maps."""
         x, saliency = x_and_map
         check_logits(network, x)
         rank = ranks(saliency)
@@ -114,25 +125,31 @@ def pixel_perturbation(
 
         rows = one_by_one(at, tf.constant(fractions, tf.float64), tf.float32)
         constant = tf.equal(tf.reduce_max(saliency, [1, 2]), tf.reduce_min(saliency, [1, 2]))
-        flags = tf.repeat(tf.cast(constant, tf.float32)[:, tf.newaxis], len(SCORES), 1)
-        return tf.transpose(tf.concat([rows, flags[tf.newaxis]], 0), [1, 0, 2])
+        flags = tf.cast(tf.stack([finite_maps(saliency), constant]), tf.float32)
+        flags = tf.repeat(flags[..., tf.newaxis], len(SCORES), 2)
+        return tf.transpose(tf.concat([rows, flags], 0), [1, 0, 2])
 
     ranked = mapped(placed(batches, network), maps, seed)
     table = per_image(perturbed, ranked).astype(np.float64)
+    finite = table[:, -2, 0] > 0
+    missing = left_out(finite)
+    # Set to 0 and not dropped yet, so that a message counts as the data set does.
+    check_finite(np.where(finite[:, np.newaxis, np.newaxis], table, 0), "network: the logits")
+    table = table[finite]
     constant = int(table[:, -1, 0].sum())
     if constant == len(table):
         raise DataError(
             f"maps: all {constant} are constant, so they rank no pixel; expected maps that vary. "
             "Look at the gradients: a saturated or dead network has none."
         )
-    table = table[:, :-1]
-    check_finite(table, "network: the logits")
+    table = table[:, :-2]
     names = list(SCORES)
     means = table.mean(0)
     errors = table.std(0) / np.sqrt(len(table))
     chosen = names.index(score)
     columns = {name: tuple(means[:, i].tolist()) for i, name in enumerate(names) if i != chosen}
-    columns["constant maps"] = (float(constant),) * len(fractions)
+    for name, count in (("constant maps", constant), ("maps left out", missing)):
+        columns[name] = (float(count),) * len(fractions)
     return Measurement(
         name=f"{score} without the {remove} salient pixels",
         score=score,
@@ -157,13 +174,14 @@ def _scores(logits: tf.Tensor, before: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """[batch, scores], in the order of `SCORES`."""
     top = tf.argmax(before, -1, tf.int32)
     now, then = tf.nn.softmax(logits), tf.nn.softmax(before)
-    of_top = targets.select(then, top)
+    of_top, logit = targets.select(then, top), targets.select(before, top)
     return tf.stack(
         [
             tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), y), tf.float32),
             targets.select(now, y),
             tf.abs(targets.select(now, top) - of_top) / of_top,
             targets.select(logits - before, y),
+            tf.abs(targets.select(logits, top) - logit) / tf.maximum(tf.abs(logit), _SMALLEST),
         ],
         axis=-1,
     )

@@ -1,0 +1,170 @@
+"""Puts one saliency method on one trained network to a test: what Chapter 3's cells run."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+import tfgrad
+from apps.experiments import networks
+from apps.experiments.declarations import Subject
+from apps.experiments.faithfulness import LOGIT, Explained
+from apps.experiments.teachers import Learned, compile_model
+from tfgrad import evaluation, saliency
+
+if TYPE_CHECKING:
+    from apps.experiments.examining import Bench, Found
+
+CHANGE = "change of the top probability"
+_MAPS_BATCH = 125
+
+
+def perturbation(
+    bench: "Bench",
+    learned: Learned,
+    seed: int,
+    by: Explained,
+    fractions,
+    fill: float,
+    score: str = CHANGE,
+) -> "Found":
+    """What is left of the output without the least salient pixels."""
+    measured = evaluation.pixel_perturbation(
+        learned.network,
+        bench.batches(learned),
+        _of_predicted(learned, by),
+        fractions,
+        fill=fill,
+        score=score,
+        seed=seed,
+    )
+    shown = {"change": CHANGE, "logit": LOGIT, "accuracy": "accuracy"}
+    columns = {score: measured.values, **measured.columns}
+    found: dict[str, Any] = {
+        f"{key}_{fraction:g}": columns[title][i]
+        for key, title in shown.items()
+        for i, fraction in enumerate(measured.points)
+    }
+    return found | {"perturbation": measured.to_json()}, {}
+
+
+def flip(
+    bench: "Bench",
+    learned: Learned,
+    seed: int,
+    by: Explained,
+    source: int,
+    to: int,
+    fraction: float,
+    fill: float,
+) -> "Found":
+    """Δ log-odds of one class against another; signs are what it tests."""
+    measured = evaluation.class_flip(
+        learned.network,
+        bench.batches(learned),
+        _maps(learned, by),
+        source,
+        to,
+        fraction,
+        fill=fill,
+        seed=seed,
+    )
+    columns = {name: values[0] for name, values in measured.columns.items()}
+    return {
+        "flip": measured.value,
+        "flip_error": columns["standard error"],
+        "turned": columns["turned"],
+        "removed": columns["pixels removed"],
+        "class_flip": measured.to_json(),
+    }, {}
+
+
+def retraining(
+    bench: "Bench",
+    learned: Learned,
+    seed: int,
+    by: Explained,
+    fractions,
+) -> "Found":
+    """The accuracy of networks retrained without the most salient pixels (ROAR)."""
+    network: Subject = bench.experiment.subject
+    train, test = (
+        bench.load(network.dataset, network.image_size, split)
+        for split in (network.train_split, network.test_split)
+    )
+    normalize, schedule = learned.statistics(train), network.training
+    assert schedule is not None
+
+    def build() -> tfgrad.PenalizedModel:
+        model = networks.build(network, train.image_shape, len(train.classes))
+        compile_model(model, schedule, len(train), jit_compile=bench.options.jit_compile)
+        return model
+
+    name, function = _slug(by), _maps(learned, by)
+    maps: Any = function
+    if not isinstance(function, str):
+        maps = tuple(
+            evaluation.saved_maps(
+                function,
+                images,
+                os.path.join(bench.work_dir, "maps", f"{name}-{split}"),
+                normalize=normalize,
+                batch_size=_MAPS_BATCH,
+            )
+            for split, images in (("train", train), ("test", test))
+        )
+        if by.magnitude:
+            maps = tuple(np.abs(np.asarray(part)) for part in maps)
+    (measured,) = evaluation.remove_and_retrain(
+        build,
+        train,
+        test,
+        {name: maps},
+        os.path.join(bench.work_dir, "retrained"),
+        fractions=fractions,
+        seeds=(seed,),
+        epochs=schedule.epochs,
+        batch_size=schedule.batch_size,
+        augment=schedule.augment,
+        normalize=normalize,
+    ).values()
+    found: dict[str, Any] = {
+        f"retrained_{fraction:g}": value
+        for fraction, value in zip(measured.points, measured.values, strict=True)
+    }
+    return found | {"retraining": measured.to_json()}, {}
+
+
+def maps(
+    bench: "Bench",
+    learned: Learned,
+    seed: int,
+    by: Explained,
+    count: int,
+) -> "Found":
+    """Maps of a few test images, to be looked at."""
+    images, labels = bench.one_of_each(count)
+    found = np.asarray(saliency.get(by.method)(learned.network, **by.options)(images))
+    if by.magnitude:
+        found = np.abs(found)
+    return {}, {"images": images, "labels": labels, "maps": found}
+
+
+def _maps(learned: Learned, by: Explained) -> Any:
+    """A function of (images, class), or the word for the control."""
+    if by.method == saliency.Random.name:
+        return by.method
+    return saliency.get(by.method)(learned.network, **by.options)
+
+
+def _of_predicted(learned: Learned, by: Explained) -> Any:
+    """Maps of the predicted class, whatever the label."""
+    function = _maps(learned, by)
+    if isinstance(function, str):
+        return function
+    return lambda x, y: tf.abs(function(x)) if by.magnitude else function(x)
+
+
+def _slug(by: Explained) -> str:
+    return "-".join([by.method, *(f"{name}_{value}" for name, value in by.options.items())])

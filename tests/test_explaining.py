@@ -1,0 +1,80 @@
+"""The experiments on saliency methods: what their cells find, and keep."""
+
+import numpy as np
+import pytest
+
+from apps import reproduce
+from apps.experiments import faithfulness, training
+from apps.experiments.declarations import ACCURACY_COLUMN, Subject, Training
+from apps.experiments.examination import Examination
+from tfgrad.evaluation import Measurement
+
+NETWORK = Subject(
+    label="plain",
+    network="vgg4",
+    width=0.1,
+    dataset="digits",
+    training=Training(3, (2,), 32),
+    train_split="train[:400]",
+    test_split="test[:120]",
+    normalize=False,
+)
+METHODS = {
+    "Random": ("random", {}),
+    "FullGrad (no abs)": ("fullgrad", faithfulness.SIGNED),
+}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    table = Examination(
+        name="tiny",
+        title="Tiny: maps",
+        scale="small",
+        tests={
+            "perturbation": {"fractions": (0.0, 0.3, 0.7), "fill": 0.0},
+            "flip": {"source": 8, "to": 3, "fraction": 0.2, "fill": 0.0},
+            "retraining": {"fractions": (0.5,)},
+            "maps": {"count": 3},
+        },
+        metrics=(ACCURACY_COLUMN,),
+        rows=faithfulness._rows(NETWORK, METHODS),
+        examples=100,
+    )
+    work_dir = tmp_path_factory.mktemp("explained")
+    records = reproduce.run(table, str(work_dir), training.Options(), table.cells())
+    return work_dir, {cell.row.label: records[cell.id] for cell in table.cells()}
+
+
+def test_perturbation_begins_with_nothing_changed(complete):
+    _, records = complete
+    for record in records.values():
+        assert record["change_0"] == record["logit_0"] == 0
+        assert record["change_0.7"] > 0
+        assert Measurement.from_json(record["perturbation"]).examples == 100
+    random, fullgrad = records.values()
+    assert random["change_0.3"] != fullgrad["change_0.3"]
+
+
+def test_the_flip_knows_signs(complete):
+    _, records = complete
+    for record in records.values():
+        assert 0 < record["removed"] <= 0.21
+    random, fullgrad = (record["flip"] for record in records.values())
+    assert fullgrad > random
+
+
+def test_retraining_keeps_its_maps_and_runs(complete):
+    work_dir, records = complete
+    found = [record["retrained_0"] for record in records.values()]
+    assert found[0] == found[1]  # The same run, made once.
+    assert len({record["retrained_0.5"] for record in records.values()}) == 2
+    assert {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()} == {"fullgrad"}
+
+
+def test_pictures_lie_beside_the_table(complete):
+    work_dir, _ = complete
+    assert (work_dir / "tiny.png").stat().st_size > 1000
+    arrays = [np.load(path) for path in sorted((work_dir / "images").glob("*.npz"))]
+    assert [a["maps"].shape for a in arrays] == [(3, 8, 8)] * 2
+    assert all(a["maps"].min() >= 0 for a in arrays)  # Sizes, though the method has signs.

@@ -1,0 +1,449 @@
+"""Maps of networks whose layers are drawn anew: what is drawn, put back, compared and refused."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from tfgrad import data, saliency
+from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.evaluation import label_randomisation, permuted_labels, randomisation
+from tfgrad.evaluation._redraw import layers_with_weights, redraw, restored
+from tfgrad.evaluation._similarity import rank_correlation, structural_similarity
+
+SHAPE = (6, 6, 2)
+L = keras.layers
+GRADIENT = saliency.get("input_gradient")
+
+
+def images(n=5, seed=0):
+    return np.random.default_rng(seed).uniform(size=(n, *SHAPE)).astype("float32")
+
+
+def trained(network, seed=7):
+    """Weights as far from initial ones as training would bring them; variances stay positive."""
+    rng = np.random.default_rng(seed)
+    for w in network.weights:
+        moved = w / 2 + 0.2 * rng.normal(size=w.shape)
+        w.assign(tf.abs(moved) if "variance" in w.name else moved)
+    return network
+
+
+def functional():
+    """A nested block, a 1×1 convolution, a batch norm, and a layer that two paths share."""
+    inner = keras.Input((6, 6, 4))
+    block = keras.Model(
+        inner, L.Conv2D(4, 1, name="conv")(L.ReLU()(L.BatchNormalization(name="norm")(inner)))
+    )
+    block.name = "block"
+    x = keras.Input(SHAPE)
+    shared = L.Conv2D(4, 3, padding="same", name="shared")
+    first = L.Conv2D(2, 3, padding="same", name="first")(x)
+    both = L.Add()([shared(x), shared(first)])
+    hidden = L.Flatten()(block(both))
+    return trained(keras.Model(x, L.Dense(3, name="logits")(hidden)))
+
+
+def sequential(**dense):
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            L.Conv2D(3, 3, activation="relu", name="conv"),
+            L.Flatten(),
+            L.Dense(3, name="logits", **dense),
+        ]
+    )
+
+
+class Scaled(L.Layer):
+    """Takes an object that no configuration holds."""
+
+    def __init__(self, thing, **kwargs):
+        super().__init__(**kwargs)
+        self.thing = thing
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=shape[1:], initializer="ones", name="gain")
+
+    def call(self, x):
+        return self.gain * x
+
+
+class Subclassed(keras.Model):
+    """Layers made in another order than called; attention, a cell, a wrapper, own weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = L.Dense(3, name="head")
+        self.unused = L.Dense(3, name="unused")
+        self.recurrent = L.Bidirectional(L.LSTM(2), name="both")
+        self.attention = L.MultiHeadAttention(1, 2, name="attention")
+        self.scaled = Scaled(object(), name="scaled")
+        self.each = L.TimeDistributed(L.Dense(4), name="each")
+        self.unused.build((None, 2))
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, 4), initializer="normal", name="token")
+
+    def call(self, x):
+        x = self.each(self.scaled(tf.reshape(x, [-1, 12, 6])))
+        return self.head(self.recurrent(self.attention(x, x) + self.token))
+
+
+def subclassed():
+    network = Subclassed()
+    network(images(1))
+    return trained(network)
+
+
+def weights(network):
+    return [v.numpy().copy() for v in network.variables]
+
+
+def assert_equal(network, before):
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+# What is drawn
+
+
+def test_layers_stand_in_the_order_of_their_calls_once_and_by_path():
+    assert list(layers_with_weights(functional(), images(1))) == [
+        "first",
+        "shared",
+        "block/norm",
+        "block/conv",
+        "logits",
+    ]
+    found = list(layers_with_weights(subclassed(), images(1)))
+    attention = [f"attention/{n}" for n in ("query", "key", "value", "attention_output")]
+    assert found[0] == "subclassed"  # its own token
+    assert found[1:2] == ["scaled"] and found[2].startswith("each/dense")
+    assert set(found[3:7]) == set(attention) and found[6] == attention[3]
+    assert [p.startswith("both/") for p in found[7:9]] == [True, True]
+    assert found[9:] == ["head"]
+
+
+@pytest.mark.parametrize("make", [functional, subclassed])
+def test_every_layer_is_drawn_anew_and_put_back(make):
+    network = make()
+    before = weights(network)
+    layers = layers_with_weights(network, images(1))
+    drawn = []
+    with restored(network) as restore:
+        for seed in (3, 3, 4):
+            restore()
+            for path, layer in layers.items():
+                assert redraw(layer, path, seed) > 0.05, path
+            drawn.append(np.concatenate([w.ravel() for w in weights(network)]))
+    assert_equal(network, before)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_initialisers_of_the_layer_draw():
+    network = trained(
+        keras.Sequential(
+            [
+                keras.Input(SHAPE),
+                L.Conv2D(64, 3, kernel_initializer=keras.initializers.HeNormal(seed=1), name="he"),
+                L.BatchNormalization(name="norm"),
+                L.Flatten(),
+                L.Dense(50, bias_initializer="ones", name="logits"),
+            ]
+        )
+    )
+    he, norm, logits = layers_with_weights(network, images(1)).values()
+    drawn = []
+    for seed in (0, 1):
+        redraw(he, "he", seed)
+        drawn.append(he.kernel.numpy())
+    assert np.std(drawn[0]) == pytest.approx(np.sqrt(2 / 18), rel=0.1)  # fan-in 3·3·2
+    assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 0.2  # seed=1 is replaced
+    assert not he.bias.numpy().any()
+    redraw(norm, "norm", 0)
+    assert [np.unique(w.numpy()).tolist() for w in norm.weights] == [[1], [0], [0], [1]]
+    redraw(logits, "logits", 0)
+    limit = np.sqrt(6 / (16 * 64 + 50))
+    assert 0.95 * limit < np.abs(logits.kernel.numpy()).max() <= limit
+    assert (logits.bias.numpy() == 1).all()
+
+
+def test_what_a_configuration_does_not_bring_back_is_shuffled():
+    layer = subclassed().scaled
+    before = layer.gain.numpy()
+    change = redraw(layer, "scaled", 0)
+    after = layer.gain.numpy()
+    np.testing.assert_array_equal(np.sort(after.ravel()), np.sort(before.ravel()))
+    assert change == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
+
+
+def test_drawing_leaves_the_users_own_random_numbers_alone():
+    layer = sequential().layers[0]
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    redraw(layer, "conv", 0)
+    assert random.random() == expected
+
+
+# What is measured
+
+
+def spearman(a, b):
+    return [stats.spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
+
+
+@pytest.mark.parametrize("order", ["cascading", "independent"])
+def test_the_curve_against_stages_made_by_hand(order):
+    network, x = functional(), images()
+    before = weights(network)
+    result = randomisation(network, x, GRADIENT, order=order, seed=4, target=1, batch_size=2)
+    assert_equal(network, before)
+    paths = ["logits", "block/conv", "block/norm", "shared", "first"]
+    assert result.labels == ("none", *paths)
+    assert result.points == (0, 1, 2, 3, 4, 5)
+    layers = layers_with_weights(network, x[:1])
+    method = GRADIENT(network)
+    trained_maps = method(x, 1).numpy()
+    with restored(network) as restore:
+        for i, path in enumerate(paths):
+            if order == "independent":
+                restore()
+            seed = int(np.random.SeedSequence([4, 0, i]).generate_state(1)[0])
+            change = redraw(layers[path], path, seed)
+            each = np.array(spearman(trained_maps, method(x, 1).numpy()))
+            assert result.values[i + 1] == pytest.approx(each.mean(), abs=1e-6)
+            assert result.deviations[i + 1] == pytest.approx(each.std() / np.sqrt(5), abs=1e-6)
+            assert result.columns["weights changed"][i + 1] == pytest.approx(change)
+    assert (result.values[0], result.deviations[0]) == (1, 0)
+    for name in ("rank correlation of sizes", "structural similarity"):
+        assert result.columns[name][0] == pytest.approx(1, abs=1e-6)
+    assert result.columns["weights changed"][0] == 0
+    assert result.columns["maps unchanged"] == result.columns["maps left out"] == (0,) * 6
+    assert (result.direction, result.examples) == ("lower", 5)
+
+
+def test_draws_are_averaged_image_by_image():
+    network, x = trained(sequential()), images()
+    one = randomisation(network, x, GRADIENT, seed=1)
+    two = randomisation(network, x, GRADIENT, seed=1, draws=2)
+    assert two.values[0] == 1 and len(two.values) == 3
+    assert all(a != b for a, b in zip(one.values[1:], two.values[1:], strict=True))
+    assert randomisation(network, x, GRADIENT, seed=1, draws=2) == two
+
+
+def test_the_control_does_not_change_and_is_found_out():
+    result = randomisation(trained(sequential()), images(), saliency.get("random"))
+    assert result.values == (1, 1, 1)
+    assert result.columns["maps unchanged"] == (0, 5, 5)
+
+
+def test_a_subclassed_model_is_measured_too():
+    def method(network):
+        def maps(x, classes):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                score = tf.gather(network(x), classes, batch_dims=1)
+            return tf.reduce_sum(tape.gradient(score, x), -1)
+
+        return maps
+
+    network = subclassed()
+    before = weights(network)
+    result = randomisation(network, images(3), method)
+    assert_equal(network, before)
+    assert len(result.values) == 11 and all(c > 0 for c in result.columns["weights changed"][1:])
+    assert max(result.values[3:]) < 0.999
+
+
+def test_maps_that_say_nothing_are_left_out():
+    def method(network):
+        gradient = GRADIENT(network)
+
+        def maps(x, classes):
+            found = gradient(x, classes)
+            flat = tf.reduce_all(x == images()[3], [1, 2, 3])
+            bad = tf.reduce_all(x == images()[1], [1, 2, 3])[:, None, None]
+            return tf.where(flat[:, None, None], 2.0, tf.where(bad, np.nan, found))
+
+        return maps
+
+    network, rest = trained(sequential()), images()[[0, 2, 4]]
+    result = randomisation(network, images(), method)
+    expected = randomisation(network, rest, GRADIENT)
+    assert result.columns["maps left out"] == (2, 2, 2)
+    np.testing.assert_allclose(result.values, expected.values, atol=1e-6)
+    np.testing.assert_allclose(result.deviations, expected.deviations, atol=1e-6)
+    with pytest.raises(DataError, match="the maps of all 5 images are constant, NaN or infinite"):
+        randomisation(network, images(), lambda m: lambda x, y: tf.zeros(x.shape[:3]))
+
+
+def test_an_untrained_batch_norm_has_nothing_to_draw_and_that_is_reported():
+    network = keras.Sequential(
+        [keras.Input(SHAPE), L.BatchNormalization(name="norm"), L.Flatten(), L.Dense(3)]
+    )
+    trained(network.layers[-1])
+    assert randomisation(network, images(), GRADIENT).columns["weights changed"][-1] == 0
+
+
+def test_similarities_against_scipy_and_by_hand():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 4, (2, 70, 5, 7)).astype("float64")
+    np.testing.assert_allclose(rank_correlation(a, b), spearman(a, b), atol=1e-12)
+    np.testing.assert_allclose(rank_correlation(a, -3 * a), -1, atol=1e-12)
+    a[3], b[66, 0, 0] = 2, np.inf
+    missing = np.flatnonzero(np.isnan(rank_correlation(a, b)))
+    assert missing.tolist() == [3, 66]
+    assert np.flatnonzero(np.isnan(structural_similarity(a, b))).tolist() == [66]
+    np.testing.assert_allclose(structural_similarity(a, -5 * a), 1, atol=1e-6)
+    # 3×3 maps, one window of side 3: the formula of Wang et al. (2004) for a single place.
+    a, b = rng.uniform(size=(2, 1, 3, 3))
+    line = np.exp(-(np.arange(-1, 2) ** 2) / (2 * (1.5 * 3 / 11) ** 2))
+    window = np.outer(line, line) / line.sum() ** 2
+    p, q = a[0] / a.max(), b[0] / b.max()
+    mean_p, mean_q = (window * p).sum(), (window * q).sum()
+    variances = (window * p**2).sum() - mean_p**2 + (window * q**2).sum() - mean_q**2
+    covariance = (window * p * q).sum() - mean_p * mean_q
+    expected = (2 * mean_p * mean_q + 1e-4) / (mean_p**2 + mean_q**2 + 1e-4)
+    expected *= (2 * covariance + 9e-4) / (variances + 9e-4)
+    np.testing.assert_allclose(structural_similarity(a, b), expected, rtol=1e-4)
+
+
+# What is refused
+
+
+def test_stale_traces_and_noise_are_refused():
+    network = trained(sequential())
+
+    def stale(m):
+        kept = keras.models.clone_model(m)  # what a trace with constants amounts to
+        kept.set_weights(m.get_weights())
+        return GRADIENT(kept)
+
+    before = weights(network)
+    with pytest.raises(ModelError, match="a map function built before the weights changed is stal"):
+        randomisation(network, images(), stale)
+    assert_equal(network, before)
+    rng = np.random.default_rng(0)
+    with pytest.raises(ModelError, match="maps of one network differ from call to call"):
+        randomisation(network, images(), lambda m: lambda x, y: rng.normal(size=x.shape[:3]))
+
+
+def test_layers_that_come_back_as_they_were_are_refused():
+    with pytest.raises(ModelError, match=r"layer 'logits' \(Dense\): drawn anew, its weights are"):
+        randomisation(sequential(kernel_initializer="ones"), images(), GRADIENT)
+
+
+def test_the_model_is_as_before_also_after_an_exception():
+    network, calls = trained(sequential()), []
+
+    def method(m):
+        def maps(x, classes):
+            calls.append(1)
+            if len(calls) == 4:
+                raise RuntimeError("out of memory")
+            return GRADIENT(m)(x, classes)
+
+        return maps
+
+    before = weights(network)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        randomisation(network, images(), method)
+    assert_equal(network, before)
+
+
+def test_bad_arguments():
+    network, x = trained(sequential()), images()
+    refused = [
+        ({"order": "random"}, r"order: got 'random'; expected one of 'cascading', 'independent'"),
+        ({"draws": 0}, r"draws: got 0; expected a whole number from 1 up"),
+        ({"seed": -1}, r"seed: got -1; expected a whole number from 0 up"),
+        ({"batch_size": 0}, r"batch_size: got 0; expected a whole number from 1 up"),
+        ({"target": 3}, r"target: got class 3; the model has 3 logits"),
+        ({"target": "label"}, r"target: got 'label', and there are no labels here"),
+        ({"target": [0, 1]}, r"target: got 2 classes for a batch of 5"),
+        ({"method": "fullgrad"}, r"method: got 'fullgrad'; expected a function from a model to"),
+        (
+            {"method": GRADIENT(network)},
+            r"method: got InputGradient\('seq.*\); expected a function",
+        ),
+        ({"method": lambda m: 3}, r"method: it returns a int for a model; expected a function of"),
+        ({"method": lambda m: lambda x, y: x}, r"method: got maps of shape \(5, 6, 6, 2\) for im"),
+        ({"images": x[0]}, r"images: got float32 of shape \(6, 6, 2\); expected float images"),
+        ({"images": x[:0]}, r"images: got float32 of shape \(0, 6, 6, 2\); .* at least one"),
+        ({"images": x.astype("uint8")}, r"images: got uint8 of shape .* expected float images"),
+        ({"images": x[:, :5]}, r"images: got shape \(None, 5, 6, 2\); the model takes"),
+        ({"images": "cat"}, r"images: got (a )?str"),
+        ({"model": "cat"}, r"model: got a str; expected a keras.Model"),
+    ]
+    for more, message in refused:
+        with pytest.raises(ArgumentError, match=message):
+            randomisation(**{"model": network, "images": x, "method": GRADIENT, **more})
+    x[2, 1, 1, 0] = np.nan
+    with pytest.raises(DataError, match=r"images: number 2 of 5 holds NaN or infinite pixels"):
+        randomisation(network, x, GRADIENT)
+    softmax = keras.Sequential([keras.Input(SHAPE), network, L.Softmax()])
+    with pytest.raises(ModelError, match="returns probabilities"):
+        randomisation(softmax, images(), GRADIENT)
+    with pytest.raises(ModelError, match="none of the layers that it calls has weights"):
+        bare = keras.Sequential([keras.Input(SHAPE), L.Flatten()])
+        randomisation(bare, images(), GRADIENT)
+
+
+# Permuted labels
+
+
+def test_label_randomisation_compares_two_networks():
+    x = images()
+    network, other = (trained(functional(), seed) for seed in (1, 2))
+    result = label_randomisation(network, other, x, GRADIENT)
+    classes = network.predict(x, verbose=0).argmax(1)
+    each = spearman(GRADIENT(network)(x, classes).numpy(), GRADIENT(other)(x, classes).numpy())
+    assert result.value == pytest.approx(np.mean(each), abs=1e-6)
+    assert result.deviations[0] == pytest.approx(np.std(each) / np.sqrt(5), abs=1e-6)
+    assert set(result.columns) == {
+        "rank correlation of sizes",
+        "structural similarity",
+        "maps unchanged",
+        "maps left out",
+    }
+    control = label_randomisation(network, other, x, saliency.get("random"))
+    assert (control.value, control.columns["maps unchanged"]) == (1, (5,))
+    with pytest.raises(ArgumentError, match="other: got a network with the logits of the model"):
+        label_randomisation(network, network, x, GRADIENT)
+    five = keras.Sequential([keras.Input(SHAPE), L.Flatten(), L.Dense(5)])
+    with pytest.raises(ArgumentError, match="other: got a network of 5 classes for a model of 3"):
+        label_randomisation(network, five, x, GRADIENT)
+
+
+def test_permuted_labels_keep_images_and_sizes_of_classes():
+    original = data.from_arrays(np.zeros((40, 2, 2, 1)), np.arange(40) % 4)
+    permuted = permuted_labels(original, seed=3)
+    assert permuted.images is original.images and permuted.classes == original.classes
+    assert np.bincount(permuted.labels).tolist() == [10] * 4
+    assert np.mean(permuted.labels == original.labels) < 0.6
+    np.testing.assert_array_equal(permuted.labels, permuted_labels(original, 3).labels)
+    assert (permuted.labels != permuted_labels(original, 4).labels).any()
+    with pytest.raises(ArgumentError, match="seed: got -1; expected a whole number from 0 up"):
+        permuted_labels(original, -1)
+    single = data.from_arrays(np.zeros((3, 2, 2, 1)), np.zeros(3, int))
+    with pytest.raises(DataError, match="all 3 images of 'arrays' have one label"):
+        permuted_labels(single, 0)
+
+
+def test_stages_and_draws_retrace_nothing():
+    network, shapes = trained(sequential()), []
+    call = network.call
+    network.call = lambda x, **kwargs: (shapes.append(x.shape[0]), call(x, **kwargs))[1]
+    counts = []
+    for draws in (1, 1, 3):  # the first time, the network is also looked at for a softmax
+        shapes.clear()
+        randomisation(network, images(), GRADIENT, draws=draws, batch_size=2)
+        counts.append(shapes.count(None))
+        assert set(shapes) == {1, None}  # one image is looked at, all others are compiled
+    assert counts[1] == counts[2]

@@ -1,0 +1,89 @@
+"""How alike two sets of maps are, image by image; NaN where a map tells nothing to compare."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from scipy import stats
+
+# Of Wang et al. (2004): the side and the deviation of the Gaussian window.
+_WINDOW, _SIGMA = 11, 1.5
+# Maps compared at once; it bounds memory and changes no number.
+_AT_ONCE = 64
+
+_Comparison = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _in_slices(compare: _Comparison) -> _Comparison:
+    @functools.wraps(compare)
+    def sliced(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        starts = range(0, len(a), _AT_ONCE)
+        return np.concatenate([compare(a[i : i + _AT_ONCE], b[i : i + _AT_ONCE]) for i in starts])
+
+    return sliced
+
+
+@_in_slices
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of pixels, [n, H, W] twice → [n]; ties share their mean rank.
+
+    NaN where one of the two is constant or not finite, for which it does not exist.
+    """
+    same = np.array([np.array_equal(one, other) for one, other in zip(a, b, strict=True)])
+    known = varies(a) & varies(b)
+    ranked = [_standard_ranks(np.where(known[:, None, None], maps, 0)) for maps in (a, b)]
+    correlation = np.clip(np.einsum("ij,ij->i", *ranked), -1, 1)
+    return np.where(known, np.where(same, 1.0, correlation), np.nan)
+
+
+@_in_slices
+def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """SSIM of absolute maps, each scaled to [0, 1] by its maximum: [n, H, W] twice → [n].
+
+    The Gaussian window has side 11 and deviation 1.5; on maps smaller than that it shrinks to
+    their smaller side, and its deviation in proportion. NaN where a map is not finite.
+    """
+    known = _finite(a) & _finite(b)
+    side = min(_WINDOW, *a.shape[1:])
+    scaled = [_scaled(np.where(known[:, None, None], maps, 0)) for maps in (a, b)]
+    found = tf.image.ssim(
+        *scaled, max_val=1.0, filter_size=side, filter_sigma=_SIGMA * side / _WINDOW
+    )
+    return np.where(known, found.numpy(), np.nan)
+
+
+@_in_slices
+def relative_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """‖b − a‖ / ‖a‖ of each map, [n, H, W] twice → [n]; NaN where a is zero or one not finite."""
+    a, b = (maps.reshape(len(maps), -1).astype(np.float64) for maps in (a, b))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        size = np.linalg.norm(a, axis=1)
+        found = np.linalg.norm(b - a, axis=1) / size
+    return np.where((size > 0) & np.isfinite(found), found, np.nan)
+
+
+def varies(maps: np.ndarray) -> np.ndarray:
+    """Which maps rank pixels: finite and not constant, bool [n]."""
+    flat = maps.reshape(len(maps), -1)
+    return _finite(maps) & (flat.max(1) > flat.min(1))
+
+
+def _finite(maps: np.ndarray) -> np.ndarray:
+    return np.isfinite(maps).reshape(len(maps), -1).all(1)
+
+
+def _standard_ranks(maps: np.ndarray) -> np.ndarray:
+    """Mean ranks with mean 0 and norm 1, [n, pixels]; zeros of a constant map."""
+    ranks = stats.rankdata(maps.reshape(len(maps), -1), axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    size = np.linalg.norm(ranks, axis=1, keepdims=True)
+    return ranks / np.where(size > 0, size, 1)
+
+
+def _scaled(maps: np.ndarray) -> tf.Tensor:
+    sizes = np.abs(maps)
+    top = sizes.max((1, 2), keepdims=True)
+    return tf.constant((sizes / np.where(top > 0, top, 1))[..., np.newaxis], tf.float32)

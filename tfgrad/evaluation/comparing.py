@@ -1,0 +1,390 @@
+"""Methods × tests on one model, in one call: how faithful is each map, and what does it cost?"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfgrad import classifiers, saliency
+from tfgrad.arguments import one_of, whole
+from tfgrad.errors import ArgumentError, NonFiniteError, TfgradError
+from tfgrad.evaluation._inputs import placed
+from tfgrad.evaluation._removal import RANDOM, mapped
+from tfgrad.evaluation.axioms import (
+    bias_sensitivity,
+    completeness,
+    shift_agreement,
+    weak_dependence,
+)
+from tfgrad.evaluation.class_flip import class_flip
+from tfgrad.evaluation.comparison import CONTROL, Comparison, Cost
+from tfgrad.evaluation.measurement import Measurement
+from tfgrad.evaluation.pixels import pixel_perturbation
+from tfgrad.evaluation.randomisation import randomisation
+
+# A function of (images, classes) that returns maps [batch, H, W].
+Maps = Callable[[Any, Any], Any]
+_TIMED_BATCHES = 3
+
+
+def compare(
+    model: Any,
+    data: Iterable[Any],
+    methods: Any,
+    tests: Any,
+    *,
+    images: int = 64,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Comparison:
+    """Put saliency methods to tests on one model: a table of methods × tests.
+
+    | test                 | asks                                                               |
+    |----------------------|--------------------------------------------------------------------|
+    | `"pixels"`           | `pixel_perturbation`: how much does the top probability change     |
+    |                      | without the least salient pixels?                                  |
+    | `"pixels_most"`      | the same without the most salient ones                             |
+    | `"class_flip"`       | how far does an image move from one class to another?              |
+    | `"randomisation"`    | is a map still the same once layers are drawn anew?                |
+    | `"completeness"`     | does a map add up to the score?                                    |
+    | `"bias_sensitivity"` | does it move with the biases?                                      |
+    | `"weak_dependence"`  | does it stay within a linear region?                               |
+    | `"shift_agreement"`  | is it the same for the same function of shifted images?            |
+
+    The last five are on whole images, the first ones of the data, for the predicted classes.
+    The control, `"random"`, is always a row. A pair of method and test that raises a `TfgradError`
+    is a failure in the result, and the rest goes on. The label's maps, which both tests of pixels
+    rank by, are computed once and kept in a temporary file, so that memory is that of one batch;
+    every other test asks for maps of other classes, images or networks.
+
+    Args:
+        model: a Keras model from images [batch, H, W, C] to logits, or a `PenalizedModel` of one.
+        data: a data set of (images, integer labels) batches that can be read again.
+        methods: names of `tfgrad.saliency.METHODS`; or {name in the table: such a name, a class of
+            methods, a method built around the model, or a function of (images, classes) that
+            returns maps [batch, H, W]}.
+        tests: names of the table above; or {title: such a name, or a function of
+            (model, data, maps) that returns a `Measurement`, maps being a function of (images,
+            classes)}.
+        images: how many the last five tests take.
+        options: {test: {option of its function: value}}, such as
+            `{"pixels": {"fill": 0.0, "fractions": (0.5, 0.7, 0.9)}}`.
+        seed: of everything that is drawn.
+        on_progress: called with (pairs done, pairs in all, the pair that is next).
+
+    Returns:
+        The measurements, failures and costs. A cost is the median over three batches after one
+        that warms up, in turn with an input-gradient of the same batch.
+
+    Raises:
+        ArgumentError: a method, test or option does not exist, an option is out of range, or the
+            data are no batches of images that the model takes and labels.
+        DataError: a label is no class of the model.
+        ModelError: the model does not return logits.
+        NonFiniteError: a logit is NaN or infinite.
+    """
+    network = classifiers.network(model)
+    asked = _tests(tests, options or {}, seed)
+    candidates = _candidates(methods, network, seed)
+    task = _Task(network, data, whole("images", images))
+    classifiers.check_logits(network, task.sample)
+    found: dict[str, dict[str, Measurement]] = {test: {} for test in asked}
+    failures: dict[str, dict[str, str]] = {}
+    costs: dict[str, Cost] = {}
+    done = 0
+    # The control first: what it refuses of arguments and logits is wrong for every method.
+    for candidate in sorted(candidates, key=lambda c: not c.control):
+        with tempfile.TemporaryFile() as file:
+            ranking = _ranking(task, candidate, file, asked)
+            for title, test in asked.items():
+                if on_progress is not None:
+                    on_progress(done, len(candidates) * len(asked), f"{title} of {candidate.name}")
+                try:
+                    found[title][candidate.name] = test.run(task, candidate, ranking)
+                except TfgradError as error:
+                    if candidate.control and isinstance(error, ArgumentError | NonFiniteError):
+                        raise
+                    failures.setdefault(title, {})[candidate.name] = str(error)
+                done += 1
+        with contextlib.suppress(TfgradError):  # the tests have said why
+            costs[candidate.name] = _cost(task, candidate)
+    order = tuple(candidate.name for candidate in candidates)
+    found = {
+        test: {method: row[method] for method in order if method in row}
+        for test, row in found.items()
+    }
+    return Comparison(order, found, failures, costs)
+
+
+# Methods
+
+
+@dataclasses.dataclass
+class _Candidate:
+    """A method to be judged.
+
+    Attributes:
+        name: in the table.
+        build: a model to the method around it.
+        network: the model of the comparison.
+        control: whether it knows nothing.
+    """
+
+    name: str
+    build: Callable[[Any], Maps]
+    network: Any
+    control: bool
+
+    @functools.cached_property
+    def maps(self) -> Maps:
+        return self.build(self.network)
+
+
+def _candidates(methods: Any, network: Any, seed: int) -> list[_Candidate]:
+    """What is asked, and the control."""
+    named = _named("methods", methods, "names of tfgrad.saliency, or {name: method}")
+    named.setdefault(CONTROL, CONTROL)
+    return [
+        _Candidate(name, _builder(name, method, network, seed), network, _is_control(method))
+        for name, method in named.items()
+    ]
+
+
+def _is_control(method: Any) -> bool:
+    return isinstance(method, str) and method == CONTROL
+
+
+def _builder(name: str, method: Any, network: Any, seed: int) -> Callable[[Any], Maps]:
+    if name == CONTROL and not _is_control(method):
+        raise ArgumentError(
+            f"methods: got a {type(method).__name__} by the name of {CONTROL!r}, which is the "
+            "control's; choose another name."
+        )
+    if _is_control(method):
+        return functools.partial(saliency.Random, seed=seed)
+    if isinstance(method, str):
+        return saliency.get(method)
+    if isinstance(method, type) and issubclass(method, saliency.Method):
+        return method
+    if not callable(method):
+        raise ArgumentError(
+            f"methods: {name!r} is a {type(method).__name__}; expected a name of tfgrad.saliency, "
+            "a class of methods, a method, or a function of (images, classes)."
+        )
+
+    def build(model: Any) -> Maps:
+        if model is network:
+            return method
+        if isinstance(method, saliency.Method):
+            return _like(method, model)
+        raise ArgumentError(
+            f"methods: {name!r} is a function of images, which explains one model; this test asks "
+            "about changed ones. Pass a name, a class of methods or a method."
+        )
+
+    return build
+
+
+def _like(method: saliency.Method, model: Any) -> saliency.Method:
+    """The same method, around another model."""
+    options = method.options()
+    try:
+        if type(method) is saliency.Smooth:
+            return saliency.Smooth(**(options | {"method": _like(method.method, model)}))
+        return type(method)(model, **options, chunk_size=method.chunk_size)
+    except TypeError as error:
+        raise ArgumentError(
+            f"methods: {method!r} cannot be built around another model ({error}); expected "
+            "options() to return what its class takes besides the model."
+        ) from error
+
+
+# Tests
+
+
+def _of_data(measure: Any, task: _Task, candidate: _Candidate, ranking: Any, **options: Any) -> Any:
+    """With a function of (images, classes)."""
+    return measure(task.network, task.data, candidate.maps, **options)
+
+
+def _by_class(measure: Any, task: Any, candidate: Any, ranking: Any, **options: Any) -> Any:
+    """The same, where maps of several classes are compared."""
+    # saliency.Random shows every class the same, so that a difference of its maps is nothing.
+    maps = RANDOM if candidate.control else candidate.maps
+    return measure(task.network, task.data, maps, **options)
+
+
+def _by_ranking(measure: Any, task: Any, candidate: Any, ranking: Any, **options: Any) -> Any:
+    """With the label's maps, which several tests share."""
+    return measure(task.network, task.data, ranking(), **options)
+
+
+def _of_images(measure: Any, task: Any, candidate: Any, ranking: Any, **options: Any) -> Any:
+    """With the first images and a function from a model to its maps."""
+    return measure(task.network, task.sample, candidate.build, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Test:
+    """A function that measures, and how it is asked.
+
+    Attributes:
+        measure: of `tfgrad.evaluation`.
+        ask: calls it with what it takes.
+        options: besides that.
+        fixed: those that make the test what it is.
+    """
+
+    measure: Callable[..., Measurement]
+    ask: Callable[..., Measurement] = _of_data
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+
+    def run(self, task: _Task, candidate: _Candidate, ranking: Callable[[], Any]) -> Measurement:
+        return self.ask(self.measure, task, candidate, ranking, **self.options)
+
+    def known(self) -> list[str]:
+        """The options that a user may set."""
+        _, _, _, *rest = inspect.signature(self.measure).parameters
+        return [name for name in rest if name not in self.fixed]
+
+
+_CHANGE = {"score": "change of the top probability"}
+TESTS: dict[str, _Test] = {
+    "pixels": _Test(pixel_perturbation, _by_ranking, _CHANGE),
+    "pixels_most": _Test(
+        pixel_perturbation, _by_ranking, _CHANGE | {"remove": "most"}, fixed=("remove",)
+    ),
+    "class_flip": _Test(class_flip, _by_class),
+    "randomisation": _Test(randomisation, _of_images),
+    "completeness": _Test(completeness, _of_images),
+    "bias_sensitivity": _Test(bias_sensitivity, _of_images),
+    "weak_dependence": _Test(weak_dependence, _of_images),
+    "shift_agreement": _Test(shift_agreement, _of_images),
+}
+
+
+def _tests(tests: Any, options: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, _Test]:
+    """{title: test} with everybody's options."""
+    named = _named("tests", tests, f"some of {', '.join(TESTS)}, or {{title: function}}")
+    for title in options:
+        one_of("options", title, tuple(named))
+    return {
+        title: _test(title, test, options.get(title, {}), seed) for title, test in named.items()
+    }
+
+
+def _test(title: str, test: Any, options: Mapping[str, Any], seed: int) -> _Test:
+    if not isinstance(test, str):
+        if not callable(test) or options:
+            raise ArgumentError(
+                f"tests: {title!r} is a {type(test).__name__} with options {dict(options)}; "
+                "expected a name, or a function of (model, data, maps) that has its own."
+            )
+        return _Test(test)
+    found = TESTS[one_of("tests", test, tuple(TESTS))]
+    known = found.known()
+    for option in options:
+        one_of(f"options[{title!r}]", option, known)
+    seeded = {"seed": seed} if "seed" in known else {}
+    return dataclasses.replace(found, options={**seeded, **found.options, **options})
+
+
+def _named(argument: str, given: Any, expected: str) -> dict[str, Any]:
+    """{name: item} of names or of a mapping."""
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise ArgumentError(f"{argument}: got a {type(given).__name__}; expected {expected}.")
+    named = dict(given) if isinstance(given, Mapping) else {item: item for item in given}
+    if not named:
+        raise ArgumentError(f"{argument}: got none; expected {expected}.")
+    for name in named:
+        if not isinstance(name, str):
+            raise ArgumentError(f"{argument}: got {name!r} for a name; expected {expected}.")
+    return named
+
+
+# What is asked about
+
+
+@dataclasses.dataclass
+class _Task:
+    """A model and data.
+
+    Attributes:
+        network: that is explained.
+        data: (images, labels) batches.
+        count: of the images that tests of whole images take.
+    """
+
+    network: Any
+    data: Iterable[Any]
+    count: int
+
+    @functools.cached_property
+    def sample(self) -> tf.Tensor:
+        """The first images."""
+        parts, left = [], self.count
+        for x, _, _ in placed(self.data, self.network):
+            parts.append(x[:left])
+            left -= len(parts[-1])
+            if not left:
+                break
+        return tf.concat(parts, 0)
+
+    @functools.cached_property
+    def first_batches(self) -> list[tuple[Any, Any]]:
+        """A few (images, labels), the same ones again if the data are short."""
+        read = itertools.islice(placed(self.data, self.network), _TIMED_BATCHES)
+        batches = [(x, y) for x, y, _ in read]
+        return list(itertools.islice(itertools.cycle(batches), _TIMED_BATCHES))
+
+
+def _ranking(
+    task: _Task, candidate: _Candidate, file: IO[bytes], asked: Mapping[str, _Test]
+) -> Callable[[], Any]:
+    """What tests rank by: the method, or where several do, its maps computed once."""
+    if sum(test.ask is _by_ranking for test in asked.values()) < 2:
+        return lambda: candidate.maps
+    return functools.cache(functools.partial(_kept, task, candidate, file))
+
+
+def _kept(task: _Task, candidate: _Candidate, file: IO[bytes]) -> np.ndarray:
+    """The labels' maps of all images, [n, H, W], in a file."""
+    count, maps = 0, np.zeros(0)
+    for (_, found), _, _ in mapped(placed(task.data, task.network), candidate.maps, 0):
+        maps = found.numpy()
+        file.write(maps.tobytes())
+        count += len(maps)
+    file.flush()
+    return np.memmap(file, maps.dtype, "r", shape=(count, *maps.shape[1:]))  # type: ignore[call-overload]
+
+
+def _cost(task: _Task, candidate: _Candidate) -> Cost:
+    """Medians over a few batches, in turn with input-gradients of the same ones."""
+    gradient = saliency.InputGradient(task.network)
+    times = []
+    for i, (x, y) in enumerate(task.first_batches[:1] + task.first_batches):
+        pair = [_seconds(function, x, y) / len(y) for function in (candidate.maps, gradient)]
+        if i:  # the first one traces
+            times.append(pair)
+    own, bare = np.transpose(times)
+    return Cost(1e3 * float(np.median(own)), float(np.median(own / bare)))
+
+
+def _seconds(function: Maps, x: Any, y: Any) -> float:
+    began = time.perf_counter()
+    np.asarray(function(x, y))
+    return time.perf_counter() - began
