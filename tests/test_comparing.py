@@ -96,15 +96,19 @@ def test_each_test_is_its_function_s(batches):
     first = np.concatenate([np.asarray(x) for x, _ in batches])[:20]
     change = {"score": "change of the top probability", "seed": 5}
     maps, fractions = method(model), FEW["fractions"]
+
+    def of_predicted(x, y):
+        return maps(x)
+
     expected = {
-        "pixels": evaluation.pixel_perturbation(model, batches, maps, fractions, **change),
+        "pixels": evaluation.pixel_perturbation(model, batches, of_predicted, fractions, **change),
         "pixels_most": evaluation.pixel_perturbation(
-            model, batches, maps, fractions, remove="most", **change
+            model, batches, of_predicted, fractions, remove="most", **change
         ),
         "class_flip": comparing.class_flip(model, batches, maps, 1, 7, seed=5),
         "randomisation": comparing.randomisation(model, first, method, order="independent", seed=5),
         "completeness": comparing.completeness(model, first, method),
-        "bias_sensitivity": comparing.bias_sensitivity(model, first, method),
+        "bias_sensitivity": comparing.bias_sensitivity(model, first, method, seed=5),
         "weak_dependence": comparing.weak_dependence(model, first, method, seed=5),
         "shift_agreement": comparing.shift_agreement(model, first, method),
     }
@@ -118,7 +122,7 @@ def test_each_test_is_its_function_s(batches):
     assert control["class_flip"].columns["pixels removed"][0] == pytest.approx(0.2, abs=0.01)
 
 
-def test_maps_of_the_label_are_computed_once(batches):
+def test_maps_that_tests_share_are_computed_once(batches):
     model, timed = network(False), 16 + (16 + 16 + 8)  # one that warms up and three
     gradient = saliency.InputGradient(model)
     for tests in (["pixels", "pixels_most"], ["pixels"]):
@@ -127,7 +131,11 @@ def test_maps_of_the_label_are_computed_once(batches):
         found = compare(model, batches, {"counted": maps}, tests, options=options)
         assert maps.images == COUNT + timed
     direct = evaluation.pixel_perturbation(
-        model, batches, gradient, (0.2, 0.6), score="change of the top probability"
+        model,
+        batches,
+        lambda x, y: gradient(x),
+        (0.2, 0.6),
+        score="change of the top probability",
     )
     assert found.measurements["pixels"]["counted"].values == pytest.approx(direct.values)
 
@@ -366,7 +374,7 @@ def test_the_page_runs(batches, tmp_path, monkeypatch, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"faithfulness.png", "faithfulness.csv"}
     assert "| random |" in capsys.readouterr().out
     named = set(re.findall(r"^\| `(\w+)`", page, flags=re.MULTILINE))
-    assert named == {*comparing.TESTS, "remove_and_retrain"}
+    assert named == {*comparing.TESTS, "remove_and_retrain", "label_randomisation"}
 
 
 def test_links_on_the_page_lead_somewhere():

@@ -82,8 +82,17 @@ def test_the_page_on_densities_runs(tmp_path, monkeypatch, capsys):
         exec(compile(code, "density.md", "exec"), namespace)
     assert (tmp_path / "pixels.png").exists()
     assert "| random |" in capsys.readouterr().out
-    functions = set(re.findall(r"^\| `(\w+)`", page, flags=re.MULTILINE))
-    assert functions == {n for n in tfgrad.evaluation.__all__ if n.islower()} - {"transfer_bound"}
+
+
+def test_every_test_of_a_model_has_a_line_on_some_page():
+    told = set()
+    for page in ("density", "faithfulness"):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        told |= set(re.findall(r"^\| `(\w+)`", text, flags=re.MULTILINE))
+    # Not tests of a model: a bound with a page of its own, and what tests are made of.
+    others = {"transfer_bound", "compare", "saved_maps", "permuted_labels"}
+    tests = {name for name in tfgrad.evaluation.__all__ if name.islower()} - others
+    assert tests <= told
 
 
 @pytest.mark.parametrize(
@@ -91,7 +100,8 @@ def test_the_page_on_densities_runs(tmp_path, monkeypatch, capsys):
     [
         *("README.md", "BUILD.md", "ARCHITECTURE.md"),
         *("docs/penalties.md", "docs/saliency.md", "docs/transfer.md"),
-        *("docs/density.md", "docs/fooling.md", "docs/results/density.md"),
+        *("docs/density.md", "docs/fooling.md", "docs/faithfulness.md"),
+        "docs/results/density.md",
     ],
 )
 def test_links_lead_somewhere(page):

@@ -62,11 +62,11 @@ def compare(
     | `"weak_dependence"`  | does it stay within a linear region?                               |
     | `"shift_agreement"`  | is it the same for the same function of shifted images?            |
 
-    The last five are on whole images, the first ones of the data, for the predicted classes.
-    The control, `"random"`, is always a row. A pair of method and test that raises a `TfgradError`
-    is a failure in the result, and the rest goes on. The label's maps, which both tests of pixels
-    rank by, are computed once and kept in a temporary file, so that memory is that of one batch;
-    every other test asks for maps of other classes, images or networks.
+    All maps but those of the class flip are of the predicted classes. The last five tests are on
+    the first images of the data. The control, `"random"`, is always a row. A pair of method and
+    test that raises a `TfgradError` is a failure in the result, and the rest goes on. The maps that
+    both tests of pixels rank by are computed once and kept in a temporary file, so that memory is
+    that of one batch; every other test asks for maps of other classes, images or networks.
 
     Args:
         model: a Keras model from images [batch, H, W, C] to logits, or a `PenalizedModel` of one.
@@ -226,7 +226,7 @@ def _by_class(measure: Any, task: Any, candidate: Any, ranking: Any, **options: 
 
 
 def _by_ranking(measure: Any, task: Any, candidate: Any, ranking: Any, **options: Any) -> Any:
-    """With the label's maps, which several tests share."""
+    """With the maps of the predicted classes, which several tests share."""
     return measure(task.network, task.data, ranking(), **options)
 
 
@@ -344,6 +344,18 @@ class _Task:
                 break
         return tf.concat(parts, 0)
 
+    def predicted(self, x: Any) -> tf.Tensor:
+        """The classes of a batch, int32 [batch]."""
+        return self._classify(x)
+
+    @functools.cached_property
+    def _classify(self) -> Any:
+        return tf.function(
+            lambda x: tf.argmax(self.network(x, training=False), -1, tf.int32),
+            autograph=False,
+            reduce_retracing=True,
+        )
+
     @functools.cached_property
     def first_batches(self) -> list[tuple[Any, Any]]:
         """A few (images, labels), the same ones again if the data are short."""
@@ -356,15 +368,19 @@ def _ranking(
     task: _Task, candidate: _Candidate, file: IO[bytes], asked: Mapping[str, _Test]
 ) -> Callable[[], Any]:
     """What tests rank by: the method, or where several do, its maps computed once."""
+
+    def of_predicted(x: Any, y: Any) -> Any:
+        return candidate.maps(x, task.predicted(x))
+
     if sum(test.ask is _by_ranking for test in asked.values()) < 2:
-        return lambda: candidate.maps
-    return functools.cache(functools.partial(_kept, task, candidate, file))
+        return lambda: of_predicted
+    return functools.cache(functools.partial(_kept, task, of_predicted, file))
 
 
-def _kept(task: _Task, candidate: _Candidate, file: IO[bytes]) -> np.ndarray:
-    """The labels' maps of all images, [n, H, W], in a file."""
+def _kept(task: _Task, maps_of: Maps, file: IO[bytes]) -> np.ndarray:
+    """The maps of all images, [n, H, W], in a file."""
     count, maps = 0, np.zeros(0)
-    for (_, found), _, _ in mapped(placed(task.data, task.network), candidate.maps, 0):
+    for (_, found), _, _ in mapped(placed(task.data, task.network), maps_of, 0):
         maps = found.numpy()
         file.write(maps.tobytes())
         count += len(maps)
