@@ -75,6 +75,15 @@ CASES = {
         "hutchinson": _in_float32(
             ScoreMatching, True, weight=0.05, estimator="hutchinson", samples=2, seed=4
         ),
+        "running": _in_float32(
+            ScoreMatching,
+            True,
+            weight=0.05,
+            estimator="antithetic",
+            sigma=0.3,
+            stability=0.1,
+            statistics="running",
+        ),
     },
     "AntiScoreMatching": {
         "antithetic": _in_float32(

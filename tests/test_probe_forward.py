@@ -8,6 +8,7 @@ import tensorflow as tf
 from tests.probe_cases import Function
 from tfgrad import layers
 from tfgrad.errors import ModelError
+from tfgrad.penalties import AntiScoreMatching, ScoreMatching
 from tfgrad.probe import Needs, Probe
 
 L = keras.layers
@@ -152,3 +153,55 @@ def test_float32_networks_are_their_own_float32():
 
 def test_logits_are_at_least_float32():
     assert Probe(with_state("mixed_float16"), images()).logits.dtype == tf.float32
+
+
+# In inference mode, for what must be a function of one image
+
+
+def test_in_inference_is_the_network_as_it_was_before_the_pass():
+    network, x = with_state(), images()
+    expected = network(x, training=False)
+    probe = Probe(network, x, training=True)
+    moved = state_of(network)
+    twin = probe.in_inference()
+    np.testing.assert_array_equal(twin.logits, expected)
+    assert twin is probe.in_inference() and twin is twin.in_inference()
+    assert not np.allclose(twin.logits, probe.logits)
+    for a, b in zip(moved, state_of(network), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("penalty", [ScoreMatching, AntiScoreMatching])
+@pytest.mark.parametrize("estimator", ["taylor", "antithetic", "hutchinson"])
+def test_with_running_statistics_a_penalty_is_one_image_s_own(penalty, estimator):
+    network, x = with_state(), images()
+    y = np.arange(len(x)) % 3
+
+    def of(statistics, count):
+        made = penalty(estimator=estimator, sigma=0.1, statistics=statistics)
+        return made.per_example(network, x[:count], y[:count], training=True).numpy()
+
+    np.testing.assert_allclose(of("running", 8)[:3], of("running", 3), rtol=1e-4, atol=1e-4)
+    own = penalty(estimator=estimator, sigma=0.1).per_example(network, x, y).numpy()
+    np.testing.assert_allclose(of("running", 8), own, rtol=1e-5, atol=1e-5)
+    # Otherwise the batch's statistics, and with them the other images' noise, are in it.
+    assert np.abs(of("batch", 8)[:3] - of("batch", 3)).max() > 0.1
+
+
+def test_noise_moves_batch_statistics_and_the_trace_sees_it():
+    """A batch norm and a sum of squares: inference mode has trace 2d γ²/v, training mode none."""
+    x = keras.Input((64,))
+    norm = layers.BatchNormalization(center=False, scale=False, epsilon=0.0)
+    squares = keras.ops.sum(keras.ops.square(norm(x)), -1, keepdims=True)
+    network = keras.Model(x, squares)
+    batch = np.random.default_rng(0).normal(size=(512, 64)).astype("float32")
+    norm.moving_variance.assign(batch.var(0))
+    norm.moving_mean.assign(batch.mean(0))
+    options = {"estimator": "antithetic", "sigma": 0.1, "samples": 4, "target": 0}
+    found = {}
+    for name in ("running", "batch"):
+        penalty = AntiScoreMatching(**options, threshold=1e9, statistics=name)
+        found[name] = -np.mean(penalty.per_example(network, batch, training=True))
+    assert found["running"] == pytest.approx(np.sum(2 / batch.var(0)), rel=0.02)
+    # Normalised by its own statistics, the sum of squares over the batch cannot change.
+    assert abs(found["batch"]) < 0.02 * found["running"]

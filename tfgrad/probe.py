@@ -290,6 +290,23 @@ class Probe:
             self._memo["float32"] = _Float32Probe(self)
         return self._memo["float32"]
 
+    def in_inference(self):
+        """A probe of the same point in inference mode, of which each example is a function alone.
+
+        In training mode batch norm makes of every logit a function of the whole batch. Returns this
+        probe itself where it is in inference mode already. The new pass takes the running
+        statistics of before this one and moves no state.
+        """
+        if not self.training:
+            return self
+        if "inference" not in self._memo:
+            with self._pass.rewound():
+                settings = {"needs": self.needs, "draws": self.draws, "teacher": self._teacher}
+                found = Probe(self.network, self.x, self.y, training=False, **settings)
+            found.head, found._logits = self.head, None
+            self._memo["inference"] = found
+        return self._memo["inference"]
+
     # Inside
 
     def _logits_among(self, outputs):

@@ -26,6 +26,10 @@ STABILISER = 1e-3 * 1e-4 * 4 / 0.01**2
 ANTITHETIC = Term(
     "ScoreMatching", 1e-3, {"sigma": 0.01, "stability": 1e-4, "estimator": "antithetic"}
 )
+# In training mode the trace is one over the batch, which batch norm couples.
+UNCOUPLED = Term(
+    ANTITHETIC.penalty, ANTITHETIC.weight, {**ANTITHETIC.options, "statistics": "running"}
+)
 
 BASELINE, ANTI, GRADIENT_NORM, SCORE = (
     "Baseline",
@@ -96,15 +100,16 @@ def the_four(scale: str) -> dict[str, Subject]:
 
 
 def taken_apart(scale: str) -> dict[str, Subject]:
-    """Score matching taken apart: its noise, and the gradient norm in its stabiliser."""
+    """Score matching taken apart: its noise, the norm in its stabiliser, the batch's coupling."""
     norm = Term("GradientNorm", STABILISER)
     both = Term("GradientNorm", STABILISER + HALF_GRADIENT_NORM.weight)
     labels = (
         "Score matching, antithetic",
         "Score matching, antithetic, and the stabiliser's gradient norm",
         "Gradient norm of the same weight alone",
+        "Score matching, antithetic, with running statistics",
     )
-    terms = ((ANTITHETIC,), (ANTITHETIC, norm), (both,))
+    terms = ((ANTITHETIC,), (ANTITHETIC, norm), (both,), (UNCOUPLED,))
     return {label: subject(scale, label, *t) for label, t in zip(labels, terms, strict=True)}
 
 

@@ -9,6 +9,7 @@ from tfgrad.penalties.base import PACKAGE, Penalty
 from tfgrad.probe import Needs, Probe
 
 ESTIMATORS = ("taylor", "antithetic", "hutchinson", "hutchinson_rademacher", "exact")
+BATCH, RUNNING = STATISTICS = ("batch", "running")
 
 
 def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=0):
@@ -61,8 +62,9 @@ def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=
 class _TracePenalty(Penalty):
     """Holds the estimator's arguments for the two penalties that are made of a trace."""
 
-    def __init__(self, weight, sigma, samples, estimator, target, seed, name, head):
+    def __init__(self, weight, sigma, samples, estimator, target, seed, name, head, statistics):
         super().__init__(weight, name, head)
+        self.statistics = one_of("statistics", statistics, STATISTICS)
         self.sigma = number("sigma", sigma)
         self.samples = whole("samples", samples)
         self.estimator = one_of("estimator", estimator, ESTIMATORS)
@@ -88,7 +90,12 @@ class _TracePenalty(Penalty):
             "target": targets.to_config(self.target),
             "seed": self.seed,
             "head": self.head,
+            "statistics": self.statistics,
         }
+
+    def _probe(self, probe):
+        """In the mode that `statistics` asks for, and float32."""
+        return (probe.in_inference() if self.statistics == RUNNING else probe).in_float32()
 
     def _trace(self, probe):
         return trace(probe, self.target, self.estimator, self.sigma, self.samples, self.seed)
@@ -115,6 +122,9 @@ class ScoreMatching(_TracePenalty):
         seed: of the draws.
         name: of the metric.
         head: which output, of a network with several.
+        statistics: `"batch"`, as the papers train: in training mode, where batch norm makes every
+            logit depend on the noise in all images, and the trace is one over the whole batch; or
+            `"running"`, a pass of its own in inference mode, whose logits depend on one image each.
 
     Raises:
         ArgumentError: an argument is out of its range.
@@ -133,13 +143,14 @@ class ScoreMatching(_TracePenalty):
         seed=0,
         name="score_matching",
         head=None,
+        statistics=BATCH,
     ):
-        super().__init__(weight, sigma, samples, estimator, target, seed, name, head)
+        super().__init__(weight, sigma, samples, estimator, target, seed, name, head, statistics)
         self.stability = number("stability", stability, zero=True)
 
     def compute(self, probe):
         """h + ½‖∇x f‖² + μ h² of each example, [batch]."""
-        probe = probe.in_float32()
+        probe = self._probe(probe)
         gradient = probe.input_gradient(self.target)
         return losses.score_matching(gradient, self._trace(probe), self.stability)
 
@@ -162,6 +173,9 @@ class AntiScoreMatching(_TracePenalty):
         seed: of the draws.
         name: of the metric.
         head: which output, of a network with several.
+        statistics: `"batch"`, as the papers train: in training mode, where batch norm makes every
+            logit depend on the noise in all images, and the trace is one over the whole batch; or
+            `"running"`, a pass of its own in inference mode, whose logits depend on one image each.
 
     Raises:
         ArgumentError: an argument is out of its range.
@@ -180,13 +194,14 @@ class AntiScoreMatching(_TracePenalty):
         seed=0,
         name="anti_score_matching",
         head=None,
+        statistics=BATCH,
     ):
-        super().__init__(weight, sigma, samples, estimator, target, seed, name, head)
+        super().__init__(weight, sigma, samples, estimator, target, seed, name, head, statistics)
         self.threshold = number("threshold", threshold)
 
     def compute(self, probe):
         """−min(h, τ) of each example, [batch]."""
-        return losses.anti_score_matching(self._trace(probe.in_float32()), self.threshold)
+        return losses.anti_score_matching(self._trace(self._probe(probe)), self.threshold)
 
     def get_config(self):
         """Constructor arguments."""
