@@ -60,6 +60,7 @@ def tiny(**changes):
             "noise": {"sigmas": (0.0, 0.3), "repeats": 1},
             "pixels": {"fractions": (0.1, 0.5)},
             "trace": {"sigma": 0.01, "draws": 4, "images": 5},
+            "coupling": {"sigma": 0.1, "draws": 2, "images": 16, "batch": 8},
             "energy": {"mask": CORNER, "temperature": 1e3},
         },
         "judge": subject("judge", activation="relu", train_split="train[200:500]"),
@@ -93,6 +94,7 @@ def test_every_test_leaves_its_numbers(complete):
         assert record["scatter_antithetic"] < record["scatter_taylor"]
         ratio = record["scatter_taylor"] / record["scatter_expected"]
         assert 0.5 < ratio < 1.5  # of a deviation from four draws
+        assert record["test_training"] != record["test_inference"]
     plain, score = records.values()
     assert plain["density"]["values"] != score["density"]["values"]
     assert plain["own_curve"] == plain["reference_curve"]

@@ -30,6 +30,7 @@ DECLARED: dict[str, Callable[[str], Table]] = {
     "f5.5": density.figure_5_5,
     "f5.8": density.figure_5_8,
     "estimators": density.estimators,
+    "coupling": density.coupling,
     "f3.2a": faithfulness.figure_3_2a,
     "f3.2b": faithfulness.figure_3_2b,
     "t3.1": faithfulness.table_3_1,

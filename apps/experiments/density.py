@@ -361,6 +361,22 @@ def estimators(scale: str) -> Examination:
     )
 
 
+def coupling(scale: str) -> Examination:
+    """Whose trace it is: an image's own in inference mode, the batch's in training mode."""
+    modes = [(split, mode) for split in ("train", "test") for mode in ("inference", "training")]
+    return _figure(
+        "coupling",
+        "The Hessian trace in inference and in training mode, σ = 0.01",
+        scale,
+        {"coupling": {"sigma": 0.01, "draws": 4, "images": 128, "batch": 64}},
+        tuple(
+            Metric(f"{split}_{mode}{what}", f"{split} images, {mode} mode{said}", 1.0, 0)
+            for split, mode in modes
+            for what, said in (("", ""), ("_deviation", ", deviation"))
+        ),
+    )
+
+
 def _figure(name, title, scale, tests, metrics=(), reference=None, apart=True) -> Examination:
     networks = the_four(scale) | (taken_apart(scale) if apart else {})
     return Examination(

@@ -227,6 +227,40 @@ def trace(
     return {**scatter, **means, **expected, "squared_norm": float(norms.mean())}, {}
 
 
+def coupling(
+    bench: Bench, learned: Learned, seed: int, sigma: float, draws: int, images: int, batch: int
+) -> Found:
+    """The antithetic estimate of tr ∇²x f in inference and in training mode."""
+    one = bench.experiment.subject
+    train = bench.load(
+        one.dataset, one.image_size, f"{one.train_split.partition('[')[0]}[:{images}]"
+    )
+
+    @tf.function
+    def estimates(x, y, step):
+        with keras.StatelessScope(collect_losses=True):
+            modes = [
+                Probe(learned.network, x, y, training=mode, draws=Draws(step))
+                for mode in (False, True)
+            ]
+            return [estimate(probe, "label", "antithetic", sigma, 1, seed) for probe in modes]
+
+    found = {}
+    for split, dataset in (("train", train), ("test", bench.examples())):
+        stream = data.pipeline(
+            dataset, batch, training=False, normalize=learned.statistics(bench.test)
+        )
+        values = [
+            estimates(x, y, tf.constant(step, tf.int64))
+            for x, y in stream.take(images // batch)
+            for step in range(draws)
+        ]
+        for mode, h in zip(("inference", "training"), np.swapaxes(values, 0, 1), strict=True):
+            found[f"{split}_{mode}"] = float(np.mean(h))
+            found[f"{split}_{mode}_deviation"] = float(np.std(h))
+    return found, {}
+
+
 TESTS: Mapping[str, Callable[..., Found]] = {
     test.__name__: test
     for test in (
@@ -239,6 +273,7 @@ TESTS: Mapping[str, Callable[..., Found]] = {
         gradients,
         energy,
         trace,
+        coupling,
         explaining.perturbation,
         explaining.flip,
         explaining.retraining,

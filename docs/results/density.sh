@@ -14,6 +14,6 @@ cells() {
     wait
 }
 data=$1
-for experiment in t5.1 f5.1 f5.1e f5.2 f5.3 f5.4 f5.5 f5.8 estimators t5.2 t2.2; do
+for experiment in t5.1 f5.1 f5.1e f5.2 f5.3 f5.4 f5.5 f5.8 estimators coupling t5.2 t2.2; do
     cells $experiment
 done
