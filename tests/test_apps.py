@@ -42,6 +42,7 @@ def test_quickstart(tmp_path):
     assert (tmp_path / "served/1/saved_model.pb").exists()
 
 
+@pytest.mark.slow
 def test_export_of_a_run_takes_pixels(trained, tmp_path):
     """The normalisation is inside: the served model classifies raw digits as the run reported."""
     out = run("export", f"--work_dir={trained}", f"--to={tmp_path}/served")

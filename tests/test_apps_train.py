@@ -154,6 +154,7 @@ def test_the_networks_load_and_the_results_are_theirs(complete):
     assert row.startswith(f"| {label} | {100 * accuracy:.2f} | ")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted_bit_by_bit(complete, app, capsys, tmp_path):
     directory = tmp_path / "killed"
     process = start(*SMALL, "--progress=none", f"--work_dir={directory}")

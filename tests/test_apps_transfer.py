@@ -329,6 +329,7 @@ def transferred(distilled, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_new_classes_beside_the_old_ones(transferred, distilled):
     results = results_of(transferred)
     assert results["classes"] == ["even", "odd"]
@@ -405,6 +406,7 @@ def test_teachers_that_do_not_fit(refused, tmp_path):
     assert "damaged zip archive" in message
 
 
+@pytest.mark.slow
 def test_help():
     for module in (distill, transfer):
         out = run_alone(module.__name__.split(".")[-1], "--help")

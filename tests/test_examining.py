@@ -79,6 +79,7 @@ def complete(tmp_path_factory):
     return work_dir, run(tiny(), work_dir / "tiny", networks_dir=str(work_dir / "networks"))
 
 
+@pytest.mark.slow
 def test_every_test_leaves_its_numbers(complete):
     _, records = complete
     assert len(records) == 2
@@ -101,6 +102,7 @@ def test_every_test_leaves_its_numbers(complete):
     assert score["own_curve"] != score["reference_curve"]
 
 
+@pytest.mark.slow
 def test_pictures_lie_beside_the_table(complete):
     work_dir, _ = complete
     text = (work_dir / "tiny" / "tiny.md").read_text()
@@ -110,6 +112,7 @@ def test_pictures_lie_beside_the_table(complete):
     assert "72.75" in text
 
 
+@pytest.mark.slow
 def test_networks_are_trained_once_and_shared(complete):
     work_dir, _ = complete
     directory = work_dir / "networks"
@@ -124,6 +127,7 @@ def test_networks_are_trained_once_and_shared(complete):
     assert before == {name: (directory / name).stat().st_mtime_ns for name in before}
 
 
+@pytest.mark.slow
 def test_the_copy_of_an_epoch_is_that_epochs(complete):
     work_dir, _ = complete
     first = subject("plain", training=Training(1, (1,), 64, augment="flip"))
@@ -137,6 +141,7 @@ def test_the_copy_of_an_epoch_is_that_epochs(complete):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_trained_weights(complete):
     work_dir, _ = complete
     frozen = Training(1, (), 64, learning_rate=0.0)

@@ -170,6 +170,7 @@ def test_sessions_are_cleared_between_cells_without_losing_the_teacher(complete)
     np.testing.assert_array_equal(bench.teacher.network(x).numpy(), before)
 
 
+@pytest.mark.slow
 def test_reductions_and_angles_are_recorded_and_angles_drawn(tmp_path):
     table = tiny(
         sizes=((3, 1),),

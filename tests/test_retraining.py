@@ -101,6 +101,7 @@ def test_what_a_network_is_shown(tmp_path, remove, fill, dtype):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_a_network_built_anew(tmp_path, monkeypatch):
     """Weights, statistics, dropout, the penalty's draws, Adam's moments; nothing is retraced."""
     traces, traced, weights = [], [], []

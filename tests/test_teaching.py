@@ -174,6 +174,7 @@ def trained(model, inputs, y, **options):
     return model.network.get_weights(), history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_lessons_are_as_good_as_the_teacher(shuffle):
     """Seven examples in batches of 3, 3 and 1, recorded in parts of 4 and 3."""
