@@ -97,6 +97,7 @@ def test_a_wave_for_each_class_inside_a_picture(fooled, tmp_path):
     assert abs(results["after"]["accuracy"] - results["before"]["accuracy"]) < 0.02
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_taking_it_up_again(fooled, model, tmp_path, capsys):
     """Killed after its last epoch, a run still knows what the network was before."""
     options = ("--corner=3", "--weight=50", "--learning_rate=0.01")

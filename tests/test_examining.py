@@ -168,7 +168,7 @@ def test_names_tell_settings_apart():
     assert len(names) == 5
 
 
-@pytest.mark.parametrize("scale", experiments.SCALES)
+@pytest.mark.parametrize("scale", ["small", pytest.param("paper", marks=pytest.mark.slow)])
 def test_what_is_declared_can_be_built(scale):
     subjects = {}
     for name in DECLARED:

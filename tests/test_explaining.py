@@ -46,6 +46,7 @@ def complete(tmp_path_factory):
     return work_dir, {cell.row.label: records[cell.id] for cell in table.cells()}
 
 
+@pytest.mark.slow
 def test_perturbation_begins_with_nothing_changed(complete):
     _, records = complete
     for record in records.values():
@@ -56,6 +57,7 @@ def test_perturbation_begins_with_nothing_changed(complete):
     assert random["change_0.3"] != fullgrad["change_0.3"]
 
 
+@pytest.mark.slow
 def test_the_flip_knows_signs(complete):
     _, records = complete
     for record in records.values():
@@ -64,6 +66,7 @@ def test_the_flip_knows_signs(complete):
     assert fullgrad > random
 
 
+@pytest.mark.slow
 def test_retraining_keeps_its_maps_and_runs(complete):
     work_dir, records = complete
     found = [record["retrained_0"] for record in records.values()]
@@ -72,6 +75,7 @@ def test_retraining_keeps_its_maps_and_runs(complete):
     assert {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()} == {"fullgrad"}
 
 
+@pytest.mark.slow
 def test_pictures_lie_beside_the_table(complete):
     work_dir, _ = complete
     assert (work_dir / "tiny.png").stat().st_size > 1000

@@ -182,6 +182,7 @@ class Branches(L.Layer):
         return tf.cond(tf.reduce_sum(x) > 0, first, lambda: self.two(x) + 1.0)
 
 
+@pytest.mark.slow
 def test_a_map_is_refused_where_layers_had_to_be_taken_as_one():
     model = keras.Sequential([keras.Input(IMAGE), Branches(name="mine"), L.Flatten(), L.Dense(2)])
     x = np.random.default_rng(0).normal(size=(2, *IMAGE)).astype("float32")

@@ -194,6 +194,7 @@ def test_lessons_are_as_good_as_the_teacher(shuffle):
         np.testing.assert_allclose(got[1][name], expected[1][name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_lessons_in_evaluate_predict_and_validation():
     x, y = data()
     model = compiled(evaluate_penalties=True)

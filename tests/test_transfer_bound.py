@@ -133,6 +133,7 @@ def small_blocks():
     module._BLOCK = before
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
 @hypothesis.given(source=points, target=points, more=points)
 def test_any_sets_block_by_block_and_the_corollary(small_blocks, source, target, more):
