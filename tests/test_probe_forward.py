@@ -188,7 +188,8 @@ def test_with_running_statistics_a_penalty_is_one_image_s_own(penalty, estimator
     assert np.abs(of("batch", 8)[:3] - of("batch", 3)).max() > 0.1
 
 
-def test_noise_moves_batch_statistics_and_the_trace_sees_it():
+@pytest.mark.parametrize("estimator", ["antithetic", "hutchinson"])
+def test_noise_moves_batch_statistics_and_the_trace_sees_it(estimator):
     """A batch norm and a sum of squares: inference mode has trace 2d γ²/v, training mode none."""
     x = keras.Input((64,))
     norm = layers.BatchNormalization(center=False, scale=False, epsilon=0.0)
@@ -197,7 +198,7 @@ def test_noise_moves_batch_statistics_and_the_trace_sees_it():
     batch = np.random.default_rng(0).normal(size=(512, 64)).astype("float32")
     norm.moving_variance.assign(batch.var(0))
     norm.moving_mean.assign(batch.mean(0))
-    options = {"estimator": "antithetic", "sigma": 0.1, "samples": 4, "target": 0}
+    options = {"estimator": estimator, "sigma": 0.1, "samples": 4, "target": 0}
     found = {}
     for name in ("running", "batch"):
         penalty = AntiScoreMatching(**options, threshold=1e9, statistics=name)
