@@ -122,7 +122,7 @@ class ScoreMatching(_TracePenalty):
         seed: of the draws.
         name: of the metric.
         head: which output, of a network with several.
-        statistics: `"batch"`, as the papers train: in training mode, where batch norm makes every
+        statistics: `"batch"`: in training mode, where batch norm makes every
             logit depend on the noise in all images, and the trace is one over the whole batch; or
             `"running"`, a pass of its own in inference mode, whose logits depend on one image each.
 
@@ -173,7 +173,7 @@ class AntiScoreMatching(_TracePenalty):
         seed: of the draws.
         name: of the metric.
         head: which output, of a network with several.
-        statistics: `"batch"`, as the papers train: in training mode, where batch norm makes every
+        statistics: `"batch"`: in training mode, where batch norm makes every
             logit depend on the noise in all images, and the trace is one over the whole batch; or
             `"running"`, a pass of its own in inference mode, whose logits depend on one image each.
 
