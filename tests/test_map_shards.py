@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tfgrad import data, saliency
-from tfgrad.errors import ArgumentError, DataError, ResumeError
+from tfgrad.errors import ArgumentError, DataError, ModelError, ResumeError
 from tfgrad.evaluation import pixel_perturbation
+from tfgrad.evaluation._kept import layers_digest
 from tfgrad.evaluation.map_shards import MapShards, saved_maps
 
 SHAPE = (5, 4, 3)
@@ -237,3 +238,20 @@ def test_what_is_no_directory_of_maps_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"maps: got \[3\]; expected a range of images"):
         maps[3]
     assert json.loads((tmp_path / "maps" / "manifest.json").read_text())["shape"] == [21, 5, 4]
+
+
+class Opaque(keras.layers.Layer):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+def test_a_layer_that_cannot_say_its_options_is_refused():
+    """Two networks that differ in it alone would have one name."""
+    x = keras.Input((4,))
+    network = keras.Model(x, keras.layers.Dense(2)(Opaque(lambda t: 2.0 * t)(x)))
+    with pytest.raises(ModelError, match=r"\(Opaque\): it has no get_config.*Write its get_config"):
+        layers_digest(network)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfgrad.data import Dataset
-from tfgrad.errors import ArgumentError, ResumeError
+from tfgrad.errors import ArgumentError, ModelError, ResumeError
 
 _ROWS = 1024
 
@@ -51,7 +51,11 @@ def dataset_digest(dataset: Dataset) -> str:
 
 
 def layers_digest(network: keras.Model) -> str:
-    """A short name for a network's layers and their options, without names and weights."""
+    """A short name for a network's layers and their options, without names and weights.
+
+    Raises:
+        ModelError: a layer cannot say its options, so that results of others would pass for its.
+    """
     described = []
     for layer in network._flatten_layers():
         inside = list(layer._flatten_layers(include_self=False))
@@ -140,5 +144,9 @@ def _differences(earlier: Any, wanted: Any, at: str = "") -> Iterator[str]:
 def _config(layer: keras.layers.Layer) -> dict[str, Any]:
     try:
         return layer.get_config()
-    except NotImplementedError:
-        return {}
+    except NotImplementedError as error:  # What Keras raises where it cannot tell the arguments.
+        raise ModelError(
+            f"layer {layer.name!r} ({type(layer).__name__}): it has no get_config and was built "
+            "with arguments that Keras cannot write down, so results kept on disk could be taken "
+            "for those of other arguments. Write its get_config; saved_maps also takes name=."
+        ) from error
