@@ -31,6 +31,7 @@ class Bench:
 
     def __init__(self, experiment: Examination, work_dir: str, options: Options):
         self.experiment, self.work_dir, self.options = experiment, work_dir, options
+        self._splits: dict[Any, data.Dataset] = {}
         one = experiment.subject
         self.test = self.load(one.dataset, one.image_size, one.test_split)
         self._found: dict[str, Learned] = {}
@@ -71,8 +72,12 @@ class Bench:
         return accuracy(learned.network, images, self.test.labels)
 
     def load(self, name: str, image_size: Any, split: str) -> data.Dataset:
-        """A split, as the options say where from."""
-        return data.load(name, split, self.options.data_dir, self.options.download, image_size)
+        """A split, as the options say where from; read once for all cells."""
+        key = name, image_size, split
+        if key not in self._splits:
+            where = self.options.data_dir, self.options.download
+            self._splits[key] = data.load(name, split, *where, image_size)
+        return self._splits[key]
 
     def one_of_each(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Test images in [0, 1] and their labels, the classes in turn."""
