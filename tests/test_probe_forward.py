@@ -171,6 +171,7 @@ def test_in_inference_is_the_network_as_it_was_before_the_pass():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.parametrize("penalty", [ScoreMatching, AntiScoreMatching])
 @pytest.mark.parametrize("estimator", ["taylor", "antithetic", "hutchinson"])
 def test_with_running_statistics_a_penalty_is_one_image_s_own(penalty, estimator):
@@ -188,6 +189,7 @@ def test_with_running_statistics_a_penalty_is_one_image_s_own(penalty, estimator
     assert np.abs(of("batch", 8)[:3] - of("batch", 3)).max() > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.parametrize("estimator", ["antithetic", "hutchinson"])
 def test_noise_moves_batch_statistics_and_the_trace_sees_it(estimator):
     """A batch norm and a sum of squares: inference mode has trace 2d γ²/v, training mode none."""

@@ -190,6 +190,7 @@ def test_numpy_numbers_are_numbers():
     assert (penalty.weight, penalty.sigma, penalty.samples) == (0.5, 0.25, 2)
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_score_matching_on_relu_is_told_of():
     network = keras.Sequential(
         [

@@ -180,6 +180,7 @@ def test_mixed_float16_uses_its_loss_scale():
 # State that a forward pass moves
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_batch_norm_statistics_move_once_per_step():
     x, y = examples()
     norm = tfgrad.layers.BatchNormalization(momentum=0.9)

@@ -30,7 +30,7 @@ from tfgrad.errors import (
     SecondOrderError,
     SecondOrderWarning,
 )
-from tfgrad.penalties import GradientNorm
+from tfgrad.penalties import GradientNorm, ScoreMatching
 
 
 def ending_in(how):
@@ -139,6 +139,20 @@ def test_stock_batch_normalisation_warns_and_trains():
     with pytest.warns(SecondOrderWarning, match=r"use tfgrad.layers.BatchNormalization"):
         model = compiled(network, [GradientNorm()])
     model.fit(*examples(), verbose=0)
+
+
+def test_a_trace_that_batch_norm_makes_the_batch_s_is_told_of():
+    def network(**options):
+        norm = tfgrad.layers.BatchNormalization(name="norm", **options)
+        layers = [L.Dense(4), norm, L.Activation("softplus"), L.Dense(3)]
+        return keras.Sequential([keras.Input((FEATURES,)), *layers])
+
+    with pytest.warns(
+        SecondOrderWarning, match=r"'norm'.*'score_matching'.*statistics=\"running\""
+    ):
+        PenalizedModel(network(), [ScoreMatching()])
+    PenalizedModel(network(), [ScoreMatching(statistics="running"), GradientNorm()])
+    PenalizedModel(network(trainable=False), [ScoreMatching()])
 
 
 def test_constructor_arguments():

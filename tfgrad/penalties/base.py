@@ -70,6 +70,11 @@ class Penalty:
         return False
 
     @property
+    def wants_images_apart(self) -> bool:
+        """Whether logits that depend on the other images of the batch falsify the penalty."""
+        return False
+
+    @property
     def differentiates_twice(self) -> bool:
         """Whether training takes a second derivative of the network."""
         return True
@@ -151,13 +156,15 @@ class Penalty:
 
 
 _warned: weakref.WeakSet = weakref.WeakSet()
+_warned_of_batches: weakref.WeakSet = weakref.WeakSet()
 
 
 def check_network(network, penalties, x=None, training=True):
     """Refuse a network whose second derivatives are wrong or whose outputs are probabilities.
 
     Warns:
-        SecondOrderWarning: a score penalty on a ReLU network, once per network.
+        SecondOrderWarning: a score penalty on a ReLU network, or one whose trace batch norm makes
+            the batch's; once per network.
 
     Raises:
         SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
@@ -179,12 +186,32 @@ def check_network(network, penalties, x=None, training=True):
             SecondOrderWarning,
             stacklevel=3,
         )
+    if training:
+        _warn_of_batches(network, [p.name for p in penalties if p.wants_images_apart])
     if inspection.probabilities:
         raise ModelError(
             f"network {network.name!r}: its outputs are probabilities (layer "
             f"{inspection.probabilities!r} ends in softmax or sigmoid); penalties differentiate "
             "logits. Remove that activation and compile with "
             "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+        )
+
+
+def _warn_of_batches(network, names):
+    norms = [
+        layer.name
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    if names and norms and network not in _warned_of_batches:
+        _warned_of_batches.add(network)
+        warnings.warn(
+            f"network {network.name!r}: in training mode batch norm ({norms[0]!r}) makes every "
+            f"logit depend on all images, so {names[0]!r} penalizes the trace of the batch and "
+            'hardly that of an image. Pass statistics="running" for the image\'s own, or take a '
+            "network without batch norm.",
+            SecondOrderWarning,
+            stacklevel=4,
         )
 
 

@@ -76,6 +76,11 @@ class _TracePenalty(Penalty):
         """True: a ReLU network's Hessian is zero."""
         return True
 
+    @property
+    def wants_images_apart(self):
+        """True, unless it has a pass of its own in inference mode."""
+        return self.statistics == BATCH
+
     def needs(self):
         """Order 2 unless the trace comes from differences of outputs."""
         return Needs(order=1 if self.estimator in ESTIMATORS[:2] else 2)
