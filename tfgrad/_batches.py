@@ -16,6 +16,8 @@ Statistics = tuple[np.ndarray, np.ndarray]
 Edit = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 FLIP = "flip"
+# Batches that are ready before they are asked for.
+_AHEAD = 2
 
 
 def is_integer(value: object) -> bool:
@@ -157,7 +159,9 @@ def pipeline(
     stream = stream.apply(tf.data.experimental.assert_cardinality(cardinality))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return stream.prefetch(tf.data.AUTOTUNE).with_options(options)
+    # Its thread was seen to miss the end of a short stream, whose destructor then waits for ever.
+    options.autotune.enabled = False
+    return stream.prefetch(_AHEAD).with_options(options)
 
 
 def shard_bounds(size, index: int, count: int):
