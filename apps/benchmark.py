@@ -15,8 +15,9 @@ picks some. --suite=maps compares FullGrad with the input-gradient on networks w
 weights: in this process, where the input-gradient is a stock gradient tape in a tf.function, and
 through the signatures of an exported SavedModel that was loaded back. It also takes the peak memory
 of noise-averaged methods for each of --samples, which should be the same. --suite=density compares
-50 steps of gradient ascent with 50 bare input-gradients, and pixel perturbation at 25 fractions
-with its forward passes.
+50 steps of gradient ascent with 50 bare input-gradients. --suite=pixels compares pixel perturbation
+at 5, 25 and 100 fractions with its forward passes, and takes the peak memory of each, which should
+be the same.
 
 Exit codes: 0 done, 64 usage.
 """
@@ -34,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from apps import architectures, density_suite, runs, timing
+from apps import architectures, density_suite, pixels_suite, runs, timing
 from tfgrad import export, loading, models, penalties, saliency
 from tfgrad.errors import ArgumentError, SecondOrderWarning
 
@@ -89,6 +90,7 @@ DEFAULTS = {
     "training": {"side": 32, "batch_size": 64, "rounds": 15},
     "maps": {"side": 224, "batch_size": 8, "rounds": 7},
     "density": {"side": 32, "batch_size": 64, "rounds": 9},
+    "pixels": {"side": 32, "batch_size": 64, "rounds": 5},
 }
 
 
@@ -128,7 +130,12 @@ def main():
     if FLAGS.memory_of:
         print(json.dumps(_memory_of(FLAGS.memory_of)))
         return None
-    measure = {"maps": lambda: _maps(samples), "training": _training, "density": _density}
+    measure = {
+        "maps": lambda: _maps(samples),
+        "training": _training,
+        "density": _density,
+        "pixels": _pixels,
+    }
     measured, table = measure[FLAGS.suite]()
     result = {
         "batch_size": FLAGS.batch_size,
@@ -146,7 +153,11 @@ def main():
 
 
 def _memory_of(variant):
-    """The peak of this process once it has run a variant: of training, or model:method:samples."""
+    """The peak of this process once it has run a variant of training or a test, or made maps."""
+    counts = {pixels_suite.title(count): count for count in pixels_suite.FRACTIONS}
+    if variant in counts:
+        pixels_suite.perturb(_network(), _images(FLAGS.batch_size), counts[variant], 1)
+        return timing.peak_megabytes()
     if variant in VARIANTS:
         step = _step(_model(variant))
         for _ in range(3):
@@ -201,7 +212,16 @@ def _density():
     keras.utils.set_random_seed(0)
     rows = density_suite.measured(_network(), _images(FLAGS.batch_size), FLAGS.rounds)
     described = {"network": FLAGS.network, "width": FLAGS.width, "density": rows}
-    return described, density_suite.table(rows)
+    return described, timing.table(rows)
+
+
+def _pixels():
+    keras.utils.set_random_seed(0)
+    rows = pixels_suite.measured(_network(), _images(FLAGS.batch_size), FLAGS.rounds)
+    peaks = {count: timing.memory(pixels_suite.title(count)) for count in pixels_suite.FRACTIONS}
+    described = {"network": FLAGS.network, "width": FLAGS.width, "pixels": rows, "peak_mb": peaks}
+    shown = ", ".join(f"{peak} MB at {count}" for count, peak in peaks.items())
+    return described, f"{timing.table(rows)}\n\nPeak memory, by fractions: {shown}."
 
 
 def _model(name):

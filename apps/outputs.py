@@ -14,19 +14,26 @@ SECONDS_BETWEEN_LINES = 5
 
 
 class Progress:
-    """A line every few seconds: how many are done, and the time left."""
+    """A line every few seconds: how many are done, and the time left.
 
-    def __init__(self, count):
-        self.count = count
+    Args:
+        count: how many there are.
+        start: how many were done before this process began.
+        what: they are.
+    """
+
+    def __init__(self, count, start=0, what="images"):
+        self.count, self.start, self.what = count, start, what
         self.began = self.said = time.monotonic()
 
     def done(self, finished):
         """Say so, if it is time."""
         now = time.monotonic()
-        if now - self.said >= SECONDS_BETWEEN_LINES and finished < self.count:
-            each = (now - self.began) / finished
+        if now - self.said >= SECONDS_BETWEEN_LINES and self.start < finished < self.count:
+            each = (now - self.began) / (finished - self.start)
             left = datetime.timedelta(seconds=round(each * (self.count - finished)))
-            print(f"{finished} of {self.count} images  {each:.2f} s each, {left} left", flush=True)
+            done = f"{finished} of {self.count} {self.what}"
+            print(f"{done}  {each:.2f} s each, {left} left", flush=True)
             self.said = now
 
 

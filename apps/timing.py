@@ -37,6 +37,45 @@ def interleaved(
     return times
 
 
+def against(
+    functions: Mapping[str, Callable[[], float]],
+    bare: Mapping[str, str],
+    bounds: Mapping[str, float],
+    rounds: int,
+    what: str,
+) -> dict[str, Any]:
+    """{name: row}, of functions that time themselves, interleaved, and what each is compared with.
+
+    Args:
+        functions: {name: a function that returns its seconds}.
+        bare: {name: name of the function in whose units it is}.
+        bounds: {name: the ratio that it should not exceed}.
+        rounds: how often.
+        what: the suite's name, for the progress line.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for done in range(rounds):
+        for name, function in functions.items():
+            times[name].append(function())
+        print(f"\r{what}: round {done + 1} of {rounds}", end="", flush=True)
+    print()
+    return {name: row(times[name], times[bare.get(name, name)], bounds.get(name)) for name in times}
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown, of what `against` found."""
+    lines = ["| what | ms | ratio | quartiles | bound |", "|---|---|---|---|---|"]
+    for name, one in rows.items():
+        low, high = one["ratio_quartiles"]
+        lines.append(
+            f"| {name} | {one['median_ms']} | {one['ratio']} | {low} to {high} "
+            f"| {one['bound'] or ''} |"
+        )
+    return "\n".join(lines)
+
+
 def row(times: Sequence[float], base: Sequence[float], bound: float | None) -> dict[str, Any]:
     """The median, and the ratios to `base` round by round."""
     ratios = np.asarray(times) / np.asarray(base)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps import timing
+from apps import benchmark, timing
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -86,8 +86,10 @@ def test_benchmark(tmp_path):
     small = ("--network=vgg4", "--width=0.1", "--side=8", "--batch_size=4", "--rounds=1")
     run("benchmark", *small, "--fit_steps=2", f"--out={tmp_path}/cost.json")
     result = json.loads((tmp_path / "cost.json").read_text())
-    assert set(result["steps"]) == {"plain", "gradient norm", "score matching", "both"}
-    assert all(row["peak_mb"] > 100 and row["median_ms"] > 0 for row in result["steps"].values())
+    added = "bias + attention, over matching"
+    assert set(result["steps"]) == {*benchmark.VARIANTS, added}
+    assert all(row["median_ms"] > 0 for row in result["steps"].values())
+    assert all(row["peak_mb"] > 100 for name, row in result["steps"].items() if name != added)
 
 
 @pytest.mark.slow
@@ -105,6 +107,19 @@ def test_benchmark_of_maps(tmp_path):
     assert all(row["median_ms"] > 0 and row["ratio"] > 0 for row in steps.values())
     assert all(peaks[method]["2"] > 100 for method in ("smoothgrad", "smooth_fullgrad"))
     assert "| vit | exported FullGrad | " in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["density", "pixels"])
+def test_benchmark_of_what_is_repeated(tmp_path, suite):
+    small = ("--network=vgg4", "--width=0.1", "--side=8", "--batch_size=4", "--rounds=1")
+    out = run("benchmark", f"--suite={suite}", *small, f"--out={tmp_path}/cost.json")
+    result = json.loads((tmp_path / "cost.json").read_text())
+    bounds = {row["bound"] for row in result[suite].values()}
+    assert bounds == {None, 1.1 if suite == "density" else 1.15}
+    assert all(row["median_ms"] > 0 for row in result[suite].values())
+    assert f"| {'gradient ascent' if suite == 'density' else 'pixel perturbation, 100'}" in out
+    assert suite == "density" or set(result["peak_mb"]) == {"5", "25", "100"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from apps import reproduce
-from apps.experiments import faithfulness, training
+from apps.experiments import explaining, faithfulness, training
 from apps.experiments.declarations import ACCURACY_COLUMN, Subject, Training
 from apps.experiments.examination import Examination
 from tfgrad.evaluation import Measurement
@@ -44,6 +44,20 @@ def complete(tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("explained")
     records = reproduce.run(table, str(work_dir), training.Options(), table.cells())
     return work_dir, {cell.row.label: records[cell.id] for cell in table.cells()}
+
+
+def test_brightness_knows_no_model():
+    images = np.random.default_rng(0).random((2, 3, 4, 3), "float32")
+    by = faithfulness.Explained("Brightness", NETWORK, method=faithfulness.BRIGHTNESS)
+    np.testing.assert_allclose(explaining._maps(None, by)(images), images.mean(-1), rtol=1e-6)
+
+
+def test_coarser_maps_are_means_of_squares():
+    maps = np.random.default_rng(0).random((2, 6, 9), "float32")
+    means = maps.reshape(2, 2, 3, 3, 3).mean((2, 4))
+    found = explaining._coarser(maps, 3).numpy()
+    np.testing.assert_allclose(found[:, 1::3, 1::3], means, rtol=1e-5)  # The squares' centres.
+    np.testing.assert_allclose(found[:, 1, 2], (2 * means[:, 0, 0] + means[:, 0, 1]) / 3, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -32,9 +32,11 @@ DECLARED: dict[str, Callable[[str], Table]] = {
     "estimators": density.estimators,
     "coupling": density.coupling,
     "f3.2a": faithfulness.figure_3_2a,
+    "coarseness": faithfulness.coarseness,
     "f3.2b": faithfulness.figure_3_2b,
     "t3.1": faithfulness.table_3_1,
     "t3.2": faithfulness.table_3_2,
+    "fills": faithfulness.fills,
     "f3.3": faithfulness.figure_3_3,
 }
 

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 import tfgrad
+from apps import outputs
 from apps.experiments import networks
 from apps.experiments.declarations import Subject
-from apps.experiments.faithfulness import LOGIT, Explained
+from apps.experiments.faithfulness import BRIGHTNESS, LOGIT, Coarsened, Explained
 from apps.experiments.teachers import Learned, compile_model
 from tfgrad import evaluation, saliency
 
@@ -111,6 +112,7 @@ def retraining(
                 os.path.join(bench.work_dir, "maps", f"{name}-{split}"),
                 normalize=normalize,
                 batch_size=_MAPS_BATCH,
+                progress=_said(f"maps, {name}, {split}"),
             )
             for split, images in (("train", train), ("test", test))
         )
@@ -128,6 +130,7 @@ def retraining(
         batch_size=schedule.batch_size,
         augment=schedule.augment,
         normalize=normalize,
+        progress=_said(f"trainings, {name}, seed {seed}"),
     ).values()
     found: dict[str, Any] = {
         f"retrained_{fraction:g}": value
@@ -155,15 +158,43 @@ def _maps(learned: Learned, by: Explained) -> Any:
     """A function of (images, class), or the word for the control."""
     if by.method == saliency.Random.name:
         return by.method
+    if by.method == BRIGHTNESS:
+        return lambda x, y=None: tf.reduce_mean(x, -1)
     return saliency.get(by.method)(learned.network, **by.options)
 
 
 def _of_predicted(learned: Learned, by: Explained) -> Any:
     """Maps of the predicted class, whatever the label."""
     function = _maps(learned, by)
+    square = by.square if isinstance(by, Coarsened) else 1
     if isinstance(function, str):
-        return function
-    return lambda x, y: tf.abs(function(x)) if by.magnitude else function(x)
+        if square == 1:
+            return function
+        function = saliency.Random(learned.network)
+
+    def maps(x: Any, y: Any) -> Any:
+        found = tf.abs(function(x)) if by.magnitude else function(x)
+        return _coarser(found, square) if square > 1 else found
+
+    return maps
+
+
+def _coarser(maps: Any, side: int) -> Any:
+    """Maps [batch, H, W] averaged over squares, and interpolated between their centres."""
+    pooled = tf.nn.avg_pool2d(maps[..., tf.newaxis], side, side, "SAME")
+    return tf.image.resize(pooled, maps.shape[1:])[..., 0]
+
+
+def _said(what: str) -> Any:
+    """Prints how far something long is; what an earlier process has done takes no time."""
+    line: list[outputs.Progress] = []
+
+    def say(done: int, total: int) -> None:
+        if not line:
+            line.append(outputs.Progress(total, done, what))
+        line[0].done(done)
+
+    return say
 
 
 def _slug(by: Explained) -> str:

@@ -12,8 +12,10 @@ WITHOUT_RESCALE = {"rescale": None}
 PERTURBED = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 RETRAINED = (0.1, 0.3, 0.5, 0.7, 0.9)
 REMOVED_DIGITS = (0.5, 0.7, 0.9)
+# The mean colour of MNIST's training images, which is black where pixels are normalised.
+DIGITS_MEAN = 0.1307
 LOGIT = "relative log density ratio"
-RANDOM = "random"
+RANDOM, BRIGHTNESS = "random", "brightness"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Explained(Examined):
     """A saliency method on a trained network.
 
     Attributes:
-        method: a name in `tfgrad.saliency`.
+        method: a name in `tfgrad.saliency`, or "brightness", a map that knows no model.
         options: its other arguments.
         magnitude: whether tests of the size of attributions take absolute values.
     """
@@ -37,6 +39,23 @@ class Explained(Examined):
     def asked(self) -> dict[str, Any]:
         """This row: by what the network is explained."""
         return {"by": self}
+
+
+@dataclasses.dataclass(frozen=True)
+class Coarsened(Explained):
+    """The same, its maps averaged over squares for pixel perturbation, and interpolated between.
+
+    Attributes:
+        square: the side of a square, in pixels.
+    """
+
+    square: int = 1
+
+    @staticmethod
+    def of(row: Explained, square: int) -> "Coarsened":
+        """A row's method, with maps that are coarser."""
+        fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+        return Coarsened(**fields | {"label": f"{row.label}, squares of {square}"}, square=square)
 
 
 # What a column of the papers calls a method, and what it is here.
@@ -58,6 +77,7 @@ _DIGITS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Integrated gradients": ("integrated_gradients", {}),
     "FullGrad": ("fullgrad", WITHOUT_RESCALE),
     "FullGrad (no abs)": ("fullgrad", SIGNED),
+    "Integrated gradients, from the mean": ("integrated_gradients", {"baseline": DIGITS_MEAN}),
 }
 
 
@@ -144,22 +164,41 @@ def table_3_2(scale: str) -> Examination:
     for name, numbers in published.items():
         pairs = [tuple(map(float, entry.split("±"))) for entry in numbers.split()]
         paper[name] = {key: {FULL: pair} for key, pair in zip(columns, pairs, strict=True)}
-    rows = _rows(digits(scale), _DIGITS, paper)
-    # Whether "least salient" is the smallest or the most negative, the thesis does not say.
-    signed = dataclasses.replace(rows[-1], label="FullGrad (no abs), by sign", magnitude=False)
     return Examination(
         name="t3.2",
         title="Table 3.2: change of the output without the least salient pixels of a digit",
         scale=scale,
         tests={"perturbation": {"fractions": REMOVED_DIGITS, "fill": 0.0, "score": LOGIT}},
         metrics=(*_changes("logit", REMOVED_DIGITS), *_changes("change", REMOVED_DIGITS)),
-        rows=(*rows, signed),
+        rows=_perturbed_digits(scale, paper),
         examples=10_000,
         note=(
             "the paper's numbers exceed 1, so they are changes of a logit, relative to it: of a "
             "density, not of the decision (§5.4.2), which the probability tells"
         ),
     )
+
+
+def fills(scale: str) -> Examination:
+    """Whether integrated gradients win Table 3.2 because removed pixels are their baseline."""
+    test = {"fractions": REMOVED_DIGITS, "fill": DIGITS_MEAN, "score": LOGIT}
+    return Examination(
+        name="fills",
+        title="Table 3.2 with pixels replaced by the mean colour, which is not black",
+        scale=scale,
+        tests={"perturbation": test},
+        metrics=(*_changes("logit", REMOVED_DIGITS), *_changes("change", REMOVED_DIGITS)),
+        rows=_perturbed_digits(scale, {}),
+        examples=2_000,
+    )
+
+
+def _perturbed_digits(scale: str, paper: Mapping[str, Any]) -> tuple[Explained, ...]:
+    *rows, from_mean = _rows(digits(scale), _DIGITS, paper)
+    # Whether "least salient" is the smallest or the most negative, the thesis does not say.
+    signed = dataclasses.replace(rows[-1], label="FullGrad (no abs), by sign", magnitude=False)
+    brightness = Explained("Brightness", digits(scale), method=BRIGHTNESS)
+    return (*rows, signed, from_mean, brightness)
 
 
 def figure_3_2a(scale: str) -> Examination:
@@ -173,6 +212,26 @@ def figure_3_2a(scale: str) -> Examination:
         rows=_rows(images(scale), _IMAGES),
         examples=10_000,
         note="the paper has VGG-16 on ImageNet and a curve without numbers: FullGrad is lowest",
+    )
+
+
+def coarseness(scale: str) -> Examination:
+    """How much of a rank in Figure 3.2a is that a map removes connected pixels."""
+    rows = _rows(images(scale), _IMAGES)
+    coarser = [
+        Coarsened.of(row, side)
+        for row in rows
+        if row.label in ("Random", "Input-gradient", "FullGrad")
+        for side in (2, 4, 8)
+    ]
+    return Examination(
+        name="coarseness",
+        title="Figure 3.2a with maps averaged over squares of pixels, and interpolated",
+        scale=scale,
+        tests={"perturbation": {"fractions": PERTURBED, "fill": 0.0}},
+        metrics=_changes("change", PERTURBED[::2]) + _changes("accuracy", PERTURBED[::2]),
+        rows=(*rows, *coarser),
+        examples=2_000,
     )
 
 
