@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.removal_cases import ascending
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from tfgrad.evaluation import class_flip
@@ -65,10 +66,10 @@ def test_gradient_times_input_takes_the_largest_positive_products_away(fraction,
 
 
 def replaced(x, saliency, count, fill):
-    """By NumPy's stable sort: the last of equals is the most salient."""
+    """By NumPy's sort."""
     out = x.copy().reshape(len(x), PIXELS, -1)
     for i, row in enumerate(saliency.reshape(len(x), -1)):
-        for pixel in np.argsort(row, kind="stable")[::-1][:count]:
+        for pixel in ascending(row)[::-1][:count]:
             if row[pixel] > 0:
                 out[i, pixel] = fill
     return out.reshape(x.shape)
@@ -174,3 +175,16 @@ def test_what_is_refused():
         class_flip(softmax, data, "random")
     with pytest.raises(NonFiniteError, match="network: the logits of image 0 are NaN"):
         class_flip(linear(bias=np.nan), data, "random")
+
+
+def test_unsigned_maps_are_subtracted_as_numbers():
+    network, data = linear(), batched(*images())
+
+    def maps(dtype):
+        def of(x, k):
+            found = np.random.default_rng(k).integers(0, 9, (len(x), *SHAPE[:2]))
+            return found.astype(dtype)
+
+        return class_flip(network, data, of).value
+
+    assert maps("uint8") == maps("float64")

@@ -1,5 +1,6 @@
 """Maps of a data set on disk: computed once, resumed shard by shard, never another's."""
 
+import concurrent.futures
 import json
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.removal_cases import ascending
 from tfgrad import data, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError, ResumeError
 from tfgrad.evaluation import pixel_perturbation
@@ -80,7 +82,7 @@ def test_the_maps_are_the_methods(tmp_path, target):
     for low, high in ((0, 21), (3, 5), (7, 9), (6, 21), (8, 16), (20, 30), (-3, None), (4, 4)):
         np.testing.assert_array_equal(maps[low:high], np.asarray(maps)[low:high])
     assert said == [(n, 21) for n in (0, 3, 6, 8, 11, 14, 16, 19, 21)]
-    order = np.argsort(maps[:].reshape(21, -1), axis=1, kind="stable")
+    order = [ascending(one.ravel()) for one in maps[:]]
     ranks = maps.ranks()
     assert ranks.dtype == np.uint8
     np.testing.assert_array_equal(np.argsort(ranks.reshape(21, -1), axis=1), order)
@@ -255,3 +257,69 @@ def test_a_layer_that_cannot_say_its_options_is_refused():
     network = keras.Model(x, keras.layers.Dense(2)(Opaque(lambda t: 2.0 * t)(x)))
     with pytest.raises(ModelError, match=r"\(Opaque\): it has no get_config.*Write its get_config"):
         layers_digest(network)
+
+
+def wired(skip):
+    x = keras.Input((4,))
+    first = keras.layers.Dense(4)(x)
+    second = keras.layers.Dense(4)(first)
+    return keras.Model(x, keras.layers.Add()([second, first if skip else second]))
+
+
+def sequence(layer):
+    return keras.Sequential([keras.Input((5, 4)), layer])
+
+
+def scaled(factor):
+    def times(t):
+        return factor * t
+
+    return keras.layers.Dense(3, activation=times)
+
+
+def directed(mode):
+    return keras.layers.Bidirectional(keras.layers.LSTM(3), merge_mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (wired, (False, True)),
+        (lambda back: sequence(keras.layers.LSTM(3, go_backwards=back)), (False, True)),
+        (lambda mode: sequence(directed(mode)), ("sum", "mul")),
+        (lambda factor: sequence(scaled(factor)), (1.0, 2.0)),
+    ],
+    ids=["wiring", "layer of layers", "wrapper", "closure"],
+)
+def test_the_digest_of_layers_tells_networks_of_the_same_weights_apart(make, options):
+    one, again, other = (layers_digest(make(option)) for option in (*options[:1], *options))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model, k: saliency.LayerMap(model, model.layers[0].name, neuron=np.arange(2)[k]),
+        lambda model, k: saliency.IntegratedGradients(model, np.full(SHAPE, 0.5 * k)),
+        lambda model, k: saliency.Smooth(
+            saliency.InputGradient(model, reduce=("sum", "max_abs")[k]), samples=2
+        ),
+    ],
+    ids=["NumPy number", "array", "method around a method"],
+)
+def test_other_options_are_other_maps(tmp_path, change):
+    model, images = network(), dataset(3)
+    model.layers[0].bias.assign(np.arange(1.0, 5.0))
+    made = np.asarray(saved_maps(change(model, 0), images, tmp_path / "0"))
+    with pytest.raises(ResumeError, match="was made under other settings: options"):
+        saved_maps(change(model, 1), images, tmp_path / "0")
+    assert np.abs(saved_maps(change(model, 1), images, tmp_path / "1") - made).max() > 1e-3
+
+
+def test_two_calls_at_once_make_the_maps_once(tmp_path):
+    method, images = Counting(saliency.InputGradient(network())), dataset()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(saved_maps, method, images, tmp_path, **SHARD) for _ in range(2)]
+    for call in calls:
+        np.testing.assert_array_equal(call.result(), MapShards(tmp_path))
+    assert method.images == len(images)

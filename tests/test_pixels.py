@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.removal_cases import ascending
 from tfgrad import saliency
-from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from tfgrad.evaluation import pixel_perturbation
+from tfgrad.evaluation._removal import filling, ranks
 
 SHAPE = (4, 5, 2)
 PIXELS = 20
@@ -44,11 +46,11 @@ def batched(x, y=None, size=3):
 
 
 def expected_images(x, maps, count, fill, remove="least"):
-    """Replace `count` pixels of each image by `fill` [n, C], by NumPy's stable sort."""
+    """Replace `count` pixels of each image by `fill` [n, C], by NumPy's sort."""
     out = x.copy()
     for i, one in enumerate(maps.reshape(len(x), -1)):
-        ascending = np.argsort(one, kind="stable")
-        for pixel in (ascending if remove == "least" else ascending[::-1])[:count]:
+        order = ascending(one)
+        for pixel in (order if remove == "least" else order[::-1])[:count]:
             out[i, pixel // SHAPE[1], pixel % SHAPE[1]] = fill[i]
     return out
 
@@ -178,26 +180,15 @@ def test_batches_make_no_difference_and_seeds_do():
     assert abs(rows[2] - rows[1]) > 1e-4
 
 
-def test_the_most_salient_of_equal_pixels_is_the_last_in_reading_order():
-    weights = np.zeros(SHAPE)
-    weights[..., 0] = np.arange(PIXELS).reshape(4, 5)
-    ones = np.ones((1, *SHAPE), np.float32)
-    maps = np.array([0, *[1] * (PIXELS - 1)]).reshape(1, 4, 5)  # only the first pixel is less
-
-    def change(remove):
-        result = pixel_perturbation(
-            linear(weights),
-            batched(ones),
-            maps,
-            (0.05, 0.1, 0.15),
-            remove=remove,
-            fill=0,
-            score="log density ratio",
-        )
-        return result.values
-
-    assert change("least") == pytest.approx((0, -1, -3))
-    assert change("most") == pytest.approx((-19, -37, -54))
+def test_ties_are_broken_by_one_order_that_takes_no_blocks():
+    maps = np.zeros((2, 20, 20), np.float32)
+    maps[:, 3, 4] = -1
+    first, second = ranks(tf.constant(maps)).numpy()
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first, axis=None), np.arange(400))
+    assert first[3, 4] == 0
+    half = first < 200  # In 20 of 400 draws without replacement, 10 ± 2.2.
+    assert all(2 <= count <= 18 for axis in (0, 1) for count in half.sum(axis))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int64"])
@@ -363,3 +354,37 @@ def test_probabilities_flat_images_and_absent_classes_are_refused():
         pixel_perturbation(flat, batched(images().reshape(7, 40)), "random", (0.5,))
     with pytest.raises(DataError, match="labels from 3 to 3; the network has 3 logits"):
         pixel_perturbation(random_network(), batched(images(), np.full(7, 3)), "random", (0.5,))
+
+
+def test_the_mean_of_a_large_image_in_half_precision():
+    x = np.full((1, 300, 300, 1), 0.9, np.float16)
+    np.testing.assert_array_equal(filling(tf.constant(x), "image_mean")[0, 0, 0], x[0, 0, 0])
+
+
+def test_labels_in_a_column_are_labels():
+    network, x, y = random_network(), images(), np.arange(7) % 3
+    plain, column = (
+        pixel_perturbation(network, batched(x, labels), "random", (0.5,)).columns
+        for labels in (y, y[:, np.newaxis])
+    )
+    assert plain == column
+
+
+def test_logits_that_are_not_finite_are_refused():
+    network = linear(np.full(SHAPE, np.inf))
+    with pytest.raises(NonFiniteError, match="network: the logits of image 0 are NaN or infinite"):
+        pixel_perturbation(network, batched(images()), "random", (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("fractions", 0.5, "fractions: got 0.5; expected several numbers"),
+        ("fractions", "0.5", "fractions: got '0.5'; expected several numbers"),
+        ("maps", {"a": "random"}, r"maps: got a mapping of \['a'\]; expected those of one method"),
+    ],
+)
+def test_one_number_and_several_methods_are_refused(argument, value, message):
+    options = {"maps": "random", "fractions": (0.5,)} | {argument: value}
+    with pytest.raises(ArgumentError, match=message):
+        pixel_perturbation(random_network(), batched(images()), **options)

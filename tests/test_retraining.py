@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
+from tests.removal_cases import ascending
 from tests.retraining_cases import (
     CLASSES,
     PIXELS,
@@ -23,6 +24,7 @@ from tests.test_distribution import finish, run
 from tfgrad import data
 from tfgrad.errors import DataError, ResumeError
 from tfgrad.evaluation import saved_maps
+from tfgrad.evaluation.retraining import _Maps
 
 
 def test_the_patch_that_carries_the_label(tmp_path):
@@ -60,7 +62,7 @@ def test_the_patch_that_carries_the_label(tmp_path):
     ],
 )
 def test_what_a_network_is_shown(tmp_path, remove, fill, dtype):
-    """The images of training and test, against NumPy: exactly k pixels, ties in reading order."""
+    """The images of training and test, against NumPy: exactly k pixels."""
     sets = [patched(TRAIN, 0), patched(TEST, 1)]
     if dtype == "float32":
         sets = [data.from_arrays(s.images / np.float32(255), s.labels, "abc") for s in sets]
@@ -92,7 +94,7 @@ def test_what_a_network_is_shown(tmp_path, remove, fill, dtype):
         x = dataset.images / scale
         expected = x.reshape(len(x), PIXELS, 2).copy()
         for i, one in enumerate(saliency.reshape(len(x), -1)):
-            order = np.argsort(one, kind="stable")
+            order = ascending(one)
             expected[i, order[:count] if remove == "least" else order[-count:]] = colour[i]
         # The first run, of all pixels, is not looked at.
         got = np.concatenate(shown[training])[-len(x) :].reshape(len(x), PIXELS, 2)
@@ -101,6 +103,7 @@ def test_what_a_network_is_shown(tmp_path, remove, fill, dtype):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.slow
 def test_a_run_is_that_of_a_network_built_anew(tmp_path, monkeypatch):
     """Weights, statistics, dropout, the penalty's draws, Adam's moments; nothing is retraced."""
@@ -311,3 +314,29 @@ def test_two_replicas_measure_what_one_device_does(tmp_path):
     finish(process)
     two = on_ragged_batches(tmp_path / "two")  # finished: only read
     assert one.values == pytest.approx(two.values, abs=0.017)  # two images of 120
+
+
+def test_maps_that_rank_nothing_are_counted_and_refused_where_all_do(tmp_path):
+    maps = patch(TRAIN), patch(TEST)
+    maps[0][:5] = 0
+    found = retrained(tmp_path, {"m": maps})["m"]
+    assert found.columns["constant maps"] == (0.0, 5.0)
+    with pytest.raises(DataError, match=r"'zero', test images: all 120 are constant"):
+        retrained(tmp_path, {"zero": (patch(TRAIN), 0 * patch(TEST))})
+
+
+def test_runs_from_other_first_weights_are_refused(tmp_path):
+    def builder(start):
+        model = build()
+        model.layers[-1].kernel.assign(start * np.ones((16, CLASSES)))
+        return model
+
+    retrained(tmp_path, {"random": "random"}, lambda: builder(0.1))
+    with pytest.raises(ResumeError, match="weights of seed 0 was "):
+        retrained(tmp_path, {"random": "random"}, lambda: builder(0.2))
+
+
+def test_the_control_s_maps_of_training_and_test_are_not_the_same():
+    both = [patched(TEST, 1)] * 2
+    train, test = (maps[:].numpy().ravel() for maps in _Maps("random", "random", *both)._maps)
+    assert abs(np.corrcoef(train, test)[0, 1]) < 0.05

@@ -19,6 +19,8 @@ Placed = tuple[Any, Any, tf.Tensor]
 def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Iterator[Placed]:
     """(images, labels, the first one's index int64) of every batch, in one pass; empty ones not.
 
+    Labels that are read are [batch], also where the data set has [batch, 1].
+
     Args:
         batches: a data set of (images, labels).
         network: what is asked about them.
@@ -47,6 +49,7 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
             )
         if isinstance(target, str) and target == "label":
             _check_labels(y, classes)
+            y = tf.reshape(y, [-1])
         yield x, y, tf.constant(first, tf.int64)
         first += count
     if not first:

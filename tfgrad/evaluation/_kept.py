@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfgrad.data import Dataset
 from tfgrad.errors import ArgumentError, ModelError, ResumeError
+from tfgrad.saliency import Method
 
 _ROWS = 1024
+_LOCK = ".lock"
 
 
 def plain(content: Any) -> Any:
-    """Content as JSON holds it; what JSON cannot hold is told by its type."""
-    return json.loads(json.dumps(content, default=lambda value: type(value).__name__))
+    """Content as JSON holds it: arrays by their digests, saliency methods by their options.
+
+    Raises:
+        ArgumentError: something cannot be told from others of its kind.
+    """
+    return json.loads(json.dumps(content, default=_described))
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | tf.Tensor | tf.Variable | keras.Variable):
+        array = np.asarray(value)
+        return [array.dtype.name, list(array.shape), array_digest(np.atleast_1d(array))]
+    if isinstance(value, Method):
+        return [type(value).__name__, value.options()]
+    raise ArgumentError(
+        f"options: got a {type(value).__name__}, {value!r}, which cannot be written down, so that "
+        "kept results could be taken for those of another; expected numbers, strings, arrays, or "
+        "lists and mappings of these. saved_maps also takes name=."
+    )
 
 
 def nameless(content: Any) -> Any:
@@ -56,12 +81,12 @@ def layers_digest(network: keras.Model) -> str:
     Raises:
         ModelError: a layer cannot say its options, so that results of others would pass for its.
     """
-    described = []
-    for layer in network._flatten_layers():
-        inside = list(layer._flatten_layers(include_self=False))
-        options = {} if inside else {**_config(layer), "name": None}
-        described.append([type(layer).__name__, options])
-    return digest(plain(described))
+    layers = list(network._flatten_layers())
+    # Keras numbers names as layers are built; their places tell which is connected with which.
+    places = {layer.name: f"#{place}" for place, layer in enumerate(layers)}
+    return digest(
+        [[type(layer).__name__, _placed(plain(_config(layer)), places)] for layer in layers]
+    )
 
 
 def weights_digest(network: keras.Model) -> str:
@@ -88,6 +113,14 @@ def make_directory(path: str | os.PathLike[str]) -> str:
             f"directory: {path!r} cannot be written ({error.strerror}); choose another."
         ) from error
     return path
+
+
+@contextlib.contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """Wait until nobody else is at work on a directory, and keep others waiting meanwhile."""
+    with open(os.path.join(directory, _LOCK), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: str, content: Any) -> None:
@@ -141,12 +174,30 @@ def _differences(earlier: Any, wanted: Any, at: str = "") -> Iterator[str]:
         yield f"{at} was {earlier!r}, now {wanted!r}"
 
 
+def _placed(config: Any, places: Mapping[str, str]) -> Any:
+    """A configuration with places instead of layers' names."""
+    if isinstance(config, Mapping):
+        return {key: _placed(value, places) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_placed(value, places) for value in config]
+    return places.get(config, config) if isinstance(config, str) else config
+
+
 def _config(layer: keras.layers.Layer) -> dict[str, Any]:
     try:
-        return layer.get_config()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of lambdas, which nobody here will load.
+            return {**layer.get_config(), "closures": _closures(layer)}
     except NotImplementedError as error:  # What Keras raises where it cannot tell the arguments.
         raise ModelError(
             f"layer {layer.name!r} ({type(layer).__name__}): it has no get_config and was built "
             "with arguments that Keras cannot write down, so results kept on disk could be taken "
             "for those of other arguments. Write its get_config; saved_maps also takes name=."
         ) from error
+
+
+def _closures(layer: keras.layers.Layer) -> list[Any]:
+    """What activation functions close over, of which a configuration has the name alone."""
+    functions = [getattr(layer, name, None) for name in ("activation", "recurrent_activation")]
+    cells = [getattr(function, "__closure__", None) or () for function in functions]
+    return [[cell.cell_contents for cell in of_one] for of_one in cells]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,10 @@ RANDOM, IMAGE_MEAN = "random", "image_mean"
 
 
 def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
+    if isinstance(fractions, str) or not isinstance(fractions, Iterable):
+        raise ArgumentError(
+            f"fractions: got {fractions!r}; expected several numbers in [0, 1], e.g. (0.1, 0.5)."
+        )
     found = tuple(float(fraction) for fraction in fractions)
     if not found or not all(0 <= fraction <= 1 for fraction in found):
         raise ArgumentError(f"fractions: got {list(found)}; expected numbers in [0, 1].")
@@ -30,6 +34,11 @@ def checked_maps(maps: Any) -> Any:
         raise ArgumentError(
             f"maps: got {maps!r}; expected a function of (images, labels), an array "
             f"[n, H, W], or {RANDOM!r}. tfgrad.saliency.get(name)(model) makes a function."
+        )
+    if isinstance(maps, Mapping):
+        raise ArgumentError(
+            f"maps: got a mapping of {list(maps)}; expected those of one method, a function of "
+            "(images, labels) or an array [n, H, W]."
         )
     as_it_is = isinstance(maps, str) or callable(maps) or hasattr(maps, "shape")
     return maps if as_it_is else np.asarray(maps)
@@ -73,6 +82,11 @@ def finite_maps(maps: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(maps), [1, 2])
 
 
+def constant_maps(maps: tf.Tensor) -> tf.Tensor:
+    """Which maps [batch, H, W] have one value everywhere: bool [batch]."""
+    return tf.equal(tf.reduce_max(maps, [1, 2]), tf.reduce_min(maps, [1, 2]))
+
+
 def left_out(finite: np.ndarray, whose: str = "maps") -> int:
     """How many images are not counted because their map ranks nothing.
 
@@ -103,10 +117,17 @@ def left_out(finite: np.ndarray, whose: str = "maps") -> int:
 
 
 def ranks(values: tf.Tensor) -> tf.Tensor:
-    """The position of each pixel in ascending order, first come first: int32 [batch, H, W]."""
-    flat = tf.reshape(values, [tf.shape(values)[0], -1])
-    order = tf.argsort(flat, stable=True)
-    return tf.reshape(tf.argsort(order), tf.shape(values))
+    """The position of each pixel in ascending order: int32 [batch, H, W].
+
+    Among equal values a random order decides, the same for all images and at any time. Reading
+    order would take whole blocks of a map with many zeros, and so show what blocks are worth.
+    """
+    pixels = int(np.prod(values.shape[1:]))
+    shuffled = np.random.default_rng(0).permutation(pixels)
+    flat = tf.reshape(values, [tf.shape(values)[0], pixels])
+    order = tf.argsort(tf.gather(flat, shuffled, axis=1), stable=True)
+    found = tf.gather(tf.argsort(order), np.argsort(shuffled), axis=1)
+    return tf.reshape(found, tf.shape(values))
 
 
 def filling(x: tf.Tensor, fill: Any) -> tf.Tensor:
@@ -115,7 +136,9 @@ def filling(x: tf.Tensor, fill: Any) -> tf.Tensor:
     channels = x.shape[channel_axis()]
     if isinstance(fill, str):
         one_of("fill", fill, (IMAGE_MEAN,))
-        return tf.reduce_mean(x, sides, keepdims=True)
+        # A sum over a large image leaves the range of float16.
+        wide = x if x.dtype.size >= 4 else tf.cast(x, tf.float32)
+        return tf.cast(tf.reduce_mean(wide, sides, keepdims=True), x.dtype)
     value = np.asarray(fill)
     if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
         raise ArgumentError(f"fill: got {fill!r}; expected {IMAGE_MEAN!r} or finite numbers.")
@@ -158,8 +181,29 @@ def ranked(maps: Any) -> np.ndarray:
 
 def finite_rows(maps: Any) -> np.ndarray:
     """Which maps of a whole data set [n, H, W] are finite, read a thousand at a time: bool [n]."""
-    parts = [finite_maps(comparable(maps[rows])).numpy() for rows in _thousands(maps)]
-    return np.concatenate(parts)
+    return _rows(maps, finite_maps)
+
+
+def constant_rows(maps: Any) -> np.ndarray:
+    """Which maps of a whole data set [n, H, W] are constant and rank nothing: bool [n]."""
+    return _rows(maps, constant_maps)
+
+
+def check_varying(constant: int, count: int, whose: str = "maps") -> None:
+    """Refuse maps that are all constant.
+
+    Raises:
+        DataError: they are.
+    """
+    if constant == count:
+        raise DataError(
+            f"{whose}: all {constant} are constant, so they rank no pixel; expected maps that "
+            "vary. Look at the gradients: a saturated or dead network has none."
+        )
+
+
+def _rows(maps: Any, function: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
+    return np.concatenate([function(comparable(maps[rows])).numpy() for rows in _thousands(maps)])
 
 
 def _thousands(maps: Any) -> Iterator[slice]:

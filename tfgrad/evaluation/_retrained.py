@@ -16,7 +16,7 @@ from tfgrad.callbacks import StopOnNonFinite
 from tfgrad.data import Dataset
 from tfgrad.errors import ArgumentError, NonFiniteError
 from tfgrad.evaluation._inputs import class_count
-from tfgrad.evaluation._kept import layers_digest, nameless
+from tfgrad.evaluation._kept import layers_digest, nameless, weights_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Retrained:
         self.build, self.schedule, self.strategy = build, schedule, strategy
         self.callbacks = list(callbacks)
         self.model = self._built(0)
+        self._start = weights_digest(self.model)
         x = tf.zeros([1, *like.image_shape])
         classes = class_count(self.model, x, "train", "model that build() returned")
         if classes != len(like.classes):
@@ -87,11 +88,15 @@ class Retrained:
         """What a run's outcome depends on beside its data and seed, as JSON can hold it."""
         statistics = self.schedule.statistics
         penalties = getattr(self.model, "penalties", ())
+        teacher = getattr(self.model, "teacher", None)
         return {
             **dataclasses.asdict(self.schedule),
             "statistics": statistics and [np.asarray(part).tolist() for part in statistics],
             "layers": layers_digest(self.model),
+            "weights of seed 0": self._start,
+            "teacher": teacher and weights_digest(teacher),
             "penalties": [repr(penalty) for penalty in penalties],
+            "callbacks": [type(callback).__name__ for callback in self.callbacks],
             "compiled": nameless(self.model.get_compile_config()),
         }
 

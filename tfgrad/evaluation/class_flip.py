@@ -17,6 +17,7 @@ from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation._inputs import Placed, check_finite, class_count, per_image, placed
 from tfgrad.evaluation._removal import (
     RANDOM,
+    comparable,
     filling,
     finite_maps,
     left_out,
@@ -38,9 +39,9 @@ def class_flip(
 
         Δ = [f_source − f_to](x) − [f_source − f_to](x′),
 
-    the fall of log p_source / p_to. Among equal values the first in reading order counts as the
-    less salient. The sign of the maps is what is tested: where they are absolute, S still tells
-    which class looks more at a pixel, but not for or against.
+    the fall of log p_source / p_to. Ties are broken as in `pixel_perturbation`. The sign of the
+    maps is what is tested: where they are absolute, S still tells which class looks more at a
+    pixel, but not for or against.
 
     Args:
         network: a Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
@@ -139,7 +140,7 @@ def _difference(maps: Any, source: int, to: int) -> Any:
             f"maps: got {got}; expected a function of (images, class), as "
             f"tfgrad.saliency.get(name)(model) makes, or {RANDOM!r}."
         )
-    return lambda x, y: tf.subtract(maps(x, source), maps(x, to))
+    return lambda x, y: comparable(maps(x, source)) - comparable(maps(x, to))
 
 
 def _of_class(batches: Iterator[Placed], network: Any, source: int, to: int) -> Iterator[Placed]:

@@ -15,6 +15,7 @@ from tfgrad.arguments import whole
 from tfgrad.data import Dataset
 from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation._kept import (
+    alone,
     array_digest,
     check_same,
     digest,
@@ -154,7 +155,8 @@ def saved_maps(
     """The maps of every image of a data set, computed unless the directory has them.
 
     Shards are written aside and renamed: a killed call goes on with the shard that was open, and a
-    finished directory is only read. Memory does not grow with the data set.
+    finished directory is only read. Where another process is at work on the directory, the call
+    waits for it. Memory does not grow with the data set.
 
     Args:
         method: a `tfgrad.saliency` method, or any function of (float images [batch, H, W, C],
@@ -187,6 +189,21 @@ def saved_maps(
     else:
         check_same(directory, earlier, settings)
     maps = MapShards(directory)
+    with alone(directory):
+        _compute(method, dataset, maps, target, normalize, batch_size, progress)
+    return maps
+
+
+def _compute(
+    method: Any,
+    dataset: Dataset,
+    maps: MapShards,
+    target: Any,
+    normalize: Any,
+    batch_size: int,
+    progress: Callable[[int, int], Any] | None,
+) -> None:
+    """What the directory lacks, shard by shard."""
     missing = maps._missing()
     done = len(maps) - sum(last - first for first, last in map(maps._bounds, missing))
     report = progress or (lambda done, total: None)
@@ -207,7 +224,6 @@ def saved_maps(
         del shard  # Closes it.
         os.replace(aside, maps._path(index))
         done += last - first
-    return maps
 
 
 def _in_turn(method: Any, batches: Any, target: Any) -> Iterator[tuple[int, np.ndarray]]:

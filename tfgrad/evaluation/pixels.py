@@ -10,12 +10,13 @@ import tensorflow as tf
 from tfgrad import targets
 from tfgrad.arguments import one_of
 from tfgrad.classifiers import check_logits
-from tfgrad.errors import DataError
 from tfgrad.evaluation._inputs import check_finite, one_by_one, per_image, placed
 from tfgrad.evaluation._removal import (
     IMAGE_MEAN,
+    check_varying,
     checked_fractions,
     checked_maps,
+    constant_maps,
     filling,
     finite_maps,
     left_out,
@@ -53,9 +54,10 @@ def pixel_perturbation(
     """Accuracy, probabilities and logits once the least (or most) salient pixels are replaced.
 
     Of H·W pixels, round(fraction · H·W) are replaced, all channels of a pixel at once; 0 is the
-    image as it is, 1 replaces all. Among equal values the first in reading order counts as the less
-    salient, so that the count is exact. The maps may be another network's: Fig. 5.3b judges one
-    network by the gradients of many, which tells maps apart from the robustness of networks.
+    image as it is, 1 replaces all. Among equal values one random order decides, the same for all
+    images and at any time (reading order would remove blocks). The maps may be another network's:
+    Fig. 5.3b judges one network by the gradients of many, which tells maps apart from the
+    robustness of networks.
 
     | score                             | of each image; k is the class predicted for x |
     |-----------------------------------|-----------------------------------------------|
@@ -124,8 +126,7 @@ def pixel_perturbation(
             return _scores(_logits(network, image), logits, y)
 
         rows = one_by_one(at, tf.constant(fractions, tf.float64), tf.float32)
-        constant = tf.equal(tf.reduce_max(saliency, [1, 2]), tf.reduce_min(saliency, [1, 2]))
-        flags = tf.cast(tf.stack([finite_maps(saliency), constant]), tf.float32)
+        flags = tf.cast(tf.stack([finite_maps(saliency), constant_maps(saliency)]), tf.float32)
         flags = tf.repeat(flags[..., tf.newaxis], len(SCORES), 2)
         return tf.transpose(tf.concat([rows, flags], 0), [1, 0, 2])
 
@@ -137,11 +138,7 @@ def pixel_perturbation(
     check_finite(np.where(finite[:, np.newaxis, np.newaxis], table, 0), "network: the logits")
     table = table[finite]
     constant = int(table[:, -1, 0].sum())
-    if constant == len(table):
-        raise DataError(
-            f"maps: all {constant} are constant, so they rank no pixel; expected maps that vary. "
-            "Look at the gradients: a saturated or dead network has none."
-        )
+    check_varying(constant, len(table))
     table = table[:, :-2]
     names = list(SCORES)
     means = table.mean(0)

@@ -30,7 +30,9 @@ from tfgrad.evaluation._kept import (
 from tfgrad.evaluation._removal import (
     IMAGE_MEAN,
     RANDOM,
+    check_varying,
     checked_fractions,
+    constant_rows,
     finite_rows,
     left_out,
     pixels_in,
@@ -72,7 +74,10 @@ def remove_and_retrain(
     modified images are streamed, not stored. One compiled network serves all runs: it gets the
     weights, random seeds and optimizer state of one that is built anew for each.
 
-    Finished runs are kept in the directory and not repeated. Keras's global random seed is set.
+    Finished runs are kept in the directory and not repeated; runs of other images, maps, layers,
+    first weights or options are refused. What a loss, a schedule or a callback does inside is not
+    seen: take another directory where it changes. Keras's global random seed is set; layers that
+    draw by `tf.random` without a seed of their own do not start anew with each run.
 
     Args:
         build: makes the compiled network, images [batch, H, W, C] to logits [batch, classes], from
@@ -100,8 +105,9 @@ def remove_and_retrain(
     Returns:
         For each method the accuracy at 0 and at each fraction, mean and standard deviation over the
         seeds. The direction is that of a good map. "maps left out" counts the training and test
-        images whose map is NaN or infinite, and which such runs do without; "failed runs" those
-        whose loss or logits did not stay finite, and which no mean counts: NaN where all failed.
+        images whose map is NaN or infinite, and which such runs do without; "constant maps" those
+        whose map ranks nothing; "failed runs" the runs whose loss or logits did not stay finite,
+        and which no mean counts: NaN where all failed.
 
     Warns:
         UserWarning: images were left out.
@@ -109,7 +115,7 @@ def remove_and_retrain(
     Raises:
         ArgumentError: an option is out of range; maps have another shape or number than the images;
             `build` returns no compiled and built model, or one for other images or classes.
-        DataError: no map of a data set is finite.
+        DataError: no map of a data set is finite, or all are constant.
         ModelError: the model does not return one tensor of logits.
         ResumeError: the directory holds runs of other settings; it says which.
 
@@ -219,6 +225,13 @@ class _Maps:
         self._finite = [finite_rows(maps) for maps in self._maps]
         counts = [left_out(*one) for one in zip(self._finite, whose, strict=True)]
         self.left_out = sum(counts)
+        self.constant = 0
+        for who, maps, finite in zip(whose, self._maps, self._finite, strict=True):
+            if isinstance(maps, _Noise):
+                continue
+            constant = int((constant_rows(maps) & finite).sum())
+            check_varying(constant, int(finite.sum()), who)
+            self.constant += constant
         self.tested = len(test) - counts[1]
         self.digests = [_digest(maps) for maps in self._maps]
 
@@ -295,6 +308,7 @@ def _measured(
         points=points,
         columns={
             "maps left out": tuple(float(maps.left_out) if point else 0.0 for point in points),
+            "constant maps": tuple(float(maps.constant) if point else 0.0 for point in points),
             "failed runs": tuple(float(len(seeds) - len(values)) for values in good),
         },
         examples=maps.tested,
