@@ -22,8 +22,8 @@ Tests of maps, with --methods, a row for each method and one for random maps:
   pixels_most       the same without the most salient ones
   class_flip        fall of the log-odds of --from against --to without the pixels that argue for
                     --from and against --to (Table 3.1)
-  randomisation     rank correlation of maps with those from before, while layers are drawn anew,
-                    from the output on (--order)
+  randomisation     size of the rank correlation of maps with those from before, while layers are
+                    drawn anew, from the output on (--order)
   completeness      does a map add up to the score?
   bias_sensitivity  does it move with the biases?
   weak_dependence   does it stay within a linear region?

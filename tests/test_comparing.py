@@ -1,7 +1,5 @@
-"""`evaluation.compare`: numbers, failures, costs, the table and its records; and the page."""
+"""`evaluation.compare`: numbers, failures, costs, what it refuses; and the page."""
 
-import csv
-import json
 import math
 import pathlib
 import re
@@ -12,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
-from tfgrad import data, evaluation, figures, saliency
+from tfgrad import data, evaluation, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
-from tfgrad.evaluation import Comparison, Cost, Measurement, compare, comparing
+from tfgrad.evaluation import Cost, Measurement, compare, comparing
 
 L = keras.layers
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "faithfulness.md"
@@ -187,6 +185,130 @@ def test_a_pair_that_fails_is_reported_and_the_rest_goes_on(batches):
     assert "which explains one model" in shifted.failures["shift_agreement"]["pixels themselves"]
 
 
+def test_an_exception_of_a_method_of_ones_own_loses_no_other_pair(batches):
+    model, calls = network(False), []
+
+    def fails(x, y):
+        raise ValueError("no such thing,\nas expected")
+
+    def fails_later(x, y):
+        calls.append(len(x))
+        if len(calls) > 3:  # the maps of three batches are had, their cost is not
+            raise RuntimeError("tired")
+        return x[..., 0]
+
+    methods = {"first": fails, "later": fails_later, "sound": saliency.InputGradient(model)}
+    found = compare(model, batches, methods, "pixels", options={"pixels": FEW})
+    assert found.failures == {
+        "pixels": {"first": "ValueError: no such thing,\nas expected"},
+        "ms per map": {"later": "RuntimeError: tired"},
+    }
+    assert set(found.measurements["pixels"]) == {"later", "sound", "random"}
+    assert set(found.costs) == {"sound", "random"}
+    lines = found.markdown().splitlines()
+    assert "- failed, pixels of first: ValueError: no such thing, as expected" in lines
+    assert "- failed, ms per map of later: RuntimeError: tired" in lines
+
+    def stopped(x, y):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(model, batches, {"stopped": stopped}, "pixels", options={"pixels": FEW})
+    with pytest.raises(ZeroDivisionError):  # a test that fails for all
+        compare(model, batches, "input_gradient", {"mine": lambda *_: 1 / 0})
+
+
+def reshuffled(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=1).batch(16)
+
+
+def augmented(x, y):
+    draws = np.random.default_rng(0)
+
+    def noisy():
+        yield (x + draws.uniform(size=x.shape)).astype("float32"), y
+
+    return tf.data.Dataset.from_generator(
+        noisy,
+        output_signature=(tf.TensorSpec(x.shape, tf.float32), tf.TensorSpec(y.shape, y.dtype)),
+    )
+
+
+@pytest.mark.parametrize("changing", [reshuffled, augmented])
+def test_images_that_change_between_passes_are_refused(batches, changing):
+    x, y = (np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True))
+    both = ["pixels", "pixels_most"]
+    options = dict.fromkeys(both, FEW)
+    with pytest.raises(ArgumentError, match="data: its images change from pass to pass"):
+        compare(network(False), changing(x, y), ["input_gradient"], both, options=options)
+    # Maps that are made as the pixels are read belong to them, whatever comes in the next pass.
+    one = compare(network(False), changing(x, y), "random", "pixels", options={"pixels": FEW})
+    assert not one.failures
+
+
+def test_a_fixed_shuffle_is_as_good_as_none(batches):
+    fixed = batches.unbatch().shuffle(COUNT, seed=1, reshuffle_each_iteration=False).batch(16)
+    both = ["pixels", "pixels_most"]
+    found = compare(network(False), fixed, "random", both, options=dict.fromkeys(both, FEW))
+    assert not found.failures
+
+
+def test_data_that_change_late_are_nobody_s_failure():
+    """The control has seen the same images twice, the next method has not."""
+    x, passes = np.random.default_rng(0).uniform(size=(8, 4, 4, 1)).astype("float32"), []
+
+    class Late:
+        def __iter__(self):
+            passes.append(1)
+            yield (x + (len(passes) > limit)), np.ones(8, "int32")
+
+    asked, limit = ["pixels", "pixels_most"], math.inf
+    options = dict.fromkeys(asked, FEW)
+    compare(linear(), Late(), "random", asked, options=options)
+    limit, passes = len(passes), []
+    with pytest.raises(ArgumentError, match="data: its images change"):
+        compare(linear(), Late(), "input_gradient", asked, options=options)
+
+
+def test_a_method_of_another_model_is_refused_where_that_is_asked(batches):
+    model, method = network(False), saliency.InputGradient(network(True))
+    of_maps, of_models = ["pixels", "class_flip"], ["randomisation", "completeness"]
+    options = {"pixels": FEW, "class_flip": {"source": 1, "to": 7}}
+    found = compare(
+        model, batches, {"other": method}, of_maps + of_models, images=4, options=options
+    )
+    assert list(found.failures) == of_models
+    for test in of_models:
+        (sentence,) = found.failures[test].values()
+        expected = "methods: 'other' is built around another model, .*; pass its class or name"
+        assert re.match(expected, sentence)
+    direct = evaluation.pixel_perturbation(
+        model,
+        batches,
+        lambda x, y: method(x, np.argmax(model(x), -1)),
+        FEW["fractions"],
+        score="change of the top probability",
+    )
+    got = found.measurements["pixels"]["other"].values
+    assert got == pytest.approx(direct.values, rel=1e-4)
+
+
+def test_a_model_is_the_same_behind_its_penalties_or_a_dict_of_inputs(batches):
+    inner = network(False)
+    penalized = tfgrad.PenalizedModel(inner)
+    image = keras.Input((8, 8, 1), name="image")
+    named = keras.Model({"image": image}, inner(image))
+    for model, around in ((penalized, inner), (inner, penalized), (named, named)):
+        found = compare(
+            model,
+            batches,
+            {"gradient": saliency.InputGradient(around)},
+            "shift_agreement",
+            images=4,
+        )
+        assert found.summary("shift_agreement", "gradient")[0] == pytest.approx(1, abs=1e-3)
+
+
 def test_images_without_a_map_are_counted_below_the_table(batches):
     def holed(x, y):
         maps = np.array(x[..., 0])
@@ -199,6 +321,18 @@ def test_images_without_a_map_are_counted_below_the_table(batches):
         )
     assert "- pixels of holed: 3 maps left out" in found.markdown()
     assert found.measurements["pixels"]["holed"].examples == COUNT - 3
+
+
+def test_constant_maps_are_counted_below_the_table(batches):
+    def one_alone(x, y):
+        maps = np.zeros(x.shape[:3])
+        maps[0] = np.array(x[0, ..., 0])  # the first image of each of three batches
+        return maps
+
+    found = compare(
+        network(False), batches, {"constant": one_alone}, "pixels", options={"pixels": FEW}
+    )
+    assert f"- pixels of constant: {COUNT - 3} constant maps" in found.markdown().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -241,121 +375,13 @@ def test_a_model_or_labels_that_do_not_fit(batches):
         compare(softmax, batches, ["input_gradient"], ["completeness"])
 
 
-# The result
-
-
-def made(values, deviations=None, *, direction="higher", **more):
-    fields = {"along": "k", "points": tuple(range(len(values)))} if len(values) > 1 else {}
-    return Measurement(
-        name="n",
-        score="s",
-        direction=direction,
-        values=values,
-        deviations=deviations or (0.0,) * len(values),
-        **(fields | more),
-    )
-
-
-@pytest.fixture
-def result():
-    curves = {
-        "a": made((0.5, 1.0), (0.1, 0.3)),
-        "b": made((0.25, math.nan)),
-        "random": made((0, 1)),
-    }
-    single = {
-        name: made((value,), (9.0,), direction="lower", columns={"standard error": (error,)})
-        for name, value, error in (("a", -3.0, 0.5), ("b", -1.0, 0.1), ("random", 0.0, 0.1))
-    }
-    return Comparison(
-        ("a", "b", "c", "random"),
-        {"curve": curves, "single": single},
-        {"curve": {"c": "no."}, "single": {"c": "no."}},
-        {"a": Cost(2.0, 1.5), "b": Cost(1234.5, 10.0)},
-    )
-
-
-def test_a_curve_is_its_mean(result):
-    assert result.summary("curve", "a") == pytest.approx((0.75, 0.2))
-    assert result.summary("curve", "b") == (0.25, 0.0)  # where it is known
-    assert math.isnan(result.summary("curve", "c")[0])
-    with pytest.raises(ArgumentError, match="test: got 'curves'; did you mean 'curve'"):
-        result.summary("curves", "a")
-    with pytest.raises(ArgumentError, match="method: got 'd'"):
-        result.summary("curve", "d")
-
-
-def test_the_best_is_more_than_an_error_away(result):
-    assert result.best("curve") == "a"
-    assert result.best("single") == "a"  # by the standard error, not by ± 9 over images
-    close = {"a": made((1.0,), (0.2,)), "b": made((0.9,), (0.0,)), "c": made((math.nan,))}
-    assert Comparison(("a", "b", "c"), {"t": close}).best("t") is None
-    assert Comparison(("a", "c"), {"t": {m: close[m] for m in "ac"}}).best("t") == "a"
-    assert Comparison(("a",), {"t": {}}).best("t") is None
-
-
-def test_markdown(result):
-    assert result.markdown().splitlines() == [
-        "| method | curve ↑ | single ↓ | ms per map | input-gradients |",
-        "| --- | --- | --- | --- | --- |",
-        "| a | **0.75** ± 0.2 | **-3** ± 9 | 2 | 1.5 |",
-        "| b | 0.25 | -1 ± 9 | 1.23e+03 | 10 |",
-        "| c | failed | failed |  |  |",
-        "| random | 0.5 | 0 ± 9 |  |  |",
-        "",
-        "- curve: n: s, mean along k at 2 points, 0 to 1; higher is better; seed 0",
-        "- single: n: s; lower is better; seed 0",
-        "- bold: the best, where the next is further away than an error",
-        "- failed, curve of c, single of c: no.",
-        "- curve of b: 1 of 2 points unknown",
-    ]
-    percent = Comparison(("a",), {"t": {"a": made((0.5,), (0.25,), percent=True)}})
-    assert "| a | **50.00** ± 25.00 |" in percent.markdown() and "t (%) ↑" in percent.markdown()
-
-
-def test_records_and_json(result, tmp_path):
-    path = tmp_path / "all.csv"
-    result.to_csv(path)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 2 + 1 + 3 + 1
-    assert [rows[1][k] for k in ("test", "method", "point", "value", "deviation")] == [
-        *("curve", "a", "1", "1.0", "0.3")
-    ]
-    assert rows[1]["milliseconds per map"] == "2.0" and rows[-1]["milliseconds per map"] == ""
-    (failed, _) = (row for row in rows if row["failed"])
-    assert failed["method"] == "c" and failed["failed"] == "no." and failed["value"] == ""
-    named = Comparison(("a",), {"t": {"a": made((1.0, 2.0), labels=("none", "dense"))}})
-    assert [row["point"] for row in named.rows()] == ["none", "dense"]
-    assert "none to dense" in named.markdown()
-
-    text = json.dumps(result.to_json(), allow_nan=False)
-    again = Comparison.from_json(json.loads(text))
-    assert again.markdown() == result.markdown() and again.costs == result.costs
-    assert Comparison.from_json(json.loads(json.dumps(named.to_json()))) == named
-
-
-def test_the_picture(result, tmp_path):
-    path = tmp_path / "bars.png"
-    assert result.draw(path, title="title") == str(path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert list(result.panels()) == ["curve\nhigher is better", "single\nlower is better"]
-    assert list(result.panels()["curve\nhigher is better"]) == ["a", "b", "random"]
-    many = {f"test {i}": {"a": (i, 0.1), "random": (0.5, 0.0)} for i in range(6)}
-    figures.bars(path, many, control="random")
-    with pytest.raises(ArgumentError, match=r"panels: got nothing to draw in \{\}"):
-        Comparison(("a",), {"t": {}}).draw(path)
-    with pytest.raises(ArgumentError, match=r"panels\['t'\]\['a'\]: got NaN"):
-        figures.bars(path, {"t": {"a": (math.nan, 0)}})
-
-
 def test_a_cost_is_the_median_per_image(batches, monkeypatch):
     """Milliseconds of (method, input-gradient); the first pair warms up."""
     took = iter(ms / 1e3 for ms in (99, 9, 32, 16, 24, 8, 160, 16))
     monkeypatch.setattr(comparing, "_seconds", lambda function, x, y: next(took))
     model = network(False)
     task = comparing._Task(model, batches.take(1), 4)  # one batch of 16, three times
-    candidate, _ = comparing._candidates(["input_gradient"], model, 0)
+    candidate, _ = comparing.candidates(["input_gradient"], model, 0)
     assert comparing._cost(task, candidate) == Cost(pytest.approx(2.0), pytest.approx(3.0))
 
 

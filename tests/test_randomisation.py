@@ -1,6 +1,4 @@
-"""Maps of networks whose layers are drawn anew: what is drawn, put back, compared and refused."""
-
-import random
+"""Maps of networks whose layers are drawn anew: how they are compared, and what is refused."""
 
 import keras
 import numpy as np
@@ -8,187 +6,24 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from tests.redraw_cases import (
+    SHAPE,
+    L,
+    assert_equal,
+    functional,
+    images,
+    sequential,
+    subclassed,
+    trained,
+    weights,
+)
 from tfgrad import data, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.evaluation import label_randomisation, permuted_labels, randomisation
 from tfgrad.evaluation._redraw import layers_with_weights, redraw, restored
 from tfgrad.evaluation._similarity import rank_correlation, structural_similarity
 
-SHAPE = (6, 6, 2)
-L = keras.layers
 GRADIENT = saliency.get("input_gradient")
-
-
-def images(n=5, seed=0):
-    return np.random.default_rng(seed).uniform(size=(n, *SHAPE)).astype("float32")
-
-
-def trained(network, seed=7):
-    """Weights as far from initial ones as training would bring them; variances stay positive."""
-    rng = np.random.default_rng(seed)
-    for w in network.weights:
-        moved = w / 2 + 0.2 * rng.normal(size=w.shape)
-        w.assign(tf.abs(moved) if "variance" in w.name else moved)
-    return network
-
-
-def functional():
-    """A nested block, a 1×1 convolution, a batch norm, and a layer that two paths share."""
-    inner = keras.Input((6, 6, 4))
-    block = keras.Model(
-        inner, L.Conv2D(4, 1, name="conv")(L.ReLU()(L.BatchNormalization(name="norm")(inner)))
-    )
-    block.name = "block"
-    x = keras.Input(SHAPE)
-    shared = L.Conv2D(4, 3, padding="same", name="shared")
-    first = L.Conv2D(2, 3, padding="same", name="first")(x)
-    both = L.Add()([shared(x), shared(first)])
-    hidden = L.Flatten()(block(both))
-    return trained(keras.Model(x, L.Dense(3, name="logits")(hidden)))
-
-
-def sequential(**dense):
-    return keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            L.Conv2D(3, 3, activation="relu", name="conv"),
-            L.Flatten(),
-            L.Dense(3, name="logits", **dense),
-        ]
-    )
-
-
-class Scaled(L.Layer):
-    """Takes an object that no configuration holds."""
-
-    def __init__(self, thing, **kwargs):
-        super().__init__(**kwargs)
-        self.thing = thing
-
-    def build(self, shape):
-        self.gain = self.add_weight(shape=shape[1:], initializer="ones", name="gain")
-
-    def call(self, x):
-        return self.gain * x
-
-
-class Subclassed(keras.Model):
-    """Layers made in another order than called; attention, a cell, a wrapper, own weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = L.Dense(3, name="head")
-        self.unused = L.Dense(3, name="unused")
-        self.recurrent = L.Bidirectional(L.LSTM(2), name="both")
-        self.attention = L.MultiHeadAttention(1, 2, name="attention")
-        self.scaled = Scaled(object(), name="scaled")
-        self.each = L.TimeDistributed(L.Dense(4), name="each")
-        self.unused.build((None, 2))
-
-    def build(self, shape):
-        self.token = self.add_weight(shape=(1, 1, 4), initializer="normal", name="token")
-
-    def call(self, x):
-        x = self.each(self.scaled(tf.reshape(x, [-1, 12, 6])))
-        return self.head(self.recurrent(self.attention(x, x) + self.token))
-
-
-def subclassed():
-    network = Subclassed()
-    network(images(1))
-    return trained(network)
-
-
-def weights(network):
-    return [v.numpy().copy() for v in network.variables]
-
-
-def assert_equal(network, before):
-    for variable, value in zip(network.variables, before, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), value)
-
-
-# What is drawn
-
-
-def test_layers_stand_in_the_order_of_their_calls_once_and_by_path():
-    assert list(layers_with_weights(functional(), images(1))) == [
-        "first",
-        "shared",
-        "block/norm",
-        "block/conv",
-        "logits",
-    ]
-    found = list(layers_with_weights(subclassed(), images(1)))
-    attention = [f"attention/{n}" for n in ("query", "key", "value", "attention_output")]
-    assert found[0] == "subclassed"  # its own token
-    assert found[1:2] == ["scaled"] and found[2].startswith("each/dense")
-    assert set(found[3:7]) == set(attention) and found[6] == attention[3]
-    assert [p.startswith("both/") for p in found[7:9]] == [True, True]
-    assert found[9:] == ["head"]
-
-
-@pytest.mark.parametrize("make", [functional, subclassed])
-def test_every_layer_is_drawn_anew_and_put_back(make):
-    network = make()
-    before = weights(network)
-    layers = layers_with_weights(network, images(1))
-    drawn = []
-    with restored(network) as restore:
-        for seed in (3, 3, 4):
-            restore()
-            for path, layer in layers.items():
-                assert redraw(layer, path, seed) > 0.05, path
-            drawn.append(np.concatenate([w.ravel() for w in weights(network)]))
-    assert_equal(network, before)
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    assert (drawn[0] != drawn[2]).any()
-
-
-def test_initialisers_of_the_layer_draw():
-    network = trained(
-        keras.Sequential(
-            [
-                keras.Input(SHAPE),
-                L.Conv2D(64, 3, kernel_initializer=keras.initializers.HeNormal(seed=1), name="he"),
-                L.BatchNormalization(name="norm"),
-                L.Flatten(),
-                L.Dense(50, bias_initializer="ones", name="logits"),
-            ]
-        )
-    )
-    he, norm, logits = layers_with_weights(network, images(1)).values()
-    drawn = []
-    for seed in (0, 1):
-        redraw(he, "he", seed)
-        drawn.append(he.kernel.numpy())
-    assert np.std(drawn[0]) == pytest.approx(np.sqrt(2 / 18), rel=0.1)  # fan-in 3·3·2
-    assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 0.2  # seed=1 is replaced
-    assert not he.bias.numpy().any()
-    redraw(norm, "norm", 0)
-    assert [np.unique(w.numpy()).tolist() for w in norm.weights] == [[1], [0], [0], [1]]
-    redraw(logits, "logits", 0)
-    limit = np.sqrt(6 / (16 * 64 + 50))
-    assert 0.95 * limit < np.abs(logits.kernel.numpy()).max() <= limit
-    assert (logits.bias.numpy() == 1).all()
-
-
-def test_what_a_configuration_does_not_bring_back_is_shuffled():
-    layer = subclassed().scaled
-    before = layer.gain.numpy()
-    change = redraw(layer, "scaled", 0)
-    after = layer.gain.numpy()
-    np.testing.assert_array_equal(np.sort(after.ravel()), np.sort(before.ravel()))
-    assert change == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
-
-
-def test_drawing_leaves_the_users_own_random_numbers_alone():
-    layer = sequential().layers[0]
-    random.seed(5)
-    expected = random.random()
-    random.seed(5)
-    redraw(layer, "conv", 0)
-    assert random.random() == expected
 
 
 # What is measured
@@ -216,25 +51,84 @@ def test_the_curve_against_stages_made_by_hand(order):
                 restore()
             seed = int(np.random.SeedSequence([4, 0, i]).generate_state(1)[0])
             change = redraw(layers[path], path, seed)
-            each = np.array(spearman(trained_maps, method(x, 1).numpy()))
+            signed = np.array(spearman(trained_maps, method(x, 1).numpy()))
+            each = np.abs(signed)
             assert result.values[i + 1] == pytest.approx(each.mean(), abs=1e-6)
+            columns = {name: row[i + 1] for name, row in result.columns.items()}
+            assert columns["signed rank correlation"] == pytest.approx(signed.mean(), abs=1e-6)
             assert result.deviations[i + 1] == pytest.approx(each.std() / np.sqrt(5), abs=1e-6)
             assert result.columns["weights changed"][i + 1] == pytest.approx(change)
     assert (result.values[0], result.deviations[0]) == (1, 0)
-    for name in ("rank correlation of sizes", "structural similarity"):
+    alike = ("signed rank correlation", "rank correlation of sizes", "structural similarity")
+    for name in alike:
         assert result.columns[name][0] == pytest.approx(1, abs=1e-6)
     assert result.columns["weights changed"][0] == 0
     assert result.columns["maps unchanged"] == result.columns["maps left out"] == (0,) * 6
-    assert (result.direction, result.examples) == ("lower", 5)
+    assert (result.direction, result.score) == ("lower", "rank correlation, absolute")
+    assert result.over == "5 images (standard error), 1 draw of the weights"
+    assert result.examples == 5
 
 
 def test_draws_are_averaged_image_by_image():
     network, x = trained(sequential()), images()
-    one = randomisation(network, x, GRADIENT, seed=1)
-    two = randomisation(network, x, GRADIENT, seed=1, draws=2)
-    assert two.values[0] == 1 and len(two.values) == 3
-    assert all(a != b for a, b in zip(one.values[1:], two.values[1:], strict=True))
-    assert randomisation(network, x, GRADIENT, seed=1, draws=2) == two
+    layers, method = layers_with_weights(network, x[:1]), GRADIENT(network)
+    before = method(x, 1).numpy()
+    sizes, changes = np.zeros((3, 2, 5)), np.zeros((3, 2))  # [draws, stages, images]
+    with restored(network) as restore:
+        for draw in range(3):
+            restore()
+            for i, path in enumerate(("logits", "conv")):
+                seed = int(np.random.SeedSequence([1, draw, i]).generate_state(1)[0])
+                changes[draw, i] = redraw(layers[path], path, seed)
+                sizes[draw, i] = np.abs(spearman(before, method(x, 1).numpy()))
+    result = randomisation(network, x, GRADIENT, seed=1, target=1, draws=3)
+    assert result.labels == ("none", "logits", "conv")
+    each = sizes.mean(0)
+    np.testing.assert_allclose(result.values, [1, *each.mean(1)], atol=1e-6)
+    np.testing.assert_allclose(result.deviations, [0, *each.std(1) / np.sqrt(5)], atol=1e-6)
+    changed = result.columns["weights changed"]
+    np.testing.assert_allclose(changed, [0, *changes.mean(0)], rtol=1e-6)
+    assert result.over == "5 images (standard error), 3 draws of the weights"
+    assert randomisation(network, x, GRADIENT, seed=1, target=1, draws=3) == result
+    single = randomisation(network, x[:1], GRADIENT)
+    assert single.over == "1 image (standard error), 1 draw of the weights"
+
+
+def by_the_head(change):
+    """Of each image its pixels, as long as the head is what it was; then what `change` makes."""
+
+    def method(network):
+        kernel = tf.identity(network.layers[-1].kernel.value)
+
+        def maps(x, classes):
+            same = tf.reduce_all(network.layers[-1].kernel.value == kernel)
+            plain = x[..., 0] - 0.5
+            return plain if same else change(plain)
+
+        return maps
+
+    return method
+
+
+def after_the_head(change):
+    """Value, signed, of sizes and left out, at the stage at which the head is drawn."""
+    network = trained(sequential())
+    result = randomisation(network, images(), by_the_head(change), order="independent")
+    assert result.values[0] == 1
+    names = ("signed rank correlation", "rank correlation of sizes", "maps left out")
+    return (result.values[1], *(result.columns[name][1] for name in names))
+
+
+def test_a_flipped_sign_forgets_nothing_and_a_constant_everything():
+    assert after_the_head(lambda maps: -maps) == pytest.approx((1, -1, 1, 0))
+    assert after_the_head(lambda maps: maps * 0 + 3) == (0, 0, 0, 0)
+    sizes = after_the_head(lambda maps: tf.sign(maps))
+    assert 0.5 < sizes[0] < 1 and sizes[2:] == (0, 0)
+    one = tf.one_hot(0, 5)[:, None, None]
+    value, *rest = after_the_head(lambda maps: tf.where(one == 1, 0.0, maps))
+    assert (value, *rest) == pytest.approx((0.8, 0.8, 0.8, 0))
+    value, *rest = after_the_head(lambda maps: tf.where(one == 1, np.inf, maps))
+    assert (value, *rest) == pytest.approx((1, 1, 1, 1))
 
 
 def test_the_control_does_not_change_and_is_found_out():
@@ -339,6 +233,22 @@ def test_layers_that_come_back_as_they_were_are_refused():
         randomisation(sequential(kernel_initializer="ones"), images(), GRADIENT)
 
 
+def test_a_layer_whose_initialiser_holds_its_numbers_is_refused():
+    kernel = np.random.default_rng(0).normal(size=(48, 3)).astype("float32")
+
+    def tuned(share):
+        network = sequential(kernel_initializer=keras.initializers.Constant(kernel))
+        moved = np.random.default_rng(1).normal(size=kernel.shape)
+        moved *= share * np.linalg.norm(kernel) / np.linalg.norm(moved)
+        network.layers[-1].set_weights([kernel + moved, np.ones(3)])  # a bias is no kernel
+        return network
+
+    message = r"layer 'logits' \(Dense\): drawn anew.*'kernel' moved by 0.46; expected 1.1, a"
+    with pytest.raises(ModelError, match=message):
+        randomisation(tuned(0.04), images(), GRADIENT)
+    assert randomisation(tuned(0.2), images(), GRADIENT).columns["weights changed"][1] > 0.1
+
+
 def test_the_model_is_as_before_also_after_an_exception():
     network, calls = trained(sequential()), []
 
@@ -390,7 +300,7 @@ def test_bad_arguments():
     softmax = keras.Sequential([keras.Input(SHAPE), network, L.Softmax()])
     with pytest.raises(ModelError, match="returns probabilities"):
         randomisation(softmax, images(), GRADIENT)
-    with pytest.raises(ModelError, match="none of the layers that it calls has weights"):
+    with pytest.raises(ModelError, match="it reads no weights of its layers"):
         bare = keras.Sequential([keras.Input(SHAPE), L.Flatten()])
         randomisation(bare, images(), GRADIENT)
 
@@ -404,9 +314,12 @@ def test_label_randomisation_compares_two_networks():
     result = label_randomisation(network, other, x, GRADIENT)
     classes = network.predict(x, verbose=0).argmax(1)
     each = spearman(GRADIENT(network)(x, classes).numpy(), GRADIENT(other)(x, classes).numpy())
-    assert result.value == pytest.approx(np.mean(each), abs=1e-6)
-    assert result.deviations[0] == pytest.approx(np.std(each) / np.sqrt(5), abs=1e-6)
+    assert result.value == pytest.approx(np.mean(np.abs(each)), abs=1e-6)
+    assert result.deviations[0] == pytest.approx(np.std(np.abs(each)) / np.sqrt(5), abs=1e-6)
+    assert result.columns["signed rank correlation"] == pytest.approx((np.mean(each),), abs=1e-6)
+    assert result.over == "5 images (standard error)"
     assert set(result.columns) == {
+        "signed rank correlation",
         "rank correlation of sizes",
         "structural similarity",
         "maps unchanged",

@@ -101,7 +101,7 @@ def test_every_test_of_a_model_has_a_line_on_some_page():
         *("README.md", "BUILD.md", "ARCHITECTURE.md"),
         *("docs/penalties.md", "docs/saliency.md", "docs/transfer.md"),
         *("docs/density.md", "docs/fooling.md", "docs/faithfulness.md"),
-        "docs/results/density.md",
+        *("docs/results/density.md", "docs/results/faithfulness.md"),
     ],
 )
 def test_links_lead_somewhere(page):

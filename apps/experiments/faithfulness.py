@@ -222,7 +222,7 @@ def coarseness(scale: str) -> Examination:
         Coarsened.of(row, side)
         for row in rows
         if row.label in ("Random", "Input-gradient", "FullGrad")
-        for side in (2, 4, 8)
+        for side in (2, 4, 8, 16)
     ]
     return Examination(
         name="coarseness",

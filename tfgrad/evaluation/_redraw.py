@@ -11,12 +11,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import calls
 from tfgrad.errors import ModelError
 
 # What Keras's layers call what they add; the intercept of a batch norm, β − γμ/√(v + ε), is linear
 # in β and μ together.
 BIASES = ("bias", "beta", "moving_mean")
+# What has several axes in a norm over several, and is no kernel all the same.
+_NO_KERNELS = (*BIASES, "gamma", "moving_variance")
+# A kernel that moves by less than this share of its norm still is what it was.
+_LEAST_MOVE = 0.1
 
 
 @contextlib.contextmanager
@@ -39,30 +42,29 @@ def restored(network: keras.Model) -> Iterator[Callable[[], None]]:
 
 
 def layers_with_weights(network: keras.Model, x: tf.Tensor) -> dict[str, Any]:
-    """{path: layer} of the layers that hold weights of their own, in the order of their last calls.
+    """{path: layer} of the layers whose own weights the network reads, in the order of last reads.
 
-    Every kind of layer counts, but for `Normalization`, whose numbers describe data. A layer that
-    several paths share appears once, one that the network does not call not at all. Layers run
-    from the inside of others (the cell of an LSTM) stand where those do.
+    Every kind of layer counts, frozen or not, called or not (as where `call` takes a kernel out of
+    its layer to normalise it), but for `Normalization`, whose numbers describe data. A layer that
+    several paths share appears once, one whose weights nothing reads not at all.
 
     Args:
         network: a built model.
-        x: one image [1, …], to see what is called.
+        x: one image [1, …], to see what is read.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none; or the network reads a float variable that no layer owns.
     """
-    with keras.StatelessScope(collect_losses=True), calls.handled(_Order()) as order:
-        network(x, training=False)
+    reads = _last_reads(network, x)
     found = []
-    for path, layer, around in _walked(network):
-        times = [order.last[id(outer)] for outer in (layer, *around) if id(outer) in order.last]
-        if times and own_weights(layer) and not isinstance(layer, keras.layers.Normalization):
-            found.append((times[0], path, layer))
+    for path, layer in _walked(network):
+        times = [reads[id(h)] for w in own_weights(layer) for h in _handles(w) if id(h) in reads]
+        if times and not isinstance(layer, keras.layers.Normalization):
+            found.append((max(times), path, layer))
     if not found:
         raise ModelError(
-            f"model {network.name!r}: none of the layers that it calls has weights, so there is "
-            "nothing to draw anew. Pass a trained network."
+            f"model {network.name!r}: it reads no weights of its layers, so there is nothing to "
+            "draw anew. Pass a trained network."
         )
     return {path: layer for _, path, layer in sorted(found, key=lambda entry: entry[0])}
 
@@ -77,7 +79,8 @@ def redraw(layer: Any, path: str, seed: int) -> float:
 
     A twin is built from the layer's configuration, so that its own initialisers draw, each with a
     seed of ours in the place of a fixed one. Of a layer that its configuration does not bring back
-    the entries of each weight are shuffled, which keeps their distribution.
+    the entries of each weight are shuffled, which keeps their distribution; a weight of one entry
+    is drawn from a normal with that as its deviation.
 
     Args:
         layer: of `layers_with_weights`.
@@ -89,23 +92,33 @@ def redraw(layer: Any, path: str, seed: int) -> float:
         is 0 where there is nothing to draw, as in an untrained batch norm.
 
     Raises:
-        ModelError: a kernel, which is a weight of two axes or more, and with it the whole layer
-            came back as it was.
+        ModelError: a kernel, which is a weight of two axes or more (but for those of a norm and
+            single numbers), moved by less than a tenth of its norm, as where the initialiser holds
+            pretrained numbers; or it is zero, and the whole layer came back as it was.
     """
     weights = own_weights(layer)
     old = [_numbers(w) for w in weights]
     for weight, value in zip(weights, _initial(layer, seed) or _shuffled(old, seed), strict=True):
         weight.assign(value)
     new = [_numbers(w) for w in weights]
-    moved = _norm([n - o for n, o in zip(new, old, strict=True)])
-    if moved == 0 and any(w.ndim > 1 for w in old):
-        raise ModelError(
-            f"layer {path!r} ({type(layer).__name__}): drawn anew, its weights are what they were, "
-            "so it was not randomised. Its initialiser always gives these numbers, and the layer "
-            "has not been trained: pass a trained network, or give it a random initialiser."
-        )
-    size = _norm(old)
+    moves = [n - o for n, o in zip(new, old, strict=True)]
+    moved, size = _norm(moves), _norm(old)
+    for weight, before, move in zip(weights, old, moves, strict=True):
+        least = _LEAST_MOVE * _norm([before])
+        if _is_kernel(weight) and (moved == 0 or _norm([move]) < least):
+            raise ModelError(
+                f"layer {path!r} ({type(layer).__name__}): drawn anew, its weights are what they "
+                f"were: {weight.name!r} moved by {_norm([move]):.2g}; expected {least:.2g}, a "
+                "tenth of its norm, or more. What it is drawn from is too near: give the layer a "
+                "random initialiser (and, if it is of your own, get_config), or pass a network "
+                "that was trained further."
+            )
     return moved / size if size else (np.inf if moved else 0.0)
+
+
+def _is_kernel(weight: Any) -> bool:
+    axes, entries = len(weight.shape), np.prod(weight.shape)
+    return axes > 1 and entries > 1 and weight.name not in _NO_KERNELS
 
 
 def move_biases(network: keras.Model, step: float, seed: int) -> None:
@@ -130,32 +143,66 @@ def move_biases(network: keras.Model, step: float, seed: int) -> None:
         weight.assign(weight.value * (1 + step * coins))
 
 
-class _Order(calls.Handler):
-    """When each layer was called last."""
+def _last_reads(network: Any, x: tf.Tensor) -> dict[int, int]:
+    """{id of a variable's handle: when it is read last}, of what one forward pass reads.
 
-    def __init__(self) -> None:
-        self.last: dict[int, int] = {}
-        self._count = 0
+    A trace is asked, which sees every read, of frozen weights too; the time is the number of the
+    operation that reads, or that runs the loop or function inside which one does.
 
-    def layer(self, layer, proceed, args, kwargs):
-        self._count += 1
-        self.last[id(layer)] = self._count
-        return proceed(*args, **kwargs)
+    Raises:
+        ModelError: a float variable among them is not the network's.
+    """
+
+    def forward(x: tf.Tensor) -> Any:
+        with keras.StatelessScope(collect_losses=True):
+            return network(x, training=False)
+
+    traced = tf.function(forward, autograph=False).get_concrete_function(tf.convert_to_tensor(x))
+    times = {operation.name: i for i, operation in enumerate(traced.graph.get_operations())}
+    handles = traced.captured_inputs
+    inner_handles = traced.inputs[len(traced.inputs) - len(handles) :]
+    reads = {}
+    for handle, inner in zip(handles, inner_handles, strict=True):
+        readers = [op for op in inner.consumers() if not op.type.startswith("Assign")]
+        if readers:
+            reads[id(handle)] = max(times[op.name] for op in readers)
+    _check_owned(network, [v for v in traced.variables if id(v.handle) in reads])
+    return reads
 
 
-def _walked(network: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """(path, layer, the layers around it, the nearest first) of all inside a network, each once."""
+def _check_owned(network: Any, read: list[tf.Variable]) -> None:
+    own = [*network.variables, *network.metrics_variables]
+    known = {id(handle) for variable in own for handle in _handles(variable)}
+    for variable in read:
+        # What is no float is a seed or a count.
+        if variable.dtype.is_floating and id(variable.handle) not in known:
+            raise ModelError(
+                f"model {network.name!r}: it reads the variable {variable.name!r}, which belongs "
+                "to none of its layers, so it cannot be drawn anew. Make it with add_weight, or "
+                "let the model keep the layer that owns it as an attribute."
+            )
+
+
+def _handles(variable: Any) -> list[Any]:
+    """Of a Keras variable: one, or one for each replica."""
+    value = variable.value
+    several = isinstance(value, tf.distribute.DistributedValues)
+    return [replica.handle for replica in (value.values if several else [value])]
+
+
+def _walked(network: Any) -> Iterator[tuple[str, Any]]:
+    """(path, layer) of a network and of all inside it, each once."""
     seen: set[int] = set()
 
-    def inside(outer: Any, path: str, around: tuple[Any, ...]) -> Iterator[Any]:
+    def inside(outer: Any, path: str) -> Iterator[Any]:
         for layer in outer._flatten_layers(include_self=False, recursive=False):
             if id(layer) not in seen:
                 seen.add(id(layer))
-                yield f"{path}{layer.name}", layer, around
-                yield from inside(layer, f"{path}{layer.name}/", (layer, *around))
+                yield f"{path}{layer.name}", layer
+                yield from inside(layer, f"{path}{layer.name}/")
 
-    yield network.name, network, ()
-    yield from inside(network, "", ())
+    yield network.name, network
+    yield from inside(network, "")
 
 
 def _initial(layer: Any, seed: int) -> list[np.ndarray] | None:
@@ -185,8 +232,14 @@ def _reseeded(config: Any) -> Any:
 
 
 def _shuffled(values: list[np.ndarray], seed: int) -> list[np.ndarray]:
+    """The same entries in another order; a single float, which has none, from a normal."""
     rng = np.random.default_rng(seed)
-    return [rng.permutation(value.reshape(-1)).reshape(value.shape) for value in values]
+    return [
+        value * rng.standard_normal(value.shape)
+        if value.size == 1 and keras.backend.is_float_dtype(value.dtype.name)
+        else rng.permutation(value.reshape(-1)).reshape(value.shape)
+        for value in values
+    ]
 
 
 def _numbers(weight: Any) -> np.ndarray:

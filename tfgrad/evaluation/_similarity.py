@@ -39,6 +39,15 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(known, np.where(same, 1.0, correlation), np.nan)
 
 
+def remembered(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """`rank_correlation`, and 0 where a map that ranked pixels no longer does: [n, H, W] → [n].
+
+    NaN where the one before is constant, or one of the two is not finite.
+    """
+    forgotten = varies(before) & finite(after) & ~varies(after)
+    return np.where(forgotten, 0.0, rank_correlation(before, after))
+
+
 @_in_slices
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """SSIM of absolute maps, each scaled to [0, 1] by its maximum: [n, H, W] twice → [n].
@@ -46,7 +55,7 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     The Gaussian window has side 11 and deviation 1.5; on maps smaller than that it shrinks to
     their smaller side, and its deviation in proportion. NaN where a map is not finite.
     """
-    known = _finite(a) & _finite(b)
+    known = finite(a) & finite(b)
     side = min(_WINDOW, *a.shape[1:])
     scaled = [_scaled(np.where(known[:, None, None], maps, 0)) for maps in (a, b)]
     found = tf.image.ssim(
@@ -68,10 +77,11 @@ def relative_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def varies(maps: np.ndarray) -> np.ndarray:
     """Which maps rank pixels: finite and not constant, bool [n]."""
     flat = maps.reshape(len(maps), -1)
-    return _finite(maps) & (flat.max(1) > flat.min(1))
+    return finite(maps) & (flat.max(1) > flat.min(1))
 
 
-def _finite(maps: np.ndarray) -> np.ndarray:
+def finite(maps: np.ndarray) -> np.ndarray:
+    """Which maps hold neither NaN nor infinite pixels, bool [n]."""
     return np.isfinite(maps).reshape(len(maps), -1).all(1)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import inspect
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import tensorflow as tf
 from tfgrad import classifiers, saliency
 from tfgrad.arguments import one_of, whole
 from tfgrad.errors import ArgumentError, NonFiniteError, TfgradError
+from tfgrad.evaluation._candidates import Candidate, Maps, candidates, named
 from tfgrad.evaluation._inputs import placed
 from tfgrad.evaluation._removal import RANDOM, mapped
 from tfgrad.evaluation.axioms import (
@@ -27,13 +29,11 @@ from tfgrad.evaluation.axioms import (
     weak_dependence,
 )
 from tfgrad.evaluation.class_flip import class_flip
-from tfgrad.evaluation.comparison import CONTROL, Comparison, Cost
+from tfgrad.evaluation.comparison import COST, Comparison, Cost
 from tfgrad.evaluation.measurement import Measurement
 from tfgrad.evaluation.pixels import pixel_perturbation
 from tfgrad.evaluation.randomisation import randomisation
 
-# A function of (images, classes) that returns maps [batch, H, W].
-Maps = Callable[[Any, Any], Any]
 _TIMED_BATCHES = 3
 
 
@@ -64,15 +64,20 @@ def compare(
 
     All maps but those of the class flip are of the predicted classes. The last five tests are on
     the first images of the data. The control, `"random"`, is always a row. A pair of method and
-    test that raises a `TfgradError` is a failure in the result, and the rest goes on. The maps that
-    both tests of pixels rank by are computed once and kept in a temporary file, so that memory is
-    that of one batch; every other test asks for maps of other classes, images or networks.
+    test that raises an exception, a method's own included, is a failure in the result, and the rest
+    goes on. The maps that both tests of pixels rank by are computed once and kept in a temporary
+    file, so that memory is that of one batch; every other test asks for maps of other classes,
+    images or networks.
+
+    The first three tests also judge methods that are built around another model than this one. The
+    last five refuse these: they ask the model that a map explains.
 
     Args:
         model: a Keras model from images [batch, H, W, C] to logits, or a `PenalizedModel` of one.
-        data: a data set of (images, integer labels) batches that can be read again.
+        data: a data set of (images, integer labels) batches that can be read again; if both tests
+            of pixels are asked, with the same images in the same order.
         methods: names of `tfgrad.saliency.METHODS`; or {name in the table: such a name, a class of
-            methods, a method built around the model, or a function of (images, classes) that
+            methods, a method built around a model, or a function of (images, classes) that
             returns maps [batch, H, W]}.
         tests: names of the table above; or {title: such a name, or a function of
             (model, data, maps) that returns a `Measurement`, maps being a function of (images,
@@ -88,15 +93,17 @@ def compare(
         that warms up, in turn with an input-gradient of the same batch.
 
     Raises:
-        ArgumentError: a method, test or option does not exist, an option is out of range, or the
-            data are no batches of images that the model takes and labels.
+        ArgumentError: a method, test or option does not exist, an option is out of range, the data
+            are no batches of images that the model takes and labels, or their images change from
+            pass to pass.
         DataError: a label is no class of the model.
         ModelError: the model does not return logits.
         NonFiniteError: a logit is NaN or infinite.
+        Exception: whatever a test of one's own raises for the control.
     """
     network = classifiers.network(model)
     asked = _tests(tests, options or {}, seed)
-    candidates = _candidates(methods, network, seed)
+    judged = candidates(methods, network, seed)
     task = _Task(network, data, whole("images", images))
     classifiers.check_logits(network, task.sample)
     found: dict[str, dict[str, Measurement]] = {test: {} for test in asked}
@@ -104,22 +111,19 @@ def compare(
     costs: dict[str, Cost] = {}
     done = 0
     # The control first: what it refuses of arguments and logits is wrong for every method.
-    for candidate in sorted(candidates, key=lambda c: not c.control):
+    for candidate in sorted(judged, key=lambda c: not c.control):
         with tempfile.TemporaryFile() as file:
             ranking = _ranking(task, candidate, file, asked)
             for title, test in asked.items():
                 if on_progress is not None:
-                    on_progress(done, len(candidates) * len(asked), f"{title} of {candidate.name}")
-                try:
+                    on_progress(done, len(judged) * len(asked), f"{title} of {candidate.name}")
+                with _recorded(failures, title, candidate):
                     found[title][candidate.name] = test.run(task, candidate, ranking)
-                except TfgradError as error:
-                    if candidate.control and isinstance(error, ArgumentError | NonFiniteError):
-                        raise
-                    failures.setdefault(title, {})[candidate.name] = str(error)
                 done += 1
-        with contextlib.suppress(TfgradError):  # the tests have said why
+        said = any(candidate.name in row for row in failures.values())
+        with _recorded({} if said else failures, COST, candidate):
             costs[candidate.name] = _cost(task, candidate)
-    order = tuple(candidate.name for candidate in candidates)
+    order = tuple(candidate.name for candidate in judged)
     found = {
         test: {method: row[method] for method in order if method in row}
         for test, row in found.items()
@@ -127,93 +131,30 @@ def compare(
     return Comparison(order, found, failures, costs)
 
 
-# Methods
+class _ChangingData(ArgumentError):
+    """Everybody's, whichever method meets it first."""
 
 
-@dataclasses.dataclass
-class _Candidate:
-    """A method to be judged.
-
-    Attributes:
-        name: in the table.
-        build: a model to the method around it.
-        network: the model of the comparison.
-        control: whether it knows nothing.
-    """
-
-    name: str
-    build: Callable[[Any], Maps]
-    network: Any
-    control: bool
-
-    @functools.cached_property
-    def maps(self) -> Maps:
-        return self.build(self.network)
-
-
-def _candidates(methods: Any, network: Any, seed: int) -> list[_Candidate]:
-    """What is asked, and the control."""
-    named = _named("methods", methods, "names of tfgrad.saliency, or {name: method}")
-    named.setdefault(CONTROL, CONTROL)
-    return [
-        _Candidate(name, _builder(name, method, network, seed), network, _is_control(method))
-        for name, method in named.items()
-    ]
-
-
-def _is_control(method: Any) -> bool:
-    return isinstance(method, str) and method == CONTROL
-
-
-def _builder(name: str, method: Any, network: Any, seed: int) -> Callable[[Any], Maps]:
-    if name == CONTROL and not _is_control(method):
-        raise ArgumentError(
-            f"methods: got a {type(method).__name__} by the name of {CONTROL!r}, which is the "
-            "control's; choose another name."
-        )
-    if _is_control(method):
-        return functools.partial(saliency.Random, seed=seed)
-    if isinstance(method, str):
-        return saliency.get(method)
-    if isinstance(method, type) and issubclass(method, saliency.Method):
-        return method
-    if not callable(method):
-        raise ArgumentError(
-            f"methods: {name!r} is a {type(method).__name__}; expected a name of tfgrad.saliency, "
-            "a class of methods, a method, or a function of (images, classes)."
-        )
-
-    def build(model: Any) -> Maps:
-        if model is network:
-            return method
-        if isinstance(method, saliency.Method):
-            return _like(method, model)
-        raise ArgumentError(
-            f"methods: {name!r} is a function of images, which explains one model; this test asks "
-            "about changed ones. Pass a name, a class of methods or a method."
-        )
-
-    return build
-
-
-def _like(method: saliency.Method, model: Any) -> saliency.Method:
-    """The same method, around another model."""
-    options = method.options()
+@contextlib.contextmanager
+def _recorded(
+    failures: dict[str, dict[str, str]], title: str, candidate: Candidate
+) -> Iterator[None]:
+    """Keep an exception as the failure of a pair, unless it is everybody's."""
     try:
-        if type(method) is saliency.Smooth:
-            return saliency.Smooth(**(options | {"method": _like(method.method, model)}))
-        return type(method)(model, **options, chunk_size=method.chunk_size)
-    except TypeError as error:
-        raise ArgumentError(
-            f"methods: {method!r} cannot be built around another model ({error}); expected "
-            "options() to return what its class takes besides the model."
-        ) from error
+        yield
+    except Exception as error:
+        expected = isinstance(error, TfgradError)
+        of_all = isinstance(error, ArgumentError | NonFiniteError) or not expected
+        if isinstance(error, _ChangingData) or (candidate.control and of_all):
+            raise
+        sentence = str(error) if expected else f"{type(error).__name__}: {error}"
+        failures.setdefault(title, {})[candidate.name] = sentence
 
 
 # Tests
 
 
-def _of_data(measure: Any, task: _Task, candidate: _Candidate, ranking: Any, **options: Any) -> Any:
+def _of_data(measure: Any, task: _Task, candidate: Candidate, ranking: Any, **options: Any) -> Any:
     """With a function of (images, classes)."""
     return measure(task.network, task.data, candidate.maps, **options)
 
@@ -251,7 +192,7 @@ class _Test:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fixed: tuple[str, ...] = ()
 
-    def run(self, task: _Task, candidate: _Candidate, ranking: Callable[[], Any]) -> Measurement:
+    def run(self, task: _Task, candidate: Candidate, ranking: Callable[[], Any]) -> Measurement:
         return self.ask(self.measure, task, candidate, ranking, **self.options)
 
     def known(self) -> list[str]:
@@ -277,11 +218,11 @@ TESTS: dict[str, _Test] = {
 
 def _tests(tests: Any, options: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, _Test]:
     """{title: test} with everybody's options."""
-    named = _named("tests", tests, f"some of {', '.join(TESTS)}, or {{title: function}}")
+    found = named("tests", tests, f"some of {', '.join(TESTS)}, or {{title: function}}")
     for title in options:
-        one_of("options", title, tuple(named))
+        one_of("options", title, tuple(found))
     return {
-        title: _test(title, test, options.get(title, {}), seed) for title, test in named.items()
+        title: _test(title, test, options.get(title, {}), seed) for title, test in found.items()
     }
 
 
@@ -301,21 +242,6 @@ def _test(title: str, test: Any, options: Mapping[str, Any], seed: int) -> _Test
     return dataclasses.replace(found, options={**seeded, **found.options, **options})
 
 
-def _named(argument: str, given: Any, expected: str) -> dict[str, Any]:
-    """{name: item} of names or of a mapping."""
-    if isinstance(given, str):
-        given = [given]
-    if not isinstance(given, Iterable):
-        raise ArgumentError(f"{argument}: got a {type(given).__name__}; expected {expected}.")
-    named = dict(given) if isinstance(given, Mapping) else {item: item for item in given}
-    if not named:
-        raise ArgumentError(f"{argument}: got none; expected {expected}.")
-    for name in named:
-        if not isinstance(name, str):
-            raise ArgumentError(f"{argument}: got {name!r} for a name; expected {expected}.")
-    return named
-
-
 # What is asked about
 
 
@@ -332,6 +258,14 @@ class _Task:
     network: Any
     data: Iterable[Any]
     count: int
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """Of all images in order, in a pass of its own."""
+        digest = hashlib.blake2b()
+        for x, _ in self.data:
+            digest.update(_bytes(tf.convert_to_tensor(x)))
+        return digest.digest()
 
     @functools.cached_property
     def sample(self) -> tf.Tensor:
@@ -365,7 +299,7 @@ class _Task:
 
 
 def _ranking(
-    task: _Task, candidate: _Candidate, file: IO[bytes], asked: Mapping[str, _Test]
+    task: _Task, candidate: Candidate, file: IO[bytes], asked: Mapping[str, _Test]
 ) -> Callable[[], Any]:
     """What tests rank by: the method, or where several do, its maps computed once."""
 
@@ -379,16 +313,27 @@ def _ranking(
 
 def _kept(task: _Task, maps_of: Maps, file: IO[bytes]) -> np.ndarray:
     """The maps of all images, [n, H, W], in a file."""
-    count, maps = 0, np.zeros(0)
-    for (_, found), _, _ in mapped(placed(task.data, task.network), maps_of, 0):
+    count, maps, digest = 0, np.zeros(0), hashlib.blake2b()
+    for (x, found), _, _ in mapped(placed(task.data, task.network), maps_of, 0):
         maps = found.numpy()
         file.write(maps.tobytes())
+        digest.update(_bytes(x))
         count += len(maps)
     file.flush()
+    if digest.digest() != task.digest:
+        raise _ChangingData(
+            "data: its images change from pass to pass, and maps of one pass rank pixels in "
+            "others; expected the same ones in the same order. Use "
+            "shuffle(n, reshuffle_each_iteration=False) and no random augmentation."
+        )
     return np.memmap(file, maps.dtype, "r", shape=(count, *maps.shape[1:]))  # type: ignore[call-overload]
 
 
-def _cost(task: _Task, candidate: _Candidate) -> Cost:
+def _bytes(x: tf.Tensor) -> bytes:
+    return x.numpy().tobytes()
+
+
+def _cost(task: _Task, candidate: Candidate) -> Cost:
     """Medians over a few batches, in turn with input-gradients of the same ones."""
     gradient = saliency.InputGradient(task.network)
     times = []

@@ -147,7 +147,7 @@ class Measurement:
         if len({row.over for row in rows.values()}) > 1:
             titles.append("± over")
             cells = [[*line, row.over] for line, row in zip(cells, rows.values(), strict=True)]
-        return "\n".join([_row(titles), "|---" * len(titles) + "|", *map(_row, cells)])
+        return "\n".join([table_row(titles), "|---" * len(titles) + "|", *map(table_row, cells)])
 
     def _places(self) -> list[str]:
         """The points as tables name them."""
@@ -167,8 +167,14 @@ class Measurement:
         return cells + beside
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table, which neither bars nor line breaks in a cell end."""
+    return "| " + " | ".join(in_line(cell).replace("|", r"\|") for cell in cells) + " |"
+
+
+def in_line(text: str) -> str:
+    """Without line breaks."""
+    return " ".join(text.split())
 
 
 def _plain(value: Any) -> Any:

@@ -12,13 +12,12 @@ from tfgrad import data
 from tfgrad.arguments import one_of, whole
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.evaluation._redraw import layers_with_weights, redraw, restored
-from tfgrad.evaluation._similarity import rank_correlation, structural_similarity, varies
+from tfgrad.evaluation._similarity import finite, remembered, structural_similarity, varies
 from tfgrad.evaluation._subject import Subject, built
 from tfgrad.evaluation.measurement import LOWER, Measurement
 
 CASCADING, INDEPENDENT = "cascading", "independent"
-SCORE = "rank correlation"
-_OVER = "images (standard error)"
+SCORE = "rank correlation, absolute"
 # Devices may add up in another order from call to call; a stale map is another map.
 _ROUNDING = 1e-3
 
@@ -39,11 +38,16 @@ def randomisation(
     A map that tells of the network must change with it. The class of each image is the one of the
     network as it came, and one map function, built once, is asked at every stage.
 
-    Each layer with weights counts, nested ones, 1×1 convolutions and batch norms included. Its own
-    initialisers draw, from its configuration, seeded here; of a layer that its configuration does
-    not bring back (a class without `get_config`), the entries of each weight are shuffled.
+    Each layer whose weights the network reads counts, in the order of those reads: nested, frozen
+    and batch norms included, and layers that are not called because `call` takes a weight out of
+    them; only `Normalization` stays. Its own initialisers draw, from its configuration, seeded
+    here; of a layer that its configuration does not bring back (a class without `get_config`), the
+    entries of each weight are shuffled, and a single one is drawn from a normal of its size.
     The weights change in the model itself: nobody else should use it meanwhile. Afterwards, also
     after an exception, they are as before bit by bit.
+
+    The standard error is over images. How much one draw of the weights differs from the next is not
+    in it, and may well be more: take several draws where methods are compared.
 
     Args:
         model: a built Keras model from images to logits, or a `PenalizedModel` of one.
@@ -59,21 +63,24 @@ def randomisation(
         batch_size: how many images are looked at together.
 
     Returns:
-        Along the layers, whose names are the `labels`, Spearman's rank correlation with the maps of
-        the network as it came, averaged over images, and its standard error; point 0 is that
-        network itself, asked twice. Columns: "rank correlation of sizes", of absolute values;
+        Along the layers, whose names are the `labels`, the size abs(ρ) of Spearman's rank
+        correlation with the maps of the network as it came, averaged over draws and images, and its
+        standard error; point 0 is that network itself, asked twice. A map of the opposite sign
+        remembers all, 1; one that became constant nothing, 0; chance is a little above 0. Columns:
+        "signed rank correlation", of ρ; "rank correlation of sizes", ρ of absolute values;
         "structural similarity", of absolute maps in [0, 1] (11×11 window, or the map's smaller side
         if that is less); "weights changed", ‖new − old‖ / ‖old‖ of this layer, mean over draws, 0
         where its initial values are those it has (an untrained batch norm); and counts over all
-        draws: "maps unchanged", exactly equal although the logits are not, and "maps left out",
-        constant, NaN or infinite, whose correlation does not exist. A mean of none is NaN.
+        draws: "maps unchanged", exactly equal although the logits are not, and "maps left out", NaN
+        or infinite, or constant in the network as it came. A mean of none is NaN.
 
     Raises:
         ArgumentError: an argument is out of range, or the method does not make maps of the images.
         DataError: an image or all maps of the network as it came say nothing.
-        ModelError: a layer with a kernel came back from its initialisers as it was; maps of one
-            network differ from call to call; or the map function does not follow the weights: at
-            the end one built afresh makes other maps.
+        ModelError: a kernel came back from its initialiser moved by less than a tenth of its norm,
+            as where that holds pretrained numbers; the network reads a variable that no layer owns;
+            maps of one network differ from call to call; or the map function does not follow the
+            weights: at the end one built afresh makes other maps.
         NonFiniteError: a logit of the network as it came is NaN or infinite.
 
     Source: Adebayo et al., "Sanity Checks for Saliency Maps" (2018), sections 3.1 and 3.2; thesis
@@ -108,7 +115,7 @@ def randomisation(
         points=tuple(float(number) for number in range(len(layers) + 1)),
         labels=("none", *reversed(layers)),
         seed=seed,
-        over=f"{len(subject)} {_OVER}",
+        over=f"{_over_images(subject)}, {_counted(draws, 'draw')} of the weights",
         examples=len(subject),
         **found.numbers(len(layers)),
     )
@@ -129,8 +136,9 @@ def label_randomisation(model, other, images, method, *, target=None, batch_size
         batch_size: how many images are looked at together.
 
     Returns:
-        Spearman's rank correlation, averaged over images, and its standard error. Columns as of
-        `randomisation`, without "weights changed".
+        The size of Spearman's rank correlation, averaged over images, and its standard error, which
+        does not hold how much one `other` differs from the next. Columns as of `randomisation`,
+        without "weights changed".
 
     Raises:
         ArgumentError: see `randomisation`; or the two are the same network, or do not have the
@@ -165,7 +173,7 @@ def label_randomisation(model, other, images, method, *, target=None, batch_size
         name="label randomisation",
         score=SCORE,
         direction=LOWER,
-        over=f"{len(subject)} {_OVER}",
+        over=_over_images(subject),
         examples=len(subject),
         **numbers,
     )
@@ -200,14 +208,16 @@ class _Stages:
         """One more stage: its maps, its logits, and how far the layer's weights moved."""
         same = (maps == self.before).all((1, 2))
         moved = (logits != self.subject.logits).any(-1)
+        signed = remembered(self.before, maps)
         self._rows.append(
             np.stack(
                 [
-                    rank_correlation(self.before, maps),
-                    rank_correlation(np.abs(self.before), np.abs(maps)),
+                    np.abs(signed),
+                    signed,
+                    remembered(np.abs(self.before), np.abs(maps)),
                     structural_similarity(self.before, maps),
                     same & moved,
-                    ~(varies(self.before) & varies(maps)),
+                    ~(varies(self.before) & finite(maps)),
                 ]
             )
         )
@@ -217,11 +227,12 @@ class _Stages:
     def numbers(self, stages: int) -> dict[str, Any]:
         """Values, deviations and columns of a `Measurement` over the first stage and `stages`."""
         points = list(self._points(stages))
-        means = np.array([[_mean(row)[0] for row in rows[:3]] for rows, _ in points]).T
-        counts = np.array([[row.sum() for row in rows[3:]] for rows, _ in points]).T
+        means = np.array([[_mean(row)[0] for row in rows[:4]] for rows, _ in points]).T
+        counts = np.array([[row.sum() for row in rows[4:]] for rows, _ in points]).T
         columns = {
-            "rank correlation of sizes": means[1],
-            "structural similarity": means[2],
+            "signed rank correlation": means[1],
+            "rank correlation of sizes": means[2],
+            "structural similarity": means[3],
             "weights changed": [changed for _, changed in points],
             "maps unchanged": counts[0],
             "maps left out": counts[1],
@@ -249,6 +260,14 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
     if not len(each):
         return float("nan"), float("nan")
     return float(each.mean()), float(each.std() / np.sqrt(len(each)))
+
+
+def _over_images(subject: Subject) -> str:
+    return f"{_counted(len(subject), 'image')} (standard error)"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _seed(seed: int, draw: int, number: int) -> int:
