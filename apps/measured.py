@@ -56,6 +56,7 @@ def draw(path: str, title: str, rows: Rows, reference: tuple[float, str] | None 
         log_y=_spans([mean for points in curves.values() for mean, _ in points.values()]),
         title=title,
         horizontal=reference,
+        x_names=dict(zip(first.points, first.labels, strict=True)) if first.labels else None,
     )
 
 

@@ -10,8 +10,9 @@ from tfgrad import evaluation
 
 FRACTIONS = (5, 25, 100)
 BOUND = 1.15
-# Batches in a timed call; one more is for the tracing, which is taken off.
-BATCHES = 4
+# Fractions × batches of a timed call; one more batch is for tracing, which is taken off and must be
+# short beside the rest.
+LENGTH = 400
 
 
 def title(count):
@@ -36,11 +37,12 @@ def functions(network, images):
         return found.numpy()
 
     def test(count):
+        batches = LENGTH // count
         whole, one = (
-            timing.seconds(functools.partial(perturb, network, images, count, batches))
-            for batches in (BATCHES + 1, 1)
+            timing.seconds(functools.partial(perturb, network, images, count, n))
+            for n in (batches + 1, 1)
         )
-        return (whole - one) / BATCHES
+        return (whole - one) / batches
 
     found = {}
     for count in FRACTIONS:

@@ -123,6 +123,7 @@ def test_a_run_writes_everything_its_docstring_lists(complete):
     assert "120 training and 360 test images (8, 8, 1), 10 classes; vgg4" in out
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_the_networks_load_and_the_results_are_theirs(complete):
     directory, _ = complete
     results = json.loads((directory / "results.json").read_text())
@@ -308,6 +309,7 @@ def test_an_unknown_data_set(refused, tmp_path):
     assert "cifar10" in message
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_a_loss_that_is_not_finite(refused, app, monkeypatch, tmp_path):
     directory = tmp_path / "run"
     arguments = [*SMALL, "--progress=none", f"--work_dir={directory}"]

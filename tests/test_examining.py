@@ -187,6 +187,7 @@ def test_names_tell_settings_apart():
     assert len(names) == 5
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.parametrize("scale", ["small", pytest.param("paper", marks=pytest.mark.slow)])
 def test_what_is_declared_can_be_built(scale):
     subjects = {}

@@ -187,6 +187,12 @@ def test_points_are_drawn_in_order(axes):
     assert axes[0].get_xscale() == axes[0].get_yscale() == "linear"
 
 
+def test_points_may_have_names(axes):
+    figures.curves("", CURVES, **LABELS, x_names={0.0: "none", 0.2: "conv1"})
+    assert axes[0].get_xticks().tolist() == [0.0, 0.2]
+    assert [text.get_text() for text in axes[0].get_xticklabels()] == ["none", "conv1"]
+
+
 def test_photographs_stay_small(tmp_path):
     images = np.random.default_rng(0).random((6, 224, 224, 3))
     maps = dict.fromkeys("ab", images[..., 0])

@@ -340,6 +340,7 @@ def test_one_jacobian_serves_every_penalty(float64, classes):
     np.testing.assert_allclose(together[0], np.sum(single, 0), rtol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_per_example_moves_nothing():
     net = keras.Sequential(
         [

@@ -63,6 +63,7 @@ def test_the_page_on_teachers_runs(capsys):
     assert "learns from" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_the_page_on_densities_runs(tmp_path, monkeypatch, capsys):
     """All of its blocks, on networks and images of ours."""
     page = (ROOT / "docs" / "density.md").read_text()

@@ -26,6 +26,7 @@ def curves(
     log_y: bool = False,
     title: str | None = None,
     horizontal: tuple[float, str] | None = None,
+    x_names: Mapping[float, str] | None = None,
 ) -> str:
     """Draw a score along an axis, a line with error bars for each model.
 
@@ -37,6 +38,7 @@ def curves(
         log_x, log_y: whether an axis is logarithmic, which takes values above 0.
         title: a line above.
         horizontal: a value to draw a line of reference at, and its name, such as (0.1, "chance").
+        x_names: {x: what stands below it in place of the number}.
 
     Returns:
         The path.
@@ -63,6 +65,9 @@ def curves(
             axes.axhline(height, label=label, color="0.5", linestyle="--", linewidth=1, zorder=0)
         axes.set_xscale("log" if log_x else "linear")
         axes.set_yscale("log" if log_y else "linear")
+        if x_names:
+            style = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 8}
+            axes.set_xticks(list(x_names), list(x_names.values()), **style)
 
     return _figure(path, "curves", curves, draw, x_label, y_label, title, finish)
 
@@ -188,6 +193,8 @@ def bars(
         axes.set_title(heading, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
+        axes.locator_params(axis="x", nbins=4)
+        axes.ticklabel_format(axis="x", scilimits=(-3, 4))
         axes.set_yticks(range(len(names)), names)
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     if title:
@@ -238,7 +245,7 @@ def _figure(
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
     if title:
         axes.set_title(title, fontsize=11)
     return write(figure, path)

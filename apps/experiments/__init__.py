@@ -33,6 +33,7 @@ DECLARED: dict[str, Callable[[str], Table]] = {
     "coupling": density.coupling,
     "f3.2a": faithfulness.figure_3_2a,
     "coarseness": faithfulness.coarseness,
+    "coarseness-roar": faithfulness.coarseness_retrained,
     "f3.2b": faithfulness.figure_3_2b,
     "t3.1": faithfulness.table_3_1,
     "t3.2": faithfulness.table_3_2,

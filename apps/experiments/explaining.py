@@ -103,6 +103,7 @@ def retraining(
         return model
 
     name, function = _slug(by), _maps(learned, by)
+    square = _square(by)
     maps: Any = function
     if not isinstance(function, str):
         maps = tuple(
@@ -118,6 +119,8 @@ def retraining(
         )
         if by.magnitude:
             maps = tuple(np.abs(np.asarray(part)) for part in maps)
+        if square > 1:
+            maps = tuple(_coarser(np.asarray(part), square).numpy() for part in maps)
     (measured,) = evaluation.remove_and_retrain(
         build,
         train,
@@ -155,8 +158,8 @@ def maps(
 
 
 def _maps(learned: Learned, by: Explained) -> Any:
-    """A function of (images, class), or the word for the control."""
-    if by.method == saliency.Random.name:
+    """A function of (images, class), or the word for the control where that is left as it is."""
+    if by.method == saliency.Random.name and _square(by) == 1:
         return by.method
     if by.method == BRIGHTNESS:
         return lambda x, y=None: tf.reduce_mean(x, -1)
@@ -166,11 +169,9 @@ def _maps(learned: Learned, by: Explained) -> Any:
 def _of_predicted(learned: Learned, by: Explained) -> Any:
     """Maps of the predicted class, whatever the label."""
     function = _maps(learned, by)
-    square = by.square if isinstance(by, Coarsened) else 1
+    square = _square(by)
     if isinstance(function, str):
-        if square == 1:
-            return function
-        function = saliency.Random(learned.network)
+        return function
 
     def maps(x: Any, y: Any) -> Any:
         found = tf.abs(function(x)) if by.magnitude else function(x)
@@ -195,6 +196,10 @@ def _said(what: str) -> Any:
         line[0].done(done)
 
     return say
+
+
+def _square(by: Explained) -> int:
+    return by.square if isinstance(by, Coarsened) else 1
 
 
 def _slug(by: Explained) -> str:

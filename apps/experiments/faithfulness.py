@@ -43,7 +43,7 @@ class Explained(Examined):
 
 @dataclasses.dataclass(frozen=True)
 class Coarsened(Explained):
-    """The same, its maps averaged over squares for pixel perturbation, and interpolated between.
+    """The same, its maps averaged over squares and interpolated between, where pixels are removed.
 
     Attributes:
         square: the side of a square, in pixels.
@@ -232,6 +232,17 @@ def coarseness(scale: str) -> Examination:
         metrics=_changes("change", PERTURBED[::2]) + _changes("accuracy", PERTURBED[::2]),
         rows=(*rows, *coarser),
         examples=2_000,
+    )
+
+
+def coarseness_retrained(scale: str) -> Examination:
+    """The same question of Figure 3.2b."""
+    rows = {row.label: row for row in _rows(retrained(scale), _RETRAINED)}
+    return dataclasses.replace(
+        figure_3_2b(scale),
+        name="coarseness-roar",
+        title="Figure 3.2b with maps averaged over squares of pixels, and interpolated",
+        rows=tuple(Coarsened.of(rows[label], 4) for label in ("Random", "Input-gradient")),
     )
 
 

@@ -84,9 +84,9 @@ def layers_digest(network: keras.Model) -> str:
     layers = list(network._flatten_layers())
     # Keras numbers names as layers are built; their places tell which is connected with which.
     places = {layer.name: f"#{place}" for place, layer in enumerate(layers)}
-    return digest(
-        [[type(layer).__name__, _placed(plain(_config(layer)), places)] for layer in layers]
-    )
+    # From the inside out, so that what is refused is the layer at fault and not one around it.
+    configs = [[type(layer).__name__, plain(_config(layer))] for layer in reversed(layers)]
+    return digest(_placed(configs, places))
 
 
 def weights_digest(network: keras.Model) -> str:

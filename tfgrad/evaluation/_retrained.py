@@ -96,7 +96,6 @@ class Retrained:
             "weights of seed 0": self._start,
             "teacher": teacher and weights_digest(teacher),
             "penalties": [repr(penalty) for penalty in penalties],
-            "callbacks": [type(callback).__name__ for callback in self.callbacks],
             "compiled": nameless(self.model.get_compile_config()),
         }
 

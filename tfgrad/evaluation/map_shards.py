@@ -183,13 +183,13 @@ def saved_maps(
     settings = _settings(method, dataset, target, normalize, whole("shard_size", shard_size), name)
     directory = make_directory(directory)
     path = os.path.join(directory, _MANIFEST)
-    earlier = read_record(path)
-    if earlier is None:
-        write_json(path, plain(settings))
-    else:
-        check_same(directory, earlier, settings)
-    maps = MapShards(directory)
     with alone(directory):
+        earlier = read_record(path)
+        if earlier is None:
+            write_json(path, plain(settings))
+        else:
+            check_same(directory, earlier, settings)
+        maps = MapShards(directory)
         _compute(method, dataset, maps, target, normalize, batch_size, progress)
     return maps
 
