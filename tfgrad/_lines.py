@@ -13,6 +13,7 @@ from tfgrad._drawing import finite, new_figure, write
 from tfgrad.errors import ArgumentError
 
 _PANELS = 4  # in a row
+_INSIDE = 5  # names that a legend among the curves has room for
 _Draw = Callable[[Any, str, Any, dict[str, Any]], None]
 
 
@@ -235,7 +236,8 @@ def _figure(
 ) -> str:
     if not curves or not all(len(points) for points in curves.values()):
         raise ArgumentError(f"{argument}: got nothing to draw in {dict(curves)}.")
-    figure = new_figure((6.0, 4.0), layout="constrained")
+    crowded = len(curves) > _INSIDE
+    figure = new_figure((7.5 if crowded else 6.0, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, points) in enumerate(curves.items()):
         # The marker tells lines apart where colours do not (print, colour blindness).
@@ -245,7 +247,8 @@ def _figure(
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if crowded else {}
+    axes.legend(fontsize=9, framealpha=0.8, edgecolor="none", **beside)
     if title:
         axes.set_title(title, fontsize=11)
     return write(figure, path)

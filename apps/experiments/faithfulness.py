@@ -242,7 +242,9 @@ def coarseness_retrained(scale: str) -> Examination:
         figure_3_2b(scale),
         name="coarseness-roar",
         title="Figure 3.2b with maps averaged over squares of pixels, and interpolated",
-        rows=tuple(Coarsened.of(rows[label], 4) for label in ("Random", "Input-gradient")),
+        rows=tuple(
+            Coarsened.of(rows[label], 4) for label in ("Random", "Input-gradient", "FullGrad")
+        ),
     )
 
 
