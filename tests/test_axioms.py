@@ -79,7 +79,7 @@ def test_completeness_against_numpy(baseline):
     miss = np.abs(maps.sum((1, 2)) - rise)
     each = miss / (np.abs(maps).sum((1, 2)) + np.abs(rise))
     assert result.value == pytest.approx(each.mean(), rel=1e-6)
-    assert result.deviations[0] == pytest.approx(each.std() / np.sqrt(6), rel=1e-5)
+    assert result.deviations[0] == pytest.approx(each.std(ddof=1) / np.sqrt(6), rel=1e-5)
     assert number(result, "of the score") == pytest.approx(np.median(miss / np.abs(rise)), rel=1e-6)
     assert number(result, "full-gradients") < 1e-6
     assert 0.01 < result.value < 1

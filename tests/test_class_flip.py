@@ -54,10 +54,10 @@ def test_gradient_times_input_takes_the_largest_positive_products_away(fraction,
     largest = np.sort(products, axis=1)[:, PIXELS - count :].clip(min=0)
     falls = largest.sum(1)
     assert result.value == pytest.approx(falls.mean(), rel=1e-5, abs=1e-6)
-    assert result.deviations[0] == pytest.approx(falls.std(), rel=1e-5, abs=1e-6)
+    assert result.deviations[0] == pytest.approx(falls.std(ddof=1), rel=1e-5, abs=1e-6)
     columns = {name: numbers[0] for name, numbers in result.columns.items()}
     assert columns["standard error"] == pytest.approx(
-        falls.std() / np.sqrt(len(falls)), rel=1e-5, abs=1e-6
+        falls.std(ddof=1) / np.sqrt(len(falls)), rel=1e-5, abs=1e-6
     )
     assert columns["pixels removed"] == pytest.approx((largest > 0).mean(0).sum() / PIXELS)
     assert columns["maps left out"] == 0
@@ -91,7 +91,7 @@ def test_any_map_and_fill_against_numpy_ties_included(fill):
     before, after = (network.predict(v, verbose=0).astype("float64") for v in (x[eights], after))
     falls = (before[:, 8] - before[:, 3]) - (after[:, 8] - after[:, 3])
     assert result.value == pytest.approx(falls.mean(), abs=1e-5)
-    assert result.deviations[0] == pytest.approx(falls.std(), abs=1e-5)
+    assert result.deviations[0] == pytest.approx(falls.std(ddof=1), abs=1e-5)
     assert result.columns["turned"] == ((after.argmax(1) == 3).mean(),)
 
 

@@ -296,7 +296,7 @@ def test_energy_by_hand():
     found = energy_share(flat(), stream(x, np.array([0, 1, 0, 0, 1]), 2), CORNER)
     shares = np.array([3 / 12, 1, 3 / 12, 3 / 12, 1])
     assert found.value == pytest.approx(shares.mean())
-    assert found.deviations[0] == pytest.approx(shares.std())
+    assert found.deviations[0] == pytest.approx(shares.std(ddof=1))
     assert found.columns == {"chance": (0.25,), "without gradient": (0.0,)}
     ones = energy_share(flat(), stream(x), np.array([[False, True], [True, True]]), target=0)
     assert ones.value == pytest.approx(9 / 12) and ones.columns["chance"] == (0.75,)

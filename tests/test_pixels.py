@@ -112,7 +112,7 @@ def test_all_scores_against_numpy(remove, fill):
         np.testing.assert_allclose(
             columns[name], [e[name].mean() for e in each], rtol=1e-5, atol=2e-6, err_msg=name
         )
-    errors = [e["accuracy"].std() / 7**0.5 for e in each]
+    errors = [e["accuracy"].std(ddof=1) / 7**0.5 for e in each]
     np.testing.assert_allclose(result.deviations, errors, atol=1e-7)
     assert result.direction == ("higher" if remove == "least" else "lower")
 

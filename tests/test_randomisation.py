@@ -56,7 +56,9 @@ def test_the_curve_against_stages_made_by_hand(order):
             assert result.values[i + 1] == pytest.approx(each.mean(), abs=1e-6)
             columns = {name: row[i + 1] for name, row in result.columns.items()}
             assert columns["signed rank correlation"] == pytest.approx(signed.mean(), abs=1e-6)
-            assert result.deviations[i + 1] == pytest.approx(each.std() / np.sqrt(5), abs=1e-6)
+            assert result.deviations[i + 1] == pytest.approx(
+                each.std(ddof=1) / np.sqrt(5), abs=1e-6
+            )
             assert result.columns["weights changed"][i + 1] == pytest.approx(change)
     assert (result.values[0], result.deviations[0]) == (1, 0)
     alike = ("signed rank correlation", "rank correlation of sizes", "structural similarity")
@@ -85,7 +87,7 @@ def test_draws_are_averaged_image_by_image():
     assert result.labels == ("none", "logits", "conv")
     each = sizes.mean(0)
     np.testing.assert_allclose(result.values, [1, *each.mean(1)], atol=1e-6)
-    np.testing.assert_allclose(result.deviations, [0, *each.std(1) / np.sqrt(5)], atol=1e-6)
+    np.testing.assert_allclose(result.deviations, [0, *each.std(1, ddof=1) / np.sqrt(5)], atol=1e-6)
     changed = result.columns["weights changed"]
     np.testing.assert_allclose(changed, [0, *changes.mean(0)], rtol=1e-6)
     assert result.over == "5 images (standard error), 3 draws of the weights"
@@ -315,7 +317,9 @@ def test_label_randomisation_compares_two_networks():
     classes = network.predict(x, verbose=0).argmax(1)
     each = spearman(GRADIENT(network)(x, classes).numpy(), GRADIENT(other)(x, classes).numpy())
     assert result.value == pytest.approx(np.mean(np.abs(each)), abs=1e-6)
-    assert result.deviations[0] == pytest.approx(np.std(np.abs(each)) / np.sqrt(5), abs=1e-6)
+    assert result.deviations[0] == pytest.approx(
+        np.std(np.abs(each), ddof=1) / np.sqrt(5), abs=1e-6
+    )
     assert result.columns["signed rank correlation"] == pytest.approx((np.mean(each),), abs=1e-6)
     assert result.over == "5 images (standard error)"
     assert set(result.columns) == {

@@ -14,6 +14,7 @@ from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, DataError, TfgradError
 from tfgrad.evaluation._inputs import channel_axis, check_finite, class_count
 from tfgrad.evaluation._removal import comparable
+from tfgrad.evaluation.measurement import standard_error
 from tfgrad.probe import Needs, Probe
 from tfgrad.saliency import Method
 
@@ -161,7 +162,7 @@ def summary(values: np.ndarray, whose: str = "maps") -> dict[str, Any]:
         )
     return {
         "values": (float(known.mean()),),
-        "deviations": (float(known.std() / np.sqrt(len(known))),),
+        "deviations": (float(standard_error(known)),),
         "over": f"{len(known)} images (standard error)",
         "examples": len(known),
     }

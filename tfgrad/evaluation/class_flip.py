@@ -26,7 +26,7 @@ from tfgrad.evaluation._removal import (
     ranks,
     removed,
 )
-from tfgrad.evaluation.measurement import HIGHER, Measurement
+from tfgrad.evaluation.measurement import HIGHER, Measurement, spread, standard_error
 
 
 def class_flip(
@@ -104,7 +104,7 @@ def class_flip(
     table = table[finite]
     falls, turned, share, _ = table.T
     columns = {
-        "standard error": falls.std() / np.sqrt(len(falls)),
+        "standard error": standard_error(falls),
         "turned": turned.mean(),
         "pixels removed": share.mean(),
         "maps left out": missing,
@@ -114,7 +114,7 @@ def class_flip(
         score="Δ log-odds",
         direction=HIGHER,
         values=(float(falls.mean()),),
-        deviations=(float(falls.std()),),
+        deviations=(float(spread(falls)),),
         over=f"{len(falls)} images (standard deviation)",
         columns={name: (float(value),) for name, value in columns.items()},
         examples=len(falls),

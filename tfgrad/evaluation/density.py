@@ -15,7 +15,7 @@ from tfgrad.evaluation._inputs import (
     per_image,
     placed,
 )
-from tfgrad.evaluation.measurement import LOWER, Measurement
+from tfgrad.evaluation.measurement import LOWER, Measurement, standard_error
 from tfgrad.probe import Probe
 
 SIGMAS = tuple(np.geomspace(1e-4, 1e-1, 13).tolist())
@@ -148,10 +148,8 @@ def _log_mean(log_ratios):
     """Logarithms of the mean of exp(·) over [images, draws] and of its standard error, [σ]."""
     highest = log_ratios.max((0, 1))
     ratios = np.exp(log_ratios - highest).mean(1)
-    count = len(ratios)
-    spread = ratios.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.zeros_like(highest)
     with np.errstate(divide="ignore"):
-        return highest + np.log(ratios.mean(0)), highest + np.log(spread)
+        return highest + np.log(ratios.mean(0)), highest + np.log(standard_error(ratios))
 
 
 def _wide(x):

@@ -15,7 +15,7 @@ from tfgrad.evaluation._inputs import (
     placed,
     where_finite,
 )
-from tfgrad.evaluation.measurement import HIGHER, Measurement
+from tfgrad.evaluation.measurement import HIGHER, Measurement, spread
 from tfgrad.probe import Probe
 
 # Of Probe.input_gradient; the loss is −log softmax, whose gradient has the same energy.
@@ -93,7 +93,7 @@ def energy_share(
         score="share of gradient energy",
         direction=HIGHER,
         values=(float(shares.mean()),),
-        deviations=(float(shares.std()),),
+        deviations=(float(spread(shares)),),
         over=f"{len(shares)} images",
         columns={"chance": (float(mask.mean()),), "without gradient": (float(1 - some.mean()),)},
         examples=len(total),

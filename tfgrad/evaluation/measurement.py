@@ -8,9 +8,23 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from tfgrad.errors import ArgumentError
 
 HIGHER, LOWER = "higher", "lower"
+
+
+def spread(values: ArrayLike) -> np.ndarray:
+    """The standard deviation along the first axis, with n − 1 below the root; 0 of one value."""
+    found = np.asarray(values)
+    return found.std(0, ddof=min(1, len(found) - 1))
+
+
+def standard_error(values: ArrayLike) -> np.ndarray:
+    """Of the mean along the first axis; 0 of one value, which says nothing of it."""
+    return spread(values) / np.sqrt(len(np.asarray(values)))
 
 
 @dataclasses.dataclass(frozen=True)

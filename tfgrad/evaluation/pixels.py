@@ -25,7 +25,7 @@ from tfgrad.evaluation._removal import (
     ranks,
     removed,
 )
-from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement
+from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, standard_error
 
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
 # What is measured of each image; whether more is better while what matters is kept.
@@ -142,7 +142,7 @@ def pixel_perturbation(
     table = table[:, :-2]
     names = list(SCORES)
     means = table.mean(0)
-    errors = table.std(0) / np.sqrt(len(table))
+    errors = standard_error(table)
     chosen = names.index(score)
     columns = {name: tuple(means[:, i].tolist()) for i, name in enumerate(names) if i != chosen}
     for name, count in (("constant maps", constant), ("maps left out", missing)):

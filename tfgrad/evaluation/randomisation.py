@@ -14,7 +14,7 @@ from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.evaluation._redraw import layers_with_weights, redraw, restored
 from tfgrad.evaluation._similarity import finite, remembered, structural_similarity, varies
 from tfgrad.evaluation._subject import Subject, built
-from tfgrad.evaluation.measurement import LOWER, Measurement
+from tfgrad.evaluation.measurement import LOWER, Measurement, standard_error
 
 CASCADING, INDEPENDENT = "cascading", "independent"
 SCORE = "rank correlation, absolute"
@@ -259,7 +259,7 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
     each = sums[counts > 0] / counts[counts > 0]
     if not len(each):
         return float("nan"), float("nan")
-    return float(each.mean()), float(each.std() / np.sqrt(len(each)))
+    return float(each.mean()), float(standard_error(each))
 
 
 def _over_images(subject: Subject) -> str:

@@ -39,7 +39,7 @@ from tfgrad.evaluation._removal import (
     ranked,
 )
 from tfgrad.evaluation._retrained import Retrained, Schedule, Split
-from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement
+from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, spread
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 MEAN = "mean"
@@ -302,7 +302,7 @@ def _measured(
         score="accuracy",
         direction=LOWER if remove == "most" else HIGHER,
         values=tuple(float(np.mean(values)) if values else np.nan for values in good),
-        deviations=tuple(float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in good),
+        deviations=tuple(float(spread(v)) if v else 0.0 for v in good),
         over=f"{len(seeds)} seed" + "s" * (len(seeds) > 1),
         along="fraction of pixels",
         points=points,
