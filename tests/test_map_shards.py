@@ -13,7 +13,7 @@ from tests.removal_cases import ascending
 from tfgrad import data, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError, ResumeError
 from tfgrad.evaluation import pixel_perturbation
-from tfgrad.evaluation._kept import layers_digest
+from tfgrad.evaluation._kept import alone, layers_digest
 from tfgrad.evaluation.map_shards import MapShards, saved_maps
 
 SHAPE = (5, 4, 3)
@@ -118,6 +118,23 @@ def test_a_killed_call_recomputes_the_open_shard_alone(tmp_path):
     whole = saved_maps(Counting(method), images, tmp_path / "whole", **SHARD)
     np.testing.assert_array_equal(resumed, whole)
     assert set(files(tmp_path / "killed")) == set(files(tmp_path / "whole"))
+
+
+def test_a_directory_in_use_is_waited_for(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with alone(tmp_path):
+            counting = Counting(saliency.InputGradient(network()))
+            call = pool.submit(saved_maps, counting, dataset(), tmp_path, **SHARD)
+            with pytest.raises(TimeoutError):
+                call.result(timeout=0.5)
+            assert counting.images == 0 and not (tmp_path / "manifest.json").exists()
+        assert len(call.result()) == counting.images == 21
+
+
+def test_a_system_without_locks_waits_for_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr("tfgrad.evaluation._kept.fcntl", None)
+    with alone(tmp_path):
+        assert len(saved_maps(saliency.InputGradient(network()), dataset(), tmp_path)) == 21
 
 
 def replaced(shard, kind):

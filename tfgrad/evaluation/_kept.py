@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,11 @@ import tensorflow as tf
 from tfgrad.data import Dataset
 from tfgrad.errors import ArgumentError, ModelError, ResumeError
 from tfgrad.saliency import Method
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _ROWS = 1024
 _LOCK = ".lock"
@@ -117,9 +121,13 @@ def make_directory(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def alone(directory: str) -> Iterator[None]:
-    """Wait until nobody else is at work on a directory, and keep others waiting meanwhile."""
+    """Wait until nobody else is at work on a directory, and keep others waiting meanwhile.
+
+    Windows has no such lock, so that there nobody waits.
+    """
     with open(os.path.join(directory, _LOCK), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -99,7 +99,9 @@ class MapShards:
         return int((~finite_rows(self)).sum())
 
     def ranks(self) -> np.ndarray:
-        """The position of each pixel in ascending order, first come first, in every map.
+        """The position of each pixel in ascending order, in every map.
+
+        Among equal values one random order decides, as in `pixel_perturbation`.
 
         Returns:
             [n, H, W], the smallest unsigned integers that hold H·W; of maps that are not finite,
@@ -156,7 +158,7 @@ def saved_maps(
 
     Shards are written aside and renamed: a killed call goes on with the shard that was open, and a
     finished directory is only read. Where another process is at work on the directory, the call
-    waits for it. Memory does not grow with the data set.
+    waits for it (but not on Windows, which lacks the lock). Memory does not grow with the data set.
 
     Args:
         method: a `tfgrad.saliency` method, or any function of (float images [batch, H, W, C],
