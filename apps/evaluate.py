@@ -29,7 +29,8 @@ Tests of maps, with --methods, a row for each method and one for random maps:
   weak_dependence   does it stay within a linear region?
   shift_agreement   is it the same for the same function of shifted images?
 docs/faithfulness.md says what each proves, and what it does not. A method that a network or a test
-refuses is "failed" in the table, with the reason below.
+refuses is "failed" in the table, with the reason below. Of layers of your own, which this app
+cannot import, ask tfgrad.evaluation.compare.
 
 The directory --out appears when everything is done, and never half. It holds
   tables.md     a table for each test, value ± deviation; with --methods first one of all of them,

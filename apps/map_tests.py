@@ -119,6 +119,7 @@ def write(directory, found):
 
 def _options(tests, subject):
     """What flags say of each test."""
+    draws = {} if FLAGS.draws is None else {"draws": FLAGS.draws}
     of_pixels = {
         "fractions": network_tests.numbers("fractions", highest=1),
         "fill": pixels.IMAGE_MEAN if FLAGS.fill is None else FLAGS.fill,
@@ -132,7 +133,8 @@ def _options(tests, subject):
             "to": FLAGS.to,
             "fill": subject.black if FLAGS.fill is None else FLAGS.fill,
         },
-        "randomisation": {"order": FLAGS.order},
+        "randomisation": {"order": FLAGS.order, **draws},
+        "bias_sensitivity": draws,
     }
     return {test: options[test] for test in tests if test in options}
 

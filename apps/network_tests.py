@@ -25,7 +25,13 @@ def define_flags():
     flags.DEFINE_list("noise_sigmas", list(map(str, noise.SIGMAS)), "Noise levels of noise.")
     flags.DEFINE_integer("repeats", 3, "Draws per image of noise.", lower_bound=1)
     flags.DEFINE_list("density_sigmas", [f"{s:.3g}" for s in density.SIGMAS], "Those of density.")
-    flags.DEFINE_integer("draws", 1, "Draws per image of density.", lower_bound=1)
+    flags.DEFINE_integer(
+        "draws",
+        None,
+        "Draws per image of density, default: 1; of --methods: of weights in randomisation and of "
+        "signs in bias_sensitivity, averaged, default: 1 and 5.",
+        lower_bound=1,
+    )
     flags.DEFINE_string(
         "target", "label", "Class of density and energy: label, predicted, a number."
     )
@@ -142,7 +148,7 @@ def _density(subject: Subject, images: data.Dataset, baseline: Subject | None) -
         subject.batches(images),
         numbers("density_sigmas"),
         target=settings.target(),
-        draws=FLAGS.draws,
+        draws=FLAGS.draws or 1,
         seed=FLAGS.seed,
     )
     yield "density", subject.name, found

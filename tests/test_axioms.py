@@ -62,7 +62,8 @@ def number(result, column):
 def test_completeness_of_a_network_without_biases():
     network, x = relu(bias=0), images()
     result = completeness(network, x, PRODUCT, batch_size=4)
-    assert result.value < 1e-6 and number(result, "of the score") < 1e-6
+    # Rounding of the largest pixels: sums of both signs are ten times smaller.
+    assert result.value < 1e-5 and number(result, "of the score") < 1e-5
     assert number(result, "full-gradients") < 1e-5
     assert (result.direction, result.along, result.examples) == ("lower", "", 6)
 
@@ -77,7 +78,7 @@ def test_completeness_against_numpy(baseline):
     if baseline is not None:
         rise = rise - network.predict(np.full((1, *SHAPE), baseline), verbose=0)[0, 2]
     miss = np.abs(maps.sum((1, 2)) - rise)
-    each = miss / (np.abs(maps).sum((1, 2)) + np.abs(rise))
+    each = miss / (np.abs(maps.sum((1, 2))) + np.abs(rise))
     assert result.value == pytest.approx(each.mean(), rel=1e-6)
     assert result.deviations[0] == pytest.approx(each.std(ddof=1) / np.sqrt(6), rel=1e-5)
     assert number(result, "of the score") == pytest.approx(np.median(miss / np.abs(rise)), rel=1e-6)
@@ -93,8 +94,31 @@ def test_integrated_gradients_complete_the_rise_over_their_own_baseline():
         return INTEGRATED(m, baseline=baseline, steps=400)
 
     assert completeness(network, x, method, baseline=baseline).value < 2e-3
-    assert completeness(network, x, method).value > 0.05
+    assert completeness(network, x, method) == completeness(network, x, method, baseline=baseline)
     assert completeness(network, x, method, baseline=0.0).value > 0.05
+    assert completeness(network, x, lambda m: lambda x, y: method(m)(x, y)).value > 0.05
+
+
+def test_noise_that_cancels_is_not_complete():
+    """However large its pixels are beside the score."""
+    rng = np.random.default_rng(0)
+
+    def method(m):
+        def maps(x, y):
+            noise = 1e3 * rng.normal(size=x.shape[:3])
+            return noise - noise.mean((1, 2), keepdims=True)
+
+        return maps
+
+    assert completeness(relu(), images(), method).value > 0.99
+
+
+def test_half_and_twice_are_equally_far_from_complete():
+    network, x = relu(bias=0), images()
+    maps = PRODUCT(network)
+    for factor, expected in ((0.5, 1 / 3), (2.0, 1 / 3), (3.0, 1 / 2)):
+        found = completeness(network, x, lambda m, c=factor: lambda x, y: c * maps(x, y))
+        assert found.value == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_map_that_says_the_opposite_or_nothing_has_the_worst_value():
@@ -129,13 +153,19 @@ def test_biases_move_full_gradients_and_not_the_input_gradient():
     network, x = relu(), images()
     before, step = weights(network), 1e-6
 
-    result = bias_sensitivity(network, x, bias_terms, step, seed=5)
-    coins = np.random.default_rng([5, 0]).choice([-1, 1], 4)  # of the first layer with a bias
+    result = bias_sensitivity(network, x, bias_terms, step, seed=5, draws=3)
     classes = network.predict(x, verbose=0).argmax(1)
-    maps, moved = (bias_terms(network, f)(x, classes).numpy() for f in (1.0, coins))
-    each = [np.linalg.norm(m) / np.linalg.norm(s) for m, s in zip(moved, maps, strict=True)]
-    assert result.value == pytest.approx(np.mean(each), rel=1e-6)
+    maps = bias_terms(network)(x, classes).numpy()
+    each = np.zeros((3, 6))
+    for draw in range(3):
+        coins = np.random.default_rng([5, draw, 0]).choice([-1, 1], 4)  # of the first with a bias
+        moved = bias_terms(network, coins)(x, classes).numpy()
+        each[draw] = np.linalg.norm(moved, axis=(1, 2)) / np.linalg.norm(maps, axis=(1, 2))
+    assert result.value == pytest.approx(each.mean(), rel=1e-6)
     assert number(result, "median") == pytest.approx(np.median(each), rel=1e-6)
+    errors = [each.mean(axis).std(ddof=1) / np.sqrt(each.shape[1 - axis]) for axis in (0, 1)]
+    assert result.deviations[0] == pytest.approx(np.hypot(*errors), rel=1e-6)
+    assert result.over == "6 images and 3 draws of signs (standard error)"
     for name in ("regions left", "logits unmoved", "maps left out"):
         assert number(result, name) == 0
     assert bias_sensitivity(network, x, signed, step).value == 0
@@ -168,9 +198,9 @@ def test_the_intercept_of_a_batch_norm_is_scaled_as_a_whole():
 
         return maps
 
-    bias_sensitivity(network, images(), method, 0.125)
+    bias_sensitivity(network, images(), method, 0.125, draws=1)
     kernel = network.layers[-1].kernel.numpy()
-    coins = np.random.default_rng([0, 0]).choice([-1, 1], 2)
+    coins = np.random.default_rng([0, 0, 0]).choice([-1, 1], 2)
     beta, gamma, mean, variance = (
         w.numpy() for w in (norm.beta, norm.gamma, norm.moving_mean, norm.moving_variance)
     )
@@ -186,7 +216,7 @@ def test_the_step_is_halved_until_the_region_stays():
     assert result.value == number(result, "regions left") == 0
     large, small = (bias_sensitivity(network, x, bias_terms, step).value for step in (5.0, 1e-3))
     assert large == pytest.approx(small, rel=1e-2) and large > 0.1
-    smooth = bias_sensitivity(relu(activation="softplus"), x, signed, 0.05)
+    smooth = bias_sensitivity(relu(activation="softplus"), x, signed, 0.05, draws=1)
     assert number(smooth, "regions left") == smooth.examples == 6 and smooth.value > 1e-3
 
 
@@ -201,7 +231,7 @@ def test_an_image_at_the_edge_of_its_region_is_left_out():
     x[2, :3, :3] = patch  # the first unit's pre-activation is 0 where it can be switched on
     z = network.layers[0](x[2:3]).numpy()
     assert network.layers[0].activation(0.0) == 0 and np.abs(z[0, 0, 0, 0]) < 1e-12
-    found = {s: bias_sensitivity(network, x, signed, seed=s) for s in range(4)}
+    found = {s: bias_sensitivity(network, x, signed, seed=s, draws=1) for s in range(4)}
     assert {number(r, "regions left") for r in found.values()} == {0, 1}
     assert all(r.value == 0 for r in found.values())
     assert all(r.examples == 6 - number(r, "regions left") for r in found.values())
@@ -213,8 +243,8 @@ def test_a_bias_that_nothing_reaches():
     network = relu()
     network.layers[0].bias.assign([0.0] * 4)
     network.layers[-1].bias.assign([5.0, 0, 0])
-    result = bias_sensitivity(network, images(), GRADIENT, target=[0, 1, 0, 2, 0, 1])
-    assert (number(result, "logits unmoved"), result.examples) == (3, 3)
+    result = bias_sensitivity(network, images(), GRADIENT, target=[0, 1, 0, 2, 0, 1], draws=2)
+    assert (number(result, "logits unmoved"), result.examples) == (2 * 3, 3)
     with pytest.raises(DataError, match=r"move the logit of none of 6; take a larger step, or ano"):
         bias_sensitivity(network, images(), GRADIENT, target=1)
 
@@ -292,6 +322,19 @@ def test_the_gradient_of_a_shifted_function_agrees_and_input_times_gradient_does
     assert (result.direction, result.examples) == ("higher", 6)
 
 
+@pytest.mark.usefixtures("float64")
+def test_the_shift_has_the_units_of_the_images():
+    """That of bytes moves input × gradient as far as that of images in [0, 1] does."""
+    network, x = relu(), images()
+    scaled = keras.Sequential([keras.Input(SHAPE), L.Rescaling(1 / 255), network])
+    small, large = (
+        shift_agreement(model, pixels, PRODUCT)
+        for model, pixels in ((network, x), (scaled, 255 * x))
+    )
+    assert small.value == pytest.approx(large.value, rel=1e-6)
+    assert small == shift_agreement(network, x, PRODUCT, np.ptp(x))
+
+
 def test_a_baseline_that_is_shifted_too_agrees():
     network, x = relu(), images()
 
@@ -342,8 +385,10 @@ def test_bad_options():
     for shift in (np.nan, "left", np.ones(5)):
         with pytest.raises(ArgumentError, match=r"shift: got .*; expected a finite number, or an"):
             shift_agreement(network, x, GRADIENT, shift)
-    with pytest.raises(ArgumentError, match=r"shift: got zero; expected a number or an array tha"):
+    with pytest.raises(ArgumentError, match=r"shift: got zero, or images of one value; expected "):
         shift_agreement(network, x, GRADIENT, 0.0)
+    with pytest.raises(ArgumentError, match=r"shift: got zero, or images of one value; expected "):
+        shift_agreement(network, np.ones_like(x), GRADIENT)
     with pytest.raises(
         ArgumentError, match=r"baseline: got .* broadcasts to one image \(6, 6, 2\)"
     ):

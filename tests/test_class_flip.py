@@ -83,7 +83,8 @@ def test_any_map_and_fill_against_numpy_ties_included(fill):
     order = {one.tobytes(): i for i, one in enumerate(x)}
 
     def maps(images, k):
-        return of_class[k][[order[one.numpy().tobytes()] for one in images]]
+        assert len(images) == len(k) and len(set(k.numpy())) == 1  # like the labels of a batch
+        return of_class[int(k[0])][[order[one.numpy().tobytes()] for one in images]]
 
     result = class_flip(network, batched(x, y), maps, fill=fill, fraction=0.3)
     eights = y == 8
@@ -125,7 +126,7 @@ def test_an_image_without_a_map_is_left_out_and_reported():
 
     def maps(images, k):
         bad = tf.reduce_all(images == x[eights[2]], [1, 2, 3])
-        return tf.where(bad[:, None, None], np.inf if k == 3 else 1.0, truth(images, k))
+        return tf.where(bad[:, None, None], np.inf if k[0] == 3 else 1.0, truth(images, k))
 
     with pytest.warns(UserWarning, match=r"maps of class 8: that of image 2 .* as 1 of 10 do; "):
         result = class_flip(network, batched(x, y), maps)
@@ -136,6 +137,14 @@ def test_an_image_without_a_map_is_left_out_and_reported():
     assert (result.columns["maps left out"], result.examples) == ((1.0,), 9)
     with pytest.raises(DataError, match="maps of class 8: all 10 hold NaN or infinite values"):
         class_flip(network, batched(x, y), lambda x, k: tf.fill(x.shape[:3], np.nan))
+
+
+def test_maps_that_do_not_tell_classes_apart_are_counted():
+    network, data = linear(), batched(*images())
+    result = class_flip(network, data, lambda x, classes: x[..., 0])
+    assert (result.value, result.columns["constant maps"]) == (0, (result.examples,))
+    known = class_flip(network, data, saliency.InputTimesGradient(network))
+    assert known.columns["constant maps"] == (0.0,)
 
 
 def test_the_network_is_traced_once_whatever_the_batches():
@@ -182,7 +191,7 @@ def test_unsigned_maps_are_subtracted_as_numbers():
 
     def maps(dtype):
         def of(x, k):
-            found = np.random.default_rng(k).integers(0, 9, (len(x), *SHAPE[:2]))
+            found = np.random.default_rng(int(k[0])).integers(0, 9, (len(x), *SHAPE[:2]))
             return found.astype(dtype)
 
         return class_flip(network, data, of).value

@@ -52,6 +52,14 @@ def test_a_curve_is_its_mean(result):
         result.summary("curve", "d")
 
 
+def test_points_of_reference_are_no_part_of_the_mean():
+    curve = made((1.0, 0.5, 0.3), (0.0, 0.1, 0.3), reference=1, labels=("none", "b", "a"))
+    found = Comparison(("a",), {"t": {"a": curve}})
+    assert found.summary("t", "a") == pytest.approx((0.4, 0.2))
+    assert "mean along k at 2 points, b to a" in found.markdown()
+    assert Measurement.from_json(curve.to_json()) == curve
+
+
 def test_one_known_point_is_no_score():
     """The easiest point of one method against the whole curves of the others."""
     lucky = made((1.0, math.nan, math.nan))
@@ -83,7 +91,9 @@ def test_the_best_is_further_away_than_twice_the_error_of_the_difference(result)
     assert best((0.0, 0.01), (1.0, 0.01), (-0.1, 0.6)) is None
     assert best((1.0, 0.0), (1.0, 0.0)) is None
     assert best((0.0, math.nan), (1.0, 0.0)) is None
-    assert best((0.5, 0.1), (math.nan, 0.1)) == best((0.5, 0.1), (math.inf, 0.1)) == "m0"
+    assert best((0.5, 0.1), (math.nan, 0.1)) == best((0.5, 0.1), (math.inf, 0.1))
+    assert best((0.5, 0.1), (math.nan, 0.1)) is None  # nothing to be better than
+    assert best((0.5, 0.1), (math.nan, 0.1), (0.0, 0.1)) == "m0"
     assert Comparison(("a",), {"t": {}}).best("t") is None
 
 
@@ -138,7 +148,7 @@ def test_markdown(result):
         "- curve of b: 1 of 2 points unknown",
     ]
     percent = Comparison(("a",), {"t": {"a": made((0.5,), (0.25,), percent=True)}})
-    assert "| a | **50.00** ± 25.00 |" in percent.markdown() and "t (%) ↑" in percent.markdown()
+    assert "| a | 50.00 ± 25.00 |" in percent.markdown() and "t (%) ↑" in percent.markdown()
 
 
 def test_records_and_json(result, tmp_path):

@@ -118,5 +118,13 @@ def test_errors():
         ArgumentError, match=r"batches: got a batch that is a EagerTensor; expected"
     ):
         noise_robustness(linear(), batches(8).map(lambda x, y: x))
-    with pytest.raises(ArgumentError, match=r"y: got dtype float32; expected integer class"):
-        noise_robustness(linear(), batches(8).map(lambda x, y: (x, tf.cast(y, tf.float32))))
+    with pytest.raises(
+        ArgumentError, match=r"batches: got a batch that is a tuple of 3 parts; exp"
+    ):
+        noise_robustness(linear(), batches(8).map(lambda x, y: (x, y, y)))
+    for change, got in (
+        (lambda y: tf.cast(y, tf.float32), r"float32 \(8,\)"),
+        (lambda y: tf.one_hot(y, 3, dtype=tf.int32), r"int32 \(8, 3\)"),
+    ):
+        with pytest.raises(ArgumentError, match=f"batches: got labels {got}; expected class indi"):
+            noise_robustness(linear(), batches(8).map(lambda x, y, c=change: (x, c(y))))

@@ -87,10 +87,11 @@ def test_draws_are_averaged_image_by_image():
     assert result.labels == ("none", "logits", "conv")
     each = sizes.mean(0)
     np.testing.assert_allclose(result.values, [1, *each.mean(1)], atol=1e-6)
-    np.testing.assert_allclose(result.deviations, [0, *each.std(1, ddof=1) / np.sqrt(5)], atol=1e-6)
+    errors = np.hypot(each.std(1, ddof=1) / np.sqrt(5), sizes.mean(2).std(0, ddof=1) / np.sqrt(3))
+    np.testing.assert_allclose(result.deviations, [0, *errors], atol=1e-6)
     changed = result.columns["weights changed"]
     np.testing.assert_allclose(changed, [0, *changes.mean(0)], rtol=1e-6)
-    assert result.over == "5 images (standard error), 3 draws of the weights"
+    assert result.over == "5 images and 3 draws of the weights (standard error)"
     assert randomisation(network, x, GRADIENT, seed=1, target=1, draws=3) == result
     single = randomisation(network, x[:1], GRADIENT)
     assert single.over == "1 image (standard error), 1 draw of the weights"

@@ -108,7 +108,8 @@ def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
         raise refusal(
             path,
             f"a model that Keras {keras.__version__} cannot build: {brief(error)}",
-            "the file was written by another version, or its weights belong to another model: "
+            "the file was written by another version, its classes are not imported here, or its "
+            "weights belong to another model: "
             "build the model in Python and compare, or save it again",
         ) from error
     if not isinstance(model, keras.Model):

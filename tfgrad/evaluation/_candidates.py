@@ -73,9 +73,8 @@ class Candidate:
     def _check_own(self) -> None:
         if not _same(self.method.network, self.network):
             raise ArgumentError(
-                f"methods: {self.name!r} is built around another model, "
-                f"{self.method.network.name!r}, and this test asks about the one compared, "
-                f"{self.network.name!r}; pass its class or name, or build it around that one."
+                f"methods: {self.name!r} is built around another model than the one compared, "
+                "which this test asks about; pass its class or name, or build it around that one."
             )
 
 

@@ -192,9 +192,10 @@ def _check_readable(batches: Any) -> None:
 def _pair(batch: Any) -> tuple[Any, Any]:
     """Images and labels as tensors."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
+        parts = f" of {len(batch)} parts" if isinstance(batch, tuple | list) else ""
         raise ArgumentError(
-            f"batches: got a batch that is a {type(batch).__name__}; expected a pair (images, "
-            "labels)."
+            f"batches: got a batch that is a {type(batch).__name__}{parts}; expected a pair "
+            "(images, labels)."
         )
     try:
         x, y = tf.nest.map_structure(tf.convert_to_tensor, tuple(batch))
@@ -225,6 +226,12 @@ def _count(x: Any, y: Any) -> int:
 
 
 def _check_labels(y: Any, classes: int) -> None:
+    if tf.is_tensor(y) and (y.shape[1:].num_elements() != 1 or not y.dtype.is_integer):
+        raise ArgumentError(
+            f"batches: got labels {y.dtype.name} {tuple(y.shape)}; expected class indices, whole "
+            "numbers [batch]. Try tf.argmax(y, -1) where they are one-hot, tf.cast(y, tf.int32) "
+            "where they are not whole."
+        )
     targets.labels(y, classes)
     low, high = int(np.min(y)), int(np.max(y))
     if low < 0 or high >= classes:

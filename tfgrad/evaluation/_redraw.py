@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -121,7 +121,7 @@ def _is_kernel(weight: Any) -> bool:
     return axes > 1 and entries > 1 and weight.name not in _NO_KERNELS
 
 
-def move_biases(network: keras.Model, step: float, seed: int) -> None:
+def move_biases(network: keras.Model, step: float, seed: Sequence[int]) -> None:
     """Multiply every entry of every bias by 1 + step or 1 − step, as its coin says.
 
     β and μ of a batch norm share their coins, which scales a channel's intercept as a whole.
@@ -139,7 +139,7 @@ def move_biases(network: keras.Model, step: float, seed: int) -> None:
             "zero, so no bias can be moved. Train it first, or take another measurement."
         )
     for i, weight in found:
-        coins = np.random.default_rng([seed, i]).choice([-1, 1], weight.shape)
+        coins = np.random.default_rng([*seed, i]).choice([-1, 1], weight.shape)
         weight.assign(weight.value * (1 + step * coins))
 
 

@@ -14,7 +14,7 @@ from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, DataError, TfgradError
 from tfgrad.evaluation._inputs import channel_axis, check_finite, class_count
 from tfgrad.evaluation._removal import comparable
-from tfgrad.evaluation.measurement import standard_error
+from tfgrad.evaluation.measurement import counted, over_draws
 from tfgrad.probe import Needs, Probe
 from tfgrad.saliency import Method
 
@@ -148,23 +148,30 @@ def built(method: Any, network: Any) -> Callable[[tf.Tensor, tf.Tensor], Any]:
     return found
 
 
-def summary(values: np.ndarray, whose: str = "maps") -> dict[str, Any]:
-    """Mean and standard error of the numbers [n] that are not NaN, as a `Measurement` takes them.
+def summary(values: np.ndarray, drawn: str = "") -> dict[str, Any]:
+    """Mean and standard error of numbers as a `Measurement` takes them; NaN ones are left out.
+
+    Args:
+        values: [n], or [draws, n].
+        drawn: what was drawn, such as "signs".
 
     Raises:
         DataError: all are NaN.
     """
-    known = values[~np.isnan(values)]
-    if not len(known):
+    rows = np.atleast_2d(values)
+    count = int((~np.isnan(rows)).any(0).sum())
+    if not count:
         raise DataError(
-            f"{whose}: those of all {len(values)} images are constant, zero, NaN or infinite, and "
+            f"maps: those of all {rows.shape[1]} images are constant, zero, NaN or infinite, and "
             "say nothing. Look at the network's weights, or take another method."
         )
+    mean, error = over_draws(rows)
+    several = f" and {len(rows)} draws of {drawn}" if len(rows) > 1 else ""
     return {
-        "values": (float(known.mean()),),
-        "deviations": (float(standard_error(known)),),
-        "over": f"{len(known)} images (standard error)",
-        "examples": len(known),
+        "values": (mean,),
+        "deviations": (error,),
+        "over": f"{counted(count, 'image')}{several} (standard error)",
+        "examples": count,
     }
 
 

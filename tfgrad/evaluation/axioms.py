@@ -38,11 +38,11 @@ def completeness(
 ) -> Measurement:
     """How far a map is from adding up to the score, or to its rise over a baseline's.
 
-        abs(Σ S − r) / (Σ abs(S) + abs(r)),   r = f_y(x) or f_y(x) − f_y(x′),
+        abs(Σ S − r) / (abs(Σ S) + abs(r)),   r = f_y(x) or f_y(x) − f_y(x′),
 
-    in [0, 1]: 0 for a complete map, 1 for one that says nothing of r or the opposite. Input ×
-    gradient and the full-gradient decomposition complete f (the former without biases alone),
-    integrated gradients complete the rise over their own baseline, which is to be passed.
+    in [0, 1]: 0 for a complete map, a third for one that adds up to half or twice of r, 1 for one
+    that adds up to nothing or to the opposite. Input × gradient and the full-gradient decomposition
+    complete f (the former without biases alone), integrated gradients the rise over their baseline.
 
     Args:
         model: a built Keras model from images to logits, or a `PenalizedModel` of one.
@@ -50,7 +50,8 @@ def completeness(
         method: a function from a model to a function of (images, classes) that returns maps
             [b, H, W], such as `tfgrad.saliency.get("integrated_gradients")`.
         target: the class y: None for the predicted one, an int, or ints [n].
-        baseline: x′, a number or an array that broadcasts to one image; None compares with f_y(x).
+        baseline: x′, a number or an array that broadcasts to one image; None takes the method's own
+            attribute of that name, and without one compares with f_y(x).
         batch_size: how many images are looked at together.
 
     Returns:
@@ -68,13 +69,14 @@ def completeness(
     Source: thesis Definitions 2 and 4; Sundararajan, Taly and Yan (2017), section 3.
     """
     subject = Subject(model, images, target, batch_size)
+    function = built(method, subject.network)
     rise = subject.of_class(subject.logits)
+    baseline = getattr(function, "baseline", None) if baseline is None else baseline
     if baseline is not None:
         rise -= subject.of_class(subject.forward(_baselines(baseline, subject.batches)))
-    maps = subject.maps(built(method, subject.network)).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        miss = np.abs(maps.sum((1, 2)) - rise)
-        size = np.abs(maps).sum((1, 2)) + np.abs(rise)
+        total = subject.maps(function).astype(np.float64).sum((1, 2))
+        miss, size = np.abs(total - rise), np.abs(total) + np.abs(rise)
     return _single(
         "completeness",
         "relative error of the sum",
@@ -88,7 +90,7 @@ def completeness(
 
 
 def bias_sensitivity(
-    model, images, method, step=1e-2, *, target=None, seed=0, batch_size=64
+    model, images, method, step=1e-2, *, target=None, seed=0, draws=5, batch_size=64
 ) -> Measurement:
     """How much a map moves with the biases alone, each of which is scaled by 1 + step or 1 − step.
 
@@ -99,7 +101,8 @@ def bias_sensitivity(
     linear region: the step is halved up to ten times per image until the gradient of the logit is
     what it was. An image for which that is not enough is left out; on a smooth network, where that
     is all, the smallest step counts. A toss decides each sign: a common factor is lost on maps
-    whose layers are rescaled, FullGrad's too.
+    whose layers are rescaled, FullGrad's too. How far a map moves depends on the tosses, by more
+    than on the image, so that several draws of them are averaged.
 
     Moved are the weights called `bias`, `beta` and `moving_mean` of all layers: the biases of
     dense, convolutional and recurrent layers, and of norms β and the running mean, with one toss a
@@ -114,12 +117,14 @@ def bias_sensitivity(
         step: above 0, the largest.
         target: see `completeness`.
         seed: of the tosses.
+        draws: how many draws of all tosses are averaged, image by image.
         batch_size: see `completeness`.
 
     Returns:
-        The mean over images and its standard error. Columns: "median"; "regions left", "logits
-        unmoved" and "maps left out", how many images left their linear region at every step (all:
-        see above), are not reached by the biases, or have a map that is zero, NaN or infinite.
+        The mean over images and its standard error over images and draws. Columns: "median" of the
+        images; and counts over all draws: "regions left", "logits unmoved" and "maps left out", how
+        many images left their linear region at every step (all: see above), are not reached by the
+        biases, or have a map that is zero, NaN or infinite.
 
     Raises:
         ArgumentError: an argument does not fit the model or the images.
@@ -129,12 +134,14 @@ def bias_sensitivity(
     """
     step, seed = number("step", step), whole("seed", seed, lowest=0)
     subject = Subject(model, images, target, batch_size)
-    change, logits_change, left = _by_biases(subject, method, step, seed)
+    tosses = [[seed, draw] for draw in range(whole("draws", draws))]
+    found = [_by_biases(subject, method, step, toss) for toss in tosses]
+    change, logits_change, left = (np.stack(rows) for rows in zip(*found, strict=True))
     moved = logits_change != 0
     if not moved.any():
         raise DataError(
-            f"images: biases scaled by 1 ± {step:g} move the logit of none of {len(moved)}; take a "
-            "larger step, or another class."
+            f"images: biases scaled by 1 ± {step:g} move the logit of none of {len(subject)}; take "
+            "a larger step, or another class."
         )
     counted = moved & (~left | left[moved].all())
     values = np.where(counted, change, np.nan)
@@ -150,6 +157,7 @@ def bias_sensitivity(
         },
         missing=np.sum(counted & np.isnan(values)),
         seed=seed,
+        drawn="signs",
     )
 
 
@@ -219,7 +227,7 @@ def weak_dependence(
 
 
 def shift_agreement(
-    model, images, method, shift: Any = 1.0, *, target=None, batch_size=64
+    model, images, method, shift: Any = None, *, target=None, batch_size=64
 ) -> Measurement:
     """Whether one function has one map in shifted units of its images.
 
@@ -231,7 +239,8 @@ def shift_agreement(
         images: see `completeness`.
         method: see `completeness`; it is also built around a model whose first layer is a
             `keras.layers.Rescaling` with offset −c.
-        shift: c, a finite number or an array that broadcasts to one image, not all zero.
+        shift: c, a finite number or an array that broadcasts to one image, not all zero; None takes
+            the range of the images, from their smallest value to their largest.
         target: see `completeness`.
         batch_size: see `completeness`.
 
@@ -249,9 +258,14 @@ def shift_agreement(
     Source: Kindermans et al., "The (Un)reliability of Saliency Methods" (2017), section 2.
     """
     subject = Subject(model, images, target, batch_size)
+    if shift is None:
+        shift = np.ptp(np.concatenate(subject.batches)).item()
     offset = _image_like("shift", shift, subject.batches[0])
     if not offset.any():
-        raise ArgumentError("shift: got zero; expected a number or an array that moves images.")
+        raise ArgumentError(
+            "shift: got zero, or images of one value; expected a number or an array that moves "
+            "images."
+        )
     maps = subject.maps(built(method, subject.network))
     shifted = [x + tf.constant(offset, x.dtype) for x in subject.batches]
     twin = built(method, _shifted(subject.network, offset))
@@ -274,8 +288,9 @@ def _single(
     columns: dict[str, Any],
     missing: Any = None,
     seed: int = 0,
+    drawn: str = "",
 ) -> Measurement:
-    """One number of the images' values [n], of which NaN ones are left out."""
+    """One number of the images' values; see `summary`."""
     columns["maps left out"] = np.isnan(values).sum() if missing is None else missing
     return Measurement(
         name=name,
@@ -283,7 +298,7 @@ def _single(
         direction=direction,
         columns={title: (float(value),) for title, value in columns.items()},
         seed=seed,
-        **summary(values),
+        **summary(values, drawn),
     )
 
 
@@ -308,7 +323,7 @@ def _image_like(name: str, value: Any, x: tf.Tensor) -> np.ndarray:
 
 
 def _by_biases(
-    subject: Subject, method: Any, step: float, seed: int
+    subject: Subject, method: Any, step: float, seed: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each image: the map's change by the step, the logit's change, whether its region changed.
 

@@ -18,6 +18,7 @@ from tfgrad.evaluation._inputs import Placed, check_finite, class_count, per_ima
 from tfgrad.evaluation._removal import (
     RANDOM,
     comparable,
+    constant_maps,
     filling,
     finite_maps,
     left_out,
@@ -26,7 +27,7 @@ from tfgrad.evaluation._removal import (
     ranks,
     removed,
 )
-from tfgrad.evaluation.measurement import HIGHER, Measurement, spread, standard_error
+from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, spread, standard_error
 
 
 def class_flip(
@@ -48,7 +49,7 @@ def class_flip(
             come first where `keras.config.image_data_format()` says so.
         batches: a data set of (images, integer labels), as the network takes them; images of other
             labels than `source` are passed over.
-        maps: a function of (images, class) that returns signed maps [batch, H, W], as every
+        maps: a function of (images, classes) that returns signed maps [batch, H, W], as every
             `tfgrad.saliency` method is; or `"random"`, normal noise as S, the control.
         source: the class of the images.
         to: the class that they are turned into.
@@ -60,8 +61,9 @@ def class_flip(
     Returns:
         The mean of Δ over images; the deviation is its *standard deviation over images*, the ± of
         Table 3.1. Columns: "standard error" of the mean; "turned", the share of images whose
-        largest logit is now `to`; "pixels removed", the mean share; "maps left out", how many
-        images had a map with NaN or infinite values, which are not among the `examples`.
+        largest logit is now `to`; "pixels removed", the mean share; "constant maps", how many
+        images had an S of one value, as where a map is that of all classes; "maps left out", how
+        many had one with NaN or infinite values, which are not among the `examples`.
 
     Warns:
         UserWarning: an image was left out.
@@ -81,7 +83,7 @@ def class_flip(
     fraction = _checked(source, to, number("fraction", fraction, zero=True))
 
     def flipped(x_and_map, y, first):
-        """Of each image: Δ, whether it turned, the share of pixels removed, whether S is finite."""
+        """Of each image: Δ, whether it turned, the share removed, whether S is constant, finite."""
         x, difference = x_and_map
         check_logits(network, x)
         finite = finite_maps(difference)
@@ -93,7 +95,8 @@ def class_flip(
         fall = _log_odds(_logits(network, x), source, to) - _log_odds(after, source, to)
         turned = tf.argmax(after, -1, tf.int32) == to
         share = tf.reduce_mean(tf.cast(rank < count, tf.float32), [1, 2])
-        return tf.stack([fall, *(tf.cast(t, fall.dtype) for t in (turned, share, finite))], -1)
+        others = turned, share, constant_maps(difference), finite
+        return tf.stack([fall, *(tf.cast(t, fall.dtype) for t in others)], -1)
 
     chosen = _of_class(placed(batches, network, "label"), network, source, to)
     table = per_image(flipped, mapped(chosen, _difference(maps, source, to), seed))
@@ -102,11 +105,12 @@ def class_flip(
     missing = left_out(finite, f"maps of class {source}")
     check_finite(np.where(finite, table[:, 0], 0), "network: the logits")
     table = table[finite]
-    falls, turned, share, _ = table.T
+    falls, turned, share, constant, _ = table.T
     columns = {
         "standard error": standard_error(falls),
         "turned": turned.mean(),
         "pixels removed": share.mean(),
+        "constant maps": constant.sum(),
         "maps left out": missing,
     }
     return Measurement(
@@ -115,7 +119,7 @@ def class_flip(
         direction=HIGHER,
         values=(float(falls.mean()),),
         deviations=(float(spread(falls)),),
-        over=f"{len(falls)} images (standard deviation)",
+        over=f"{counted(len(falls), 'image')} (standard deviation)",
         columns={name: (float(value),) for name, value in columns.items()},
         examples=len(falls),
         seed=seed,
@@ -140,7 +144,12 @@ def _difference(maps: Any, source: int, to: int) -> Any:
             f"maps: got {got}; expected a function of (images, class), as "
             f"tfgrad.saliency.get(name)(model) makes, or {RANDOM!r}."
         )
-    return lambda x, y: comparable(maps(x, source)) - comparable(maps(x, to))
+
+    def difference(x: Any, y: Any) -> tf.Tensor:
+        of_source, of_to = (comparable(maps(x, tf.fill([len(y)], k))) for k in (source, to))
+        return of_source - of_to
+
+    return difference
 
 
 def _of_class(batches: Iterator[Placed], network: Any, source: int, to: int) -> Iterator[Placed]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tfgrad import figures
 from tfgrad.arguments import one_of
-from tfgrad.evaluation.measurement import HIGHER, Measurement, in_line, table_row
+from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, in_line, table_row
 
 CONTROL = "random"
 STANDARD_ERROR = "standard error"
@@ -65,7 +65,7 @@ class Comparison:
         Of a curve, the means over its points: the area under it where the points are equally far
         apart; NaN if the score of any point is, as that of the others is another one. The mean of
         the deviations is the deviation of the mean if points deviate together, as they do on the
-        same images, and otherwise more than that.
+        same images, and otherwise more than that. Points of reference do not count.
 
         Raises:
             ArgumentError: there is no such test or method.
@@ -73,7 +73,7 @@ class Comparison:
         found = self._measured(test).get(one_of("method", method, self.methods))
         if found is None or any(map(math.isnan, found.values)):
             return math.nan, math.nan
-        return _mean(found.values), _mean(found.deviations)
+        return _mean(found.values[found.reference :]), _mean(found.deviations[found.reference :])
 
     def best(self, test: str) -> str | None:
         """The best method by the test's own direction; None where it may be so by chance.
@@ -83,7 +83,7 @@ class Comparison:
         deviation, and every measurement must be of at least two examples. Of two methods that are
         equally good, with normal and independent errors, one is then the best in 4.6 % of cases.
         On the same images errors are mostly alike, which makes a difference surer than that.
-        Methods whose score is not finite do not count.
+        Methods whose score is not finite do not count; one that is left alone is not the best.
 
         Raises:
             ArgumentError: there is no such test.
@@ -91,7 +91,7 @@ class Comparison:
         found = self._measured(test)
         scores = {method: self.summary(test, method)[0] for method in found}
         scores = {method: score for method, score in scores.items() if math.isfinite(score)}
-        if not scores or any(found[method].examples < 2 for method in scores):
+        if len(scores) < 2 or any(found[method].examples < 2 for method in scores):
             return None
         choose = max if self._first(test).direction == HIGHER else min
         first = choose(scores, key=scores.__getitem__)
@@ -279,7 +279,8 @@ def _described(test: str, found: Measurement) -> str:
     score = found.score if found.name == test.replace("_", " ") else score
     along = ""
     if found.along:
-        places = found.labels or [f"{point:g}" for point in found.points]
-        along = f", mean along {found.along} at {len(places)} points, {places[0]} to {places[-1]}"
+        places = (found.labels or [f"{point:g}" for point in found.points])[found.reference :]
+        number = counted(len(places), "point")
+        along = f", mean along {found.along} at {number}, {places[0]} to {places[-1]}"
     over = f"; ± over {found.over}" if found.over else ""
     return f"{score}{along}; {found.direction} is better{over}; seed {found.seed}"

@@ -27,6 +27,18 @@ def standard_error(values: ArrayLike) -> np.ndarray:
     return spread(values) / np.sqrt(len(np.asarray(values)))
 
 
+def over_draws(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard error of numbers [draws, images], of which NaN ones are left out.
+
+    The mean is that over images of their means over draws. Its error is √(e₁² + e₂²), with e₁ that
+    over images and e₂ that over draws, which a single draw does not show. NaN of none.
+    """
+    each = [_known_means(values.T), _known_means(values)]
+    if not len(each[0]):
+        return math.nan, math.nan
+    return float(each[0].mean()), math.hypot(*map(standard_error, each))
+
+
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """A score, at one point or along an axis, with its deviation and further columns.
@@ -45,6 +57,8 @@ class Measurement:
         seed: of all that was drawn.
         percent: whether tables show the score, and the columns of a single number, in %.
         labels: names of the points where numbers say nothing, such as layers; empty otherwise.
+        reference: how many of the first points are of the model as it came, which a curve shows and
+            its mean does not count.
 
     Raises:
         ArgumentError: lengths differ, or the direction is none.
@@ -63,6 +77,7 @@ class Measurement:
     seed: int = 0
     percent: bool = False
     labels: tuple[str, ...] = ()
+    reference: int = 0
 
     def __post_init__(self) -> None:
         if self.direction not in (HIGHER, LOWER):
@@ -181,6 +196,11 @@ class Measurement:
         return cells + beside
 
 
+def counted(count: int, what: str) -> str:
+    """A number with its noun, as tables say it."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def table_row(cells: Sequence[str]) -> str:
     """A row of a Markdown table, which neither bars nor line breaks in a cell end."""
     return "| " + " | ".join(in_line(cell).replace("|", r"\|") for cell in cells) + " |"
@@ -197,3 +217,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _known_means(rows: np.ndarray) -> np.ndarray:
+    """The mean of each row's numbers that are not NaN, for the rows that have some."""
+    return np.array([row[~np.isnan(row)].mean() for row in rows if not np.isnan(row).all()])

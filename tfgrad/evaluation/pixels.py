@@ -25,7 +25,7 @@ from tfgrad.evaluation._removal import (
     ranks,
     removed,
 )
-from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, standard_error
+from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, counted, standard_error
 
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
 # What is measured of each image; whether more is better while what matters is kept.
@@ -153,7 +153,7 @@ def pixel_perturbation(
         direction=SCORES[score] if remove == "least" else _opposite(SCORES[score]),
         values=tuple(means[:, chosen].tolist()),
         deviations=tuple(errors[:, chosen].tolist()),
-        over=f"{len(table)} images (standard error)",
+        over=f"{counted(len(table), 'image')} (standard error)",
         along="fraction of pixels",
         points=fractions,
         columns=columns,

@@ -14,7 +14,7 @@ from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.evaluation._redraw import layers_with_weights, redraw, restored
 from tfgrad.evaluation._similarity import finite, remembered, structural_similarity, varies
 from tfgrad.evaluation._subject import Subject, built
-from tfgrad.evaluation.measurement import LOWER, Measurement, standard_error
+from tfgrad.evaluation.measurement import LOWER, Measurement, counted, over_draws
 
 CASCADING, INDEPENDENT = "cascading", "independent"
 SCORE = "rank correlation, absolute"
@@ -46,8 +46,8 @@ def randomisation(
     The weights change in the model itself: nobody else should use it meanwhile. Afterwards, also
     after an exception, they are as before bit by bit.
 
-    The standard error is over images. How much one draw of the weights differs from the next is not
-    in it, and may well be more: take several draws where methods are compared.
+    The standard error is over images and draws. That of a single draw does not hold how much one
+    draw differs from the next, which may well be more: take several where methods are compared.
 
     Args:
         model: a built Keras model from images to logits, or a `PenalizedModel` of one.
@@ -65,14 +65,15 @@ def randomisation(
     Returns:
         Along the layers, whose names are the `labels`, the size abs(ρ) of Spearman's rank
         correlation with the maps of the network as it came, averaged over draws and images, and its
-        standard error; point 0 is that network itself, asked twice. A map of the opposite sign
-        remembers all, 1; one that became constant nothing, 0; chance is a little above 0. Columns:
-        "signed rank correlation", of ρ; "rank correlation of sizes", ρ of absolute values;
-        "structural similarity", of absolute maps in [0, 1] (11×11 window, or the map's smaller side
-        if that is less); "weights changed", ‖new − old‖ / ‖old‖ of this layer, mean over draws, 0
-        where its initial values are those it has (an untrained batch norm); and counts over all
-        draws: "maps unchanged", exactly equal although the logits are not, and "maps left out", NaN
-        or infinite, or constant in the network as it came. A mean of none is NaN.
+        standard error; point 0 is that network itself, asked twice, for reference. A map of the
+        opposite sign remembers all, 1; one that became constant nothing, 0; chance is a little
+        above 0. Columns: "signed rank correlation", of ρ; "rank correlation of sizes", ρ of
+        absolute values; "structural similarity", of absolute maps in [0, 1] (11×11 window, or the
+        map's smaller side if that is less); "weights changed", ‖new − old‖ / ‖old‖ of this layer,
+        mean over draws, 0 where its initial values are those it has (an untrained batch norm); and
+        counts over all draws: "maps unchanged", exactly equal although the logits are not, and
+        "maps left out", NaN or infinite, or constant in the network as it came. A mean of none is
+        NaN.
 
     Raises:
         ArgumentError: an argument is out of range, or the method does not make maps of the images.
@@ -114,8 +115,9 @@ def randomisation(
         along="randomised layer",
         points=tuple(float(number) for number in range(len(layers) + 1)),
         labels=("none", *reversed(layers)),
+        reference=1,
         seed=seed,
-        over=f"{_over_images(subject)}, {_counted(draws, 'draw')} of the weights",
+        over=_over_images(subject, draws) + ", 1 draw of the weights" * (draws == 1),
         examples=len(subject),
         **found.numbers(len(layers)),
     )
@@ -227,7 +229,7 @@ class _Stages:
     def numbers(self, stages: int) -> dict[str, Any]:
         """Values, deviations and columns of a `Measurement` over the first stage and `stages`."""
         points = list(self._points(stages))
-        means = np.array([[_mean(row)[0] for row in rows[:4]] for rows, _ in points]).T
+        means = np.array([[over_draws(row)[0] for row in rows[:4]] for rows, _ in points]).T
         counts = np.array([[row.sum() for row in rows[4:]] for rows, _ in points]).T
         columns = {
             "signed rank correlation": means[1],
@@ -239,7 +241,7 @@ class _Stages:
         }
         return {
             "values": tuple(means[0].tolist()),
-            "deviations": tuple(_mean(rows[0])[1] for rows, _ in points),
+            "deviations": tuple(over_draws(rows[0])[1] for rows, _ in points),
             "columns": {name: tuple(map(float, column)) for name, column in columns.items()},
         }
 
@@ -251,23 +253,9 @@ class _Stages:
             yield rows, float(np.mean([self._changed[i] for i in chosen]))
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Mean over images of the means over draws [draws, n], and its standard error; NaN of none."""
-    known = ~np.isnan(values)
-    counts = known.sum(0)
-    sums = np.where(known, values, 0).sum(0)
-    each = sums[counts > 0] / counts[counts > 0]
-    if not len(each):
-        return float("nan"), float("nan")
-    return float(each.mean()), float(standard_error(each))
-
-
-def _over_images(subject: Subject) -> str:
-    return f"{_counted(len(subject), 'image')} (standard error)"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _over_images(subject: Subject, draws: int = 1) -> str:
+    several = f" and {draws} draws of the weights" if draws > 1 else ""
+    return f"{counted(len(subject), 'image')}{several} (standard error)"
 
 
 def _seed(seed: int, draw: int, number: int) -> int:
