@@ -21,4 +21,4 @@ network=$(ls runs/networks/vgg9-cifar10-saliency-*.keras)
 "$python" -m apps.evaluate --models=vgg9="$network" --dataset=cifar10 --data_dir="$data" --images=64 \
     --tests=randomisation,completeness,bias_sensitivity,weak_dependence,shift_agreement \
     --methods=input_gradient,integrated_gradients,smoothgrad,gradcam,guided_backprop,fullgrad \
-    --out=runs/axioms
+    --draws=5 --out=runs/axioms
