@@ -91,7 +91,7 @@ def test_integrated_gradients_complete_the_rise_over_their_own_baseline():
     baseline = np.random.default_rng(5).uniform(size=SHAPE)
 
     def method(m):
-        return INTEGRATED(m, baseline=baseline, steps=400)
+        return INTEGRATED(m, baseline=baseline, steps=100)
 
     assert completeness(network, x, method, baseline=baseline).value < 2e-3
     assert completeness(network, x, method) == completeness(network, x, method, baseline=baseline)
