@@ -156,7 +156,8 @@ def _memory_of(variant):
     """The peak of this process once it has run a variant of training or a test, or made maps."""
     counts = {pixels_suite.title(count): count for count in pixels_suite.FRACTIONS}
     if variant in counts:
-        pixels_suite.perturb(_network(), _images(FLAGS.batch_size), counts[variant], 1)
+        stream = pixels_suite.Repeated(_images(FLAGS.batch_size), 1)
+        pixels_suite.perturb(_network(), stream, counts[variant])
         return timing.peak_megabytes()
     if variant in VARIANTS:
         step = _step(_model(variant))
