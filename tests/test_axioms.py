@@ -96,6 +96,8 @@ def test_integrated_gradients_complete_the_rise_over_their_own_baseline():
     assert completeness(network, x, method, baseline=baseline).value < 2e-3
     assert completeness(network, x, method) == completeness(network, x, method, baseline=baseline)
     assert completeness(network, x, method, baseline=0.0).value > 0.05
+    smooth = completeness(network, x, lambda m: saliency.Smooth(method(m), samples=2, noise=1e-4))
+    assert smooth.value < 3e-3
     assert completeness(network, x, lambda m: lambda x, y: method(m)(x, y)).value > 0.05
 
 

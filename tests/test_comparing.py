@@ -122,7 +122,10 @@ def test_each_test_is_its_function_s(batches):
 
 def test_maps_that_tests_share_are_computed_once(batches, monkeypatch):
     monkeypatch.setattr(comparing, "_SECONDS", 0)
-    model, timed = network(False), 16 + (16 + 16 + 8)  # one that warms up and three
+    model, timed = (
+        network(False),
+        (16 + 8) + (16 + 16 + 8),
+    )  # one of each size that warms up, and three
     gradient = saliency.InputGradient(model)
     for tests in (["pixels", "pixels_most"], ["pixels"]):
         maps = counted(gradient)
@@ -137,6 +140,63 @@ def test_maps_that_tests_share_are_computed_once(batches, monkeypatch):
         score="change of the top probability",
     )
     assert found.measurements["pixels"]["counted"].values == pytest.approx(direct.values)
+
+
+def test_half_a_set_of_maps_is_not_taken_for_the_rest(batches):
+    """A method that fails once, in the first test's second batch."""
+    model, calls = network(False), []
+    gradient = saliency.InputGradient(model)
+
+    def once(x, classes):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ValueError("not now")
+        return gradient(x, classes)
+
+    asked = ["pixels", "pixels_most"]
+    methods = {"once": once, "whole": gradient}
+    found = compare(model, batches, methods, asked, options=dict.fromkeys(asked, FEW))
+    assert found.failures == {"pixels": {"once": "ValueError: not now"}}
+    most = found.measurements["pixels_most"]
+    assert most["once"].values == most["whole"].values
+
+
+@pytest.mark.parametrize("types", [("float32", "float64"), ("float64", "float32")])
+def test_maps_that_change_their_type_are_refused(batches, types):
+    model = network(False)
+    gradient = saliency.InputGradient(model)
+
+    def method(x, classes):  # batches are of 16, 16 and 8
+        return tf.cast(gradient(x, classes), types[len(x) == 8])
+
+    asked = ["pixels", "pixels_most"]
+    found = compare(model, batches, {"m": method}, asked, options=dict.fromkeys(asked, FEW))
+    for test in asked:
+        assert found.failures[test]["m"].startswith(f"maps: got {types[1]} after {types[0]}; ")
+
+
+def test_a_function_is_asked_with_int32_whatever_the_labels(batches):
+    """For its cost, too, and what fails there alone is said beside other failures."""
+    model = network(False)
+
+    def strict(x, classes):
+        tf.stack([tf.range(len(x)), classes], 1)
+        return tf.reduce_mean(x, -1)
+
+    wide = batches.map(lambda x, y: (x, tf.cast(y, tf.int64)))
+    options = {"class_flip": {"source": 1, "to": 7}}
+    asked = ["pixels", "class_flip", "shift_agreement"]
+    found = compare(model, wide, {"strict": strict}, asked, images=4, options=options)
+    assert list(found.failures) == ["shift_agreement"] and "strict" in found.costs
+
+    def costly(x, classes):
+        if len(x) == 16:
+            raise ValueError("too many")
+        return strict(x, classes)
+
+    found = compare(model, wide, {"m": costly}, ["shift_agreement"], images=4)
+    assert found.failures["ms per map"] == {"m": "ValueError: too many"}
+    assert found.failures["shift_agreement"]["m"].startswith("methods: 'm' is a function")
 
 
 def test_tests_and_methods_of_ones_own(batches):

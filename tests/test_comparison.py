@@ -93,6 +93,8 @@ def test_the_best_is_further_away_than_twice_the_error_of_the_difference(result)
     assert best((0.0, math.nan), (1.0, 0.0)) is None
     assert best((0.5, 0.1), (math.nan, 0.1)) == best((0.5, 0.1), (math.inf, 0.1))
     assert best((0.5, 0.1), (math.nan, 0.1)) is None  # nothing to be better than
+    assert best((1.0, 0.0), (1.0 - 4e-16, 0.0)) is best((1.0, 0.0), (1.0 - 4e-7, 0.0)) is None
+    assert best((1.0, 0.0), (1.0 - 4e-6, 0.0)) == "m0"
     assert best((0.5, 0.1), (math.nan, 0.1), (0.0, 0.1)) == "m0"
     assert Comparison(("a",), {"t": {}}).best("t") is None
 

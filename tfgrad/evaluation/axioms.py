@@ -27,6 +27,7 @@ from tfgrad.evaluation._redraw import move_biases, restored
 from tfgrad.evaluation._similarity import rank_correlation, relative_change
 from tfgrad.evaluation._subject import Subject, built, summary
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement
+from tfgrad.saliency import Smooth
 
 # The rounding of an input-gradient, relative to its norm.
 _SAME_REGION = 1e-6
@@ -51,7 +52,8 @@ def completeness(
             [b, H, W], such as `tfgrad.saliency.get("integrated_gradients")`.
         target: the class y: None for the predicted one, an int, or ints [n].
         baseline: x′, a number or an array that broadcasts to one image; None takes the method's own
-            attribute of that name, and without one compares with f_y(x).
+            attribute of that name, or that of the method that `tfgrad.saliency.Smooth` averages,
+            and without one compares with f_y(x).
         batch_size: how many images are looked at together.
 
     Returns:
@@ -71,7 +73,7 @@ def completeness(
     subject = Subject(model, images, target, batch_size)
     function = built(method, subject.network)
     rise = subject.of_class(subject.logits)
-    baseline = getattr(function, "baseline", None) if baseline is None else baseline
+    baseline = _own_baseline(function) if baseline is None else baseline
     if baseline is not None:
         rise -= subject.of_class(subject.forward(_baselines(baseline, subject.batches)))
     with np.errstate(invalid="ignore"):
@@ -97,7 +99,8 @@ def bias_sensitivity(
         ‖S′ − S‖ / (step ‖S‖),
 
     over the images whose logit moves. The input-gradient of a ReLU network has exactly 0; a
-    full-gradient map moves wherever the score does (thesis §3.4.1, Example 2). Both hold within a
+    full-gradient map moves with every bias that has a place in the image (thesis §3.4.1, Example
+    2), and not with that of a logit. Both hold within a
     linear region: the step is halved up to ten times per image until the gradient of the logit is
     what it was. An image for which that is not enough is left out; on a smooth network, where that
     is all, the smallest step counts. A toss decides each sign: a common factor is lost on maps
@@ -231,7 +234,7 @@ def shift_agreement(
 ) -> Measurement:
     """Whether one function has one map in shifted units of its images.
 
-    S(x; f) is compared with S(x + c; f(· − c)). The input-gradient agrees exactly, input ×
+    S(x; f) is compared with S(x + c; f(· − c)). The input-gradient agrees up to rounding, input ×
     gradient does not, methods with a baseline do if it is shifted too.
 
     Args:
@@ -349,6 +352,13 @@ def _by_biases(
             if not pending.any():
                 break
     return found[0], found[1], pending
+
+
+def _own_baseline(function: Any) -> Any:
+    """The x′ of a method of integration, smoothed or not; None of others."""
+    while isinstance(function, Smooth):
+        function = function.method
+    return getattr(function, "baseline", None)
 
 
 def _baselines(value: Any, batches: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -92,8 +92,8 @@ def compare(
 
     Returns:
         The measurements, failures and costs. A cost is the median over three batches or more, after
-        one that warms up, in turn with an input-gradient of the same batch. Of a small model it is
-        that of a call rather than of arithmetic.
+        one of each size that warms up, in turn with an input-gradient of the same batch. Of a small
+        model it is that of a call rather than of arithmetic.
 
     Raises:
         ArgumentError: a method, test or option does not exist, an option is out of range, the data
@@ -123,9 +123,13 @@ def compare(
                 with _recorded(failures, title, candidate):
                     found[title][candidate.name] = test.run(task, candidate, ranking)
                 done += 1
-        said = any(candidate.name in row for row in failures.values())
-        with _recorded({} if said else failures, COST, candidate):
+        of_cost: dict[str, dict[str, str]] = {}
+        with _recorded(of_cost, COST, candidate):
             costs[candidate.name] = _cost(task, candidate)
+        said = [row.get(candidate.name) for row in failures.values()]
+        for sentence in of_cost.get(COST, {}).values():
+            if sentence not in said:
+                failures.setdefault(COST, {})[candidate.name] = sentence
     order = tuple(candidate.name for candidate in judged)
     found = {
         test: {method: row[method] for method in order if method in row}
@@ -304,9 +308,9 @@ class _Task:
 
     @functools.cached_property
     def first_batches(self) -> list[tuple[Any, Any]]:
-        """A few (images, labels), the same ones again if the data are short."""
+        """A few (images, predicted classes), the same ones again if the data are short."""
         read = itertools.islice(placed(self.data, self.network), _TIMED_BATCHES)
-        batches = [(x, y) for x, y, _ in read]
+        batches = [(x, self.predicted(x)) for x, _, _ in read]
         return list(itertools.islice(itertools.cycle(batches), _TIMED_BATCHES))
 
 
@@ -326,8 +330,15 @@ def _ranking(
 def _kept(task: _Task, maps_of: Maps, file: IO[bytes]) -> np.ndarray:
     """The maps of all images, [n, H, W], in a file."""
     count, maps, digest = 0, np.zeros(0), hashlib.blake2b()
+    file.seek(0)  # Whatever an earlier call that failed has left.
+    file.truncate()
     for (x, found), _, _ in mapped(placed(task.data, task.network), maps_of, 0):
-        maps = found.numpy()
+        before, maps = maps, found.numpy()
+        if count and maps.dtype != before.dtype:
+            raise ArgumentError(
+                f"maps: got {maps.dtype} after {before.dtype}; expected one type in all batches, "
+                "as values are compared in their own precision."
+            )
         file.write(maps.tobytes())
         digest.update(_bytes(x))
         count += len(maps)
@@ -348,8 +359,9 @@ def _bytes(x: tf.Tensor) -> bytes:
 def _cost(task: _Task, candidate: Candidate) -> Cost:
     """Medians over a few batches, in turn with input-gradients of the same ones."""
     functions = candidate.maps, saliency.InputGradient(task.network)
-    for function in functions:
-        _seconds(function, *task.first_batches[0])  # traces
+    for batch in {len(y): (x, y) for x, y in task.first_batches}.values():
+        for function in functions:
+            _seconds(function, *batch)  # traces
     times: list[list[float]] = []
     spent = 0.0
     for x, y in itertools.islice(itertools.cycle(task.first_batches), _MOST_ROUNDS):

@@ -18,6 +18,8 @@ STANDARD_ERROR = "standard error"
 # Columns that are 0 where every map says something.
 COUNTED = ("maps left out", "constant maps")
 COST = "ms per map"
+# Scores that are nearer to one another, relatively, are the same in float32.
+_ROUNDING = 1e-6
 _BOLD = (
     "bold: the best, if every other score is further away than twice the error of the difference, "
     "2·√(e₁² + e₂²), e being the standard error or else the ±, each of at least two images"
@@ -98,7 +100,8 @@ class Comparison:
 
         def clear(other: str) -> bool:
             error = math.hypot(self._error(test, first), self._error(test, other))
-            return abs(scores[first] - scores[other]) > 2 * error
+            rounding = _ROUNDING * max(abs(scores[first]), abs(scores[other]))
+            return abs(scores[first] - scores[other]) > 2 * error + rounding
 
         return first if all(clear(other) for other in scores if other != first) else None
 
