@@ -10,50 +10,18 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
-from tfgrad import data, evaluation, saliency
+from tests.comparing_cases import COUNT, FEW, digits, linear, network
+from tfgrad import evaluation, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.evaluation import Cost, Measurement, compare, comparing
 
 L = keras.layers
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "faithfulness.md"
-COUNT = 40
-FEW = {"fractions": (0.2, 0.6)}
-
-
-def network(feature_maps=True):
-    keras.utils.set_random_seed(0)
-    first = (
-        [L.Conv2D(4, 3, activation="relu", bias_initializer="normal"), L.Flatten()]
-        if feature_maps
-        else [L.Flatten()]
-    )
-    return keras.Sequential([keras.Input((8, 8, 1)), *first, L.Dense(10)])
 
 
 @pytest.fixture(scope="module")
 def batches():
-    return data.pipeline(data.load("digits", f"test[:{COUNT}]"), 16, training=False)
-
-
-def linear():
-    """f_1 = Σ wx, f_0 = 0, w ≥ 0: without pixels k, f_1 falls by their w x exactly."""
-    weights = np.random.default_rng(0).uniform(size=(16, 1)).astype("float32")
-    model = keras.Sequential(
-        [keras.Input((4, 4, 1)), L.Flatten(), L.Dense(2, use_bias=False, dtype="float32")]
-    )
-    model.set_weights([np.concatenate([0 * weights, weights], 1)])
-    return model
-
-
-def counted(function):
-    """A function of (images, classes) that counts the images it is asked about."""
-
-    def maps(x, y):
-        maps.images += len(x)
-        return function(x, y)
-
-    maps.images = 0
-    return maps
+    return digits()
 
 
 def test_the_truth_wins_and_random_loses():
@@ -118,61 +86,6 @@ def test_each_test_is_its_function_s(batches):
     control = {test: row["random"] for test, row in found.measurements.items()}
     assert control["randomisation"].values == (1.0,) * 3
     assert control["class_flip"].columns["pixels removed"][0] == pytest.approx(0.2, abs=0.01)
-
-
-def test_maps_that_tests_share_are_computed_once(batches, monkeypatch):
-    monkeypatch.setattr(comparing, "_SECONDS", 0)
-    model, timed = (
-        network(False),
-        (16 + 8) + (16 + 16 + 8),
-    )  # one of each size that warms up, and three
-    gradient = saliency.InputGradient(model)
-    for tests in (["pixels", "pixels_most"], ["pixels"]):
-        maps = counted(gradient)
-        options = dict.fromkeys(tests, FEW)
-        found = compare(model, batches, {"counted": maps}, tests, options=options)
-        assert maps.images == COUNT + timed
-    direct = evaluation.pixel_perturbation(
-        model,
-        batches,
-        lambda x, y: gradient(x),
-        (0.2, 0.6),
-        score="change of the top probability",
-    )
-    assert found.measurements["pixels"]["counted"].values == pytest.approx(direct.values)
-
-
-def test_half_a_set_of_maps_is_not_taken_for_the_rest(batches):
-    """A method that fails once, in the first test's second batch."""
-    model, calls = network(False), []
-    gradient = saliency.InputGradient(model)
-
-    def once(x, classes):
-        calls.append(1)
-        if len(calls) == 2:
-            raise ValueError("not now")
-        return gradient(x, classes)
-
-    asked = ["pixels", "pixels_most"]
-    methods = {"once": once, "whole": gradient}
-    found = compare(model, batches, methods, asked, options=dict.fromkeys(asked, FEW))
-    assert found.failures == {"pixels": {"once": "ValueError: not now"}}
-    most = found.measurements["pixels_most"]
-    assert most["once"].values == most["whole"].values
-
-
-@pytest.mark.parametrize("types", [("float32", "float64"), ("float64", "float32")])
-def test_maps_that_change_their_type_are_refused(batches, types):
-    model = network(False)
-    gradient = saliency.InputGradient(model)
-
-    def method(x, classes):  # batches are of 16, 16 and 8
-        return tf.cast(gradient(x, classes), types[len(x) == 8])
-
-    asked = ["pixels", "pixels_most"]
-    found = compare(model, batches, {"m": method}, asked, options=dict.fromkeys(asked, FEW))
-    for test in asked:
-        assert found.failures[test]["m"].startswith(f"maps: got {types[1]} after {types[0]}; ")
 
 
 def test_a_function_is_asked_with_int32_whatever_the_labels(batches):
@@ -277,58 +190,6 @@ def test_an_exception_of_a_method_of_ones_own_loses_no_other_pair(batches):
         compare(model, batches, {"stopped": stopped}, "pixels", options={"pixels": FEW})
     with pytest.raises(ZeroDivisionError):  # a test that fails for all
         compare(model, batches, "input_gradient", {"mine": lambda *_: 1 / 0})
-
-
-def reshuffled(x, y):
-    return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=1).batch(16)
-
-
-def augmented(x, y):
-    draws = np.random.default_rng(0)
-
-    def noisy():
-        yield (x + draws.uniform(size=x.shape)).astype("float32"), y
-
-    return tf.data.Dataset.from_generator(
-        noisy,
-        output_signature=(tf.TensorSpec(x.shape, tf.float32), tf.TensorSpec(y.shape, y.dtype)),
-    )
-
-
-@pytest.mark.parametrize("changing", [reshuffled, augmented])
-def test_images_that_change_between_passes_are_refused(batches, changing):
-    x, y = (np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True))
-    both = ["pixels", "pixels_most"]
-    options = dict.fromkeys(both, FEW)
-    with pytest.raises(ArgumentError, match="data: its images change from pass to pass"):
-        compare(network(False), changing(x, y), ["input_gradient"], both, options=options)
-    # Maps that are made as the pixels are read belong to them, whatever comes in the next pass.
-    one = compare(network(False), changing(x, y), "random", "pixels", options={"pixels": FEW})
-    assert not one.failures
-
-
-def test_a_fixed_shuffle_is_as_good_as_none(batches):
-    fixed = batches.unbatch().shuffle(COUNT, seed=1, reshuffle_each_iteration=False).batch(16)
-    both = ["pixels", "pixels_most"]
-    found = compare(network(False), fixed, "random", both, options=dict.fromkeys(both, FEW))
-    assert not found.failures
-
-
-def test_data_that_change_late_are_nobody_s_failure():
-    """The control has seen the same images twice, the next method has not."""
-    x, passes = np.random.default_rng(0).uniform(size=(8, 4, 4, 1)).astype("float32"), []
-
-    class Late:
-        def __iter__(self):
-            passes.append(1)
-            yield (x + (len(passes) > limit)), np.ones(8, "int32")
-
-    asked, limit = ["pixels", "pixels_most"], math.inf
-    options = dict.fromkeys(asked, FEW)
-    compare(linear(), Late(), "random", asked, options=options)
-    limit, passes = len(passes), []
-    with pytest.raises(ArgumentError, match="data: its images change"):
-        compare(linear(), Late(), "input_gradient", asked, options=options)
 
 
 def test_a_method_of_another_model_is_refused_where_that_is_asked(batches):
