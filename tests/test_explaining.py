@@ -1,11 +1,13 @@
 """The experiments on saliency methods: what their cells find, and keep."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from apps import reproduce
 from apps.experiments import explaining, faithfulness, training
-from apps.experiments.declarations import ACCURACY_COLUMN, Subject, Training
+from apps.experiments.declarations import ACCURACY_COLUMN, Permuted, Subject, Training
 from apps.experiments.examination import Examination
 from tfgrad.evaluation import Measurement
 
@@ -18,6 +20,9 @@ NETWORK = Subject(
     train_split="train[:400]",
     test_split="test[:120]",
     normalize=False,
+)
+PERMUTED = Permuted(
+    **dataclasses.asdict(NETWORK) | {"training": NETWORK.training, "label": "shuffled"}
 )
 METHODS = {
     "Random": ("random", {}),
@@ -35,11 +40,13 @@ def complete(tmp_path_factory):
             "perturbation": {"fractions": (0.0, 0.3, 0.7), "fill": 0.0},
             "flip": {"source": 8, "to": 3, "fraction": 0.2, "fill": 0.0},
             "retraining": {"fractions": (0.5,)},
+            "labels": {},
             "maps": {"count": 3},
         },
         metrics=(ACCURACY_COLUMN,),
         rows=faithfulness._rows(NETWORK, METHODS),
         examples=100,
+        reference=PERMUTED,
     )
     work_dir = tmp_path_factory.mktemp("explained")
     records = reproduce.run(table, str(work_dir), training.Options(), table.cells())
@@ -58,6 +65,12 @@ def test_coarser_maps_are_means_of_squares():
     found = explaining._coarser(maps, 3).numpy()
     np.testing.assert_allclose(found[:, 1::3, 1::3], means, rtol=1e-5)  # The squares' centres.
     np.testing.assert_allclose(found[:, 1, 2], (2 * means[:, 0, 0] + means[:, 0, 1]) / 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("declared", [faithfulness.figure_3_2b, faithfulness.coarseness_retrained])
+def test_rows_do_not_share_their_trainings(declared):
+    rows = declared("small").rows
+    assert len({explaining._trainings(row) for row in rows}) == len(rows)
 
 
 @pytest.mark.slow
@@ -87,6 +100,21 @@ def test_retraining_keeps_its_maps_and_runs(complete):
     assert found[0] == found[1]  # The same run, made once.
     assert len({record["retrained_0.5"] for record in records.values()}) == 2
     assert {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()} == {"fullgrad"}
+
+
+@pytest.mark.slow
+def test_a_network_of_permuted_labels_is_another(complete):
+    work_dir, records = complete
+    networks = {path.name for path in (work_dir / "networks").glob("*.keras")}
+    assert networks == {f"{network.name}.keras" for network in (NETWORK, PERMUTED)}
+    random, fullgrad = records.values()
+    assert random["by_heart"] == fullgrad["by_heart"] < 0.5 < random["accuracy"]
+    assert fullgrad["alike"] < random["alike"] == 1  # Which asks the image alone.
+    assert Measurement.from_json(fullgrad["labels"]).examples == 100
+
+
+def test_another_permutation_is_another_network():
+    assert PERMUTED.name != dataclasses.replace(PERMUTED, permutation=1).name
 
 
 @pytest.mark.slow

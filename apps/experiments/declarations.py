@@ -147,6 +147,17 @@ class Subject(Source):
 
 
 @dataclasses.dataclass(frozen=True)
+class Permuted(Subject):
+    """A network that learned the same images with their labels in another order.
+
+    Attributes:
+        permutation: the seed of that order.
+    """
+
+    permutation: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Metric:
     """A number of a cell's record, and its column."""
 

@@ -31,7 +31,7 @@ class Examination(Table):
         tests: names in `apps.experiments.examining.TESTS`, and their arguments.
         examples: how many images of the test split they look at.
         judge: who says what generated images show; trained on other images than the networks.
-        reference: the network that is also judged by the others' gradients.
+        reference: another network, to be judged by the gradients of all, or compared with them.
     """
 
     tests: Mapping[str, Mapping[str, Any]]

@@ -282,6 +282,7 @@ TESTS: Mapping[str, Callable[..., Found]] = {
         explaining.perturbation,
         explaining.flip,
         explaining.retraining,
+        explaining.labels,
         explaining.maps,
     )
 }

@@ -1,5 +1,6 @@
 """Puts one saliency method on one trained network to a test: what Chapter 3's cells run."""
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,9 @@ import tensorflow as tf
 import tfgrad
 from apps import outputs
 from apps.experiments import networks
-from apps.experiments.declarations import Subject
+from apps.experiments.declarations import Permuted, Subject
 from apps.experiments.faithfulness import BRIGHTNESS, LOGIT, Coarsened, Explained
-from apps.experiments.teachers import Learned, compile_model
+from apps.experiments.teachers import Learned, accuracy, compile_model, normalised
 from tfgrad import evaluation, saliency
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def retraining(
         return model
 
     name, function = _slug(by), _maps(learned, by)
-    square = _square(by)
+    square, trainings = _square(by), _trainings(by)
     maps: Any = function
     if not isinstance(function, str):
         maps = tuple(
@@ -125,7 +126,7 @@ def retraining(
         build,
         train,
         test,
-        {name: maps},
+        {trainings: maps},
         os.path.join(bench.work_dir, "retrained"),
         fractions=fractions,
         seeds=(seed,),
@@ -133,13 +134,40 @@ def retraining(
         batch_size=schedule.batch_size,
         augment=schedule.augment,
         normalize=normalize,
-        progress=_said(f"trainings, {name}, seed {seed}"),
+        progress=_said(f"trainings, {trainings}, seed {seed}"),
     ).values()
     found: dict[str, Any] = {
         f"retrained_{fraction:g}": value
         for fraction, value in zip(measured.points, measured.values, strict=True)
     }
     return found | {"retraining": measured.to_json()}, {}
+
+
+def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found":
+    """How alike maps are to those of the reference, which learned labels permuted by the seed."""
+    reference = bench.experiment.reference
+    assert isinstance(reference, Permuted)
+    other = bench.network(dataclasses.replace(reference, seed=seed, permutation=seed))
+    measured = evaluation.label_randomisation(
+        learned.network,
+        other.network,
+        normalised(bench.examples(), learned.statistics(bench.test)),
+        lambda network: saliency.get(by.method)(network, **by.options),
+    )
+    train = bench.load(reference.dataset, reference.image_size, reference.train_split)
+    permuted = evaluation.permuted_labels(train, seed)
+    by_heart = accuracy(
+        other.network, normalised(permuted, other.statistics(permuted)), permuted.labels
+    )
+    columns = {name: values[0] for name, values in measured.columns.items()}
+    return {
+        "alike": measured.value,
+        "alike_signed": columns["signed rank correlation"],
+        "alike_sizes": columns["rank correlation of sizes"],
+        "alike_structure": columns["structural similarity"],
+        "by_heart": by_heart,
+        "labels": measured.to_json(),
+    }, {}
 
 
 def maps(
@@ -204,3 +232,8 @@ def _square(by: Explained) -> int:
 
 def _slug(by: Explained) -> str:
     return "-".join([by.method, *(f"{name}_{value}" for name, value in by.options.items())])
+
+
+def _trainings(by: Explained) -> str:
+    """The name of a row's trainings; rows that coarsen the same maps share these, not those."""
+    return _slug(by) + (f"-squares_{_square(by)}" if _square(by) > 1 else "")

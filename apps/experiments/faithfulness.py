@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from apps.experiments.declarations import FULL, Metric, Subject, Training
+from apps.experiments.declarations import FULL, Metric, Permuted, Subject, Training
 from apps.experiments.examination import Examination, Examined
 
 SIGNED = {"part": "signed", "rescale": None}
@@ -236,14 +236,22 @@ def coarseness(scale: str) -> Examination:
 
 
 def coarseness_retrained(scale: str) -> Examination:
-    """The same question of Figure 3.2b."""
+    """The same question of Figure 3.2b, and whether SmoothGrad squared suffers from its noise."""
     rows = {row.label: row for row in _rows(retrained(scale), _RETRAINED)}
+    squares = {"Random": (4, 16), "Input-gradient": (4,), "FullGrad": (4,)}
+    squares["SmoothGrad squared"] = (4,)
+    less_noise = dataclasses.replace(
+        rows["SmoothGrad squared"],
+        label="SmoothGrad squared, a third of the noise",
+        options={"noise": 0.05},
+    )
     return dataclasses.replace(
         figure_3_2b(scale),
         name="coarseness-roar",
-        title="Figure 3.2b with maps averaged over squares of pixels, and interpolated",
-        rows=tuple(
-            Coarsened.of(rows[label], 4) for label in ("Random", "Input-gradient", "FullGrad")
+        title="Figure 3.2b with maps averaged over squares, or of less noise",
+        rows=(
+            *(Coarsened.of(rows[label], side) for label in squares for side in squares[label]),
+            less_noise,
         ),
     )
 
@@ -264,6 +272,34 @@ def figure_3_2b(scale: str) -> Examination:
         rows=_rows(retrained(scale), _RETRAINED),
         examples=10_000 if scale == "paper" else 2_000,
         note="the paper has curves without numbers: FullGrad takes the accuracy down the most",
+    )
+
+
+def labels(scale: str) -> Examination:
+    """Adebayo et al.'s label randomisation: maps of networks that learned sense, and nonsense."""
+    sense = dataclasses.replace(
+        images(scale),
+        label="true labels",
+        training=Training(60, (45,), 64),
+        train_split="train[:2000]",
+    )
+    fields = {field.name: getattr(sense, field.name) for field in dataclasses.fields(sense)}
+    methods = {**_IMAGES, "Guided backpropagation": ("guided_backprop", {})}
+    return Examination(
+        name="labels",
+        title="Label randomisation: rank correlation of maps with a network of permuted labels",
+        scale=scale,
+        sizes=((FULL, 3),),
+        tests={"labels": {}},
+        metrics=(
+            Metric("alike", "rank correlation, absolute", 1.0, 2),
+            Metric("alike_sizes", "rank correlation of sizes", 1.0, 2),
+            Metric("alike_structure", "structural similarity", 1.0, 2),
+            Metric("by_heart", "permuted labels learned (%)", 100.0, 1, " %"),
+        ),
+        rows=_rows(sense, methods),
+        examples=256,
+        reference=Permuted(**fields | {"label": "permuted labels"}),
     )
 
 

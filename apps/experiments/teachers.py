@@ -15,8 +15,8 @@ import numpy as np
 import tfgrad
 from apps import runs
 from apps.experiments import networks
-from apps.experiments.declarations import ACCURACY, Source, Training, digest
-from tfgrad import callbacks, data, loading
+from apps.experiments.declarations import ACCURACY, Permuted, Source, Training, digest
+from tfgrad import callbacks, data, evaluation, loading
 from tfgrad.errors import DataError, ModelError, ResumeError
 
 _TEST_BATCH = 250
@@ -95,6 +95,8 @@ def trained(source: Source, load, directory: str, jit_compile: bool = False) -> 
 def _train(source, load, path, described, jit_compile, started):
     where = (source.dataset, source.image_size)
     train, test = load(*where, source.train_split), load(*where, source.test_split)
+    if isinstance(source, Permuted):
+        train = evaluation.permuted_labels(train, source.permutation)
     statistics = None
     if getattr(source, "normalize", True):
         statistics = data.channel_statistics(train)
