@@ -148,11 +148,16 @@ def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found
     reference = bench.experiment.reference
     assert isinstance(reference, Permuted)
     other = bench.network(dataclasses.replace(reference, seed=seed, permutation=seed))
+
+    def method(network: Any) -> Any:
+        function = saliency.get(by.method)(network, **by.options)
+        return _judged(function, by) if _square(by) > 1 else function
+
     measured = evaluation.label_randomisation(
         learned.network,
         other.network,
         normalised(bench.examples(), learned.statistics(bench.test)),
-        lambda network: saliency.get(by.method)(network, **by.options),
+        method,
     )
     train = bench.load(reference.dataset, reference.image_size, reference.train_split)
     permuted = evaluation.permuted_labels(train, seed)
@@ -197,12 +202,18 @@ def _maps(learned: Learned, by: Explained) -> Any:
 def _of_predicted(learned: Learned, by: Explained) -> Any:
     """Maps of the predicted class, whatever the label."""
     function = _maps(learned, by)
-    square = _square(by)
     if isinstance(function, str):
         return function
+    judged = _judged(function, by)
+    return lambda x, y: judged(x)
 
-    def maps(x: Any, y: Any) -> Any:
-        found = tf.abs(function(x)) if by.magnitude else function(x)
+
+def _judged(function: Any, by: Explained) -> Any:
+    """Maps as tests of pixels take them: their sizes, averaged over a row's squares."""
+    square = _square(by)
+
+    def maps(x: Any, y: Any = None) -> Any:
+        found = tf.abs(function(x, y)) if by.magnitude else function(x, y)
         return _coarser(found, square) if square > 1 else found
 
     return maps

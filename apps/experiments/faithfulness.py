@@ -284,7 +284,13 @@ def labels(scale: str) -> Examination:
         train_split="train[:2000]",
     )
     fields = {field.name: getattr(sense, field.name) for field in dataclasses.fields(sense)}
-    methods = {**_IMAGES, "Guided backpropagation": ("guided_backprop", {})}
+    methods = {
+        **_IMAGES,
+        "FullGrad (no abs)": ("fullgrad", SIGNED),
+        "Guided backpropagation": ("guided_backprop", {}),
+    }
+    rows = _rows(sense, methods)
+    coarse = [Coarsened.of(row, 4) for row in rows if row.label == "Input-gradient"]
     return Examination(
         name="labels",
         title="Label randomisation: rank correlation of maps with a network of permuted labels",
@@ -293,11 +299,12 @@ def labels(scale: str) -> Examination:
         tests={"labels": {}},
         metrics=(
             Metric("alike", "rank correlation, absolute", 1.0, 2),
-            Metric("alike_sizes", "rank correlation of sizes", 1.0, 2),
+            Metric("alike_signed", "with its sign", 1.0, 2),
+            Metric("alike_sizes", "of sizes", 1.0, 2),
             Metric("alike_structure", "structural similarity", 1.0, 2),
             Metric("by_heart", "permuted labels learned (%)", 100.0, 1, " %"),
         ),
-        rows=_rows(sense, methods),
+        rows=(*rows, *coarse),
         examples=256,
         reference=Permuted(**fields | {"label": "permuted labels"}),
     )
