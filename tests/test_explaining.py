@@ -110,6 +110,8 @@ def test_a_network_of_permuted_labels_is_another(complete):
     random, fullgrad = records.values()
     assert random["by_heart"] == fullgrad["by_heart"] < 0.5 < random["accuracy"]
     assert fullgrad["alike"] < random["alike"] == 1  # Which asks the image alone.
+    assert fullgrad["alike_apart"] < fullgrad["alike"]
+    assert random["alike_apart"] < 0.2
     assert Measurement.from_json(fullgrad["labels"]).examples == 100
 
 

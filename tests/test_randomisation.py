@@ -322,14 +322,22 @@ def test_label_randomisation_compares_two_networks():
         np.std(np.abs(each), ddof=1) / np.sqrt(5), abs=1e-6
     )
     assert result.columns["signed rank correlation"] == pytest.approx((np.mean(each),), abs=1e-6)
+    before, after = (GRADIENT(m)(x, classes).numpy() for m in (network, other))
+    others = np.abs(spearman(before[[4, 0, 1, 2, 3]], after)).mean()
+    assert result.columns["rank correlation of other images"] == pytest.approx((others,), abs=1e-6)
     assert result.over == "5 images (standard error)"
     assert set(result.columns) == {
         "signed rank correlation",
         "rank correlation of sizes",
         "structural similarity",
+        "rank correlation of other images",
         "maps unchanged",
         "maps left out",
     }
+    (alone,) = label_randomisation(network, other, x[:1], GRADIENT).columns[
+        "rank correlation of other images"
+    ]
+    assert np.isnan(alone)
     control = label_randomisation(network, other, x, saliency.get("random"))
     assert (control.value, control.columns["maps unchanged"]) == (1, (5,))
     with pytest.raises(ArgumentError, match="other: got a network with the logits of the model"):

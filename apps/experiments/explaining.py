@@ -170,6 +170,7 @@ def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found
         "alike_signed": columns["signed rank correlation"],
         "alike_sizes": columns["rank correlation of sizes"],
         "alike_structure": columns["structural similarity"],
+        "alike_apart": columns["rank correlation of other images"],
         "by_heart": by_heart,
         "labels": measured.to_json(),
     }, {}

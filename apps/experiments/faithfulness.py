@@ -302,6 +302,7 @@ def labels(scale: str) -> Examination:
             Metric("alike_signed", "with its sign", 1.0, 2),
             Metric("alike_sizes", "of sizes", 1.0, 2),
             Metric("alike_structure", "structural similarity", 1.0, 2),
+            Metric("alike_apart", "rank correlation of other images", 1.0, 2),
             Metric("by_heart", "permuted labels learned (%)", 100.0, 1, " %"),
         ),
         rows=(*rows, *coarse),

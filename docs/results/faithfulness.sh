@@ -6,7 +6,7 @@ set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 data=$1
 
-for experiment in t3.1 t3.2 fills f3.2a coarseness f3.3; do
+for experiment in t3.1 t3.2 fills f3.2a coarseness labels f3.3; do
     "$python" -m apps.reproduce "$experiment" --data_dir="$data" --networks_dir=runs/networks
 done
 # One process per core: each trains again for its part of the methods.

@@ -69,11 +69,13 @@ def randomisation(
         opposite sign remembers all, 1; one that became constant nothing, 0; chance is a little
         above 0. Columns: "signed rank correlation", of ρ; "rank correlation of sizes", ρ of
         absolute values; "structural similarity", of absolute maps in [0, 1] (11×11 window, or the
-        map's smaller side if that is less); "weights changed", ‖new − old‖ / ‖old‖ of this layer,
-        mean over draws, 0 where its initial values are those it has (an untrained batch norm); and
-        counts over all draws: "maps unchanged", exactly equal although the logits are not, and
-        "maps left out", NaN or infinite, or constant in the network as it came. A mean of none is
-        NaN.
+        map's smaller side if that is less); "rank correlation of other images", the score between
+        each map and the first one of the image before it, NaN of a single image: how much of the
+        score may be the place in any image, such as its border; "weights changed",
+        ‖new − old‖ / ‖old‖ of this layer, mean over draws, 0 where its initial values are those it
+        has (an untrained batch norm); and counts over all draws: "maps unchanged", exactly equal
+        although the logits are not, and "maps left out", NaN or infinite, or constant in the
+        network as it came. A mean of none is NaN.
 
     Raises:
         ArgumentError: an argument is out of range, or the method does not make maps of the images.
@@ -218,6 +220,7 @@ class _Stages:
                     signed,
                     remembered(np.abs(self.before), np.abs(maps)),
                     structural_similarity(self.before, maps),
+                    self._of_others(maps),
                     same & moved,
                     ~(varies(self.before) & finite(maps)),
                 ]
@@ -229,12 +232,13 @@ class _Stages:
     def numbers(self, stages: int) -> dict[str, Any]:
         """Values, deviations and columns of a `Measurement` over the first stage and `stages`."""
         points = list(self._points(stages))
-        means = np.array([[over_draws(row)[0] for row in rows[:4]] for rows, _ in points]).T
-        counts = np.array([[row.sum() for row in rows[4:]] for rows, _ in points]).T
+        means = np.array([[over_draws(row)[0] for row in rows[:5]] for rows, _ in points]).T
+        counts = np.array([[row.sum() for row in rows[5:]] for rows, _ in points]).T
         columns = {
             "signed rank correlation": means[1],
             "rank correlation of sizes": means[2],
             "structural similarity": means[3],
+            "rank correlation of other images": means[4],
             "weights changed": [changed for _, changed in points],
             "maps unchanged": counts[0],
             "maps left out": counts[1],
@@ -244,6 +248,11 @@ class _Stages:
             "deviations": tuple(over_draws(rows[0])[1] for rows, _ in points),
             "columns": {name: tuple(map(float, column)) for name, column in columns.items()},
         }
+
+    def _of_others(self, maps: np.ndarray) -> np.ndarray:
+        if len(maps) == 1:
+            return np.full(1, np.nan)
+        return np.abs(remembered(np.roll(self.before, 1, 0), maps))
 
     def _points(self, stages: int) -> Iterator[tuple[Any, float]]:
         """The rows of each point, [columns][draws, n], and the mean change of weights."""
