@@ -59,6 +59,13 @@ def test_brightness_knows_no_model():
     np.testing.assert_allclose(explaining._maps(None, by)(images), images.mean(-1), rtol=1e-6)
 
 
+def test_the_centre_is_the_same_for_all_images():
+    by = faithfulness.Explained("Centre", NETWORK, method=faithfulness.CENTRE)
+    found = explaining._maps(None, by)(np.ones((2, 3, 5, 1), "float32")).numpy()
+    down, across = np.mgrid[-1:1:3j, -1:1:5j]
+    np.testing.assert_allclose(found, [1 - (down**2 + across**2) / 2] * 2, rtol=1e-6)
+
+
 def test_coarser_maps_are_means_of_squares():
     maps = np.random.default_rng(0).random((2, 6, 9), "float32")
     means = maps.reshape(2, 2, 3, 3, 3).mean((2, 4))

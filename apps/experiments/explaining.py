@@ -11,7 +11,7 @@ import tfgrad
 from apps import outputs
 from apps.experiments import networks
 from apps.experiments.declarations import Permuted, Subject
-from apps.experiments.faithfulness import BRIGHTNESS, LOGIT, Coarsened, Explained
+from apps.experiments.faithfulness import BRIGHTNESS, CENTRE, LOGIT, Coarsened, Explained
 from apps.experiments.teachers import Learned, accuracy, compile_model, normalised
 from tfgrad import evaluation, saliency
 
@@ -197,7 +197,16 @@ def _maps(learned: Learned, by: Explained) -> Any:
         return by.method
     if by.method == BRIGHTNESS:
         return lambda x, y=None: tf.reduce_mean(x, -1)
+    if by.method == CENTRE:
+        return _nearness
     return saliency.get(by.method)(learned.network, **by.options)
+
+
+def _nearness(x: Any, y: Any = None) -> Any:
+    """1 in the middle of every image, 0 in its corners: [b, H, W, C] → [b, H, W]."""
+    down, across = (tf.linspace(-1.0, 1.0, size) ** 2 for size in x.shape[1:3])
+    one = 1 - (down[:, tf.newaxis] + across) / 2
+    return tf.tile(one[tf.newaxis], [tf.shape(x)[0], 1, 1])
 
 
 def _of_predicted(learned: Learned, by: Explained) -> Any:

@@ -15,7 +15,7 @@ REMOVED_DIGITS = (0.5, 0.7, 0.9)
 # The mean colour of MNIST's training images, which is black where pixels are normalised.
 DIGITS_MEAN = 0.1307
 LOGIT = "relative log density ratio"
-RANDOM, BRIGHTNESS = "random", "brightness"
+RANDOM, BRIGHTNESS, CENTRE = "random", "brightness", "centre"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Explained(Examined):
     """A saliency method on a trained network.
 
     Attributes:
-        method: a name in `tfgrad.saliency`, or "brightness", a map that knows no model.
+        method: a name in `tfgrad.saliency`; or "brightness", or "centre", which know no model.
         options: its other arguments.
         magnitude: whether tests of the size of attributions take absolute values.
     """
@@ -230,7 +230,7 @@ def coarseness(scale: str) -> Examination:
         scale=scale,
         tests={"perturbation": {"fractions": PERTURBED, "fill": 0.0}},
         metrics=_changes("change", PERTURBED[::2]) + _changes("accuracy", PERTURBED[::2]),
-        rows=(*rows, *coarser),
+        rows=(*rows, *coarser, Explained("Centre", images(scale), method=CENTRE)),
         examples=2_000,
     )
 
@@ -252,6 +252,7 @@ def coarseness_retrained(scale: str) -> Examination:
         rows=(
             *(Coarsened.of(rows[label], side) for label in squares for side in squares[label]),
             less_noise,
+            Explained("Centre", retrained(scale), method=CENTRE),
         ),
     )
 
