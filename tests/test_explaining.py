@@ -27,6 +27,7 @@ PERMUTED = Permuted(
 METHODS = {
     "Random": ("random", {}),
     "FullGrad (no abs)": ("fullgrad", faithfulness.SIGNED),
+    "Centre": (faithfulness.CENTRE, {}),
 }
 
 
@@ -56,12 +57,12 @@ def complete(tmp_path_factory):
 def test_brightness_knows_no_model():
     images = np.random.default_rng(0).random((2, 3, 4, 3), "float32")
     by = faithfulness.Explained("Brightness", NETWORK, method=faithfulness.BRIGHTNESS)
-    np.testing.assert_allclose(explaining._maps(None, by)(images), images.mean(-1), rtol=1e-6)
+    np.testing.assert_allclose(explaining._function(None, by)(images), images.mean(-1), rtol=1e-6)
 
 
 def test_the_centre_is_the_same_for_all_images():
     by = faithfulness.Explained("Centre", NETWORK, method=faithfulness.CENTRE)
-    found = explaining._maps(None, by)(np.ones((2, 3, 5, 1), "float32")).numpy()
+    found = explaining._function(None, by)(np.ones((2, 3, 5, 1), "float32")).numpy()
     down, across = np.mgrid[-1:1:3j, -1:1:5j]
     np.testing.assert_allclose(found, [1 - (down**2 + across**2) / 2] * 2, rtol=1e-6)
 
@@ -87,17 +88,18 @@ def test_perturbation_begins_with_nothing_changed(complete):
         assert record["change_0"] == record["logit_0"] == 0
         assert record["change_0.7"] > 0
         assert Measurement.from_json(record["perturbation"]).examples == 100
-    random, fullgrad = records.values()
+    random, fullgrad, _ = records.values()
     assert random["change_0.3"] != fullgrad["change_0.3"]
 
 
 @pytest.mark.slow
 def test_the_flip_knows_signs(complete):
     _, records = complete
-    for record in records.values():
+    random, fullgrad, centre = records.values()
+    for record in (random, fullgrad):
         assert 0 < record["removed"] <= 0.21
-    random, fullgrad = (record["flip"] for record in records.values())
-    assert fullgrad > random
+    assert fullgrad["flip"] > random["flip"]
+    assert centre["removed"] == centre["flip"] == 0  # It says the same of both classes.
 
 
 @pytest.mark.slow
@@ -105,8 +107,9 @@ def test_retraining_keeps_its_maps_and_runs(complete):
     work_dir, records = complete
     found = [record["retrained_0"] for record in records.values()]
     assert found[0] == found[1]  # The same run, made once.
-    assert len({record["retrained_0.5"] for record in records.values()}) == 2
-    assert {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()} == {"fullgrad"}
+    assert len({record["retrained_0.5"] for record in records.values()}) == 3
+    kept = {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()}
+    assert kept == {"fullgrad", "centre"}
 
 
 @pytest.mark.slow
@@ -114,11 +117,14 @@ def test_a_network_of_permuted_labels_is_another(complete):
     work_dir, records = complete
     networks = {path.name for path in (work_dir / "networks").glob("*.keras")}
     assert networks == {f"{network.name}.keras" for network in (NETWORK, PERMUTED)}
-    random, fullgrad = records.values()
-    assert random["by_heart"] == fullgrad["by_heart"] < 0.5 < random["accuracy"]
+    random, fullgrad, centre = records.values()
+    assert (
+        random["by_heart"] == fullgrad["by_heart"] == centre["by_heart"] < 0.5 < random["accuracy"]
+    )
     assert fullgrad["alike"] < random["alike"] == 1  # Which asks the image alone.
     assert fullgrad["alike_apart"] < fullgrad["alike"]
     assert random["alike_apart"] < 0.2
+    assert centre["alike"] == centre["alike_apart"] == 1  # Which asks not even the image.
     assert Measurement.from_json(fullgrad["labels"]).examples == 100
 
 
@@ -131,5 +137,5 @@ def test_pictures_lie_beside_the_table(complete):
     work_dir, _ = complete
     assert (work_dir / "tiny.png").stat().st_size > 1000
     arrays = [np.load(path) for path in sorted((work_dir / "images").glob("*.npz"))]
-    assert [a["maps"].shape for a in arrays] == [(3, 8, 8)] * 2
+    assert [a["maps"].shape for a in arrays] == [(3, 8, 8)] * 3
     assert all(a["maps"].min() >= 0 for a in arrays)  # Sizes, though the method has signs.

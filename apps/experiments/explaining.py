@@ -114,6 +114,7 @@ def retraining(
                 os.path.join(bench.work_dir, "maps", f"{name}-{split}"),
                 normalize=normalize,
                 batch_size=_MAPS_BATCH,
+                name=None if isinstance(function, saliency.Method) else by.method,
                 progress=_said(f"maps, {name}, {split}"),
             )
             for split, images in (("train", train), ("test", test))
@@ -150,7 +151,7 @@ def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found
     other = bench.network(dataclasses.replace(reference, seed=seed, permutation=seed))
 
     def method(network: Any) -> Any:
-        function = saliency.get(by.method)(network, **by.options)
+        function = _function(network, by)
         return _judged(function, by) if _square(by) > 1 else function
 
     measured = evaluation.label_randomisation(
@@ -185,7 +186,7 @@ def maps(
 ) -> "Found":
     """Maps of a few test images, to be looked at."""
     images, labels = bench.one_of_each(count)
-    found = np.asarray(saliency.get(by.method)(learned.network, **by.options)(images))
+    found = np.asarray(_function(learned.network, by)(images))
     if by.magnitude:
         found = np.abs(found)
     return {}, {"images": images, "labels": labels, "maps": found}
@@ -195,11 +196,16 @@ def _maps(learned: Learned, by: Explained) -> Any:
     """A function of (images, class), or the word for the control where that is left as it is."""
     if by.method == saliency.Random.name and _square(by) == 1:
         return by.method
+    return _function(learned.network, by)
+
+
+def _function(network: Any, by: Explained) -> Any:
+    """A function of (images, class) around a network."""
     if by.method == BRIGHTNESS:
         return lambda x, y=None: tf.reduce_mean(x, -1)
     if by.method == CENTRE:
         return _nearness
-    return saliency.get(by.method)(learned.network, **by.options)
+    return saliency.get(by.method)(network, **by.options)
 
 
 def _nearness(x: Any, y: Any = None) -> Any:
