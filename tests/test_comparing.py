@@ -319,7 +319,8 @@ def test_a_cost_is_the_median_per_image(batches, monkeypatch):
 def test_the_page_runs(batches, tmp_path, monkeypatch, capsys):
     """All of its blocks, on a network of ours and digits."""
     monkeypatch.chdir(tmp_path)
-    namespace = {"tfgrad": tfgrad, "keras": keras, "network": network(False), "batches": batches}
+    names = {"tfgrad": tfgrad, "keras": keras, "tf": tf}
+    namespace = names | {"network": network(False), "batches": batches}
     page = PAGE.read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     for code in blocks:

@@ -31,27 +31,35 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory):
-    table = Examination(
+def table(tests, methods=METHODS):
+    return Examination(
         name="tiny",
         title="Tiny: maps",
         scale="small",
-        tests={
-            "perturbation": {"fractions": (0.0, 0.3, 0.7), "fill": 0.0},
-            "flip": {"source": 8, "to": 3, "fraction": 0.2, "fill": 0.0},
-            "retraining": {"fractions": (0.5,)},
-            "labels": {},
-            "maps": {"count": 3},
-        },
+        tests=tests,
         metrics=(ACCURACY_COLUMN,),
-        rows=faithfulness._rows(NETWORK, METHODS),
+        rows=faithfulness._rows(NETWORK, methods),
         examples=100,
         reference=PERMUTED,
     )
-    work_dir = tmp_path_factory.mktemp("explained")
+
+
+def run(table, work_dir):
     records = reproduce.run(table, str(work_dir), training.Options(), table.cells())
-    return work_dir, {cell.row.label: records[cell.id] for cell in table.cells()}
+    return {cell.row.label: records[cell.id] for cell in table.cells()}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    tests = {
+        "perturbation": {"fractions": (0.0, 0.3, 0.7), "fill": 0.0},
+        "flip": {"source": 8, "to": 3, "fraction": 0.2, "fill": 0.0},
+        "retraining": {"fractions": (0.5,)},
+        "labels": {},
+        "maps": {"count": 3},
+    }
+    work_dir = tmp_path_factory.mktemp("explained")
+    return work_dir, run(table(tests), work_dir)
 
 
 def test_brightness_knows_no_model():
@@ -110,6 +118,16 @@ def test_retraining_keeps_its_maps_and_runs(complete):
     assert len({record["retrained_0.5"] for record in records.values()}) == 3
     kept = {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()}
     assert kept == {"fullgrad", "centre"}
+
+
+@pytest.mark.slow
+def test_masks_alone_tell_classes_apart(tmp_path):
+    tests = {"retraining": {"fractions": (0.5,), "blank": True}}
+    methods = {name: (name, {}) for name in ("random", "centre", "brightness")}
+    random, centre, brightness = run(table(tests, methods), tmp_path).values()
+    for record, column in ((random, "0"), (random, "0.5"), (centre, "0.5")):
+        assert record[f"retrained_{column}"] < 0.2  # Nothing to be seen.
+    assert brightness["retrained_0.5"] > 0.3  # The digits, in black and white.
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ DECLARED: dict[str, Callable[[str], Table]] = {
     "f3.2a": faithfulness.figure_3_2a,
     "coarseness": faithfulness.coarseness,
     "coarseness-roar": faithfulness.coarseness_retrained,
+    "masks": faithfulness.masks,
     "labels": faithfulness.labels,
     "f3.2b": faithfulness.figure_3_2b,
     "t3.1": faithfulness.table_3_1,

@@ -88,8 +88,12 @@ def retraining(
     seed: int,
     by: Explained,
     fractions,
+    blank: bool = False,
 ) -> "Found":
-    """The accuracy of networks retrained without the most salient pixels (ROAR)."""
+    """The accuracy of networks retrained without the most salient pixels (ROAR).
+
+    Of `blank` images, black but for the removed pixels, which are white: what masks alone tell.
+    """
     network: Subject = bench.experiment.subject
     train, test = (
         bench.load(network.dataset, network.image_size, split)
@@ -123,6 +127,11 @@ def retraining(
             maps = tuple(np.abs(np.asarray(part)) for part in maps)
         if square > 1:
             maps = tuple(_coarser(np.asarray(part), square).numpy() for part in maps)
+    if blank:
+        train, test = (
+            dataclasses.replace(images, images=np.zeros_like(images.images))
+            for images in (train, test)
+        )
     (measured,) = evaluation.remove_and_retrain(
         build,
         train,
@@ -135,6 +144,7 @@ def retraining(
         batch_size=schedule.batch_size,
         augment=schedule.augment,
         normalize=normalize,
+        fill=1.0 if blank else "mean",
         progress=_said(f"trainings, {trainings}, seed {seed}"),
     ).values()
     found: dict[str, Any] = {

@@ -257,6 +257,20 @@ def coarseness_retrained(scale: str) -> Examination:
     )
 
 
+def masks(scale: str) -> Examination:
+    """How much of a class is told by which pixels are removed in Figure 3.2b, and by them alone."""
+    figure = figure_3_2b(scale)
+    rows = {row.label: row for row in figure.rows}
+    told = ("Input-gradient", "SmoothGrad squared", "Grad-CAM", "FullGrad")
+    return dataclasses.replace(
+        figure,
+        name="masks",
+        title="Figure 3.2b with images that are black, and white where pixels are removed",
+        tests={"retraining": {**figure.tests["retraining"], "blank": True}},
+        rows=(Coarsened.of(rows["Random"], 4), *(rows[label] for label in told)),
+    )
+
+
 def figure_3_2b(scale: str) -> Examination:
     """Figure 3.2b: remove and retrain (ROAR)."""
     fractions = RETRAINED if scale == "paper" else RETRAINED[::2]

@@ -10,7 +10,7 @@ for experiment in t3.1 t3.2 fills f3.2a coarseness labels f3.3; do
     "$python" -m apps.reproduce "$experiment" --data_dir="$data" --networks_dir=runs/networks
 done
 # One process per core: each trains again for its part of the methods.
-for experiment in f3.2b coarseness-roar; do
+for experiment in f3.2b coarseness-roar masks; do
     for part in 0/2 1/2; do
         "$python" -m apps.reproduce "$experiment" --data_dir="$data" --networks_dir=runs/networks \
             --threads=1 --part=$part &
