@@ -74,6 +74,9 @@ def remove_and_retrain(
     modified images are streamed, not stored. One compiled network serves all runs: it gets the
     weights, random seeds and optimizer state of one that is built anew for each.
 
+    What the masks tell of the class is learned, too: the same maps on images of zeros, with
+    `fill=1.0`, show how much that is.
+
     Finished runs are kept in the directory and not repeated; runs of other images, maps, layers,
     first weights or options are refused. What a loss, a schedule or a callback does inside is not
     seen: take another directory where it changes. Keras's global random seed is set; layers that
@@ -120,7 +123,8 @@ def remove_and_retrain(
         ResumeError: the directory holds runs of other settings; it says which.
 
     Source: thesis §3.5.2, Fig. 3.2b; Hooker et al., *A benchmark for interpretability methods in
-    deep neural networks*, NeurIPS 2019.
+    deep neural networks*, NeurIPS 2019; Rong et al., *A consistent and efficient evaluation strategy
+    for attribution methods*, ICML 2022.
     """
     points = (0.0, *dict.fromkeys(f for f in checked_fractions(fractions) if f))
     seeds = _checked_seeds(seeds)
