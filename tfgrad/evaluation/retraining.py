@@ -123,8 +123,8 @@ def remove_and_retrain(
         ResumeError: the directory holds runs of other settings; it says which.
 
     Source: thesis §3.5.2, Fig. 3.2b; Hooker et al., *A benchmark for interpretability methods in
-    deep neural networks*, NeurIPS 2019; Rong et al., *A consistent and efficient evaluation strategy
-    for attribution methods*, ICML 2022.
+    deep neural networks*, NeurIPS 2019. Of masks: Rong et al., *A consistent and efficient
+    evaluation strategy for attribution methods*, ICML 2022.
     """
     points = (0.0, *dict.fromkeys(f for f in checked_fractions(fractions) if f))
     seeds = _checked_seeds(seeds)
