@@ -22,7 +22,8 @@ NETWORK = Subject(
     normalize=False,
 )
 PERMUTED = Permuted(
-    **dataclasses.asdict(NETWORK) | {"training": NETWORK.training, "label": "shuffled"}
+    **dataclasses.asdict(NETWORK) | {"training": NETWORK.training, "label": "shuffled", "seed": 1},
+    permutation=1,
 )
 METHODS = {
     "Random": ("random", {}),
@@ -146,8 +147,13 @@ def test_a_network_of_permuted_labels_is_another(complete):
     assert Measurement.from_json(fullgrad["labels"]).examples == 100
 
 
+def test_networks_of_permuted_labels_begin_with_other_weights():
+    declared = faithfulness.labels("small")
+    assert declared.reference.seed > max(row.subject.seed for row in declared.rows)
+
+
 def test_another_permutation_is_another_network():
-    assert PERMUTED.name != dataclasses.replace(PERMUTED, permutation=1).name
+    assert PERMUTED.name != dataclasses.replace(PERMUTED, permutation=2).name
 
 
 @pytest.mark.slow

@@ -155,9 +155,14 @@ def retraining(
 
 
 def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found":
-    """How alike maps are to those of the reference, which learned labels permuted by the seed."""
+    """How alike maps are to those of the reference, which learned permuted labels.
+
+    Its weights, the order of its images and its permutation are of the cell's seed, and none of the
+    explained network's seed, from whose first weights it would otherwise begin.
+    """
     reference = bench.experiment.reference
     assert isinstance(reference, Permuted)
+    seed += reference.seed
     other = bench.network(dataclasses.replace(reference, seed=seed, permutation=seed))
 
     def method(network: Any) -> Any:

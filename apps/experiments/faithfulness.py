@@ -240,20 +240,21 @@ def coarseness_retrained(scale: str) -> Examination:
     rows = {row.label: row for row in _rows(retrained(scale), _RETRAINED)}
     squares = {"Random": (4, 16), "Input-gradient": (4,), "FullGrad": (4,)}
     squares["SmoothGrad squared"] = (4,)
-    less_noise = dataclasses.replace(
-        rows["SmoothGrad squared"],
-        label="SmoothGrad squared, a third of the noise",
-        options={"noise": 0.05},
-    )
     return dataclasses.replace(
         figure_3_2b(scale),
         name="coarseness-roar",
         title="Figure 3.2b with maps averaged over squares, or of less noise",
         rows=(
             *(Coarsened.of(rows[label], side) for label in squares for side in squares[label]),
-            less_noise,
+            _of_less_noise(rows["SmoothGrad squared"]),
             Explained("Centre", retrained(scale), method=CENTRE),
         ),
+    )
+
+
+def _of_less_noise(row: Explained) -> Explained:
+    return dataclasses.replace(
+        row, label=f"{row.label}, a third of the noise", options={"noise": 0.05}
     )
 
 
@@ -267,7 +268,12 @@ def masks(scale: str) -> Examination:
         name="masks",
         title="Figure 3.2b with images that are black, and white where pixels are removed",
         tests={"retraining": {**figure.tests["retraining"], "blank": True}},
-        rows=(Coarsened.of(rows["Random"], 4), *(rows[label] for label in told)),
+        rows=(
+            Coarsened.of(rows["Random"], 4),
+            *(rows[label] for label in told),
+            _of_less_noise(rows["SmoothGrad squared"]),
+            Explained("Brightness", retrained(scale), method=BRIGHTNESS),
+        ),
     )
 
 
@@ -301,6 +307,7 @@ def labels(scale: str) -> Examination:
     fields = {field.name: getattr(sense, field.name) for field in dataclasses.fields(sense)}
     methods = {
         **_IMAGES,
+        "FullGrad, not rescaled": ("fullgrad", WITHOUT_RESCALE),
         "FullGrad (no abs)": ("fullgrad", SIGNED),
         "Guided backpropagation": ("guided_backprop", {}),
     }
@@ -322,7 +329,7 @@ def labels(scale: str) -> Examination:
         ),
         rows=(*rows, *coarse),
         examples=256,
-        reference=Permuted(**fields | {"label": "permuted labels"}),
+        reference=Permuted(**fields | {"label": "permuted labels", "seed": sense.seed + 1}),
     )
 
 

@@ -70,12 +70,12 @@ def randomisation(
         above 0. Columns: "signed rank correlation", of ρ; "rank correlation of sizes", ρ of
         absolute values; "structural similarity", of absolute maps in [0, 1] (11×11 window, or the
         map's smaller side if that is less); "rank correlation of other images", the score between
-        each map and the first one of the image before it, NaN of a single image: how much of the
-        score may be the place in any image, such as its border; "weights changed",
-        ‖new − old‖ / ‖old‖ of this layer, mean over draws, 0 where its initial values are those it
-        has (an untrained batch norm); and counts over all draws: "maps unchanged", exactly equal
-        although the logits are not, and "maps left out", NaN or infinite, or constant in the
-        network as it came. A mean of none is NaN.
+        each map and the first one of the image half of them away, for the class of that, NaN of a
+        single image: how much of the score may be the place in any image, such as its border;
+        "weights changed", ‖new − old‖ / ‖old‖ of this layer, mean over draws, 0 where its initial
+        values are those it has (an untrained batch norm); and counts over all draws: "maps
+        unchanged", exactly equal although the logits are not, and "maps left out", NaN or infinite,
+        or constant in the network as it came. A mean of none is NaN.
 
     Raises:
         ArgumentError: an argument is out of range, or the method does not make maps of the images.
@@ -129,7 +129,8 @@ def label_randomisation(model, other, images, method, *, target=None, batch_size
     """How alike the maps of a network are to those of one trained on permuted labels.
 
     A map that explains a decision must differ where the decisions were learned from nothing:
-    train `other` on `permuted_labels(dataset, seed)` until it has learned them by heart.
+    train `other` on `permuted_labels(dataset, seed)` until it has learned them by heart, from other
+    first weights, or what the two have in common is these.
 
     Args:
         model: see `randomisation`.
@@ -252,7 +253,8 @@ class _Stages:
     def _of_others(self, maps: np.ndarray) -> np.ndarray:
         if len(maps) == 1:
             return np.full(1, np.nan)
-        return np.abs(remembered(np.roll(self.before, 1, 0), maps))
+        # Far away, as neighbours in sorted data are of one class.
+        return np.abs(remembered(np.roll(self.before, len(maps) // 2, 0), maps))
 
     def _points(self, stages: int) -> Iterator[tuple[Any, float]]:
         """The rows of each point, [columns][draws, n], and the mean change of weights."""
