@@ -141,7 +141,6 @@ def test_a_network_of_permuted_labels_is_another(complete):
         random["by_heart"] == fullgrad["by_heart"] == centre["by_heart"] < 0.5 < random["accuracy"]
     )
     assert fullgrad["alike"] < random["alike"] == 1  # Which asks the image alone.
-    assert fullgrad["alike_apart"] < fullgrad["alike"]
     assert random["alike_apart"] < 0.2
     assert centre["alike"] == centre["alike_apart"] == 1  # Which asks not even the image.
     assert Measurement.from_json(fullgrad["labels"]).examples == 100
