@@ -100,12 +100,12 @@ def bias_sensitivity(
 
     over the images whose logit moves. The input-gradient of a ReLU network has exactly 0; a
     full-gradient map moves with every bias that has a place in the image (thesis §3.4.1, Example
-    2), and not with that of a logit. Both hold within a
-    linear region: the step is halved up to ten times per image until the gradient of the logit is
-    what it was. An image for which that is not enough is left out; on a smooth network, where that
-    is all, the smallest step counts. A toss decides each sign: a common factor is lost on maps
-    whose layers are rescaled, FullGrad's too. How far a map moves depends on the tosses, by more
-    than on the image, so that several draws of them are averaged.
+    2), and not with that of a logit. Both hold within a linear region: the step is halved up to ten
+    times per image until the gradient of the logit is what it was. An image for which that is not
+    enough is left out; on a smooth network, where that is all, the smallest step counts. A toss
+    decides each sign: a common factor is lost on maps whose layers are rescaled, FullGrad's too.
+    How far a map moves depends on the tosses, by more than on the image, so that several draws of
+    them are averaged.
 
     Moved are the weights called `bias`, `beta` and `moving_mean` of all layers: the biases of
     dense, convolutional and recurrent layers, and of norms β and the running mean, with one toss a

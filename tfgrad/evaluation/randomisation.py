@@ -70,10 +70,10 @@ def randomisation(
         above 0. Columns: "signed rank correlation", of ρ; "rank correlation of sizes", ρ of
         absolute values; "structural similarity", of absolute maps in [0, 1] (11×11 window, or the
         map's smaller side if that is less); "rank correlation of other images", the score between
-        each map and the first one of the image half of them away, for the class of that, NaN of a
-        single image: how much of the score may be the place in any image, such as its border;
-        "weights changed", ‖new − old‖ / ‖old‖ of this layer, mean over draws, 0 where its initial
-        values are those it has (an untrained batch norm); and counts over all draws: "maps
+        each map and that, of the network as it came, of the image half of them away and its class,
+        NaN of a single image: how much of the score may be the place in any image, such as its
+        border; "weights changed", ‖new − old‖ / ‖old‖ of this layer, mean over draws, 0 where its
+        initial values are those it has (an untrained batch norm); and counts over all draws: "maps
         unchanged", exactly equal although the logits are not, and "maps left out", NaN or infinite,
         or constant in the network as it came. A mean of none is NaN.
 
