@@ -7,16 +7,18 @@ writes OUT.md, OUT.png and OUT.json.
 Exit codes: 0 done, 64 usage, 65 a directory without a finished run.
 """
 
-from apps import entry
+from .common import command
 
 # isort: split
 import os
 
 from absl import flags
 
-from apps import runs
 from tfgrad import evaluation, figures
 from tfgrad.errors import ArgumentError, DataError
+from tfgrad.evaluation.network_tests import noise_robustness
+
+from .common import work_directory
 
 FLAGS = flags.FLAGS
 
@@ -34,17 +36,17 @@ def main():
         raise ArgumentError("--work_dirs: not given; name one or more directories.")
     rows, records = {}, []
     for directory in FLAGS.work_dirs:
-        results = runs.read_json(os.path.join(directory, "results.json"))
+        results = work_directory.read_json(os.path.join(directory, "results.json"))
         if results is None:
             raise DataError(f"--work_dirs: {directory!r} holds no finished run of apps.train.")
-        flags_of_run = runs.read_json(os.path.join(directory, "run.json"))["flags"]
+        flags_of_run = work_directory.read_json(os.path.join(directory, "run.json"))["flags"]
         label = f"{results['label']} ({flags_of_run['activation']})"
         rows[label] = _measured(results["noise"])
-        asked = {k: v for k, v in flags_of_run.items() if k not in runs.NOT_COMPARED}
+        asked = {k: v for k, v in flags_of_run.items() if k not in work_directory.NOT_COMPARED}
         records.append({"work_dir": directory, "flags": asked, "results": results})
     table = evaluation.Measurement.markdown(rows)
-    runs.write_text(f"{FLAGS.out}.md", table + "\n")
-    runs.write_json(f"{FLAGS.out}.json", records)
+    work_directory.write_text(f"{FLAGS.out}.md", table + "\n")
+    work_directory.write_json(f"{FLAGS.out}.json", records)
     figures.curves(
         f"{FLAGS.out}.png",
         {name: row.curve() for name, row in rows.items()},
@@ -60,9 +62,9 @@ def _measured(levels):
     points, values, deviations = zip(
         *((level["sigma"], level["accuracy"], level["deviation"]) for level in levels), strict=True
     )
-    return evaluation.noise.measured(points=points, values=values, deviations=deviations)
+    return noise_robustness.measured(points=points, values=values, deviations=deviations)
 
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

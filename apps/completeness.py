@@ -12,7 +12,7 @@ end OUT.md, a table.
 Exit codes: 0 all within the bound, 1 not all, 64 usage.
 """
 
-from apps import entry
+from .common import command
 
 # isort: split
 import gc
@@ -24,8 +24,9 @@ import tensorflow as tf
 from absl import flags
 
 import tfgrad
-from apps import architectures, runs
 from tfgrad.errors import ArgumentError
+
+from .common import architectures, work_directory
 
 FLAGS = flags.FLAGS
 BOUND = 1e-5
@@ -48,13 +49,18 @@ def main():
     chosen = FLAGS.only or list(builders)
     os.makedirs(os.path.dirname(FLAGS.out) or ".", exist_ok=True)
     path = f"{FLAGS.out}.json"
-    settings = {"side": FLAGS.side, "batch": 2, "bound": BOUND, "versions": runs.versions()}
-    record = runs.read_json(path) or {}
+    settings = {
+        "side": FLAGS.side,
+        "batch": 2,
+        "bound": BOUND,
+        "versions": work_directory.versions(),
+    }
+    record = work_directory.read_json(path) or {}
     rows = record["architectures"] if record.get("settings") == settings else {}
     begun, todo = time.time(), [name for name in chosen if name not in rows]
     for number, name in enumerate(todo):
         rows[name] = measured(builders[name])
-        runs.write_json(path, {"settings": settings, "architectures": rows})
+        work_directory.write_json(path, {"settings": settings, "architectures": rows})
         left = (time.time() - begun) / (number + 1) * (len(todo) - number - 1)
         print(
             f"{number + 1} of {len(todo)}: {name}: {rows[name]['error']:.1e} "
@@ -62,7 +68,7 @@ def main():
             flush=True,
         )
     text = table({name: rows[name] for name in chosen}, settings)
-    runs.write_text(f"{FLAGS.out}.md", text)
+    work_directory.write_text(f"{FLAGS.out}.md", text)
     print(f"{text}\nwritten to {FLAGS.out}.md")
     wrong = [name for name in chosen if not rows[name]["error"] <= BOUND]
     if wrong:
@@ -134,4 +140,4 @@ def table(rows, settings):
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

@@ -26,7 +26,7 @@ last finished epoch and reaches the weights of an uninterrupted run.
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
 
-from apps import entry, settings
+from .common import command, shared_flags
 
 # isort: split
 import dataclasses
@@ -35,10 +35,11 @@ import os
 import keras
 from absl import flags
 
-from apps import fitting, matching, runs
-from apps.experiments.teachers import file_digest
 from tfgrad import callbacks, data, models
 from tfgrad.errors import ArgumentError, ModelError
+
+from .common import teacher_flags, training_run, work_directory
+from .reproduce.runners.trained_networks import file_digest
 
 FLAGS = flags.FLAGS
 ANGLE = "gradient_angle"
@@ -62,42 +63,44 @@ def define_flags():
         "input-gradients on the training set; default: never.",
         lower_bound=1,
     )
-    settings.define_data()
-    settings.define_network()
-    matching.define_matching(
-        {name: 1.0 if name == "match_activations" else 0.0 for name in matching.WEIGHTS}
+    shared_flags.define_data()
+    shared_flags.define_network()
+    teacher_flags.define_matching(
+        {name: 1.0 if name == "match_activations" else 0.0 for name in teacher_flags.WEIGHTS}
     )
-    matching.define_logit_matching()
-    settings.define_penalties()
-    fitting.define_flags("runs/student")
-    flags.adopt_module_key_flags(matching)
-    flags.adopt_module_key_flags(fitting)
+    teacher_flags.define_logit_matching()
+    shared_flags.define_penalties()
+    training_run.define_flags("runs/student")
+    flags.adopt_module_key_flags(teacher_flags)
+    flags.adopt_module_key_flags(training_run)
 
 
 def main():
     """Find or train the teacher; train the student; test, save."""
     if not FLAGS.teacher:
         raise ArgumentError(f"--teacher: not given; name a file, a directory or {_names()}.")
-    matching.check_flags()
+    teacher_flags.check_flags()
     named = FLAGS.teacher in models.NAMES
-    run = fitting.begin(None if named else {"teacher_digest": file_digest(FLAGS.teacher)})
+    run = training_run.begin(None if named else {"teacher_digest": file_digest(FLAGS.teacher)})
     if run.results is not None:
         return run.results
-    whole, test = settings.load_splits()
-    train = settings.chosen_from(whole)
+    whole, test = shared_flags.load_splits()
+    train = shared_flags.chosen_from(whole)
     path = _taught(run, train, whole, test) if named else FLAGS.teacher
     with run.strategy.scope():
-        learned = matching.load(path)
-    run = dataclasses.replace(run, statistics=matching.statistics(learned, train))
+        learned = teacher_flags.load(path)
+    run = dataclasses.replace(run, statistics=teacher_flags.statistics(learned, train))
     model = _student(run, learned.network, train)
-    fitting.introduce(run, model, train, test)
-    history = fitting.fit(
-        run, model, train, test, matching.recorded(), _angles(run, learned.network, train)
+    training_run.introduce(run, model, train, test)
+    history = training_run.fit(
+        run, model, train, test, teacher_flags.recorded(), _angles(run, learned.network, train)
     )
     more = {"teacher": {"path": learned.path, "accuracy": learned.accuracy}}
     if FLAGS.angle_every:
         more[ANGLE] = history[-1][ANGLE]
-    return fitting.report(run, model, model.network, history, test, matching.label(), **more)
+    return training_run.report(
+        run, model, model.network, history, test, teacher_flags.label(), **more
+    )
 
 
 def _names():
@@ -106,7 +109,7 @@ def _names():
 
 def _student(run, teacher, train, verbose=True):
     """The student's compiled model."""
-    classes = matching.check_teacher(teacher, train)
+    classes = teacher_flags.check_teacher(teacher, train)
     if classes != len(train.classes):
         raise ModelError(
             f"--teacher: knows {classes} classes; {train.name!r} has {len(train.classes)}. "
@@ -115,12 +118,12 @@ def _student(run, teacher, train, verbose=True):
     # The same first weights whether or not a teacher was trained before.
     keras.utils.set_random_seed(FLAGS.seed)
     with run.strategy.scope():
-        network = fitting.regularised(settings.build_network(train))
-        matched = matching.build(network, teacher, train, verbose=verbose)
-        return settings.compiled_model(
+        network = training_run.regularised(shared_flags.build_network(train))
+        matched = teacher_flags.build(network, teacher, train, verbose=verbose)
+        return shared_flags.compiled_model(
             network,
-            [*matched, *settings.build_penalties()],
-            fitting.optimizer(run, train),
+            [*matched, *shared_flags.build_penalties()],
+            training_run.optimizer(run, train),
             FLAGS.jit_compile,
             teacher,
             FLAGS.supervised,
@@ -136,7 +139,7 @@ def _taught(run, train, whole, test):
         epochs=FLAGS.teacher_epochs,
         batch_size=TEACHER_BATCH,
         augment=FLAGS.teacher_augment,
-        statistics=settings.statistics_of(whole),
+        statistics=shared_flags.statistics_of(whole),
     )
     if run.results is not None:
         return directory
@@ -149,14 +152,14 @@ def _taught(run, train, whole, test):
         steps = data.steps_per_epoch(whole, run.batch_size)
         drop = round(0.8 * run.epochs) * steps
         rate = keras.optimizers.schedules.PiecewiseConstantDecay([drop], [1e-3, 1e-4])
-        model = settings.compiled_model(
+        model = shared_flags.compiled_model(
             network, [], keras.optimizers.Adam(rate), jit_compile=FLAGS.jit_compile
         )
-    runs.open_directory(directory, _described(), resume=True)
+    work_directory.open_directory(directory, _described(), resume=True)
     print(f"first the teacher, in {directory}")
-    fitting.introduce(run, model, whole, test)
-    history = fitting.fit(run, model, whole, test)
-    fitting.report(run, model, network, history, test, f"teacher {FLAGS.teacher}")
+    training_run.introduce(run, model, whole, test)
+    history = training_run.fit(run, model, whole, test)
+    training_run.report(run, model, network, history, test, f"teacher {FLAGS.teacher}")
     return directory
 
 
@@ -176,11 +179,11 @@ def _angles(run, teacher, train):
     """The callbacks that --angle_every asks for."""
     if not FLAGS.angle_every:
         return []
-    target = settings.target()
+    target = shared_flags.target()
     return [
         callbacks.GradientAngle(
             teacher,
-            fitting.images(run, train),
+            training_run.images(run, train),
             target="label" if target == "all" else target,
             every=FLAGS.angle_every,
             name=ANGLE,
@@ -190,4 +193,4 @@ def _angles(run, teacher, train):
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

@@ -14,7 +14,7 @@ The exported model is loaded again and compared with the live one before this co
 Exit codes: 0 done, 64 usage, 65 bad model.
 """
 
-from apps import entry
+from .common import command
 
 # isort: split
 import os
@@ -24,9 +24,10 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from apps import runs
 from tfgrad import PenalizedModel, export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
+
+from .common import work_directory
 
 FLAGS = flags.FLAGS
 
@@ -65,7 +66,7 @@ def main():
 
 def from_run(work_dir):
     """(network on pixels in [0, 1], class names) of a finished run."""
-    results = runs.read_json(os.path.join(work_dir, "results.json"))
+    results = work_directory.read_json(os.path.join(work_dir, "results.json"))
     if results is None:
         raise ModelError(
             f"--work_dir: {work_dir!r} holds no finished run (no results.json); run apps.train "
@@ -99,4 +100,4 @@ def verify(network, path):
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

@@ -31,7 +31,7 @@ after a kill goes on from the last finished epoch.
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
 
-from apps import entry, settings
+from .common import command, shared_flags
 
 # isort: split
 import dataclasses
@@ -43,10 +43,11 @@ import tensorflow as tf
 from absl import flags
 
 import tfgrad
-from apps import fitting, matching, runs
-from apps.experiments.teachers import Learned, file_digest
 from tfgrad import data, evaluation, figures, fooling, images, penalties, saliency
 from tfgrad.errors import ArgumentError, ModelError
+
+from .common import teacher_flags, training_run, work_directory
+from .reproduce.runners.trained_networks import Learned, file_digest
 
 FLAGS = flags.FLAGS
 CONSTRUCTIONS = ("fine_tune", "shift", "per_class")
@@ -79,9 +80,9 @@ def define_flags():
         "frequency", 100.0, "Of per_class: radians that a pixel turns the sine by.", lower_bound=0
     )
     flags.DEFINE_integer("rows", 6, "At most so many images in the picture.", lower_bound=1)
-    settings.define_data()
-    fitting.define_flags("runs/fooled")
-    flags.adopt_module_key_flags(fitting)
+    shared_flags.define_data()
+    training_run.define_flags("runs/fooled")
+    flags.adopt_module_key_flags(training_run)
 
 
 def main():
@@ -90,13 +91,13 @@ def main():
         raise ArgumentError("--model: not given; name a .keras file or a work directory.")
     if FLAGS.corner and FLAGS.mask:
         raise ArgumentError("--corner, --mask: give one of the two.")
-    run = fitting.begin({"model_digest": file_digest(FLAGS.model)})
+    run = training_run.begin({"model_digest": file_digest(FLAGS.model)})
     if run.results is not None:
         return run.results
-    train, test = settings.load_splits()
-    train = settings.chosen_from(train)
+    train, test = shared_flags.load_splits()
+    train = shared_flags.chosen_from(train)
     network, learned = _load(run, train)
-    run = dataclasses.replace(run, statistics=matching.statistics(learned, train))
+    run = dataclasses.replace(run, statistics=teacher_flags.statistics(learned, train))
     mask = _region(train.image_shape)
     looks = {BEFORE: Look.at(run, network, test, mask)}
     print(f"{learned}\n{_table(looks)}", flush=True)
@@ -104,7 +105,7 @@ def main():
         model, history = _fine_tuned(run, network, train, test, mask)
         looks[AFTER] = Look.at(run, network, test, mask)
         more = _record(run, learned, looks, test, mask)
-        return fitting.report(run, model, network, history, test, FLAGS.construction, **more)
+        return training_run.report(run, model, network, history, test, FLAGS.construction, **more)
     network = _built(network, mask)
     looks[AFTER] = Look.at(run, network, test, mask)
     return _save(run, network, test, _record(run, learned, looks, test, mask))
@@ -127,8 +128,8 @@ class Look:
     @classmethod
     def at(cls, run, network, test, mask):
         """Look at a network now."""
-        batches = fitting.images(run, test)
-        x, y = next(iter(fitting.images(run, _shown(test))))
+        batches = training_run.images(run, test)
+        x, y = next(iter(training_run.images(run, _shown(test))))
         shares, maps = {}, {}
         for name, options in GRADIENTS.items():
             shares[name] = evaluation.energy_share(network, batches, mask, **options)
@@ -196,14 +197,14 @@ def _fine_tuned(run, network, train, test, mask):
     """(the trained PenalizedModel, its history); the network is changed."""
     weight = float(mask.sum()) if FLAGS.weight is None else FLAGS.weight
     with run.strategy.scope():
-        model = settings.compiled_model(
-            fitting.regularised(network),
-            [penalties.SaliencyFooling(weight, mask, settings.target())],
-            fitting.optimizer(run, train),
+        model = shared_flags.compiled_model(
+            training_run.regularised(network),
+            [penalties.SaliencyFooling(weight, mask, shared_flags.target())],
+            training_run.optimizer(run, train),
             jit_compile=FLAGS.jit_compile,
         )
-    fitting.introduce(run, model, train, test)
-    return model, fitting.fit(run, model, train, test)
+    training_run.introduce(run, model, train, test)
+    return model, training_run.fit(run, model, train, test)
 
 
 def _built(network, mask):
@@ -227,7 +228,7 @@ def _shown(test):
 def _record(run, learned, looks, test, mask):
     """Write the table and the picture; return what results.json says of the fooling."""
     table = _table(looks)
-    runs.write_text(run.path("fooled.md"), table + "\n")
+    work_directory.write_text(run.path("fooled.md"), table + "\n")
     shown = _shown(test)
     pixels, _ = next(iter(data.pipeline(shown, len(shown), training=False)))
     maps = {"region": np.broadcast_to(mask, (len(shown), *mask.shape))}
@@ -270,13 +271,13 @@ def _save(run, network, test, record):
         "input_shape": list(test.image_shape),
         "normalize": None if run.statistics is None else [s.tolist() for s in run.statistics],
         **record,
-        "versions": runs.versions(),
+        "versions": work_directory.versions(),
     }
-    runs.write_json(run.path("results.json"), results)
+    work_directory.write_json(run.path("results.json"), results)
     print(f"\nwritten to {run.directory}")
     return results
 
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

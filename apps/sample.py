@@ -33,7 +33,7 @@ An earlier result there is replaced; a directory with anything else in it is not
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 an image or logit that is not finite.
 """
 
-from apps import entry, settings
+from .common import command, shared_flags
 
 # isort: split
 import dataclasses
@@ -45,10 +45,13 @@ import keras
 import numpy as np
 from absl import flags
 
-from apps import export, outputs, runs
-from apps.experiments.teachers import Learned, normalised
-from tfgrad import classifiers, data, evaluation, figures, sampling
+from tfgrad import data, evaluation, figures, sampling
 from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.gradients import model_checks
+
+from . import export
+from .common import output_directory, work_directory
+from .reproduce.runners.trained_networks import Learned, normalised
 
 FLAGS = flags.FLAGS
 FILES = {"samples.png", "traces.png", "samples.npz", "samples.md", "results.json"}
@@ -79,7 +82,7 @@ def define_flags():
     flags.DEFINE_string("model", None, "A .keras file, or a work directory of apps.train.")
     flags.DEFINE_enum("rule", "ascent", ("ascent", "langevin"), "How to follow the gradient.")
     flags.DEFINE_enum("start", "noise", tuple(DEFAULTS), "Noise, or images of --dataset under it.")
-    settings.define_dataset(default=None)
+    shared_flags.define_dataset(default=None)
     flags.DEFINE_string("split", "test", "Split or slice of --dataset.")
     flags.DEFINE_list("classes", [], "Of which classes, as numbers; default: of all.")
     flags.DEFINE_integer("count", 8, "Images of each class.", lower_bound=1)
@@ -105,19 +108,19 @@ def main():
         first = start.images[:1], start.classes[:1]
         evaluation.gan_test(judge, *first, network.output_shape[-1])
     names = names or known or [str(k) for k in range(network.output_shape[-1])]
-    with outputs.written_aside(FLAGS.out, FILES) as directory:
+    with output_directory.written_aside(FLAGS.out, FILES) as directory:
         print(f"{FLAGS.model}: {len(start.images)} images, {options['steps']} steps", flush=True)
         samples = _sample(network, start, options)
         rows = _rows(samples, names, judge)
         record = {
             "model": FLAGS.model,
-            "flags": settings.resolved(),
-            "versions": runs.versions(),
+            "flags": shared_flags.resolved(),
+            "versions": work_directory.versions(),
             "settings": samples.settings,
             "classes": rows,
         }
-        runs.write_json(os.path.join(directory, "results.json"), record)
-        runs.write_text(os.path.join(directory, "samples.md"), _table(rows) + "\n")
+        work_directory.write_json(os.path.join(directory, "results.json"), record)
+        work_directory.write_text(os.path.join(directory, "samples.md"), _table(rows) + "\n")
         _save(os.path.join(directory, "samples.npz"), samples, start)
         _draw(os.path.join(directory, "samples.png"), samples, start, names)
         _trace(os.path.join(directory, "traces.png"), samples, names)
@@ -164,10 +167,10 @@ def _load(flag: str, path: str) -> tuple[keras.Model, Sequence[str] | None]:
 
 def _from_images(model: keras.Model) -> keras.Model:
     """The model as one from a tensor of images to a tensor of logits."""
-    network = classifiers.network(model)
-    shape = classifiers.input_shape(network)
-    classifiers.input_dtype(network)
-    classifiers.check_outputs(network)
+    network = model_checks.network(model)
+    shape = model_checks.input_shape(network)
+    model_checks.input_dtype(network)
+    model_checks.check_outputs(network)
     if shape is None or len(shape) != 4:
         raise ModelError(
             f"model {network.name!r}: it takes {shape}, expected images [batch, height, width, "
@@ -181,7 +184,7 @@ def _from_images(model: keras.Model) -> keras.Model:
 
 def _start(network: keras.Model) -> tuple[Start, Sequence[str] | None]:
     """The start images, and the names of a data set's classes."""
-    wanted = settings.numbers("classes", int) or list(range(network.output_shape[-1]))
+    wanted = shared_flags.numbers("classes", int) or list(range(network.output_shape[-1]))
     if max(wanted) >= network.output_shape[-1]:
         raise ArgumentError(
             f"--classes: got {max(wanted)}; the model has classes 0 to "
@@ -195,7 +198,7 @@ def _start(network: keras.Model) -> tuple[Start, Sequence[str] | None]:
 
 
 def _from_data(wanted: Sequence[int]) -> tuple[Start, Sequence[str]]:
-    size = settings.image_size()
+    size = shared_flags.image_size()
     loaded = data.load(FLAGS.dataset, FLAGS.split, FLAGS.data_dir, FLAGS.download, size)
     members = [np.flatnonzero(loaded.labels == k)[: FLAGS.count] for k in wanted]
     for k, found in zip(wanted, members, strict=True):
@@ -214,7 +217,7 @@ def _from_data(wanted: Sequence[int]) -> tuple[Start, Sequence[str]]:
 def _image_shape(network: keras.Model) -> tuple[int, ...]:
     height, width, channels = network.input_shape[1:]
     if None in (height, width):
-        size = settings.image_size()
+        size = shared_flags.image_size()
         if size is None:
             raise ArgumentError("--image_size: the model takes any; give HEIGHT,WIDTH.")
         height, width = size
@@ -225,7 +228,7 @@ def _image_shape(network: keras.Model) -> tuple[int, ...]:
 
 
 def _sample(network: keras.Model, start: Start, options: dict[str, Any]) -> sampling.Samples:
-    clock = outputs.Progress(len(start.images))
+    clock = output_directory.Progress(len(start.images))
 
     def progress(updates, total):
         if finished := updates * len(start.images) // total:
@@ -307,4 +310,4 @@ def _trace(path: str, samples: sampling.Samples, names: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

@@ -16,48 +16,48 @@ set; worker n > 0 writes to WORK_DIR/worker-n.
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
 
-from apps import entry, settings
+from .common import command, shared_flags
 
 # isort: split
 import dataclasses
 
 from absl import flags
 
-from apps import fitting
+from .common import training_run
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
     """All flags of this app."""
-    settings.define_data()
-    settings.define_network()
-    settings.define_penalties()
-    fitting.define_flags("runs/train")
-    flags.adopt_module_key_flags(fitting)
+    shared_flags.define_data()
+    shared_flags.define_network()
+    shared_flags.define_penalties()
+    training_run.define_flags("runs/train")
+    flags.adopt_module_key_flags(training_run)
 
 
 def main():
     """Train, test, save."""
-    run = fitting.begin()
+    run = training_run.begin()
     if run.results is not None:
         return run.results
-    train, test = settings.load_splits()
-    train = settings.chosen_from(train)
-    run = dataclasses.replace(run, statistics=settings.statistics_of(train))
+    train, test = shared_flags.load_splits()
+    train = shared_flags.chosen_from(train)
+    run = dataclasses.replace(run, statistics=shared_flags.statistics_of(train))
     with run.strategy.scope():
-        model = settings.compiled_model(
-            fitting.regularised(settings.build_network(train)),
-            settings.build_penalties(),
-            fitting.optimizer(run, train),
+        model = shared_flags.compiled_model(
+            training_run.regularised(shared_flags.build_network(train)),
+            shared_flags.build_penalties(),
+            training_run.optimizer(run, train),
             jit_compile=FLAGS.jit_compile,
         )
-    fitting.introduce(run, model, train, test)
-    history = fitting.fit(run, model, train, test)
-    label = fitting.label(*settings.PENALTIES, "weight_decay")
-    return fitting.report(run, model, model.network, history, test, label)
+    training_run.introduce(run, model, train, test)
+    history = training_run.fit(run, model, train, test)
+    label = training_run.label(*shared_flags.PENALTIES, "weight_decay")
+    return training_run.report(run, model, model.network, history, test, label)
 
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

@@ -32,7 +32,7 @@ and reaches the weights of an uninterrupted run.
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
 
-from apps import entry, settings
+from .common import command, shared_flags
 
 # isort: split
 import dataclasses
@@ -41,11 +41,12 @@ import math
 import numpy as np
 from absl import flags
 
-from apps import fitting, matching, runs
-from apps.experiments.teachers import file_digest
 from tfgrad import data, evaluation, models
 from tfgrad.errors import ArgumentError
 from tfgrad.models.heads import SOURCE, TARGET
+
+from .common import teacher_flags, training_run, work_directory
+from .reproduce.runners.trained_networks import file_digest
 
 FLAGS = flags.FLAGS
 
@@ -58,15 +59,15 @@ def define_flags():
     )
     flags.DEFINE_string("source_dataset", None, "Of --bound: what the teacher was trained on.")
     flags.DEFINE_string("source_split", "train", "Of --bound: TFDS split or slice.")
-    settings.define_data()
-    settings.define_network()
-    matching.define_matching(
+    shared_flags.define_data()
+    shared_flags.define_network()
+    teacher_flags.define_matching(
         dict.fromkeys(("match_activations", "match_attention", "match_attention_jacobian"), 10.0)
     )
-    settings.define_penalties()
-    fitting.define_flags("runs/transfer")
-    flags.adopt_module_key_flags(matching)
-    flags.adopt_module_key_flags(fitting)
+    shared_flags.define_penalties()
+    training_run.define_flags("runs/transfer")
+    flags.adopt_module_key_flags(teacher_flags)
+    flags.adopt_module_key_flags(training_run)
 
 
 def main():
@@ -75,40 +76,40 @@ def main():
         raise ArgumentError("--teacher: not given; name a .keras file or a work directory.")
     if bool(FLAGS.bound) != bool(FLAGS.source_dataset):
         raise ArgumentError("--bound, --source_dataset: give both or none.")
-    matching.check_flags()
-    run = fitting.begin({"teacher_digest": file_digest(FLAGS.teacher)})
+    teacher_flags.check_flags()
+    run = training_run.begin({"teacher_digest": file_digest(FLAGS.teacher)})
     if run.results is not None:
         return run.results
-    whole, test = settings.load_splits()
-    train = settings.chosen_from(whole)
+    whole, test = shared_flags.load_splits()
+    train = shared_flags.chosen_from(whole)
     with run.strategy.scope():
-        learned = matching.load(FLAGS.teacher)
-    statistics = matching.statistics(learned, train)
+        learned = teacher_flags.load(FLAGS.teacher)
+    statistics = teacher_flags.statistics(learned, train)
     run = dataclasses.replace(run, statistics=statistics, head=TARGET)
     model = student(run, learned.network, train)
-    fitting.introduce(run, model, train, test)
+    training_run.introduce(run, model, train, test)
     bound = Bound(run, model.network, learned.network, train) if FLAGS.bound else None
     if bound is not None:
         bound.measure("before training")
-    history = fitting.fit(run, model, train, test, matching.recorded())
+    history = training_run.fit(run, model, train, test, teacher_flags.recorded())
     more = {"teacher": {"path": learned.path, "accuracy": learned.accuracy}}
     if bound is not None:
         bound.measure("after training")
         more["bound"] = bound.report()
     network = models.one_head(model.network, TARGET)
-    return fitting.report(run, model, network, history, test, matching.label(), **more)
+    return training_run.report(run, model, network, history, test, teacher_flags.label(), **more)
 
 
 def student(run, teacher, train):
     """The compiled model of a student with two heads."""
-    classes = matching.check_teacher(teacher, train)
+    classes = teacher_flags.check_teacher(teacher, train)
     with run.strategy.scope():
-        network = models.two_heads(settings.build_network(train), classes)
-        matched = matching.build(network, teacher, train, SOURCE)
-        return settings.compiled_model(
-            fitting.regularised(network),
-            [*matched, *settings.build_penalties(TARGET)],
-            fitting.optimizer(run, train),
+        network = models.two_heads(shared_flags.build_network(train), classes)
+        matched = teacher_flags.build(network, teacher, train, SOURCE)
+        return shared_flags.compiled_model(
+            training_run.regularised(network),
+            [*matched, *shared_flags.build_penalties(TARGET)],
+            training_run.optimizer(run, train),
             FLAGS.jit_compile,
             teacher,
             FLAGS.supervised,
@@ -132,7 +133,7 @@ class Bound:
                 f"--source_dataset: its images are {source.image_shape}, those of {train.name!r} "
                 f"{train.image_shape}; expected the same number of channels."
             )
-        self._sets = [fitting.images(run, _some(s, FLAGS.bound)) for s in (source, train)]
+        self._sets = [training_run.images(run, _some(s, FLAGS.bound)) for s in (source, train)]
         self._networks = models.one_head(network, SOURCE), teacher
         self._run, self._rows = run, {}
 
@@ -143,7 +144,7 @@ class Bound:
     def report(self):
         """Write and print the table; return it as JSON can hold it."""
         table = evaluation.TransferBound.markdown(self._rows)
-        runs.write_text(self._run.path("bound.md"), table + "\n")
+        work_directory.write_text(self._run.path("bound.md"), table + "\n")
         print(f"\nProposition 3\n{table}", flush=True)
         return {when: _finite(row) for when, row in self._rows.items()}
 
@@ -166,4 +167,4 @@ def _finite(row):
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    command.run(main)

@@ -10,14 +10,10 @@ from keras import layers as L
 
 import tfgrad
 from tests.test_layers import penalty_error
-from tfgrad import calls
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import call_hooks
 from tfgrad.layers import BiasNoise
-from tfgrad.penalties import (
-    BiasGradientNorm,
-    GradientNorm,
-    ScoreMatching,
-)
+from tfgrad.penalties import BiasGradientNorm, GradientNorm, ScoreMatching
 
 LAYERS = {
     "dense": (lambda: L.Dense(3, activation="relu"), (4,)),
@@ -46,7 +42,7 @@ def wrapped(kind, stddev=0.3, **more):
 
 
 def pre_activation(layer, x):
-    return type(layer).call(calls.without_activation(layer), x).numpy()
+    return type(layer).call(call_hooks.without_activation(layer), x).numpy()
 
 
 def fixed_noise(monkeypatch, make):
@@ -238,7 +234,7 @@ def test_listeners_hear_the_inner_layer_say_what_the_outer_one_says():
     x = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype("float32")
     outer = network.layers[0].name
     for training in (True, False):
-        with calls.recorded(["conv", outer]) as outputs:
+        with call_hooks.recorded(["conv", outer]) as outputs:
             network(x, training=training)
         np.testing.assert_array_equal(outputs["conv"], outputs[outer])
 

@@ -6,11 +6,12 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
-from apps import architectures
-from tests.finite_differences import numerical_gradient, worst_relative_error
+from apps.common import architectures
+from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
 from tfgrad import decomposition
 from tfgrad.errors import ArgumentError, DataError, ModelError
-from tfgrad.probe import Needs, Probe
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
 
 L = keras.layers
 IMAGE = (8, 8, 2)

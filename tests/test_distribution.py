@@ -69,7 +69,7 @@ def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, fe
 
 
 def test_the_replica_run_moves_the_weights(one_device):
-    from tests import replica_run
+    from tests.helpers import replica_run
 
     before = [v.numpy() for v in replica_run.network().weights]
     moved = [np.abs(one_device[f"arr_{i}"] - w).max() for i, w in enumerate(before)]

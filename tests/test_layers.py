@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.finite_differences import numerical_gradient, worst_relative_error
+from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
 from tfgrad import layers
 from tfgrad.errors import ArgumentError
 

@@ -34,11 +34,11 @@ from tfgrad import (
     penalties,
     saliency,
     sampling,
-    targets,
 )
 from tfgrad._version import __version__
 from tfgrad.decomposition import FullGradients, full_gradients
-from tfgrad.training import PenalizedModel
+from tfgrad.gradients import targets
+from tfgrad.training.penalized_model import PenalizedModel
 
 __all__ = [
     "FullGradients",

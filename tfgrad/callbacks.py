@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import targets
-from tfgrad.arguments import whole
 from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
-from tfgrad.probe import Probe
+from tfgrad.gradients import targets
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import integer
 
 
 class Backup(keras.callbacks.Callback):
@@ -231,8 +231,8 @@ class GradientAngle(keras.callbacks.Callback):
             )
         self.teacher, self.head, self.name = teacher, head, name
         self.target = targets.validated(target, allow_all=False)
-        self.every = whole("every", every)
-        self.batch_size = whole("batch_size", batch_size)
+        self.every = integer("every", every)
+        self.batch_size = integer("batch_size", batch_size)
         self._by_label = isinstance(self.target, str) and self.target == "label"
         self._x, self._y = _images_and_labels(x, y, self._by_label)
         self._lessons: list | None = None

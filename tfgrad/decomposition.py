@@ -17,10 +17,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import classifiers, second_order, targets
+from tfgrad import second_order
 from tfgrad.errors import ArgumentError, DataError, ModelError
-from tfgrad.intercepts import Intercept, wide
-from tfgrad.probe import Needs, Probe
+from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.intercepts import Intercept
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.precision import at_least_float32
 
 NEEDS = Needs(intercepts=True)
 
@@ -58,7 +61,7 @@ class FullGradients:
     def input_term(self) -> Any:
         """∇x f ⊙ x in the structure of `input_gradient`; its sum is the input's share of f."""
         pairs = zip(tf.nest.flatten(self.input_gradient), _float_inputs(self), strict=True)
-        products = [wide(g) * wide(t) for g, t in pairs]
+        products = [at_least_float32(g) * at_least_float32(t) for g, t in pairs]
         return tf.nest.pack_sequence_as(self.input_gradient, products)
 
     def __repr__(self) -> str:
@@ -106,7 +109,7 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
         ModelError: the model ends in a softmax, or holds a layer that cannot be differentiated;
             also if the terms do not add up to the logit, which names what is known to be missing.
     """
-    network = model.network if isinstance(model, classifiers.Wrapper) else model
+    network = model.network if isinstance(model, model_checks.Wrapper) else model
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"model: got a {type(model).__name__}, expected a keras.Model.")
     if isinstance(target, str) and target != "predicted":

@@ -155,7 +155,7 @@ def _in_turn(*slices):
 
 def _logical_cpus(count):
     if not isinstance(count, int) or count < 1:
-        raise ArgumentError(f"devices: got {count!r}; expected a whole number from 1 up.")
+        raise ArgumentError(f"devices: got {count!r}; expected an integer ≥ 1.")
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or [None]) < count:
         try:

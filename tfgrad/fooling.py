@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfgrad.classifiers import check_logits
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.gradients.model_checks import check_logits
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
 

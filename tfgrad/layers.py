@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.precision import promoted_to_float32
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
 
@@ -53,7 +54,7 @@ class Softplus(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """φ(inputs), in the compute dtype."""
-        z = _at_least_float32(inputs)
+        z = promoted_to_float32(inputs)
         return ops.cast(ops.softplus(self.beta * z) / self.beta, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -81,7 +82,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         """Normalise over `axis`."""
         if self.rms_scaling:  # Keras takes a variance here that is already right
             return super().call(inputs)
-        x = _at_least_float32(inputs)
+        x = promoted_to_float32(inputs)
         mean, variance = _moments(x, self.axis, keepdims=True)
         shape = [1] * len(x.shape)
         for axis in self.axis:
@@ -108,7 +109,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
     """
 
     def _apply_normalization(self, reshaped_inputs: Any, input_shape: Any) -> Any:
-        x = _at_least_float32(reshaped_inputs)
+        x = promoted_to_float32(reshaped_inputs)
         axes = list(range(1, len(x.shape)))
         axes.pop(-2 if self.axis == -1 else self.axis - 1)
         mean, variance = _moments(x, axes, keepdims=True)
@@ -177,7 +178,7 @@ class Resizing(keras.layers.Resizing):
     def _transform_images(self, images: Any, transformation: Any, interpolation: str) -> Any:
         if not images.dtype.is_floating:
             return super()._transform_images(images, transformation, interpolation)
-        x = _at_least_float32(images)
+        x = promoted_to_float32(images)
         if self.crop_to_aspect_ratio:
             x = self._crop(x)
         elif self.pad_to_aspect_ratio:
@@ -225,7 +226,7 @@ class UpSampling2D(keras.layers.UpSampling2D):
         """Enlarge height and width by the integers `size`."""
         if self.interpolation == "nearest":
             return super().call(inputs)
-        x = _at_least_float32(inputs)
+        x = promoted_to_float32(inputs)
         first = 2 if self.data_format == "channels_first" else 1
         for axis, factor in zip((first, first + 1), self.size, strict=True):
             x = _resize_axis(x, axis, _length(x, axis) * factor, self.interpolation)
@@ -328,10 +329,6 @@ def _twin(layer: Any, **replaced: Any) -> Any:
     twin.__dict__.update(layer.__dict__)
     twin.__dict__.update(replaced)
     return twin
-
-
-def _at_least_float32(x: Any) -> Any:
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
 def _moments(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:

@@ -8,6 +8,8 @@ Attribution Methods for Model Interpretability* (2021).
 
 import tensorflow as tf
 
+from tfgrad.internal.precision import at_least_float32
+
 # What `normalized` takes for zero.
 ZERO = 1e-20
 
@@ -26,7 +28,7 @@ def squared_norm(gradient):
     """
     parts = []
     for g in tf.nest.flatten(gradient):
-        g = _at_least_float32(g)
+        g = at_least_float32(g)
         parts.append(tf.reduce_sum(tf.square(g), axis=tf.range(1, tf.rank(g))))
     return tf.add_n(parts)
 
@@ -44,7 +46,7 @@ def score_matching(gradient, trace, stability=1e-4):
 
     Source: thesis Eq. 5.4, ICLR Eq. 8.
     """
-    norm, trace = squared_norm(gradient), _at_least_float32(trace)
+    norm, trace = squared_norm(gradient), at_least_float32(trace)
     wider = max(norm.dtype, trace.dtype, key=lambda dtype: dtype.size)
     norm, trace = tf.cast(norm, wider), tf.cast(trace, wider)
     return trace + 0.5 * norm + stability * tf.square(trace)
@@ -55,7 +57,7 @@ def anti_score_matching(trace, threshold=1000.0):
 
     Source: thesis §5.5.
     """
-    trace = _at_least_float32(trace)
+    trace = at_least_float32(trace)
     return -tf.minimum(trace, tf.convert_to_tensor(threshold, trace.dtype))
 
 
@@ -127,7 +129,7 @@ def squared_distance(student, teacher):
     """
     differences = []
     for s, t in zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True):
-        s = _at_least_float32(s)
+        s = at_least_float32(s)
         differences.append(s - tf.cast(t, s.dtype))
     return squared_norm(differences)
 
@@ -144,7 +146,7 @@ def inner_product(a, b):
     """
     parts = []
     for u, v in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
-        u = _at_least_float32(u)
+        u = at_least_float32(u)
         product = u * tf.cast(v, u.dtype)
         parts.append(tf.reduce_sum(product, axis=tf.range(1, tf.rank(product))))
     return tf.add_n(parts)
@@ -163,7 +165,7 @@ def attention_map(features, power=2.0, channel_axis=-1):
 
     Source: thesis Eq. 2.7; Zagoruyko and Komodakis 2017.
     """
-    features = _at_least_float32(features)
+    features = at_least_float32(features)
     if power == 2:
         return tf.reduce_sum(tf.square(features), channel_axis)
     size = tf.abs(features)
@@ -188,7 +190,7 @@ def normalized(values):
     Returns:
         The same structure, at least float32.
     """
-    flat = [_at_least_float32(v) for v in tf.nest.flatten(values)]
+    flat = [at_least_float32(v) for v in tf.nest.flatten(values)]
     largest = tf.stack([tf.reduce_max(tf.abs(v), tf.range(1, tf.rank(v))) for v in flat])
     largest = tf.stop_gradient(tf.reduce_max(largest, axis=0))
     alive = largest > ZERO
@@ -234,7 +236,7 @@ def saliency_map(gradient, channel_axis=-1):
 
     Source: thesis Eq. 5.7; Heo, Joo and Moon 2019.
     """
-    pixels = tf.reduce_sum(tf.abs(_at_least_float32(gradient)), channel_axis)
+    pixels = tf.reduce_sum(tf.abs(at_least_float32(gradient)), channel_axis)
     total = tf.reduce_sum(pixels, [1, 2], keepdims=True)
     alive = tf.reduce_max(pixels, [1, 2], keepdims=True) > ZERO
     shares = pixels / tf.where(alive, total, tf.ones_like(total))
@@ -247,7 +249,3 @@ def root(squares):
     return tf.where(
         alive, tf.sqrt(tf.where(alive, squares, tf.ones_like(squares))), tf.zeros_like(squares)
     )
-
-
-def _at_least_float32(values):
-    return tf.cast(values, tf.float32) if values.dtype.size < 4 else values

@@ -1,24 +1,28 @@
 """Experiments on a trained model: each a function from model and data to a small table."""
 
-from tfgrad.evaluation.axioms import (
+from tfgrad.evaluation.comparison.compare import compare
+from tfgrad.evaluation.comparison.result import Comparison, Cost
+from tfgrad.evaluation.map_tests.axioms import (
     bias_sensitivity,
     completeness,
     shift_agreement,
     weak_dependence,
 )
-from tfgrad.evaluation.class_flip import class_flip
-from tfgrad.evaluation.comparing import compare
-from tfgrad.evaluation.comparison import Comparison, Cost
-from tfgrad.evaluation.density import density_ratios
-from tfgrad.evaluation.energy import energy_share
-from tfgrad.evaluation.judged import gan_test
-from tfgrad.evaluation.map_shards import MapShards, saved_maps
+from tfgrad.evaluation.map_tests.class_flip import class_flip
+from tfgrad.evaluation.map_tests.pixel_perturbation import pixel_perturbation
+from tfgrad.evaluation.map_tests.randomisation import (
+    label_randomisation,
+    permuted_labels,
+    randomisation,
+)
+from tfgrad.evaluation.map_tests.remove_and_retrain import remove_and_retrain
+from tfgrad.evaluation.map_tests.saved_maps import MapShards, saved_maps
 from tfgrad.evaluation.measurement import Measurement
-from tfgrad.evaluation.noise import noise_robustness
-from tfgrad.evaluation.pixels import pixel_perturbation
-from tfgrad.evaluation.randomisation import label_randomisation, permuted_labels, randomisation
-from tfgrad.evaluation.retraining import remove_and_retrain
-from tfgrad.evaluation.transfer_bound import TransferBound, transfer_bound
+from tfgrad.evaluation.network_tests.density_ratios import density_ratios
+from tfgrad.evaluation.network_tests.energy_share import energy_share
+from tfgrad.evaluation.network_tests.gan import gan_test
+from tfgrad.evaluation.network_tests.noise_robustness import noise_robustness
+from tfgrad.evaluation.network_tests.transfer_bound import TransferBound, transfer_bound
 
 __all__ = [
     "Comparison",

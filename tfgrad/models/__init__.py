@@ -6,10 +6,10 @@ import keras
 
 from tfgrad.errors import ArgumentError
 from tfgrad.models.heads import one_head, two_heads
-from tfgrad.models.resnet import DEPTHS as _RESNET_DEPTHS
-from tfgrad.models.resnet import resnet
-from tfgrad.models.vgg import DEPTHS as _VGG_DEPTHS
-from tfgrad.models.vgg import vgg
+from tfgrad.models.resnet_networks import DEPTHS as _RESNET_DEPTHS
+from tfgrad.models.resnet_networks import resnet
+from tfgrad.models.vgg_networks import DEPTHS as _VGG_DEPTHS
+from tfgrad.models.vgg_networks import vgg
 
 _BUILDERS: dict[str, tuple[Callable[..., keras.Model], int]] = {
     f"vgg{depth}": (vgg, depth) for depth in _VGG_DEPTHS

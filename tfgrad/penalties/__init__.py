@@ -9,9 +9,9 @@ from tfgrad.penalties.bias_gradients import (
 )
 from tfgrad.penalties.fooling import SaliencyFooling
 from tfgrad.penalties.gradient_norm import GradientNorm
-from tfgrad.penalties.matching import ActivationMatching, JacobianMatching
-from tfgrad.penalties.pairs import matching_layers
-from tfgrad.penalties.score import ESTIMATORS, AntiScoreMatching, ScoreMatching
+from tfgrad.penalties.layer_pairs import matching_layers
+from tfgrad.penalties.logits_and_jacobians import ActivationMatching, JacobianMatching
+from tfgrad.penalties.score_matching import ESTIMATORS, AntiScoreMatching, ScoreMatching
 
 __all__ = [
     "ESTIMATORS",

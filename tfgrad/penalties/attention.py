@@ -6,11 +6,12 @@ import numbers
 import keras
 import tensorflow as tf
 
-from tfgrad import calls, layers, losses
-from tfgrad.arguments import number
+from tfgrad import layers, losses
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import call_hooks
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.internal.arguments import number
 from tfgrad.penalties.base import PACKAGE, Penalty
-from tfgrad.probe import Needs
 
 
 def layer_pairs(value):
@@ -39,7 +40,7 @@ def config_of(pairs):
 
 def names_of(pairs, which):
     """Names of the layers whose calls are meant: `conv:1` is the second call of `conv`."""
-    return tuple(dict.fromkeys(calls.layer_of(pair[which]) for pair in pairs))
+    return tuple(dict.fromkeys(call_hooks.layer_of(pair[which]) for pair in pairs))
 
 
 def features(probe, call):

@@ -7,10 +7,12 @@ import weakref
 import keras
 import tensorflow as tf
 
-from tfgrad import biases, calls, second_order, teaching
-from tfgrad.draws import Draws
+from tfgrad import second_order
 from tfgrad.errors import ArgumentError, ModelError, SecondOrderWarning
-from tfgrad.probe import Needs, Probe
+from tfgrad.gradients import call_hooks, layer_biases
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.stateless_noise import Draws
 
 PACKAGE = "tfgrad"
 
@@ -119,10 +121,10 @@ class Penalty:
             [batch], unweighted.
         """
         check_network(network, [self], x, training)
-        needs, taught = teaching.needs_of([self]), None
+        needs, taught = teacher.needs_of([self]), None
         if needs is not None:
             check_teacher(teacher, network, [self], x)
-            taught = teaching.Teacher(teacher, x, y, needs)
+            taught = teacher.Teacher(teacher, x, y, needs)
         with keras.StatelessScope(collect_losses=True):
             probe = Probe(
                 network,
@@ -171,8 +173,8 @@ def check_network(network, penalties, x=None, training=True):
         ModelError: its outputs are probabilities; penalties differentiate logits.
     """
     for penalty in penalties:
-        calls.check_names(network, penalty.needs().layers)
-        biases.check(network, penalty.needs().biases)
+        call_hooks.check_names(network, penalty.needs().layers)
+        layer_biases.check(network, penalty.needs().biases)
     twice = any(p.differentiates_twice for p in penalties)
     look = second_order.check if twice else second_order.inspect
     inspection = look(network, x, training=training)
@@ -238,8 +240,8 @@ def check_teacher(teacher, network, penalties, x=None):
         )
     for penalty in wanting:
         if teacher.built or getattr(teacher, "inputs", None):
-            calls.check_names(teacher, penalty.teacher_needs().layers)
-            biases.check(teacher, penalty.teacher_needs().biases)
+            call_hooks.check_names(teacher, penalty.teacher_needs().layers)
+            layer_biases.check(teacher, penalty.teacher_needs().biases)
     if x is None and not getattr(teacher, "inputs", None):
         return  # its inputs are known with the first batch, which asks again
     if any(p.compares_logits for p in wanting):

@@ -3,12 +3,13 @@
 import keras
 import tensorflow as tf
 
-from tfgrad import calls, losses, targets
+from tfgrad import losses
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import call_hooks, targets
+from tfgrad.gradients.forward_pass import Needs
 from tfgrad.penalties.attention import config_of, layer_pairs, names_of, of_one_size
 from tfgrad.penalties.base import PACKAGE, Penalty
-from tfgrad.penalties.matching import JacobianMatching, shared_target, target_key
-from tfgrad.probe import Needs
+from tfgrad.penalties.logits_and_jacobians import JacobianMatching, shared_target, target_key
 
 
 def bias_gradient(probe, call, target):
@@ -74,7 +75,7 @@ class BiasGradientNorm(Penalty):
 
     def needs(self):
         """The layers' biases."""
-        return Needs(biases=tuple(dict.fromkeys(map(calls.layer_of, self.layers))))
+        return Needs(biases=tuple(dict.fromkeys(map(call_hooks.layer_of, self.layers))))
 
     def compute(self, probe):
         """Squared bias-gradients of each example, summed over layers, [batch]."""

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import losses, targets
-from tfgrad.arguments import whole
+from tfgrad import losses
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.gradients import targets
+from tfgrad.internal.arguments import integer
 from tfgrad.penalties.base import PACKAGE, Penalty
 
 
@@ -19,7 +20,7 @@ def corner(height, width, side):
         ArgumentError: the corner is empty, or larger than the image.
     """
     sizes = {"height": height, "width": width, "side": side}
-    height, width, side = (whole(name, value) for name, value in sizes.items())
+    height, width, side = (integer(name, value) for name, value in sizes.items())
     if side > min(height, width):
         raise ArgumentError(
             f"side: got {side} in an image of {height} × {width}; expected at most "

@@ -2,11 +2,12 @@
 
 import keras
 
-from tfgrad import losses, targets
-from tfgrad.arguments import one_of
+from tfgrad import losses
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import targets
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.internal.arguments import one_of
 from tfgrad.penalties.base import PACKAGE, Penalty
-from tfgrad.probe import Needs
 
 LOSSES = ("squared_error", "cross_entropy")
 

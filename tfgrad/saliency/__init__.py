@@ -1,23 +1,23 @@
 """Saliency methods: a model and images in, raw maps [B, H, W] out."""
 
-from tfgrad.arguments import suggestion
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.arguments import suggestion
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.fullgrad import FullGrad, SimpleFullGrad, SmoothFullGrad
 from tfgrad.saliency.gradcam import GradCAM
-from tfgrad.saliency.gradients import InputGradient, InputTimesGradient
-from tfgrad.saliency.guided import GuidedBackprop
-from tfgrad.saliency.integrated import IntegratedGradients
+from tfgrad.saliency.guided_backprop import GuidedBackprop
+from tfgrad.saliency.input_gradient import InputGradient, InputTimesGradient
+from tfgrad.saliency.integrated_gradients import IntegratedGradients
 from tfgrad.saliency.jacobian_map import BiasMap, FullJacobianMap
-from tfgrad.saliency.keras_vis import (
+from tfgrad.saliency.layer_map import LayerMap
+from tfgrad.saliency.random_map import Random
+from tfgrad.saliency.smoothing import Smooth, SmoothGrad, SmoothGradSquared
+from tfgrad.saliency.tf_keras_vis import (
     GradCAMPlusPlus,
     LayerCAM,
     ScoreCAM,
     activation_maximization,
 )
-from tfgrad.saliency.layer_map import LayerMap
-from tfgrad.saliency.random import Random
-from tfgrad.saliency.smoothing import Smooth, SmoothGrad, SmoothGradSquared
 
 # In the order in which tables and figures show them.
 METHODS: dict[str, type[Method]] = {

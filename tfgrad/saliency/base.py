@@ -19,10 +19,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import classifiers, decomposition, targets
-from tfgrad.arguments import whole
+from tfgrad import decomposition
 from tfgrad.errors import ArgumentError, DataError, ModelError
-from tfgrad.probe import Needs, Probe
+from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import integer
 
 
 class Method:
@@ -51,11 +53,11 @@ class Method:
     name: str = ""
 
     def __init__(self, model: Any, *, chunk_size: int | None = None) -> None:
-        self.network = classifiers.network(model)
-        self.chunk_size = None if chunk_size is None else whole("chunk_size", chunk_size)
-        self.input_shape = classifiers.input_shape(self.network)
-        self.dtype = classifiers.input_dtype(self.network)
-        classifiers.check_outputs(self.network)
+        self.network = model_checks.network(model)
+        self.chunk_size = None if chunk_size is None else integer("chunk_size", chunk_size)
+        self.input_shape = model_checks.input_shape(self.network)
+        self.dtype = model_checks.input_dtype(self.network)
+        model_checks.check_outputs(self.network)
         self._checked: set[tuple[int | None, ...]] = set()
         self._logits: dict[tuple[int | None, ...], int | None] = {}
         self._functions: dict[tuple[int | None, ...], Any] = {}
@@ -196,7 +198,7 @@ class Method:
         shape = (None, *shape[1:])
         with self._lock:
             if shape not in self._checked:
-                classifiers.check_logits(self.network, tf.TensorSpec(shape, self.dtype))
+                model_checks.check_logits(self.network, tf.TensorSpec(shape, self.dtype))
                 self._checked.add(shape)
 
     def _count(self, x: tf.Tensor) -> int | None:

@@ -7,12 +7,13 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad import decomposition
-from tfgrad.arguments import one_of
 from tfgrad.errors import ArgumentError
-from tfgrad.intercepts import Intercept, wide
-from tfgrad.probe import Probe
-from tfgrad.saliency import _maps
-from tfgrad.saliency._decomposed import Decomposed
+from tfgrad.gradients.intercepts import Intercept
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import one_of
+from tfgrad.internal.precision import at_least_float32
+from tfgrad.saliency import term_layout
+from tfgrad.saliency.full_gradient_method import Decomposed
 from tfgrad.saliency.smoothing import Smooth
 
 _RESCALE = ("layer", "channel")
@@ -56,9 +57,9 @@ class FullGrad(Decomposed):
         *,
         chunk_size: int | None = None,
     ) -> None:
-        self.part = one_of("part", part, _maps.PARTS)
+        self.part = one_of("part", part, term_layout.PARTS)
         self.rescale = None if rescale is None else one_of("rescale", rescale, _RESCALE)
-        self.resize = one_of("resize", resize, _maps.RESIZE)
+        self.resize = one_of("resize", resize, term_layout.RESIZE)
         self.times_input = bool(times_input)
         if self.part == "signed" and self.rescale is not None:
             raise ArgumentError(
@@ -71,12 +72,12 @@ class FullGrad(Decomposed):
         """∇x f ⊙ x, or ∇x f alone."""
         if self.times_input:
             return super().input_term(probe, classes)
-        return wide(tf.nest.flatten(probe.input_gradient(classes))[0])
+        return at_least_float32(tf.nest.flatten(probe.input_gradient(classes))[0])
 
     def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         """Every term rescaled, summed over channels and resized, and their sum."""
-        maps = [_maps.over_channels(t, self.part, self.rescale) for t in terms.values()]
-        return _maps.resized_sum(maps, x, self.resize)
+        maps = [term_layout.over_channels(t, self.part, self.rescale) for t in terms.values()]
+        return term_layout.resized_sum(maps, x, self.resize)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
         """The error of the decomposition, dense layers included."""
@@ -106,7 +107,7 @@ class SimpleFullGrad(FullGrad):
         """∇_z f; activations have no bias of their own."""
         if term.kind == "activation":
             return None
-        return tf.zeros_like(value) if gradient is None else wide(gradient)
+        return tf.zeros_like(value) if gradient is None else at_least_float32(gradient)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
         """None: gradients without biases add up to nothing."""

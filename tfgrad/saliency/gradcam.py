@@ -7,12 +7,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad import calls
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.probe import Needs, Probe
-from tfgrad.saliency import _maps
-from tfgrad.saliency._trace import traced
+from tfgrad.gradients import call_hooks
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
+from tfgrad.saliency import term_layout
 from tfgrad.saliency.base import Method
+from tfgrad.saliency.tracing import traced
 
 
 class GradCAM(Method):
@@ -41,7 +42,7 @@ class GradCAM(Method):
         self._chosen: str | None = layer
         super().__init__(model, chunk_size=chunk_size)
         if layer is not None:
-            calls.check_names(self.network, [layer])
+            call_hooks.check_names(self.network, [layer])
 
     def needs(self) -> Needs:
         """The layer's calls."""
@@ -81,14 +82,14 @@ class GradCAM(Method):
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """What speaks for the class, at the size of the image."""
-        return _maps.at_size(tf.nn.relu(terms), x, "bilinear_half_pixel")
+        return term_layout.at_size(tf.nn.relu(terms), x, "bilinear_half_pixel")
 
     def options(self) -> dict[str, Any]:
         """`layer`, as it was named."""
         return {"layer": self.layer}
 
 
-class _FeatureMaps(calls.Handler):
+class _FeatureMaps(call_hooks.Handler):
     """Remembers the name of the last layer whose output is a feature map."""
 
     def __init__(self) -> None:

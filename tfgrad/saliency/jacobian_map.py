@@ -6,11 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.arguments import one_of
 from tfgrad.errors import ModelError
-from tfgrad.probe import Probe
-from tfgrad.saliency import _maps
-from tfgrad.saliency._decomposed import INPUT, Decomposed
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import one_of
+from tfgrad.saliency import term_layout
+from tfgrad.saliency.full_gradient_method import INPUT, Decomposed
 
 
 class FullJacobianMap(Decomposed):
@@ -40,7 +40,7 @@ class FullJacobianMap(Decomposed):
         chunk_size: int | None = None,
     ) -> None:
         self.blocks, self.include_input = bool(blocks), bool(include_input)
-        self.resize = one_of("resize", resize, _maps.RESIZE)
+        self.resize = one_of("resize", resize, term_layout.RESIZE)
         super().__init__(model, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -67,7 +67,7 @@ class FullJacobianMap(Decomposed):
             tf.reduce_sum(tf.abs(t), -1) if name == INPUT else tf.abs(tf.reduce_sum(t, -1))
             for name, t in terms.items()
         ]
-        return _maps.resized_sum(maps, x, self.resize)
+        return term_layout.resized_sum(maps, x, self.resize)
 
     def options(self) -> dict[str, Any]:
         """`blocks`, `include_input`, `resize`."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.arguments import one_of
 from tfgrad.errors import ArgumentError
-from tfgrad.probe import Probe
-from tfgrad.saliency import _maps
-from tfgrad.saliency._decomposed import Decomposed
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import one_of
+from tfgrad.saliency import term_layout
+from tfgrad.saliency.full_gradient_method import Decomposed
 
 
 class LayerMap(Decomposed):
@@ -39,7 +39,7 @@ class LayerMap(Decomposed):
         chunk_size: int | None = None,
     ) -> None:
         self.call, self.neuron = call, neuron
-        self.resize = None if resize is None else one_of("resize", resize, _maps.RESIZE)
+        self.resize = None if resize is None else one_of("resize", resize, term_layout.RESIZE)
         super().__init__(model, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
@@ -63,7 +63,7 @@ class LayerMap(Decomposed):
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """The sum over channels, resized."""
         summed = tf.reduce_sum(terms, -1)
-        return summed if self.resize is None else _maps.at_size(summed, x, self.resize)
+        return summed if self.resize is None else term_layout.at_size(summed, x, self.resize)
 
     def options(self) -> dict[str, Any]:
         """`call`, `neuron`, `resize`."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.arguments import number, whole
-from tfgrad.draws import Draws
 from tfgrad.errors import ArgumentError
-from tfgrad.probe import Probe
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import integer, number
+from tfgrad.internal.stateless_noise import Draws
 from tfgrad.saliency.base import Method
-from tfgrad.saliency.gradients import InputGradient
+from tfgrad.saliency.input_gradient import InputGradient
 
 
 class Smooth(Method):
@@ -51,10 +51,10 @@ class Smooth(Method):
                 "such as Smooth(GradCAM(model))."
             )
         self.method = method
-        self.samples = whole("samples", samples)
+        self.samples = integer("samples", samples)
         self.noise = number("noise", noise, zero=True)
         self.square = bool(square)
-        self.seed = whole("seed", seed, lowest=0)
+        self.seed = integer("seed", seed, lowest=0)
         super().__init__(method.network, chunk_size=chunk_size or method.chunk_size)
         # A signature's name, where it is exported.
         self.name = type(self).name or f"smooth_{method.name}"

@@ -1,0 +1,1 @@
+"""Ratios of the costs of training steps, maps, sampling and tests, measured in one run."""

@@ -1,0 +1,1 @@
+"""Shared by the commands: flags, work directories, training runs."""

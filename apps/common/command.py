@@ -1,0 +1,92 @@
+"""How every app starts and ends: quiet logs, a manual page, one line of error, exit codes.
+
+Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
+"""
+
+import glob
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from absl import app, flags, logging
+
+USAGE, DATA, NON_FINITE = 64, 65, 70
+
+
+def _start_tensorflow():
+    """Import TensorFlow without the native messages that no log level silences.
+
+    On a machine without an NVIDIA driver they only say, in ten lines, that there is no GPU. Where
+    there is a driver, or the import fails, they are shown.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        quiet = False
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            quiet = not glob.glob("/dev/nvidia*")
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            if not quiet:
+                said.seek(0)
+                sys.stderr.write(said.read().decode(errors="replace"))
+
+
+_start_tensorflow()
+
+
+def run(main):
+    """Run `main()` after parsing flags, and exit with a code that says how it went."""
+
+    def guarded(argv):
+        from tfgrad import errors
+
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}; see --help", USAGE)
+        try:
+            main()
+        except errors.NonFiniteError as error:
+            _fail(error, NON_FINITE)
+        except (errors.DataError, errors.ModelError) as error:
+            _fail(error, DATA)
+        except errors.TfgradError as error:
+            _fail(error, USAGE)
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command starts again or goes on from what is done", 130)
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv):
+    # absl's --help lists the main module's own flags; the shared ones belong there too.
+    for flag in flags.FLAGS.flags_by_module_dict().get(f"{__package__}.shared_flags", []):
+        flags.FLAGS.register_key_flag_for_module(argv[0], flag)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error}; see --help", USAGE)
+    except SystemExit:
+        # absl's --help exits with 1.
+        sys.exit(0)
+
+
+def _fail(message, code):
+    sys.stdout.flush()
+    print(f"{_program()}: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _program() -> str:
+    """The command's name: `train` of apps/train.py, `benchmark` of apps/benchmark/__main__.py."""
+    path = pathlib.Path(sys.argv[0])
+    return path.parent.name if path.stem == "__main__" else path.stem

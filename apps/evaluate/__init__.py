@@ -1,0 +1,1 @@
+"""Tests of trained networks and of saliency methods, from the command line."""

@@ -1,0 +1,1 @@
+"""Saliency maps of images, from the command line."""

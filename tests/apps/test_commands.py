@@ -1,0 +1,163 @@
+"""The other apps, each run as a user runs it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.benchmark import __main__ as benchmark
+from apps.benchmark import timing
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(app, *arguments, code=0):
+    """Standard output of an app that ends with 0, or standard error of one that fails."""
+    command = [sys.executable, "-m", f"apps.{app}", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done.stderr if code else done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "plain"
+    flags = ("--width=0.25", "--epochs=2", "--normalize", "--noise=0,0.2", "--progress=none")
+    run("train", *flags, f"--work_dir={directory}")
+    return directory
+
+
+def test_quickstart(tmp_path):
+    out = run("quickstart", "--epochs=2", f"--work_dir={tmp_path}/q", f"--to={tmp_path}/served")
+    assert "| gradient norm, λ = 0.03 |" in out
+    assert {p.name for p in (tmp_path / "q").iterdir()} >= {
+        "explained.png",
+        "noise.png",
+        "noise.md",
+    }
+    assert (tmp_path / "served/1/saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_export_of_a_run_takes_pixels(trained, tmp_path):
+    """The normalisation is inside: the served model classifies raw digits as the run reported."""
+    out = run("export", f"--work_dir={trained}", f"--to={tmp_path}/served")
+    assert "serving_default: image -> " in out
+    from tfgrad import data
+
+    test = data.load("digits", "test")
+    served = tf.saved_model.load(str(tmp_path / "served/1"))
+    answer = served.signatures["serving_default"](image=tf.constant(test.images))
+    accuracy = np.mean(answer["logits"].numpy().argmax(-1) == test.labels)
+    results = json.loads((trained / "results.json").read_text())
+    assert results["noise"][0]["accuracy"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 64, "--work_dir, --model: give exactly one"),
+        (("--model=nothing.keras", "--to=x"), 65, "path: 'nothing.keras' cannot be loaded"),
+        (("--work_dir=nowhere", "--to=x"), 65, "holds no finished run"),
+    ],
+)
+def test_export_refuses(arguments, code, message):
+    assert message in run("export", *arguments, code=code)
+
+
+@pytest.mark.slow
+def test_compare(trained, tmp_path):
+    out = run("compare", f"--work_dirs={trained}", f"--out={tmp_path}/noise")
+    assert "| plain (relu) |" in out
+    assert (tmp_path / "noise.md").read_text().strip() in out
+    assert (tmp_path / "noise.png").stat().st_size > 1000
+    (record,) = json.loads((tmp_path / "noise.json").read_text())
+    assert record["flags"]["width"] == 0.25
+    message = run("compare", f"--work_dirs={tmp_path}", f"--out={tmp_path}/x", code=65)
+    assert "holds no finished run" in message
+
+
+@pytest.mark.slow
+def test_benchmark(tmp_path):
+    small = ("--network=vgg4", "--width=0.1", "--side=8", "--batch_size=4", "--rounds=1")
+    run("benchmark", *small, "--fit_steps=2", f"--out={tmp_path}/cost.json")
+    result = json.loads((tmp_path / "cost.json").read_text())
+    added = "bias + attention, over matching"
+    assert set(result["steps"]) == {*benchmark.VARIANTS, added}
+    assert all(row["median_ms"] > 0 for row in result["steps"].values())
+    assert all(row["peak_mb"] > 100 for name, row in result["steps"].items() if name != added)
+
+
+@pytest.mark.slow
+def test_benchmark_of_maps(tmp_path):
+    small = ("--suite=maps", "--models=vit", "--side=32", "--batch_size=2", "--rounds=1")
+    out = run("benchmark", *small, "--samples=2", f"--out={tmp_path}/maps.json")
+    result = json.loads((tmp_path / "maps.json").read_text())
+    steps, peaks = (result["maps"]["vit"][key] for key in ("steps", "peak_mb"))
+    assert {name: row["bound"] for name, row in steps.items()} == {
+        "input-gradient": None,
+        "FullGrad": 2.0,
+        "exported input-gradient": None,
+        "exported FullGrad": 2.0,
+    }
+    assert all(row["median_ms"] > 0 and row["ratio"] > 0 for row in steps.values())
+    assert all(peaks[method]["2"] > 100 for method in ("smoothgrad", "smooth_fullgrad"))
+    assert "| vit | exported FullGrad | " in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["density", "pixels"])
+def test_benchmark_of_what_is_repeated(tmp_path, suite):
+    small = ("--network=vgg4", "--width=0.1", "--side=8", "--batch_size=4", "--rounds=1")
+    out = run("benchmark", f"--suite={suite}", *small, f"--out={tmp_path}/cost.json")
+    result = json.loads((tmp_path / "cost.json").read_text())
+    bounds = {row["bound"] for row in result[suite].values()}
+    assert bounds == {None, 1.1 if suite == "density" else 1.15}
+    assert all(row["median_ms"] > 0 for row in result[suite].values())
+    assert f"| {'gradient ascent' if suite == 'density' else 'pixel perturbation, 100'}" in out
+    assert suite == "density" or set(result["peak_mb"]) == {"5", "25", "100"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--models=vit,vgg16", "--models: got 'vgg16'; expected some of vgg16_bn, "),
+        ("--memory_of=vit:smoothgrad:many", "such as vit:smoothgrad:50"),
+    ],
+)
+def test_benchmark_refuses(argument, message):
+    assert message in run("benchmark", argument, code=64)
+
+
+def test_ratios_are_taken_within_a_round():
+    row = timing.row([2.0, 4.0, 20.0], [1.0, 2.0, 8.0], bound=2.2)
+    assert row == {"median_ms": 4000, "ratio": 2, "ratio_quartiles": [2, 2.25], "bound": 2.2}
+
+
+def test_rounds_turn_the_order(capsys):
+    called: list[str] = []
+    functions = {name: lambda name=name: called.append(name) for name in "abc"}
+    times = timing.interleaved(functions, 3, "letters")
+    assert "".join(called) == "abc" + "abc" + "bca" + "cab"
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
+    assert capsys.readouterr().out.endswith("letters: round 3 of 3\n")
+
+
+@pytest.mark.slow
+def test_completeness_goes_on_where_it_stopped(tmp_path):
+    out = tmp_path / "completeness"
+    first = run("completeness", f"--out={out}", "--only=LSTM classifier")
+    assert "1 of 1: LSTM classifier: " in first
+    second = run("completeness", f"--out={out}", "--only=LSTM classifier,nested")
+    assert "1 of 1: nested: " in second
+    rows = json.loads((tmp_path / "completeness.json").read_text())["architectures"]
+    assert list(rows) == ["LSTM classifier", "nested"]
+    assert all(0 <= row["error"] < 1e-5 and row["terms"] > 2 for row in rows.values())
+    assert "| nested | 747 | " in (tmp_path / "completeness.md").read_text()
+    error = run("completeness", f"--out={out}", "--only=VGG17", code=64)
+    assert "--only: got 'VGG17'; expected some of " in error

@@ -1,0 +1,291 @@
+"""`python -m apps.explain`: from every kind of model, of files and data sets, and its refusals."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfgrad
+from apps.common import output_directory, work_directory
+from apps.explain import __main__ as explain
+from apps.explain import explainers
+from tests.apps.test_commands import ROOT
+from tests.helpers.app_run import in_process
+from tfgrad import saliency
+
+METHODS = ("input_gradient", "input_times_gradient", "gradcam", "fullgrad")
+CHOSEN = f"--methods={','.join(METHODS)}"
+
+
+@pytest.fixture(scope="module")
+def app():
+    with in_process(explain) as run:
+        yield run
+
+
+def network(channels=1, size=8):
+    """Random weights, biases and statistics: every term of a decomposition is there."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((size, size, channels))
+    x = keras.layers.Conv2D(6, 3, padding="same", name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.MaxPooling2D()(keras.layers.ReLU()(x))
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="second")(x)
+    logits = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, logits)
+    random = np.random.default_rng(0)
+    for v in model.weights:
+        spread = random.normal(size=v.shape, scale=0.5)
+        v.assign(1 + np.abs(spread) if "variance" in v.path else spread)
+    return model
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "gray.keras"
+    network().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Five images of several kinds and sizes, three broken ones and a text."""
+    path = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(3)
+    for name, shape in (("a", (8, 8, 1)), ("c", (20, 12, 3)), ("e", (8, 8, 3))):
+        pixels = tf.constant(random.integers(0, 256, shape), tf.uint8)
+        tf.io.write_file(str(path / f"{name}.png"), tf.io.encode_png(pixels))
+    pixels = tf.constant(random.integers(0, 256, (9, 9, 3)), tf.uint8)
+    tf.io.write_file(str(path / "d.JPG"), tf.io.encode_jpeg(pixels))
+    whole = (path / "a.png").read_bytes()
+    (path / "b.png").write_bytes(whole[: len(whole) // 2])
+    (path / "empty.jpeg").write_bytes(b"")
+    (path / "gif.png").write_bytes(b"GIF89a" + bytes(20))
+    (path / "notes.txt").write_text("not an image")
+    return path
+
+
+def record_of(out):
+    return json.loads((out / "explanations.json").read_text())
+
+
+def test_a_folder_with_broken_files(app, keras_file, folder, tmp_path, capsys):
+    out = tmp_path / "deep" / "out"
+    few = ("--batch_size=2", "--rows=3", f"--out={out}/")
+    assert app(f"--model={keras_file}", f"--images={folder}", CHOSEN, *few) == 0
+    printed = capsys.readouterr()
+    assert "4 explained, 3 left out" in printed.out
+    assert printed.err.count("left out: path: ") == 3
+    assert sorted(os.listdir(out)) == ["explanations.json", "explanations.png", "maps.npz"]
+    assert os.listdir(out.parent) == ["out"]
+    picture = (out / "explanations.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) < 300_000
+
+    record = record_of(out)
+    assert [os.path.basename(r["file"]) for r in record["images"]] == [
+        *("a.png", "c.png", "d.JPG", "e.png")
+    ]
+    reasons = {os.path.basename(s["file"]): s["reason"] for s in record["skipped"]}
+    assert list(reasons) == ["b.png", "empty.jpeg", "gif.png"]
+    assert "damaged" in reasons["b.png"] and "GIF" in reasons["gif.png"]
+    assert record["methods"]["fullgrad"]["rescale"] == "layer"
+    assert record["flags"]["batch_size"] == 2 and "tfgrad" in record["versions"]
+
+    model = network()
+    with np.load(out / "maps.npz") as maps:
+        assert set(maps) == {*METHODS, "names", "images", "classes"}
+        x = maps["images"]
+        assert x.shape == (4, 8, 8, 1) and x.min() >= 0 and x.max() <= 1
+        decoded = tf.io.decode_png((folder / "a.png").read_bytes()).numpy() / 255
+        np.testing.assert_allclose(x[0], decoded, atol=1e-6)
+        assert [os.path.basename(n) for n in maps["names"]][1] == "c.png"
+        logits = model(x).numpy()
+        np.testing.assert_array_equal(maps["classes"], logits.argmax(1))
+        for name in METHODS:
+            expected = saliency.get(name)(model)(x)
+            np.testing.assert_allclose(maps[name], expected, rtol=1e-3, atol=1e-5)
+    for row, values in zip(record["images"], logits, strict=True):
+        assert row["class"] == row["predicted"] == values.argmax()
+        assert row["score"] == pytest.approx(values.max(), rel=1e-4)
+        assert row["probability"] == pytest.approx(tf.nn.softmax(values).numpy().max(), rel=1e-4)
+        assert 0 <= row["completeness_error"] < 1e-4
+
+
+def test_a_data_set_a_class_and_the_layers(app, keras_file, tmp_path):
+    out = tmp_path / "out"
+    asked = ("--dataset=digits", "--first=5", "--count=3", "--target=8", "--methods=fullgrad")
+    drawn = ("--layers=auto", "--rows=2", "--magnitude", "--scale=minmax", "--colours=gray")
+    assert app(f"--model={keras_file}", *asked, *drawn, "--overlay=0.5", f"--out={out}") == 0
+    test, rows = tfgrad.data.load("digits", "test"), record_of(out)["images"]
+    assert [(r["index"], r["label"], r["class"]) for r in rows] == [
+        (i, int(test.labels[i]), 8) for i in (5, 6, 7)
+    ]
+    assert rows[0]["class_name"] == "8" and rows[0]["label_name"] == str(test.labels[5])
+    model = network()
+    with np.load(out / "maps.npz") as maps, np.load(out / "layers.npz") as layers:
+        np.testing.assert_array_equal(maps["images"], test.images[5:8])
+        # The convolution's bias goes on in the norm's: one entry a block, in order.
+        assert list(layers) == ["input", "norm", "second"]
+        for call in layers:
+            expected = saliency.LayerMap(model, call)(test.images[5:7], 8)
+            np.testing.assert_allclose(layers[call], expected, rtol=1e-3, atol=1e-5)
+    assert (out / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+    # The same place again, for a slice and other methods: replaced as a whole.
+    again = ("--dataset=digits", "--split=train[:4]", "--count=2", "--methods=random")
+    assert app(f"--model={keras_file}", *again, f"--out={out}") == 0
+    assert sorted(os.listdir(out)) == ["explanations.json", "explanations.png", "maps.npz"]
+    assert record_of(out)["images"][0]["completeness_error"] is None
+    assert len(record_of(out)["images"]) == 2 and os.listdir(tmp_path) == ["out"]
+
+
+def test_a_run_is_explained_on_pixels(app, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    network(3).save(run / "network.keras")
+    statistics = [[0.1, 0.2, 0.3], [0.5, 0.6, 0.7]]
+    names = [f"class {i}" for i in range(10)]
+    work_directory.write_json(run / "results.json", {"normalize": statistics, "classes": names})
+    asked = ("--dataset=digits", "--count=2", "--methods=input_gradient,fullgrad")
+    assert app(f"--work_dir={run}", *asked, "--layers=second,normalize", f"--out={out}") == 0
+    row = record_of(out)["images"][0]
+    pixels = np.repeat(tfgrad.data.load("digits", "test").images[:1], 3, -1)
+    mean, deviation = (np.array(s, "float32") for s in statistics)
+    logits = network(3)((pixels - mean) / deviation).numpy()[0]
+    assert row["score"] == pytest.approx(logits.max(), rel=1e-4)
+    assert row["class_name"] == f"class {logits.argmax()}"
+    assert row["completeness_error"] < 1e-4
+    with np.load(out / "layers.npz") as layers:
+        assert list(layers) == ["input", "second", "normalize"]
+
+
+def test_a_served_model_gives_the_maps_of_the_live_one(app, folder, tmp_path):
+    model, names = network(3), [*"abcdefghij"]
+    tfgrad.export.save(
+        model, tmp_path / "served", ["fullgrad"], names, image_range=(0, 255), warmup=False
+    )
+    model.save(tmp_path / "model.keras")
+    both = (f"--images={folder / 'c.png'},{folder / 'e.png'}", "--methods=fullgrad", "--target=2")
+    assert app(f"--served={tmp_path / 'served'}", *both, f"--out={tmp_path / 'a'}") == 0
+    live = ("--image_range=0,255", f"--out={tmp_path / 'b'}")
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    named = f"--class_names={tmp_path / 'names.txt'}"
+    assert app(f"--model={tmp_path / 'model.keras'}", *both, *live, named) == 0
+    a, b = record_of(tmp_path / "a"), record_of(tmp_path / "b")
+    assert a["image_range"] == b["image_range"] == [0, 255]
+    assert a["methods"] == b["methods"]
+    assert [r["class_name"] for r in a["images"]] == ["c", "c"]
+    for mine, its in zip(a["images"], b["images"], strict=True):
+        assert mine.pop("completeness_error") < 1e-4 and its.pop("completeness_error") < 1e-4
+        numbers = [{k: r.pop(k) for k in ("score", "probability")} for r in (mine, its)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+        assert mine == its
+    with np.load(tmp_path / "a" / "maps.npz") as x, np.load(tmp_path / "b" / "maps.npz") as y:
+        np.testing.assert_allclose(x["fullgrad"], y["fullgrad"], rtol=1e-3, atol=1e-4)
+
+
+def test_an_application_takes_pixels_and_its_weights(tmp_path):
+    one = explainers.application("MobileNet", (32, 32), None)
+    inner = one.get_layer("mobilenet_1.00_32")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    expected = inner(keras.applications.mobilenet.preprocess_input(pixels.copy()))
+    np.testing.assert_allclose(one(pixels), expected, rtol=1e-5, atol=1e-5)
+    inner.save_weights(tmp_path / "its.weights.h5")
+    other = explainers.application("MobileNet", (32, 32), str(tmp_path / "its.weights.h5"))
+    np.testing.assert_allclose(other(pixels), expected, rtol=1e-5, atol=1e-5)
+    network().save_weights(tmp_path / "wrong.weights.h5")
+    (tmp_path / "damaged.weights.h5").write_bytes(b"HDF")
+    for name in ("wrong", "damaged"):
+        with pytest.raises(tfgrad.errors.ModelError, match=f"--weights: .*{name}.*does not fit"):
+            explainers.application("MobileNet", (32, 32), str(tmp_path / f"{name}.weights.h5"))
+
+
+# Refusals
+
+DIGITS = "--dataset=digits"
+RANDOM = "--random_weights"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((DIGITS,), 64, "--work_dir, --model, --served, --application: got none; give exactly"),
+        (("--model=a", "--served=b", DIGITS), 64, "got --model and --served; give exactly one"),
+        (("--model=a",), 64, "--images, --dataset: give exactly one"),
+        (("--model=MODEL", DIGITS, "--methods=gradcma"), 64, "did you mean 'gradcam'?"),
+        (("--model=MODEL", DIGITS, "--methods="), 64, "there is nothing to do"),
+        (("--model=MODEL", DIGITS, "--target=10"), 64, "has classes 0 to 9"),
+        (("--model=MODEL", DIGITS, "--image_size=9,9"), 64, "the model takes (8, 8)"),
+        (("--model=MODEL", DIGITS, "--image_range=1,0"), 64, "--image_range: got 1,0"),
+        (("--work_dir=x", DIGITS, "--image_range=0,1"), 64, "belongs to --model"),
+        (("--model=MODEL", DIGITS, "--class_names=FOLDER/notes.txt"), 64, "1 lines for 10"),
+        (("--model=MODEL", DIGITS, "--layers=frist"), 64, "did you mean 'first'? These have"),
+        (("--model=MODEL", DIGITS, "--out=FOLDER"), 64, "no result of this command"),
+        (("--model=MODEL", DIGITS, "--out=FOLDER/notes.txt/x"), 64, "--out: .*cannot be written"),
+        (("--model=MODEL", DIGITS, RANDOM), 64, "these belong to --application"),
+        (("--served=x", DIGITS, "--layers=auto"), 64, "a served model shows no layers"),
+        (("--application=VVG16", DIGITS, RANDOM), 64, "did you mean VGG16"),
+        (("--application=VGG16", DIGITS), 64, "--weights: give the file"),
+        (("--application=VGG16", DIGITS, RANDOM, "--image_size=8,8"), 64, "VGG16 refuses (8, 8)"),
+        (("--application=MobileNet", DIGITS, "--weights=no.h5"), 65, "no such file, expected"),
+        (("--model=nothing.keras", DIGITS), 65, "path: 'nothing.keras' cannot be loaded"),
+        (("--work_dir=nowhere", DIGITS), 65, "holds no finished run"),
+        (("--served=nowhere", DIGITS), 65, "no such directory"),
+        (("--model=MODEL", DIGITS, "--first=400"), 65, "reaches beyond its 360"),
+        (("--model=MODEL", DIGITS, "--split=test[:2]", "--first=2"), 65, "holds 2 examples"),
+        (("--model=MODEL", "--images=nowhere"), 65, "'nowhere' does not exist"),
+        (("--model=MODEL", "--images=EMPTY"), 65, "holds no .jpg"),
+        (("--model=MODEL", "--images=FOLDER/b.png,FOLDER/gif.png"), 65, "none of 2 files can be"),
+    ],
+)
+def test_refusals(app, keras_file, folder, tmp_path, capsys, arguments, code, message):
+    (tmp_path / "empty").mkdir()
+    places = {"MODEL": keras_file, "FOLDER": folder, "EMPTY": tmp_path / "empty"}
+    for word, path in places.items():
+        arguments = [a.replace(word, str(path)) for a in arguments]
+    before = sorted(os.listdir(folder))
+    out = [] if any(a.startswith("--out") for a in arguments) else [f"--out={tmp_path / 'out'}"]
+    methods = [] if any(a.startswith("--methods") for a in arguments) else ["--methods=random"]
+    assert app(*arguments, *out, *methods) == code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("explain: ")
+    assert all(part in error for part in message.split(".*"))
+    assert os.listdir(tmp_path) == ["empty"] and sorted(os.listdir(folder)) == before
+
+
+def test_a_failure_half_way_leaves_the_earlier_result(app, keras_file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    asked = (f"--model={keras_file}", DIGITS, "--methods=random", "--count=4", f"--out={out}")
+    assert app(*asked) == 0
+    before = {name: (out / name).read_bytes() for name in os.listdir(out)}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert app(*asked, "--first=4") == 64
+    assert {name: (out / name).read_bytes() for name in os.listdir(out)} == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_progress_says_what_is_left(capsys, monkeypatch):
+    now = iter([0.0, 4.0, 10.0, 11.0, 20.0])
+    monkeypatch.setattr(output_directory.time, "monotonic", lambda: next(now))
+    progress = output_directory.Progress(40)
+    for finished in (5, 10, 15, 40):
+        progress.done(finished)
+    assert capsys.readouterr().out == "10 of 40 images  1.00 s each, 0:00:30 left\n"
+
+
+def test_help():
+    command = [sys.executable, "-m", "apps.explain", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(explain.__doc__.split("\n")[0])
+    for flag in ("work_dir", "application", "[no]random_weights", "methods", "dataset", "layers"):
+        assert f"\n  --{flag}: " in done.stdout

@@ -1,0 +1,165 @@
+"""The experiments on saliency methods: what their cells find, and keep."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from apps.reproduce import __main__ as reproduce
+from apps.reproduce.examination import Examination
+from apps.reproduce.papers import faithfulness
+from apps.reproduce.runners import map_tests, students
+from apps.reproduce.schema import ACCURACY_COLUMN, Permuted, Subject, Training
+from tfgrad.evaluation import Measurement
+
+NETWORK = Subject(
+    label="plain",
+    network="vgg4",
+    width=0.1,
+    dataset="digits",
+    training=Training(3, (2,), 32),
+    train_split="train[:400]",
+    test_split="test[:120]",
+    normalize=False,
+)
+PERMUTED = Permuted(
+    **dataclasses.asdict(NETWORK) | {"training": NETWORK.training, "label": "shuffled", "seed": 1},
+    permutation=1,
+)
+METHODS = {
+    "Random": ("random", {}),
+    "FullGrad (no abs)": ("fullgrad", faithfulness.SIGNED),
+    "Centre": (faithfulness.CENTRE, {}),
+}
+
+
+def table(tests, methods=METHODS):
+    return Examination(
+        name="tiny",
+        title="Tiny: maps",
+        scale="small",
+        tests=tests,
+        metrics=(ACCURACY_COLUMN,),
+        rows=faithfulness._rows(NETWORK, methods),
+        examples=100,
+        reference=PERMUTED,
+    )
+
+
+def run(table, work_dir):
+    records = reproduce.run(table, str(work_dir), students.Options(), table.cells())
+    return {cell.row.label: records[cell.id] for cell in table.cells()}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    tests = {
+        "perturbation": {"fractions": (0.0, 0.3, 0.7), "fill": 0.0},
+        "flip": {"source": 8, "to": 3, "fraction": 0.2, "fill": 0.0},
+        "retraining": {"fractions": (0.5,)},
+        "labels": {},
+        "maps": {"count": 3},
+    }
+    work_dir = tmp_path_factory.mktemp("explained")
+    return work_dir, run(table(tests), work_dir)
+
+
+def test_brightness_knows_no_model():
+    images = np.random.default_rng(0).random((2, 3, 4, 3), "float32")
+    by = faithfulness.Explained("Brightness", NETWORK, method=faithfulness.BRIGHTNESS)
+    np.testing.assert_allclose(map_tests._function(None, by)(images), images.mean(-1), rtol=1e-6)
+
+
+def test_the_centre_is_the_same_for_all_images():
+    by = faithfulness.Explained("Centre", NETWORK, method=faithfulness.CENTRE)
+    found = map_tests._function(None, by)(np.ones((2, 3, 5, 1), "float32")).numpy()
+    down, across = np.mgrid[-1:1:3j, -1:1:5j]
+    np.testing.assert_allclose(found, [1 - (down**2 + across**2) / 2] * 2, rtol=1e-6)
+
+
+def test_coarser_maps_are_means_of_squares():
+    maps = np.random.default_rng(0).random((2, 6, 9), "float32")
+    means = maps.reshape(2, 2, 3, 3, 3).mean((2, 4))
+    found = map_tests._coarser(maps, 3).numpy()
+    np.testing.assert_allclose(found[:, 1::3, 1::3], means, rtol=1e-5)  # The squares' centres.
+    np.testing.assert_allclose(found[:, 1, 2], (2 * means[:, 0, 0] + means[:, 0, 1]) / 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("declared", [faithfulness.figure_3_2b, faithfulness.coarseness_retrained])
+def test_rows_do_not_share_their_trainings(declared):
+    rows = declared("small").rows
+    assert len({map_tests._trainings(row) for row in rows}) == len(rows)
+
+
+@pytest.mark.slow
+def test_perturbation_begins_with_nothing_changed(complete):
+    _, records = complete
+    for record in records.values():
+        assert record["change_0"] == record["logit_0"] == 0
+        assert record["change_0.7"] > 0
+        assert Measurement.from_json(record["perturbation"]).examples == 100
+    random, fullgrad, _ = records.values()
+    assert random["change_0.3"] != fullgrad["change_0.3"]
+
+
+@pytest.mark.slow
+def test_the_flip_knows_signs(complete):
+    _, records = complete
+    random, fullgrad, centre = records.values()
+    for record in (random, fullgrad):
+        assert 0 < record["removed"] <= 0.21
+    assert fullgrad["flip"] > random["flip"]
+    assert centre["removed"] == centre["flip"] == 0  # It says the same of both classes.
+
+
+@pytest.mark.slow
+def test_retraining_keeps_its_maps_and_runs(complete):
+    work_dir, records = complete
+    found = [record["retrained_0"] for record in records.values()]
+    assert found[0] == found[1]  # The same run, made once.
+    assert len({record["retrained_0.5"] for record in records.values()}) == 3
+    kept = {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()}
+    assert kept == {"fullgrad", "centre"}
+
+
+@pytest.mark.slow
+def test_masks_alone_tell_classes_apart(tmp_path):
+    tests = {"retraining": {"fractions": (0.5,), "blank": True}}
+    methods = {name: (name, {}) for name in ("random", "centre", "brightness")}
+    random, centre, brightness = run(table(tests, methods), tmp_path).values()
+    for record, column in ((random, "0"), (random, "0.5"), (centre, "0.5")):
+        assert record[f"retrained_{column}"] < 0.2  # Nothing to be seen.
+    assert brightness["retrained_0.5"] > 0.3  # The digits, in black and white.
+
+
+@pytest.mark.slow
+def test_a_network_of_permuted_labels_is_another(complete):
+    work_dir, records = complete
+    networks = {path.name for path in (work_dir / "networks").glob("*.keras")}
+    assert networks == {f"{network.name}.keras" for network in (NETWORK, PERMUTED)}
+    random, fullgrad, centre = records.values()
+    assert (
+        random["by_heart"] == fullgrad["by_heart"] == centre["by_heart"] < 0.5 < random["accuracy"]
+    )
+    assert fullgrad["alike"] < random["alike"] == 1  # Which asks the image alone.
+    assert random["alike_apart"] < 0.2
+    assert centre["alike"] == centre["alike_apart"] == 1  # Which asks not even the image.
+    assert Measurement.from_json(fullgrad["labels"]).examples == 100
+
+
+def test_networks_of_permuted_labels_begin_with_other_weights():
+    declared = faithfulness.labels("small")
+    assert declared.reference.seed > max(row.subject.seed for row in declared.rows)
+
+
+def test_another_permutation_is_another_network():
+    assert PERMUTED.name != dataclasses.replace(PERMUTED, permutation=2).name
+
+
+@pytest.mark.slow
+def test_pictures_lie_beside_the_table(complete):
+    work_dir, _ = complete
+    assert (work_dir / "tiny.png").stat().st_size > 1000
+    arrays = [np.load(path) for path in sorted((work_dir / "images").glob("*.npz"))]
+    assert [a["maps"].shape for a in arrays] == [(3, 8, 8)] * 3
+    assert all(a["maps"].min() >= 0 for a in arrays)  # Sizes, though the method has signs.

@@ -1,0 +1,362 @@
+"""Density ratios, the GAN-test and gradient energy, against what can be worked out by hand."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.helpers.mixture import gaussians
+from tfgrad.errors import ArgumentError, DataError, ModelError, NonFiniteError
+from tfgrad.evaluation import density_ratios, energy_share, gan_test
+from tfgrad.evaluation.network_tests.density_ratios import SIGMAS
+
+
+def stream(x, y=None, size=64):
+    y = np.zeros(len(x), "int32") if y is None else y
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
+
+
+def linear(kernel, dtype="float32", bias=None):
+    """Logits W·x + b, [batch, classes]; its density ratio is exp(σ²‖w‖²/2)."""
+    kernel = np.asarray(kernel, "float64")
+    x = keras.Input(kernel.shape[:1], dtype="float64" if dtype == "float64" else "float32")
+    dense = keras.layers.Dense(kernel.shape[1], dtype=dtype)
+    logits = dense(x)
+    dense.set_weights([kernel, np.zeros(kernel.shape[1]) if bias is None else np.asarray(bias)])
+    return keras.Model(x, logits)
+
+
+def one_slope(norm, size=4, **options):
+    kernel = np.zeros((size, 2))
+    kernel[:, 0] = norm / math.sqrt(size)
+    return linear(kernel, **options)
+
+
+# Density ratios
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_gaussian_mixture_has_a_closed_form(dtype):
+    mixture, count = gaussians(3, 2, (4, 4, 1), 0.3), 300
+    x = np.concatenate([mixture.sample(k, count, seed=k) for k in range(3)])
+    y = np.repeat(np.arange(3), count)
+    sigmas = (1e-4, 1e-3, 1e-2, 3e-2)
+    found = density_ratios(mixture.network(dtype), stream(x.astype(dtype), y), sigmas, draws=16)
+    assert found.points == sigmas and found.examples == len(x)
+    assert (found.direction, found.along, found.seed) == ("lower", "noise σ", 0)
+    of_label = np.arange(len(y)), y
+    for i, sigma in enumerate(sigmas):
+        expected = mixture.density_ratio(x, sigma)[of_label].mean()
+        assert abs(found.values[i] - expected) < 4 * found.deviations[i] + 1e-7
+        # The slope alone: Var f(x+η) = σ²‖∇f‖², over images and draws.
+        slope = mixture.gradient(x)[of_label].reshape(len(x), -1)
+        spread = sigma * np.sqrt((slope**2).sum(-1).mean())
+        assert 0.5 * spread < found.deviations[i] * math.sqrt(16 * len(x)) < 2 * spread
+
+
+def test_a_slope_has_a_normal_log_ratio():
+    sigma, norm = 0.5, 2.0
+    x = np.random.default_rng(0).normal(size=(4000, 4))
+    found = density_ratios(one_slope(norm, dtype="float64"), stream(x, size=999), [sigma], draws=5)
+    # f(x+η) − f(x) ~ N(0, 1): the ratio is lognormal.
+    assert found.value == pytest.approx(math.exp(0.5), abs=4 * found.deviations[0])
+    lognormal = math.sqrt(math.e * (math.e - 1) / 20_000)
+    assert found.deviations[0] == pytest.approx(lognormal, rel=0.2)
+    normal = {"5 %": -1.645, "25 %": -0.674, "50 %": 0.0, "75 %": 0.674, "95 %": 1.645, "mean": 0.0}
+    for name, expected in normal.items():
+        (value,) = found.columns[f"log ratio, {name}"]
+        assert value == pytest.approx(expected, abs=0.06)
+    (logarithm,) = found.columns["log of the ratio"]
+    assert logarithm == pytest.approx(math.log(found.value))
+
+
+def test_draws_of_one_image_are_no_further_images():
+    """The error is that of the images' means: equal images have none but that of their draws."""
+    x = np.zeros((50, 4))
+    network = one_slope(1.0, dtype="float64")
+    few, many = (density_ratios(network, stream(x), [0.5], draws=n) for n in (1, 100))
+    assert 5 < few.deviations[0] / many.deviations[0] < 20
+    (alone,) = density_ratios(network, stream(x[:1]), [0.5], draws=9).deviations
+    assert alone == 0.0
+
+
+def test_a_ratio_beyond_float64_has_a_logarithm():
+    found = density_ratios(one_slope(1e6), stream(np.ones((8, 4), "float32")), (1e-3, 1.0))
+    assert found.values[1] == math.inf and not math.isnan(found.deviations[1])
+    (logarithm,) = found.columns["log of the ratio"][1:]
+    (quantile,) = found.columns["log ratio, 95 %"][1:]
+    assert 1e5 < quantile < logarithm + math.log(8) < 1e7
+    assert logarithm == pytest.approx(1e3 * found.columns["log of the ratio"][0], rel=0.01)
+
+
+def test_the_seed_decides_and_the_batch_size_does_not():
+    x = np.random.default_rng(1).normal(size=(100, 4))
+    network = one_slope(1.0, dtype="float64")
+
+    def of(seed, size=100):
+        found = density_ratios(network, stream(x, size=size), (0.1, 1.0), draws=2, seed=seed)
+        return *found.values, *found.columns["log ratio, 5 %"]
+
+    assert of(0) == of(0) != of(1)
+    assert of(0) == pytest.approx(of(0, 33), rel=1e-12)
+
+
+def test_one_direction_serves_every_sigma():
+    """On a slope the log ratio is then proportional to σ, exactly."""
+    x = np.zeros((7, 4))
+    found = density_ratios(one_slope(3.0, dtype="float64"), stream(x), (0.01, 0.1))
+    small, large = found.columns["log ratio, 75 %"]
+    assert large == pytest.approx(10 * small, rel=1e-9)
+
+
+def test_the_target_is_fixed_on_the_clean_image():
+    """Two slopes that are equal at 0 but for the bias: noise turns the decision at once."""
+    kernel = np.array([[1.0, -1.0], [0.0, 0.0]])
+    network = linear(kernel, "float64", bias=[1e-9, 0.0])
+    x, y = np.zeros((500, 2)), np.ones(500, "int32")
+    logs = {
+        target: density_ratios(network, stream(x, y), [0.1], target=target).columns
+        for target in ("predicted", "label", 0)
+    }
+    assert logs["predicted"] == logs[0]
+    for low, high in (("5 %", "95 %"), ("25 %", "75 %")):
+        (a,), (b,) = logs["label"][f"log ratio, {low}"], logs[0][f"log ratio, {high}"]
+        assert a == pytest.approx(-b, rel=1e-6)
+
+
+def test_half_precision_is_computed_in_float32():
+    """Logits near 100 are 0.06 apart in float16, and noise moves them by 0.001."""
+    x = np.ones((64, 4), "float32")
+    kwargs = {"bias": [100.0, 0.0]}
+    half, single = (one_slope(1.0, dtype=d, **kwargs) for d in ("mixed_float16", "float32"))
+    a, b = (density_ratios(network, stream(x), [1e-3]) for network in (half, single))
+    assert a.values == pytest.approx(b.values, abs=1e-6)
+    assert a.columns["log ratio, 95 %"][0] == pytest.approx(1.6e-3, rel=0.4)
+    assert half.layers[-1].compute_dtype == "float16"
+    images = density_ratios(single, stream(x.astype("float16")), [1e-3])
+    assert images.columns["log ratio, 95 %"] == pytest.approx(b.columns["log ratio, 95 %"])
+
+
+def test_rounding_is_measured_and_found():
+    """The column predicts how far a float32 network is from the same one in float64."""
+    random = np.random.default_rng(0)
+    kernels = [random.normal(size=s) / math.sqrt(s[0]) for s in ((64, 256), (256, 256), (256, 2))]
+
+    def network(dtype):
+        inputs = keras.Input((64,), dtype=dtype)
+        layers = [keras.layers.Dense(k.shape[1], dtype=dtype) for k in kernels]
+        x = inputs
+        for layer in layers:
+            x = keras.ops.softplus(layer(x))
+        for layer, kernel in zip(layers, kernels, strict=True):
+            layer.set_weights([kernel, np.zeros(kernel.shape[1])])
+        return keras.Model(inputs, x)
+
+    single, double = network("float32"), network("float64")
+    for layer, other in zip(single.layers, double.layers, strict=True):
+        other.set_weights(layer.get_weights())
+    x = random.normal(size=(256, 64)).astype("float32")
+    error = np.std((single(x).numpy() - double(x.astype("float64")).numpy())[:, 0])
+    (rounding,) = density_ratios(single, stream(x), [0.1]).columns["log ratio, rounding"]
+    assert error / 3 < rounding < 6 * error
+    wide = density_ratios(double, stream(x.astype("float64")), [0.1])
+    assert wide.columns["log ratio, rounding"][0] < 1e-7 * rounding
+
+
+def test_noise_below_the_pixels_spacing_is_refused():
+    x = np.full((8, 4), 200.0, "float32")  # float32 numbers there are 1.5e-5 apart
+    with pytest.raises(ArgumentError, match=r"sigmas: got 1e-05; the pixels' numbers are 2e-05 "):
+        density_ratios(one_slope(1.0), stream(x), (1e-5, 1e-2))
+    assert density_ratios(one_slope(1.0), stream(x), [1e-4]).value == pytest.approx(1, abs=1e-3)
+    wide = one_slope(1.0, dtype="float64")
+    assert density_ratios(wide, stream(x.astype("float64")), [1e-5]).value != 1.0
+
+
+def test_the_network_is_traced_a_fixed_number_of_times_and_keeps_its_state():
+    network = keras.Sequential(
+        [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    )
+    before = [v.numpy() for v in network.variables]
+    traces = []
+    call = network.call
+    network.call = lambda *args, **kwargs: (traces.append(1), call(*args, **kwargs))[1]
+    counts = []
+    for n in (64, 300):
+        traces.clear()
+        density_ratios(network, stream(np.zeros((n, 4), "float32"), size=64), (0.1, 0.2), draws=3)
+        counts.append(len(traces))
+    assert counts[1] <= counts[0] <= 5  # clean, noisy, last bits, and once the check for softmax
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_the_defaults_are_those_of_the_figure():
+    assert len(SIGMAS) == 13
+    assert SIGMAS[0] == pytest.approx(1e-4) and SIGMAS[-1] == pytest.approx(0.1)
+    np.testing.assert_allclose(np.diff(np.log(SIGMAS)), math.log(1000) / 12)
+
+
+def test_what_density_ratios_refuse():
+    x, network = np.ones((8, 4), "float32"), one_slope(1.0)
+    for sigmas in ((), (-0.1,), (math.nan,)):
+        with pytest.raises(ArgumentError, match=r"sigmas: got \[.*expected numbers from 0 up"):
+            density_ratios(network, stream(x), sigmas)
+    with pytest.raises(ArgumentError, match=r"draws: got 0; expected a whole number from 1"):
+        density_ratios(network, stream(x), draws=0)
+    with pytest.raises(ArgumentError, match=r"target: got 'all'"):
+        density_ratios(network, stream(x), target="all")
+    with pytest.raises(ArgumentError, match=r"batches: got an empty data set"):
+        density_ratios(network, stream(x).take(0))
+    with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
+        softmax = keras.Sequential([network, keras.layers.Softmax()])
+        density_ratios(softmax, stream(x))
+    x[5] = np.nan
+    message = (
+        r"network: the changes of the logit of image 5 are NaN or infinite, as of 1 of 8 images"
+    )
+    with pytest.raises(NonFiniteError, match=message):
+        density_ratios(network, stream(x), [0.1])
+
+
+# The GAN-test
+
+
+def judge(classes=3):
+    """The class is the brightest of the first pixels."""
+    network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten()])
+    network.add(keras.layers.Dense(classes, use_bias=False))
+    network.set_weights([np.eye(4, classes, dtype="float32")])
+    return network
+
+
+def pictures(classes):
+    images = np.zeros((len(classes), 4), "float32")
+    images[range(len(classes)), classes] = 1
+    return images.reshape(-1, 2, 2, 1)
+
+
+def test_the_gan_test_by_hand():
+    found = gan_test(judge(), pictures([0, 1, 2, 2, 2]), [0, 1, 1, 2, 0], classes=3, batch_size=2)
+    assert found.value == 0.6 and found.examples == 5
+    assert found.deviations[0] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
+    right, wrong = np.array([math.e, 1]) / (math.e + 2)
+    assert found.columns["mean probability"][0] == pytest.approx((3 * right + 2 * wrong) / 5)
+    assert found.direction == "higher" and found.percent
+    assert gan_test(judge(), tf.constant(pictures([1])), tf.constant([1])).deviations == (0.0,)
+
+
+def test_what_the_gan_test_refuses():
+    images, labels = pictures([0, 1, 2]), [0, 1, 2]
+    with pytest.raises(ArgumentError, match=r"judge: got one of 3 classes for samples of 10"):
+        gan_test(judge(), images, labels, classes=10)
+    with pytest.raises(
+        ArgumentError, match=r"images: got shape \(None, 3, 3, 1\); the judge takes \(None, 2, 2"
+    ):
+        gan_test(judge(), np.zeros((3, 3, 3, 1), "float32"), labels)
+    with pytest.raises(ArgumentError, match=r"images: got uint8 \(3, 2, 2, 1\); expected float"):
+        gan_test(judge(), images.astype("uint8"), labels)
+    for wrong in ([0, 1], [0.0, 1.0, 2.0], np.eye(3, dtype=int)):
+        with pytest.raises(ArgumentError, match=r"labels: got .*; expected 3 integers"):
+            gan_test(judge(), images, wrong)
+    for wrong in ([0, 1, 3], [-1, 0, 1]):
+        with pytest.raises(DataError, match=r"labels: got classes from .*; the judge has 0 to 2"):
+            gan_test(judge(), images, wrong)
+    with pytest.raises(DataError, match=r"images: got none"):
+        gan_test(judge(), images[:0], [])
+    with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
+        gan_test(keras.Sequential([judge(), keras.layers.Softmax()]), images, labels)
+    with pytest.raises(NonFiniteError, match=r"judge: the logits of image 0 are NaN or infinite"):
+        broken = judge()
+        broken.set_weights([np.full((4, 3), np.nan)])
+        gan_test(broken, images, labels)
+    images[1] = np.nan
+    with pytest.raises(DataError, match=r"images: image 1 of 3 holds NaN or infinite pixels"):
+        gan_test(judge(), images, labels)
+
+
+# Gradient energy
+
+CORNER = np.array([[1, 0], [0, 0]])
+KERNEL = np.zeros((8, 3))  # 2×2 pixels of 2 channels
+KERNEL[:, 0] = [-1, 2, 1, 0, 0, -4, 2, 2]  # |∇f_0|: 3, 1, 4, 4 by pixel
+KERNEL[:, 1] = [5, 5, 0, 0, 0, 0, 0, 0]
+
+
+def flat(bias=None, kernel=KERNEL, dtype="float32"):
+    x = keras.Input((2, 2, 2), dtype=dtype)
+    dense = keras.layers.Dense(3, dtype=dtype)
+    logits = dense(keras.layers.Flatten(dtype=dtype)(x))
+    dense.set_weights([np.asarray(kernel), np.zeros(3) if bias is None else np.asarray(bias)])
+    return keras.Model(x, logits)
+
+
+def test_energy_by_hand():
+    x = np.random.default_rng(0).normal(size=(5, 2, 2, 2)).astype("float32")
+    found = energy_share(flat(), stream(x, np.array([0, 1, 0, 0, 1]), 2), CORNER)
+    shares = np.array([3 / 12, 1, 3 / 12, 3 / 12, 1])
+    assert found.value == pytest.approx(shares.mean())
+    assert found.deviations[0] == pytest.approx(shares.std(ddof=1))
+    assert found.columns == {"chance": (0.25,), "without gradient": (0.0,)}
+    ones = energy_share(flat(), stream(x), np.array([[False, True], [True, True]]), target=0)
+    assert ones.value == pytest.approx(9 / 12) and ones.columns["chance"] == (0.75,)
+
+
+def test_channels_first(monkeypatch):
+    turned = keras.Sequential([keras.Input((2, 2, 2)), keras.layers.Permute((2, 3, 1)), flat()])
+    x = np.zeros((3, 2, 2, 2), "float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+        found = energy_share(turned, stream(x), CORNER)
+    assert found.value == pytest.approx(3 / 12)
+
+
+def test_loss_gradients_are_those_of_the_softened_cross_entropy():
+    x = np.random.default_rng(1).normal(size=(6, 2, 2, 2))
+    y = np.array([0, 1, 2, 0, 1, 2])
+    batches, network = stream(x, y), flat(dtype="float64")
+    for temperature in (1.0, 1e3):
+        found = energy_share(network, batches, CORNER, of="loss", temperature=temperature)
+        logits = x.reshape(6, 8) @ KERNEL / temperature
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        energy = np.abs((np.eye(3)[y] - p) @ KERNEL.T)
+        expected = (energy[:, :2].sum(-1) / energy.sum(-1)).mean()
+        assert found.value == pytest.approx(expected, rel=1e-9)
+
+
+def test_images_without_gradient_are_counted():
+    """Class 2 has no slope; a sure prediction has no loss-gradient in float32."""
+    x, y = np.zeros((4, 2, 2, 2), "float32"), np.array([0, 2, 2, 0])
+    found = energy_share(flat(), stream(x, y), CORNER)
+    assert found.value == pytest.approx(0.25) and found.deviations == (0.0,)
+    assert found.columns["without gradient"] == (0.5,) and found.examples == 4
+    sure = flat(bias=[200.0, 0.0, 0.0])
+    with pytest.raises(NonFiniteError, match=r"the loss-gradient of all 4 images is zero"):
+        energy_share(sure, stream(x), CORNER, of="loss")
+    hot = energy_share(sure, stream(x), CORNER, of="loss", temperature=1e3)
+    assert hot.columns["without gradient"] == (0.0,)
+
+
+def test_what_energy_share_refuses():
+    batches = stream(np.zeros((4, 2, 2, 2), "float32"))
+    for mask in (np.zeros((2, 2)), np.ones((2, 2)), np.array([[0.5, 0], [0, 1]]), 1, []):
+        with pytest.raises(ArgumentError, match=r"mask: got shape .*expected 1 inside the region"):
+            energy_share(flat(), batches, mask)
+    with pytest.raises(ArgumentError, match=r"mask: got shape \(3, 2\); the images are \(2, 2, 2"):
+        energy_share(flat(), batches, np.eye(3, 2))
+    with pytest.raises(ArgumentError, match=r"of: got 'probability'; expected one of 'logit', 'l"):
+        energy_share(flat(), batches, CORNER, of="probability")
+    with pytest.raises(ArgumentError, match=r"temperature: got 10 for of='logit', which has no"):
+        energy_share(flat(), batches, CORNER, temperature=10)
+    with pytest.raises(ArgumentError, match=r"temperature: got 0; expected a finite number"):
+        energy_share(flat(), batches, CORNER, of="loss", temperature=0)
+    with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
+        energy_share(keras.Sequential([flat(), keras.layers.Softmax()]), batches, CORNER)
+    with pytest.raises(NonFiniteError, match=r"the logits or gradients of image 0 are NaN"):
+        energy_share(flat(kernel=KERNEL * np.nan), batches, CORNER)
+    with pytest.raises(NonFiniteError, match=r"of image 0 are NaN or infinite, as of 4 of 4"):
+        energy_share(flat(bias=[0, np.nan, 0]), batches, CORNER)
+    line = keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    with pytest.raises(ArgumentError, match=r"images of shape \(.*, 2, 2\); expected \[batch, H, "):
+        energy_share(line, stream(np.zeros((4, 2, 2), "float32")), CORNER)

@@ -1,0 +1,42 @@
+"""Apps run in the test's own process, which saves TensorFlow's start."""
+
+import contextlib
+import sys
+from unittest import mock
+
+import pytest
+from absl import flags
+
+from apps.common import command
+
+
+@contextlib.contextmanager
+def in_process(module):
+    """Define an app's flags for as long as the context is open.
+
+    Args:
+        module: of `apps`, with `define_flags` and `main`.
+
+    Yields:
+        run(*arguments), which runs the app and returns its exit code; every flag that is not among
+        the arguments has its default.
+    """
+    before = set(flags.FLAGS)
+    module.define_flags()
+    mine = sorted(set(flags.FLAGS) - before)
+    script = f"{module.__name__.replace('.', '/')}.py"
+
+    def run(*arguments):
+        flags.FLAGS.unparse_flags()
+        for name in mine:
+            flags.FLAGS[name].unparse()
+        argv = [script, *map(str, arguments)]
+        with mock.patch.object(sys, "argv", argv), pytest.raises(SystemExit) as exit_:
+            command.run(module.main)
+        return exit_.value.code or 0
+
+    try:
+        yield run
+    finally:
+        for name in mine:
+            delattr(flags.FLAGS, name)

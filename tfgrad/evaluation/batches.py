@@ -1,0 +1,250 @@
+"""How the tests of a trained model read their data, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError, DataError, NonFiniteError, TfgradError
+from tfgrad.gradients import output_heads, targets
+
+# (images, labels, the first one's index int64)
+Placed = tuple[Any, Any, tf.Tensor]
+
+
+def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Iterator[Placed]:
+    """(images, labels, the first one's index int64) of every batch, in one pass; empty ones not.
+
+    Labels that are read are [batch], also where the data set has [batch, 1].
+
+    Args:
+        batches: a data set of (images, labels).
+        network: what is asked about them.
+        target: a validated target; only `"label"` reads labels, which are then checked.
+
+    Raises:
+        ArgumentError: the data set is none, can be read only once, has no end or is empty; its
+            elements are no pairs of float images and labels, as many of one as of the other; sizes
+            or types change from batch to batch; or the network does not take such images.
+        DataError: a label is no class of the network.
+        ModelError: the network's output is not logits [batch, classes].
+    """
+    _check_readable(batches)
+    first, kind, classes = 0, None, 0
+    for batch in batches:
+        x, y = _pair(batch)
+        count = _count(x, y)
+        if not count:
+            continue
+        if kind is None:
+            kind, classes = _kind((x, y)), class_count(network, x)
+        if _kind((x, y)) != kind:
+            raise ArgumentError(
+                f"batches: got images and labels {_shown(_kind((x, y)))} after {_shown(kind)}; "
+                "expected one size and type in all batches. Resize or cast in the data set."
+            )
+        if isinstance(target, str) and target == "label":
+            _check_labels(y, classes)
+            y = tf.reshape(y, [-1])
+        yield x, y, tf.constant(first, tf.int64)
+        first += count
+    if not first:
+        raise ArgumentError("batches: got an empty data set; expected (images, labels) batches.")
+
+
+def per_image(
+    function: Callable[[Any, Any, tf.Tensor], tf.Tensor], batches: Iterator[Placed]
+) -> np.ndarray:
+    """What a function of (images, labels, the first one's index) says of each image, [n, …].
+
+    It is traced once, for batches of any size, and its answers are fetched after the last batch.
+    """
+    traced, parts = None, []
+    for batch in batches:
+        if traced is None:
+            x, y, first = batch
+            traced = tf.function(function, autograph=False).get_concrete_function(
+                *_kind((x, y)), tf.TensorSpec([], first.dtype)
+            )
+        parts.append(traced(*batch))
+    return np.concatenate([part.numpy() for part in parts])
+
+
+def one_by_one(function: Callable[[tf.Tensor], tf.Tensor], values: Any, dtype: Any) -> tf.Tensor:
+    """What a function says of each value, stacked; the memory is that of one."""
+    return tf.map_fn(function, values, fn_output_signature=dtype, parallel_iterations=1)
+
+
+def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "network") -> int:
+    """How many classes a network tells apart, asked by way of the first image.
+
+    Args:
+        network: from images to logits.
+        x: images [batch, …], or a nest of inputs.
+        argument: what messages call the images.
+        whose: what they call the network.
+
+    Raises:
+        ArgumentError: the network does not take such images.
+        ModelError: its output is not logits [batch, classes].
+    """
+    try:
+        answer = network(tf.nest.map_structure(lambda t: t[:1], x), training=False)
+    except TfgradError:
+        raise
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        got = tf.nest.map_structure(lambda t: (None, *t.shape[1:]), x)
+        expected = getattr(network, "input_shape", "others")
+        raise ArgumentError(
+            f"{argument}: got shape {got}; the {whose} takes {expected}. Resize the images, or "
+            f"take a {whose} trained on such."
+        ) from error
+    return output_heads.logits(network, answer, None).shape[-1]
+
+
+def channel_axis() -> int:
+    """Where `keras.config.image_data_format()` has the channels of images [batch, …]: 1 or 3."""
+    return 1 if keras.config.image_data_format() == "channels_first" else 3
+
+
+def image_size(x: Any) -> tuple[int, int]:
+    """(height, width) of images.
+
+    Raises:
+        ArgumentError: they are none.
+    """
+    if not tf.is_tensor(x) or x.shape.rank != 4:
+        order = "C, H, W" if channel_axis() == 1 else "H, W, C"
+        raise ArgumentError(
+            f"batches: got images of shape {getattr(x, 'shape', type(x).__name__)}; expected "
+            f"[batch, {order}]."
+        )
+    height, width = (n for axis, n in enumerate(x.shape) if axis not in (0, channel_axis()))
+    return height, width
+
+
+def where_finite(values: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The values [batch], NaN for the images of which a logit is NaN or infinite."""
+    finite = tf.reduce_all(tf.math.is_finite(logits), -1)
+    return tf.where(finite, values, tf.constant(np.nan, values.dtype))
+
+
+def check_finite(values: np.ndarray, what: str) -> None:
+    """Refuse numbers of which no mean exists.
+
+    Args:
+        values: [n, …].
+        what: whose argument and what they are, in the plural: "network: the logits".
+
+    Raises:
+        NonFiniteError: those of some image are NaN or infinite.
+    """
+    finite = np.isfinite(values).reshape(len(values), -1).all(-1)
+    if not finite.all():
+        raise NonFiniteError(
+            f"{what} of image {int(finite.argmin())} are NaN or infinite, as of {(~finite).sum()} "
+            f"of {len(values)} images. Look at the images first, then at the weights."
+        )
+
+
+def check_end(name: str, data: Any) -> None:
+    """Refuse a `tf.data.Dataset` that is known to have no end.
+
+    Raises:
+        ArgumentError: it is one.
+    """
+    endless = tf.data.INFINITE_CARDINALITY
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == endless:
+        raise ArgumentError(
+            f"{name}: got a data set without end; expected a finite one. Leave repeat() out, or "
+            "take(n) batches of it."
+        )
+
+
+def noise_levels(sigmas: Iterable[float]) -> tuple[float, ...]:
+    """Standard deviations from 0 up, at least one.
+
+    Raises:
+        ArgumentError: they are none.
+    """
+    levels = list(sigmas)
+    if not levels or not all(0 <= level < float("inf") for level in levels):
+        raise ArgumentError(f"sigmas: got {levels}; expected numbers from 0 up.")
+    return tuple(float(level) for level in levels)
+
+
+def _check_readable(batches: Any) -> None:
+    hint = (
+        "expected a data set of (images, labels) batches, e.g. tfgrad.data.pipeline(..., "
+        "training=False)."
+    )
+    if not isinstance(batches, Iterable):
+        raise ArgumentError(f"batches: got a {type(batches).__name__}; {hint}")
+    if isinstance(batches, Iterator):
+        raise ArgumentError(f"batches: got an iterator, which can be read only once; {hint}")
+    check_end("batches", batches)
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    """Images and labels as tensors."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        parts = f" of {len(batch)} parts" if isinstance(batch, tuple | list) else ""
+        raise ArgumentError(
+            f"batches: got a batch that is a {type(batch).__name__}{parts}; expected a pair "
+            "(images, labels)."
+        )
+    try:
+        x, y = tf.nest.map_structure(tf.convert_to_tensor, tuple(batch))
+    except (TypeError, ValueError) as error:
+        names = ", ".join(type(part).__name__ for part in batch)
+        raise ArgumentError(
+            f"batches: got a pair ({names}); expected float images and integer labels, as arrays "
+            "or tensors."
+        ) from error
+    if not any(t.dtype.is_floating for t in tf.nest.flatten(x)):
+        raise ArgumentError(
+            "batches: got integer images; expected float ones as the network takes them, e.g. "
+            "tf.cast(x, tf.float32) / 255."
+        )
+    return x, y
+
+
+def _count(x: Any, y: Any) -> int:
+    """How many images a batch has."""
+    counts = {tuple(t.shape[:1]) for t in tf.nest.flatten((x, y))}
+    if len(counts) > 1 or () in counts:
+        shapes = [tf.nest.map_structure(lambda t: tuple(t.shape), part) for part in (x, y)]
+        raise ArgumentError(
+            f"batches: got images of shape {shapes[0]} with labels of shape {shapes[1]}; expected "
+            "one label for each image."
+        )
+    return counts.pop()[0]
+
+
+def _check_labels(y: Any, classes: int) -> None:
+    if tf.is_tensor(y) and (y.shape[1:].num_elements() != 1 or not y.dtype.is_integer):
+        raise ArgumentError(
+            f"batches: got labels {y.dtype.name} {tuple(y.shape)}; expected class indices, whole "
+            "numbers [batch]. Try tf.argmax(y, -1) where they are one-hot, tf.cast(y, tf.int32) "
+            "where they are not whole."
+        )
+    targets.labels(y, classes)
+    low, high = int(np.min(y)), int(np.max(y))
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"batches: got labels from {low} to {high}; the network has {classes} logits, so "
+            f"expected 0 to {classes - 1}."
+        )
+
+
+def _kind(nest: Any) -> Any:
+    """Specifications of tensors, for batches of any size."""
+    return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), nest)
+
+
+def _shown(kind: Any) -> Any:
+    return tf.nest.map_structure(lambda spec: f"{spec.dtype.name} {tuple(spec.shape)}", kind)

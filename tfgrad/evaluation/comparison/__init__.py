@@ -1,0 +1,1 @@
+"""Saliency methods against tests, in one table."""

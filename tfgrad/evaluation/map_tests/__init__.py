@@ -1,0 +1,1 @@
+"""Tests of saliency methods: is a map faithful?"""

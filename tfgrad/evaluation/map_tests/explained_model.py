@@ -1,0 +1,209 @@
+"""A network with images and one class for each: what tests of a method's maps are made on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError, DataError, TfgradError
+from tfgrad.evaluation.batches import channel_axis, check_finite, class_count
+from tfgrad.evaluation.map_tests.pixel_removal import comparable
+from tfgrad.evaluation.measurement import counted, over_draws
+from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import integer
+from tfgrad.saliency import Method
+
+
+class Subject:
+    """A network, images in batches, and the class of each that is explained.
+
+    Args:
+        model: a built Keras model from images to logits, or a `PenalizedModel` of one.
+        images: float [n, H, W, C], as the model takes them.
+        target: None or `"predicted"`, an int, or ints [n], −1 for the predicted class.
+        batch_size: how many images are looked at together.
+
+    Attributes:
+        network: the model.
+        batches: its images, [b, H, W, C] each.
+        logits: of all images, [n, classes].
+        classes: of all images, int32 [n], fixed on the network as it came.
+
+    Raises:
+        ArgumentError: the images or the target do not fit the model.
+        DataError: an image holds NaN or infinite pixels.
+        ModelError: the model is not built, or returns no logits.
+        NonFiniteError: a logit is NaN or infinite.
+    """
+
+    def __init__(self, model: Any, images: Any, target: Any, batch_size: int) -> None:
+        self.network = model_checks.network(model)
+        images = _checked_images(images, model_checks.input_dtype(self.network))
+        class_count(self.network, images, "images", "model")
+        self._spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
+        model_checks.check_logits(self.network, self._spec)
+        size = integer("batch_size", batch_size)
+        self.batches = [images[i : i + size] for i in range(0, images.shape[0], size)]
+        self._logits = self.compiled(lambda x, classes, first: self.network(x, training=False))
+        self.classes = tf.zeros([images.shape[0]], tf.int32)
+        self.logits = self.forward()
+        check_finite(self.logits, "model: the logits")
+        self.classes = _classes(target, self.logits)
+
+    def __len__(self) -> int:
+        return self.classes.shape[0]
+
+    def forward(self, batches: Any = None) -> np.ndarray:
+        """The logits [n, classes] under the weights as they are now; see `each`."""
+        return self.each(self._logits, batches)
+
+    def compiled(self, function: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]) -> Any:
+        """A function of (images, classes, the first one's index), traced once for all batches."""
+        traced = tf.function(function, autograph=False)
+        return traced.get_concrete_function(
+            self._spec, tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int64)
+        )
+
+    def probe(self, x: tf.Tensor, needs: Needs | None = None) -> Probe:
+        """The network at x, with nothing of it moved."""
+        # Losses that layers add to a call would stay behind in the model.
+        with keras.StatelessScope(collect_losses=True):
+            return Probe(self.network, x, needs=needs)
+
+    def gradient(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """∇x of each image's logit, like x; to be compiled."""
+        return tf.nest.flatten(self.probe(x).input_gradient(classes))[0]
+
+    def of_class(self, logits: np.ndarray) -> np.ndarray:
+        """The logit of each image's class, [n, classes] → float64 [n]."""
+        return targets.select(tf.constant(logits.astype("float64")), self.classes).numpy()
+
+    def each(self, function: Callable[..., Any], batches: Any = None) -> np.ndarray:
+        """What a function of (images, classes, the first one's index) says of each image, [n, …].
+
+        Args:
+            function: returns batch first.
+            batches: other images in their place, in the same batches.
+        """
+        parts, start = [], 0
+        for x in batches or self.batches:
+            stop = start + x.shape[0]
+            index = tf.constant(start, tf.int64)
+            parts.append(np.asarray(function(x, self.classes[start:stop], index)))
+            start = stop
+        return np.concatenate(parts)
+
+    def maps(self, function: Callable[..., Any], batches: Any = None) -> np.ndarray:
+        """The maps [n, H, W] of a function of (images, classes); see `each`.
+
+        Raises:
+            ArgumentError: the function returns something else.
+        """
+
+        def checked(x: tf.Tensor, classes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+            found = comparable(function(x, classes))
+            sides = (n for axis, n in enumerate(x.shape) if axis not in (0, channel_axis()))
+            expected = (x.shape[0], *sides)
+            if tuple(found.shape) != expected:
+                raise ArgumentError(
+                    f"method: got maps of shape {tuple(found.shape)} for images {tuple(x.shape)}; "
+                    f"expected {expected}. Sum a gradient over its channels first."
+                )
+            return found
+
+        return self.each(checked, batches)
+
+
+def built(method: Any, network: Any) -> Callable[[tf.Tensor, tf.Tensor], Any]:
+    """The map function of a method around a network.
+
+    Raises:
+        ArgumentError: the method is no function from a model to a function.
+    """
+    advice = "tfgrad.saliency.get('fullgrad') is one, and so is lambda m: FullGrad(m, resize=…)."
+    if not callable(method) or isinstance(method, Method):
+        raise ArgumentError(
+            f"method: got {method!r}; expected a function from a model to a function of (images, "
+            f"classes) that returns maps. {advice}"
+        )
+    try:
+        found = method(network)
+    except TfgradError:
+        raise
+    except TypeError as error:
+        raise ArgumentError(
+            f"method: got {method!r}, which does not take a model alone; expected a function from "
+            f"a model to a function of (images, classes). {advice}"
+        ) from error
+    if not callable(found):
+        raise ArgumentError(
+            f"method: it returns a {type(found).__name__} for a model; expected a function of "
+            f"(images, classes). {advice}"
+        )
+    return found
+
+
+def summary(values: np.ndarray, drawn: str = "") -> dict[str, Any]:
+    """Mean and standard error of numbers as a `Measurement` takes them; NaN ones are left out.
+
+    Args:
+        values: [n], or [draws, n].
+        drawn: what was drawn, such as "signs".
+
+    Raises:
+        DataError: all are NaN.
+    """
+    rows = np.atleast_2d(values)
+    count = int((~np.isnan(rows)).any(0).sum())
+    if not count:
+        raise DataError(
+            f"maps: those of all {rows.shape[1]} images are constant, zero, NaN or infinite, and "
+            "say nothing. Look at the network's weights, or take another method."
+        )
+    mean, error = over_draws(rows)
+    several = f" and {len(rows)} draws of {drawn}" if len(rows) > 1 else ""
+    return {
+        "values": (mean,),
+        "deviations": (error,),
+        "over": f"{counted(count, 'image')}{several} (standard error)",
+        "examples": count,
+    }
+
+
+def _checked_images(images: Any, dtype: str) -> tf.Tensor:
+    try:
+        found = images if tf.is_tensor(images) else tf.convert_to_tensor(np.asarray(images))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"images: got a {type(images).__name__} that is no array of numbers; expected float "
+            "images [n, H, W, C]."
+        ) from error
+    if not found.dtype.is_floating or found.shape.rank != 4 or not found.shape[0]:
+        raise ArgumentError(
+            f"images: got {found.dtype.name} of shape {tuple(found.shape)}; expected float images "
+            "[n, H, W, C], at least one, as the model takes them."
+        )
+    finite = np.asarray(tf.reduce_all(tf.math.is_finite(found), [1, 2, 3]))
+    if not finite.all():
+        raise DataError(
+            f"images: number {int(finite.argmin())} of {len(finite)} holds NaN or infinite pixels; "
+            "expected finite ones. Look for a division by zero in the preprocessing."
+        )
+    return tf.cast(found, dtype)
+
+
+def _classes(target: Any, logits: np.ndarray) -> tf.Tensor:
+    """Of each image, int32 [n]."""
+    named = targets.validated(target, allow_all=False)
+    if isinstance(named, str) and named == "label":
+        raise ArgumentError(
+            "target: got 'label', and there are no labels here; pass the classes as ints [n], one "
+            "int, or None for the predicted class."
+        )
+    return targets.classes(named, tf.constant(logits))

@@ -1,0 +1,189 @@
+"""One compiled network that is trained again and again from new weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfgrad import data, distribution
+from tfgrad.callbacks import StopOnNonFinite
+from tfgrad.data.dataset import Dataset
+from tfgrad.errors import ArgumentError, NonFiniteError
+from tfgrad.evaluation.batches import class_count
+from tfgrad.evaluation.digests import layers_digest, nameless, weights_digest
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A data set, and the `edit` of its stream, if any."""
+
+    dataset: Dataset
+    edit: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How every run trains; see `remove_and_retrain`.
+
+    `statistics` are (mean, std) of the channels, or None.
+    """
+
+    epochs: int
+    batch_size: int
+    augment: bool | str
+    statistics: tuple[Any, Any] | None
+
+
+class Retrained:
+    """A compiled network that starts every run as one built anew would, and is traced once.
+
+    Args:
+        build: makes the compiled model.
+        like: images and classes that it must be for.
+        schedule: of every run.
+        strategy: under which it is built and trained.
+        callbacks: of `fit`.
+
+    Raises:
+        ArgumentError: `build` returns no compiled and built model, or one for other images or
+            classes.
+        ModelError: the model does not return one tensor of logits.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], keras.Model],
+        like: Dataset,
+        schedule: Schedule,
+        strategy: tf.distribute.Strategy,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> None:
+        if not callable(build):
+            raise ArgumentError(
+                f"build: got a {type(build).__name__}; expected a function that returns a compiled "
+                "keras.Model, built anew at every call."
+            )
+        self.build, self.schedule, self.strategy = build, schedule, strategy
+        self.callbacks = list(callbacks)
+        self.model = self._built(0)
+        self._start = weights_digest(self.model)
+        x = tf.zeros([1, *like.image_shape])
+        classes = class_count(self.model, x, "train", "model that build() returned")
+        if classes != len(like.classes):
+            raise ArgumentError(
+                f"build: got a model of {classes} classes for {len(like.classes)} of "
+                f"{like.name!r}; expected as many."
+            )
+        self._judge = tf.function(self._judged, autograph=False).get_concrete_function(
+            tf.TensorSpec([None, *like.image_shape]), tf.TensorSpec([None], tf.int32)
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What a run's outcome depends on beside its data and seed, as JSON can hold it."""
+        statistics = self.schedule.statistics
+        penalties = getattr(self.model, "penalties", ())
+        teacher = getattr(self.model, "teacher", None)
+        return {
+            **dataclasses.asdict(self.schedule),
+            "statistics": statistics and [np.asarray(part).tolist() for part in statistics],
+            "layers": layers_digest(self.model),
+            "weights of seed 0": self._start,
+            "teacher": teacher and weights_digest(teacher),
+            "penalties": [repr(penalty) for penalty in penalties],
+            "compiled": nameless(self.model.get_compile_config()),
+        }
+
+    def run(self, seed: int, train: Split, test: Split) -> dict[str, Any]:
+        """Train from the weights of a seed, and test.
+
+        Returns:
+            `accuracy` in [0, 1], and `failed`, None; or None, and why there is no accuracy.
+        """
+        self._restart(seed)
+        try:
+            self._fit(seed, train)
+            return {"accuracy": self._accuracy(test), "failed": None}
+        except NonFiniteError as error:
+            return {"accuracy": None, "failed": str(error)}
+
+    def _fit(self, seed: int, split: Split) -> None:
+        def stream(index: int, count: int) -> tf.data.Dataset:
+            return self._stream(
+                split, training=True, seed=seed, augment=self.schedule.augment, shard=(index, count)
+            )
+
+        self.model.fit(
+            distribution.local_slices(self.strategy, stream),
+            epochs=self.schedule.epochs,
+            steps_per_epoch=data.steps_per_epoch(split.dataset, self.schedule.batch_size),
+            callbacks=[StopOnNonFinite("no weights were kept"), *self.callbacks],
+            shuffle=False,
+            verbose=0,
+        )
+
+    def _accuracy(self, split: Split) -> float:
+        found = [self._judge(x, y) for x, y in self._stream(split, training=False)]
+        right, finite = np.asarray(found).sum(0)
+        count = len(split.dataset)
+        if finite < count:
+            raise NonFiniteError(
+                f"network: the logits of {count - finite} of {count} test images are NaN or "
+                "infinite. Try a lower learning rate."
+            )
+        return float(right / count)
+
+    def _judged(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """How many images of a batch are classified rightly, and of how many logits are finite."""
+        logits = tf.nest.flatten(self.model(x, training=False))[0]
+        right = tf.equal(tf.argmax(logits, -1, tf.int32), y)
+        finite = tf.reduce_all(tf.math.is_finite(logits), -1)
+        return tf.reduce_sum(tf.cast(tf.stack([right, finite]), tf.int32), -1)
+
+    def _stream(self, split: Split, **options: Any) -> tf.data.Dataset:
+        schedule = self.schedule
+        return data.pipeline(
+            split.dataset,
+            schedule.batch_size,
+            normalize=schedule.statistics,
+            edit=split.edit,
+            **options,
+        )
+
+    def _restart(self, seed: int) -> None:
+        """Give the model the weights, random seeds and optimizer state of one built anew."""
+        old, new = _state(self.model), _state(self._built(seed))
+        if [v.shape for v in old] != [v.shape for v in new]:
+            raise ArgumentError(
+                f"build: got a model of {len(new)} variables after one of {len(old)}, or of other "
+                "shapes; expected the same network at every call."
+            )
+        for variable, start in zip(old, new, strict=True):
+            variable.assign(start.numpy())
+
+    def _built(self, seed: int) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        with self.strategy.scope():
+            model = self.build()
+            expected = (
+                "expected a compiled keras.Model with a keras.Input, built anew at every call"
+            )
+            if not isinstance(model, keras.Model):
+                raise ArgumentError(f"build: returned a {type(model).__name__}; {expected}.")
+            if not model.compiled or model.optimizer is None or not model.built:
+                lacks = "built" if model.compiled else "compiled"
+                raise ArgumentError(f"build: returned a model that is not {lacks}; {expected}.")
+            if model is getattr(self, "model", None):
+                raise ArgumentError(f"build: returned the same model again; {expected}.")
+            model.optimizer.build(model.trainable_variables)
+        return model
+
+
+def _state(model: keras.Model) -> list[Any]:
+    """Every variable that training moves."""
+    return list(itertools.chain(model.variables, model.optimizer.variables))

@@ -1,0 +1,97 @@
+"""Generated images before an independent judge (thesis Table 5.1)."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError, DataError
+from tfgrad.evaluation.batches import check_finite, class_count
+from tfgrad.evaluation.measurement import HIGHER, Measurement
+from tfgrad.gradients.model_checks import check_logits
+from tfgrad.internal.arguments import integer
+
+
+def gan_test(judge, images, labels, classes=None, batch_size=256) -> Measurement:
+    """The share of generated images that a judge puts in the class they were generated for.
+
+    The judge is trained on real images and independently of the model that generated. The test
+    sees quality and no diversity; higher is better, 1 / classes is chance.
+
+    Args:
+        judge: a Keras model from images [batch, …] to logits [batch, classes].
+        images: what was generated, float [n, …], as the judge takes them.
+        labels: the class that each was generated for, integers [n].
+        classes: how many classes the generating model has, to be sure that the judge has as many.
+        batch_size: images per forward pass.
+
+    Returns:
+        The share in [0, 1] and its binomial standard error; as a column the mean probability that
+        the judge gives the class.
+
+    Raises:
+        ArgumentError: the judge has another number of classes or does not take such images, or
+            there are not as many labels as images.
+        DataError: there is no image, a pixel is NaN or infinite, or a label is no class.
+        ModelError: the judge returns probabilities.
+        NonFiniteError: a logit of the judge is.
+
+    Source: thesis §5.5.1, Table 5.1; Shmelkov et al., *How good is my GAN?*, ECCV 2018.
+    """
+    images, size = _images(images), integer("batch_size", batch_size)
+    known = class_count(judge, images, "images", "judge")
+    check_logits(judge, images[:1])
+    if classes is not None and classes != known:
+        raise ArgumentError(
+            f"judge: got one of {known} classes for samples of {classes}; expected the same "
+            "classes. Train the judge on the data set of the model that generated."
+        )
+    labels = _labels(labels, len(images), known)
+    logits = judge.predict(images, batch_size=size, verbose=0)
+    check_finite(logits, "judge: the logits")
+    probabilities = tf.nn.softmax(logits.astype("float64")).numpy()
+    share = float(np.mean(logits.argmax(-1) == labels))
+    return Measurement(
+        name="GAN-test",
+        score="judged to be of their class",
+        direction=HIGHER,
+        values=(share,),
+        deviations=(math.sqrt(share * (1 - share) / len(images)),),
+        over="binomial standard error",
+        columns={"mean probability": (float(probabilities[range(len(labels)), labels].mean()),)},
+        examples=len(images),
+        percent=True,
+    )
+
+
+def _images(images):
+    images = np.asarray(images)
+    if images.dtype.kind != "f" or images.ndim < 2:
+        raise ArgumentError(
+            f"images: got {images.dtype} {images.shape}; expected float images [n, height, width, "
+            "channels]."
+        )
+    if not len(images):
+        raise DataError("images: got none; expected one or more.")
+    finite = np.isfinite(images).reshape(len(images), -1).all(-1)
+    if not finite.all():
+        raise DataError(
+            f"images: image {int(finite.argmin())} of {len(images)} holds NaN or infinite pixels; "
+            "expected finite ones. The sampler diverged: try a smaller step."
+        )
+    return images
+
+
+def _labels(labels, count, classes):
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ArgumentError(
+            f"labels: got {labels.dtype} {labels.shape}; expected {count} integers, one for each "
+            "image."
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"labels: got classes from {labels.min()} to {labels.max()}; the judge has 0 to "
+            f"{classes - 1}."
+        )
+    return labels

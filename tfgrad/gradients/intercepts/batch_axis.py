@@ -1,0 +1,102 @@
+"""Which calls of a network put out something whose first axis is not the batch.
+
+A term belongs to an example by its first axis. Windows cut out of images and stacked, sequences
+with time first, a loss beside an output: these cannot be terms, and are counted with the next call
+that has the batch in front. Shapes alone do not tell [batch, …] from [time, …]; a trace with a
+batch that nothing else is as long as does.
+"""
+
+import concurrent.futures
+import weakref
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad.gradients import call_hooks
+
+_BATCH = 1009  # a prime; nothing is computed, so size costs nothing
+# Bare operations of a functional graph that leave the first axis where it is, by class name.
+_IN_PLACE = {
+    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Absolute", "Abs"),
+    *("Relu", "Relu6", "LeakyRelu", "Silu", "Gelu", "Sigmoid", "Tanh", "Softplus", "Elu", "Exp"),
+    *("HardSigmoid", "HardSilu", "Sqrt", "Square", "Power", "Clip", "Cast", "Identity"),
+}
+_known: weakref.WeakKeyDictionary[Any, dict[Any, frozenset[int]]] = weakref.WeakKeyDictionary()
+
+
+def unbatched(network: keras.layers.Layer, x: Any) -> frozenset[int]:
+    """Ids of the layers and operations of which some output has no batch in front.
+
+    The answer is cached while the network lives. Networks of Keras's own layers alone have none
+    and are not traced.
+
+    Args:
+        network: the model.
+        x: its inputs, of which shapes and dtypes are read.
+    """
+    if not any(map(_may_move_the_batch, _operations(network))):
+        return frozenset()
+    specs = tf.nest.map_structure(lambda t: tf.TensorSpec([_BATCH, *t.shape[1:]], t.dtype), x)
+    flat = tf.nest.flatten(specs)
+    key = tuple((tuple(s.shape), s.dtype.name) for s in flat)
+    cache = _known.setdefault(network, {})
+    if key not in cache:
+        # The caller's graphs, tapes and handlers are local to its thread.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            cache[key] = thread.submit(_traced, network, specs).result()
+    return cache[key]
+
+
+def _operations(network):
+    for layer in network._flatten_layers():
+        yield layer
+        for operation in getattr(layer, "operations", []):
+            if not isinstance(operation, keras.layers.Layer):
+                yield operation
+
+
+def _may_move_the_batch(operation):
+    kind = type(operation)
+    if not isinstance(operation, keras.layers.Layer):
+        return kind.__name__ not in _IN_PLACE
+    if kind is keras.layers.Lambda or getattr(operation, "stateful", False):
+        return True
+    return kind.__module__.partition(".")[0] not in ("keras", "tfgrad")
+
+
+class _Shapes(call_hooks.Handler):
+    def __init__(self):
+        self.found: set[int] = set()
+
+    def layer(self, layer, proceed, args, kwargs):
+        return self._seen(layer, proceed(*args, **kwargs))
+
+    def operation(self, operation, proceed, args, kwargs):
+        outputs = proceed(*args, **kwargs)
+        if isinstance(operation, keras.layers.Layer):
+            return outputs
+        return self._seen(operation, outputs)
+
+    def _seen(self, operation, outputs):
+        for output in tf.nest.flatten(outputs):
+            if isinstance(output, tf.Tensor) and output.dtype.is_floating:
+                shape = output.shape
+                if shape.rank is not None and (shape.rank == 0 or shape[0] not in (_BATCH, None)):
+                    self.found.add(id(operation))
+        return outputs
+
+
+def _traced(network, specs):
+    shapes = _Shapes()
+
+    def run(*flat):
+        inputs = tf.nest.pack_sequence_as(specs, flat)
+        with call_hooks.handled(shapes), keras.StatelessScope(collect_losses=True):
+            return network(inputs, training=False)
+
+    try:
+        tf.function(run, autograph=False).get_concrete_function(*tf.nest.flatten(specs))
+    except Exception:  # a network of one batch size; what is wrong otherwise shows when it runs
+        return frozenset()
+    return frozenset(shapes.found)

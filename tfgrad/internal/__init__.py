@@ -1,0 +1,1 @@
+"""Shared by the packages of tfgrad; nothing in here is public."""

@@ -1,0 +1,32 @@
+"""Widening of half-precision numbers: the one place where it is decided what is too narrow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def is_half(dtype: tf.DType) -> bool:
+    """Whether a dtype is a floating type narrower than float32 (float16, bfloat16)."""
+    return dtype.is_floating and dtype.size < 4
+
+
+def at_least_float32(tensor: Any) -> tf.Tensor:
+    """The tensor, or variable's value, in float32 if it is half precision, else unchanged."""
+    tensor = tf.convert_to_tensor(tensor)
+    return tf.cast(tensor, tf.float32) if is_half(tensor.dtype) else tensor
+
+
+def nest_at_least_float32(nest: Any) -> Any:
+    """`at_least_float32` of every tensor of a nest."""
+    return tf.nest.map_structure(at_least_float32, nest)
+
+
+def promoted_to_float32(x: Any) -> Any:
+    """x as Keras promotes it together with float32: half precision and integers become float32.
+
+    For the `call` of layers, where x may be symbolic.
+    """
+    return keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))

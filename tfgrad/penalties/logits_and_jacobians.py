@@ -1,0 +1,197 @@
+"""Matching a teacher's logits and their input-gradients (thesis Chapter 2)."""
+
+import keras
+import tensorflow as tf
+
+from tfgrad import losses
+from tfgrad.errors import ArgumentError
+from tfgrad.gradients import targets
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.internal.arguments import number, one_of
+from tfgrad.penalties.base import PACKAGE, Penalty
+
+LOSSES = ("squared_error", "cross_entropy")
+
+
+def teacher_logits(probe):
+    """The teacher's logits [batch, classes], which must be as many as the student's."""
+    logits = probe.teacher.recall("logits", lambda teacher: teacher.logits)
+    student, teacher = probe.logits.shape[-1], logits.shape[-1]
+    if None not in (student, teacher) and student != teacher:
+        raise ArgumentError(
+            f"teacher: has {teacher} logits, the network {probe.network.name!r} has {student}; "
+            "expected the same classes. To learn from a teacher of other classes give the student "
+            "a second head: tfgrad.models.two_heads(network, source_classes), head='source'."
+        )
+    return tf.cast(logits, probe.logits.dtype)
+
+
+def shared_target(probe, target):
+    """The target as the student takes it: predictions, −1 too, are the teacher's (§2.4.1)."""
+    teacher_logits(probe)
+    if isinstance(target, str):
+        if target != "predicted":
+            return target
+    elif isinstance(target, int) and target >= 0:
+        return target
+    key = "predicted" if isinstance(target, str) else f"classes/{target_key(target)}"
+    return probe.teacher.recall(key, lambda teacher: teacher.classes(target))
+
+
+def target_key(target):
+    """A name of the target for what is recalled from a teacher."""
+    return target if isinstance(target, str) else repr(targets.to_config(target))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ActivationMatching(Penalty):
+    """Σ_k (T^k(x) − S^k(x))² on logits: the first term of Prop. 1.
+
+    By hand: T = (3, 1), S = (1, 0) gives 4 + 1 = 5.
+
+    Args:
+        weight: λ; 1 in Table 2.1, 10 in Tables 2.3, 4.1 and 4.2.
+        head: which output, of a network with several.
+        name: of the metric.
+
+    Source: thesis §2.4; Ba and Caruana 2014.
+    """
+
+    def __init__(self, weight=1.0, head=None, name="activation_matching"):
+        super().__init__(weight, name, head)
+
+    @property
+    def differentiates_twice(self):
+        """False: there is no gradient in it."""
+        return False
+
+    def teacher_needs(self):
+        """Its logits."""
+        return Needs()
+
+    def compute(self, probe):
+        """Squared distance of the logits of each example, [batch]."""
+        return losses.squared_distance(probe.logits, teacher_logits(probe))
+
+    def get_config(self):
+        """Constructor arguments."""
+        return {**super().get_config(), "head": self.head}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class JacobianMatching(Penalty):
+    """Σ_k ‖∇x T^k − ∇x S^k‖², or of one logit: the second term of Prop. 1.
+
+    Matching logits under input noise of variance σ² is matching logits plus σ² times this, exactly
+    where both networks are affine.
+
+    By hand, on S = (2x₁ + x₂, −x₁), T = (x₁, x₂): the label 0 gives (1−2)² + (0−1)² = 2, `"all"`
+    adds (0+1)² + (1−0)² = 2 for class 1.
+
+    `loss="cross_entropy"` is the gradient term of Eq. 2.2, −Σ_k ∇x T_s^k · ∇x log S_s^k with
+    T_s, S_s = softmax(· / temperature), or its one term. It is unbounded below, and S = T is not
+    its minimum; the papers prefer squared error, and so should you.
+
+    Args:
+        weight: λ.
+        target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"` (the *teacher's* largest
+            logit), `"all"`, a class, or one class per example.
+        loss: `"squared_error"` or `"cross_entropy"`.
+        temperature: of both softmaxes in the cross-entropy; there is no factor T².
+        head: which output, of a network with several.
+        name: of the metric.
+
+    Raises:
+        ArgumentError: an argument is none of these.
+
+    Source: thesis §2.4, Eq. 2.2; Srinivas and Fleuret, ICML 2018.
+    """
+
+    def __init__(
+        self,
+        weight=1.0,
+        target="label",
+        loss="squared_error",
+        temperature=1.0,
+        head=None,
+        name="jacobian_matching",
+    ):
+        super().__init__(weight, name, head)
+        self.target = targets.validated(target)
+        self.loss = one_of("loss", loss, LOSSES)
+        self.temperature = number("temperature", temperature)
+        if loss == "squared_error" and self.temperature != 1.0:
+            raise ArgumentError(
+                f"temperature: got {temperature!r} with loss='squared_error', which has no "
+                "softmax; use loss='cross_entropy' or leave temperature=1.0."
+            )
+
+    def needs(self):
+        """The full Jacobian for target `"all"`."""
+        return Needs(jacobian=self._all())
+
+    def teacher_needs(self):
+        """The same of the teacher."""
+        return self.needs()
+
+    def compute(self, probe):
+        """The distance of the gradients of each example, [batch]."""
+        target = shared_target(probe, self.target)
+        if self._all():
+            return self._compute_all(probe)
+        if self.loss == "squared_error":
+            return losses.squared_distance(
+                probe.input_gradient(target), self._taught(probe, target, "logit")
+            )
+        student = probe.input_gradient(target, "log_probability", self.temperature)
+        return -losses.inner_product(student, self._taught(probe, target, "probability"))
+
+    def get_config(self):
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "target": targets.to_config(self.target),
+            "loss": self.loss,
+            "temperature": self.temperature,
+            "head": self.head,
+        }
+
+    def _all(self):
+        return isinstance(self.target, str) and self.target == "all"
+
+    def _taught(self, probe, target, of):
+        return probe.teacher.recall(
+            f"{of} gradient/{target_key(self.target)}/{self.temperature}",
+            lambda teacher: teacher.input_gradient(target, of, self.temperature),
+        )
+
+    def _compute_all(self, probe):
+        taught = probe.teacher.recall("jacobian", lambda teacher: teacher.input_jacobian())
+        student = probe.input_jacobian()
+        if self.loss == "squared_error":
+            pairs = zip(student, taught, strict=True)
+            return tf.add_n([losses.squared_distance(s, t) for s, t in pairs])
+        logits = teacher_logits(probe)
+        p_student = tf.nn.softmax(probe.logits / self.temperature)
+        p_teacher = tf.nn.softmax(logits / self.temperature)
+        student = _centred(student, p_student)
+        taught = _centred(taught, p_teacher)
+        # ∇T_s = T_s ∇log T_s, and ∇log of a softmax is the centred gradient over the temperature.
+        terms = [
+            p_teacher[:, k] * losses.inner_product(s, t)
+            for k, (s, t) in enumerate(zip(student, taught, strict=True))
+        ]
+        return -tf.add_n(terms) / self.temperature**2
+
+
+def _centred(rows, probabilities):
+    """∇S^k − Σ_j p_j ∇S^j, of every class."""
+    flat = [tf.nest.flatten(row) for row in rows]
+    means = []
+    for i in range(len(flat[0])):
+        weighted = []
+        for j, row in enumerate(flat):
+            shape = [-1] + [1] * (row[i].shape.rank - 1)
+            weighted.append(tf.reshape(probabilities[:, j], shape) * row[i])
+        means.append(tf.add_n(weighted))
+    return [[g - m for g, m in zip(row, means, strict=True)] for row in flat]

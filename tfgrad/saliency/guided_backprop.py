@@ -1,0 +1,202 @@
+"""Guided backpropagation: a backward pass that only follows what speaks for the class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad.errors import ModelError
+from tfgrad.gradients import call_hooks
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import one_of
+from tfgrad.saliency.base import Method, over_channels
+from tfgrad.saliency.input_gradient import REDUCE, single
+from tfgrad.saliency.tracing import operations, traced
+
+_FUNCTIONS = (
+    keras.activations.relu,
+    keras.activations.relu6,
+    keras.ops.relu,
+    keras.ops.relu6,
+    tf.nn.relu,
+    tf.nn.relu6,
+)
+# Layers that put out activation(…) of all that they do; a subclass with a call of its own may not.
+_FUSED = (
+    keras.layers.Activation,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.EinsumDense,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+# Activations that are computed with a ReLU and are none.
+_OTHERS = (keras.activations.hard_sigmoid, keras.activations.hard_silu)
+_OPERATIONS = ("Relu", "Relu6")
+
+
+class GuidedBackprop(Method):
+    """The input-gradient, with negative gradients stopped at the output of every ReLU.
+
+    At a ReLU with input z and incoming gradient g the backward pass hands on g · [z > 0] · [g > 0]
+    instead of g · [z > 0]. Springenberg et al., "Striving for Simplicity" (2015), section 3.4.
+    The map is Σ_c abs(·) over a pixel's channels unless told otherwise.
+
+    ReLU and ReLU6 are guided as layers, as `activation="relu"` of a layer and as operations of a
+    functional graph; leaky, parametric and other activations are none. The model itself does not
+    change.
+
+    Args:
+        model: see `Method`.
+        reduce: over a pixel's channels: `"abs_sum"`, the signed `"sum"`, or `"max_abs"`.
+        chunk_size: see `Method`.
+
+    `explain` also returns `gradient` [B, …] float32, the guided one.
+
+    Raises:
+        ModelError: at the first call, if the model has no ReLU, or has one that cannot be reached:
+            inside the `call` of a layer or model of the user's own.
+    """
+
+    name = "guided_backprop"
+
+    def __init__(
+        self, model: Any, reduce: str = "abs_sum", *, chunk_size: int | None = None
+    ) -> None:
+        self.reduce = one_of("reduce", reduce, REDUCE)
+        self._guided: set[tuple[int | None, ...]] = set()
+        super().__init__(model, chunk_size=chunk_size)
+
+    def probe(self, x: tf.Tensor) -> Probe:
+        """The network at x with every ReLU guided."""
+        shape = (None, *x.shape[1:])
+        if shape not in self._guided:
+            _check(self.network, tf.TensorSpec(shape, self.dtype))
+            self._guided.add(shape)
+        with call_hooks.handled(_Guide()):
+            return super().probe(x)
+
+    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+        """The guided gradient, shaped like x."""
+        return single(probe.input_gradient(classes))
+
+    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """The channels reduced."""
+        return over_channels(terms, REDUCE[self.reduce])
+
+    def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The guided gradient itself."""
+        return {"gradient": tf.cast(terms, tf.float32)}
+
+    def options(self) -> dict[str, Any]:
+        """`reduce`."""
+        return {"reduce": self.reduce}
+
+
+class _Guide(call_hooks.Handler):
+    """A gate after every ReLU: the ReLU's own derivative does the rest."""
+
+    def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        if not _ends_in_relu(layer):
+            return proceed(*args, **kwargs)
+        return self.guided(lambda: proceed(*args, **kwargs))
+
+    def operation(self, operation: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(operation, keras.layers.Layer) or not _is_relu(operation):
+            return proceed(*args, **kwargs)
+        return self.guided(lambda: proceed(*args, **kwargs))
+
+    def guided(self, run: Any) -> Any:
+        output = run()
+        twin = _gate(output)
+        mask = getattr(output, "_keras_mask", None)
+        if mask is not None:
+            twin._keras_mask = mask
+        return twin
+
+
+class _Counting(_Guide):
+    """Counts the ReLU operations that get a gate, or need none."""
+
+    def __init__(self) -> None:
+        self.gates = self.known = 0
+
+    def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        if _is_other(layer):
+            return self._counted(lambda: proceed(*args, **kwargs))
+        return super().layer(layer, proceed, args, kwargs)
+
+    def guided(self, run: Any) -> Any:
+        self.gates += 1
+        return self._counted(run)
+
+    def _counted(self, run: Any) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        before = _count(o.type for o in graph.get_operations())
+        output = run()
+        self.known += _count(o.type for o in graph.get_operations()) - before
+        return output
+
+
+@tf.custom_gradient
+def _gate(y: tf.Tensor) -> Any:
+    """The identity, whose backward pass lets only positive gradients through."""
+    return tf.identity(y), tf.nn.relu
+
+
+def _is_relu(operation: Any) -> bool:
+    """Whether a ReLU layer or operation; with a slope below 0 it would be a leaky one."""
+    kind = type(operation)
+    known = isinstance(operation, keras.layers.ReLU) or (
+        kind.__name__ in ("Relu", "Relu6", "ReLU") and kind.__module__.startswith("keras.")
+    )
+    return known and not getattr(operation, "negative_slope", 0.0)
+
+
+def _ends_in_relu(layer: Any) -> bool:
+    if isinstance(layer, keras.layers.ReLU):
+        return _is_relu(layer)
+    return _ends_in(layer, _FUNCTIONS)
+
+
+def _is_other(layer: Any) -> bool:
+    if isinstance(layer, keras.layers.PReLU):
+        return type(layer).call is keras.layers.PReLU.call
+    return _ends_in(layer, _OTHERS)
+
+
+def _ends_in(layer: Any, functions: tuple[Any, ...]) -> bool:
+    own = type(layer).call
+    fused = any(isinstance(layer, kind) and own is kind.call for kind in _FUSED)
+    return fused and any(layer.activation is function for function in functions)
+
+
+def _check(network: keras.Model, spec: tf.TensorSpec) -> None:
+    """Refuse a network whose ReLUs do not all get a gate: its map would be wrong."""
+    counting = _Counting()
+    total = _count(operations(traced(network, spec, counting)))
+    who = f"model {network.name!r}"
+    if total > counting.known:
+        raise ModelError(
+            f"{who}: {total - counting.known} of its {total} ReLU operations stand bare inside "
+            "the call of a layer or model, where they cannot be guided. Use keras.layers.ReLU(), "
+            'or activation="relu" of a Keras layer, in their place.'
+        )
+    if not counting.gates:
+        raise ModelError(
+            f"{who}: it has no ReLU, and guided backpropagation is defined for ReLUs. Use "
+            "'input_gradient', which it equals here."
+        )
+
+
+def _count(kinds: Any) -> int:
+    return sum(kind in _OPERATIONS for kind in kinds)

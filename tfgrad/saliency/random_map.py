@@ -1,0 +1,80 @@
+"""The baseline that every method must beat: a map that knows nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import integer
+from tfgrad.saliency.base import Method
+
+# SplitMix64 (Steele, Lea and Flood, 2014): the increment and the two multipliers of its finaliser.
+_INCREMENT = 0x9E3779B97F4A7C15
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_SHIFTS = (30, 27, 31)
+
+
+class Random(Method):
+    """Uniform noise in [0, 1) instead of a map: thesis §3.5's random baseline.
+
+    The map is a function of (seed, the image's pixels) in exact integer arithmetic, so an image
+    gets the same map alone and in any batch, today and tomorrow, on any device.
+
+    Args:
+        model: see `Method`; only its score and class are used.
+        seed: an int from 0 up.
+        chunk_size: see `Method`.
+    """
+
+    name = "random"
+
+    def __init__(self, model: Any, seed: int = 0, *, chunk_size: int | None = None) -> None:
+        self.seed = integer("seed", seed, lowest=0)
+        super().__init__(model, chunk_size=chunk_size)
+
+    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+        """The noise, one number per position."""
+        x = self.image(probe)
+        keys = _fold(tf.reshape(x, [tf.shape(x)[0], -1]), self.seed)
+        shape = tf.shape(x)[:-1] if x.shape.rank > 2 else tf.shape(x)
+        positions = tf.range(tf.reduce_prod(shape[1:]), dtype=tf.int64)
+        words = _mixed(keys[:, tf.newaxis] + _counted(positions))
+        # 24 bits are what a float32 holds exactly.
+        noise = tf.cast(tf.bitwise.right_shift(words, _word(40)), tf.float32) * 2.0**-24
+        return tf.ensure_shape(
+            tf.reshape(noise, shape), x.shape[:-1] if x.shape.rank > 2 else x.shape
+        )
+
+    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """The noise as it is."""
+        return terms
+
+    def options(self) -> dict[str, Any]:
+        """`seed`."""
+        return {"seed": self.seed}
+
+
+def _fold(pixels: tf.Tensor, seed: int) -> tf.Tensor:
+    """One word per image [B, D] → [B]; integer sums do not depend on their order."""
+    # Adding 0 makes −0 and 0, which are equal, the same bits.
+    bits = tf.bitcast(tf.cast(pixels, tf.float32) + 0.0, tf.uint32)
+    positions = tf.range(tf.shape(pixels)[1], dtype=tf.int64)
+    words = _mixed(tf.cast(bits, tf.uint64) ^ _mixed(_counted(positions)))
+    return _mixed(tf.reduce_sum(words, axis=-1) + _mixed(_word(seed % 2**64)))
+
+
+def _mixed(words: tf.Tensor) -> tf.Tensor:
+    """SplitMix64's finaliser: each bit of a word depends on every bit of the one before."""
+    for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
+        words = (words ^ tf.bitwise.right_shift(words, _word(shift))) * _word(multiplier)
+    return words
+
+
+def _counted(positions: tf.Tensor) -> tf.Tensor:
+    return (tf.cast(positions, tf.uint64) + _word(1)) * _word(_INCREMENT)
+
+
+def _word(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.uint64)

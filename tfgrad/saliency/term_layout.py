@@ -1,0 +1,127 @@
+"""From the terms of a decomposition to maps of the image's size: layout, resizing, rescaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad.gradients.intercepts import Intercept
+
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+
+EPSILON = 1e-6  # of the rescaling; the authors' code
+
+
+def on_grid(term: Intercept, value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | None:
+    """A term's value laid out as [B, h, w, C], or None if it has no positions in the image.
+
+    Feature maps are as they are; tokens [B, n, C] are laid out row by row, n = h·w with h/w as in
+    the image, after one class token if there is one. Dense layers, gates [B, 1, 1, C] and
+    attention scores have no positions of their own.
+    """
+    shape = value.shape
+    if shape.rank == 4 and isinstance(term.inside, _ATTENTION):
+        if not isinstance(term.operation, keras.layers.EinsumDense):
+            return None
+        value = tf.reshape(value, [-1, shape[1] or tf.shape(value)[1], shape[2] * shape[3]])
+        shape = value.shape
+    if shape.rank == 4:
+        return None if shape[1] == shape[2] == 1 else value
+    if shape.rank != 3:
+        return None
+    return _tokens_on_grid(value, image)
+
+
+def _tokens_on_grid(value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | None:
+    count, height, width = value.shape[1], image.shape[1], image.shape[2]
+    if None in (count, height, width):
+        return None
+    for special in (0, 1):  # tokens that stand before the grid
+        h = math.isqrt(max((count - special) * height // width, 0))
+        w = (count - special) // h if h else 0
+        if h * w == count - special > 1 and h * width == w * height:
+            return tf.reshape(value[:, special:], [-1, h, w, value.shape[2]])
+    return None
+
+
+PARTS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "abs": tf.abs,
+    "signed": tf.identity,
+    "positive": tf.nn.relu,
+    "negative": lambda value: tf.nn.relu(-value),
+}
+
+
+def over_channels(values: tf.Tensor, part: str, rescale: str | None) -> tf.Tensor:
+    """Σ_c rescale(part(values))_c, [B, h, w, C] → [B, h, w].
+
+    Rescaling subtracts the minimum and divides by maximum − minimum + ε, over all positions and
+    channels of an example (`"layer"`) or over each channel's positions (`"channel"`). It is linear
+    in the values, so that the sum over channels comes first where it can.
+    """
+    values = PARTS[part](values)
+    if rescale == "channel":
+        low = tf.reduce_min(values, [1, 2], keepdims=True)
+        high = tf.reduce_max(values, [1, 2], keepdims=True)
+        return tf.reduce_sum((values - low) / (high - low + EPSILON), -1)
+    summed = tf.reduce_sum(values, -1)
+    if rescale is None:
+        return summed
+    low = tf.reduce_min(values, [1, 2, 3])[:, tf.newaxis, tf.newaxis]
+    high = tf.reduce_max(values, [1, 2, 3])[:, tf.newaxis, tf.newaxis]
+    channels = tf.cast(tf.shape(values)[-1], values.dtype)
+    return (summed - channels * low) / (high - low + EPSILON)
+
+
+RESIZE: dict[str, Callable[[tf.Tensor, Any], tf.Tensor]] = {
+    "bilinear": lambda maps, size: tf.raw_ops.ResizeBilinear(
+        images=maps, size=size, align_corners=True
+    ),
+    "bilinear_half_pixel": lambda maps, size: tf.raw_ops.ResizeBilinear(
+        images=maps, size=size, half_pixel_centers=True
+    ),
+    "bicubic": lambda maps, size: tf.raw_ops.ResizeBicubic(
+        images=maps, size=size, align_corners=True
+    ),
+    "bicubic_half_pixel": lambda maps, size: tf.raw_ops.ResizeBicubic(
+        images=maps, size=size, half_pixel_centers=True
+    ),
+}
+
+
+def resized_sum(maps: list[tf.Tensor], image: tf.Tensor, resize: str) -> tf.Tensor:
+    """The sum of maps [B, h, w] of several sizes at the image's size, [B, H, W].
+
+    Resizing is linear: maps of one size are added first, and resized together.
+    """
+    groups: dict[Any, tf.Tensor] = {}
+    for number, m in enumerate(maps):
+        size = tuple(m.shape[1:])
+        key = number if None in size else size
+        groups[key] = groups[key] + m if key in groups else m
+    return tf.add_n([at_size(m, image, resize) for m in groups.values()])
+
+
+def at_size(maps: tf.Tensor, image: tf.Tensor, resize: str) -> tf.Tensor:
+    """Maps [B, h, w] at the image's size, [B, H, W]."""
+    if maps.shape[1:] == image.shape[1:3] and maps.shape[1:].is_fully_defined():
+        return maps
+    sizes = tf.shape(image)[1:3]
+    rows = _matrix(maps.shape[1] or tf.shape(maps)[1], image.shape[1] or sizes[0], resize)
+    columns = _matrix(maps.shape[2] or tf.shape(maps)[2], image.shape[2] or sizes[1], resize)
+    rows, columns = tf.cast(rows, maps.dtype), tf.cast(columns, maps.dtype)
+    larger = tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)
+    return tf.ensure_shape(larger, [maps.shape[0], *image.shape[1:3]])
+
+
+def _matrix(old: Any, new: Any, resize: str) -> tf.Tensor:
+    """Resizing of one axis as a matrix [new, old]: TensorFlow's answer to the unit vectors.
+
+    Its kernel has a second derivative for no method and a float64 for none.
+    """
+    unit = tf.eye(old)[:, :, tf.newaxis, tf.newaxis]
+    return tf.transpose(RESIZE[resize](unit, [new, 1])[:, :, 0, 0])
