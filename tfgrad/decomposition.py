@@ -22,7 +22,9 @@ from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
+from tfgrad.gradients.model_checks import check_no_probabilities
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import at_least_float32
 
 NEEDS = Needs(intercepts=True)
@@ -179,12 +181,7 @@ def check(probe: Probe) -> None:
     """
     network = probe.network
     inspection = second_order.inspect(network, probe.x, training=False)
-    if inspection.probabilities is not None:
-        raise ModelError(
-            f"model {network.name!r}: its layer {inspection.probabilities!r} returns "
-            "probabilities, expected logits. Give the last layer activation=None (in "
-            "keras.applications, classifier_activation=None); a softmax can follow outside."
-        )
+    check_no_probabilities("model", network, inspection)
     for finding in inspection.findings:
         if finding.is_missing and finding.layer in probe.intercepts.differentiated:
             raise ModelError(
@@ -242,7 +239,7 @@ def _per_example(reduce, terms):
 
 
 def _rounding(probe):
-    kinds = {layer.compute_dtype for layer in probe.network._flatten_layers()}
+    kinds = {layer.compute_dtype for layer in flatten_layers(probe.network)}
     kinds |= {t.dtype.name for t in tf.nest.flatten(probe.x)}
     return max(_ROUNDING.get(kind, 1e-6) for kind in kinds)
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal import keras_private
 from tfgrad.internal.precision import promoted_to_float32
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
@@ -50,7 +51,7 @@ class Softplus(keras.layers.Layer):
             raise ArgumentError(f"beta must be positive and finite, not {beta!r}; try beta=10.0")
         self.beta = float(beta)
         self.supports_masking = True
-        self._build_at_init()
+        keras_private.build_at_once(self)
 
     def call(self, inputs: Any) -> Any:
         """φ(inputs), in the compute dtype."""
@@ -113,7 +114,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         axes = list(range(1, len(x.shape)))
         axes.pop(-2 if self.axis == -1 else self.axis - 1)
         mean, variance = _moments(x, axes, keepdims=True)
-        shape = self._create_broadcast_shape(input_shape)
+        shape = keras_private.broadcast_shape(self, input_shape)
         scale = ops.rsqrt(variance + self.epsilon)
         if self.scale:
             scale = scale * ops.reshape(ops.cast(self.gamma, x.dtype), shape)
@@ -157,7 +158,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _moments(self, inputs: Any, mask: Any) -> Any:
         if mask is not None:  # Keras writes these out, nothing is stopped
             return super()._moments(inputs, mask)
-        return _moments(inputs, self._reduction_axes, keepdims=False)
+        return _moments(inputs, keras_private.reduction_axes(self), keepdims=False)
 
 
 @_serializable

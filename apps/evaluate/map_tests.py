@@ -10,7 +10,8 @@ from absl import flags
 from tfgrad import evaluation, figures, saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.evaluation import Measurement
-from tfgrad.evaluation.comparison import compare, result
+from tfgrad.evaluation.comparison import compare
+from tfgrad.evaluation.comparison.result import CONTROL, write_csv
 from tfgrad.evaluation.map_tests import pixel_perturbation
 
 from . import network_tests
@@ -94,8 +95,8 @@ def run(tests, subjects, images):
 def tables(found):
     """{test: {row: measurement}}; a row is a method, of a model where there are several."""
     rows: dict[str, dict[str, Measurement]] = {}
-    for model, one_model in found.items():
-        for test, measured in one_model.measurements.items():
+    for model, result in found.items():
+        for test, measured in result.measurements.items():
             for method, one in measured.items():
                 name = method if len(found) == 1 else f"{model}, {method}"
                 rows.setdefault(test, {})[name] = one
@@ -115,9 +116,9 @@ def write(directory, found):
         for heading, scores in result.panels().items()
     }
     picture, records = (os.path.join(directory, name) for name in FILES)
-    figures.bars(picture, panels, control=result.CONTROL)
+    figures.bars(picture, panels, control=CONTROL)
     rows = [{"model": model, **row} for model, result in found.items() for row in result.rows()]
-    result.write_csv(records, rows, "model")
+    write_csv(records, rows, "model")
 
 
 def _options(tests, subject):

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfgrad import export
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.export import saved_model
 from tfgrad.training import PenalizedModel
 
 # Keras converts TensorFlow tensors with np.array, whose copy protocol NumPy 2 wants extended.
@@ -219,7 +220,7 @@ def test_two_writers_get_two_versions(tmp_path):
             barrier.wait(10)  # both have chosen their number by now
 
     def run():
-        paths.append(export._publish(str(tmp_path), write))
+        paths.append(saved_model._publish(str(tmp_path), write))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:

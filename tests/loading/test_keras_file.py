@@ -296,7 +296,7 @@ def test_another_extension(good, tmp_path):
 
 
 def test_more_than_fits(good, monkeypatch):
-    monkeypatch.setattr(loading, "MAX_BYTES", 1000)
+    monkeypatch.setattr("tfgrad.loading.keras_file.MAX_BYTES", 1000)
     with pytest.raises(ModelError, match=r"members of 0.0 GiB unpacked, expected at most"):
         loading.load(good[0] / "good.keras")
 

@@ -271,7 +271,7 @@ def test_a_teacher_that_ends_in_softmax():
     taught = keras.Sequential([teacher(), L.Softmax(name="probabilities")], name="t")
     for penalty in (ActivationMatching(), JacobianMatching()):
         with pytest.raises(
-            ModelError, match=r"teacher 't': its outputs are probabilities .*logits"
+            ModelError, match=r"teacher 't': .*returns probabilities; expected logits"
         ):
             penalty.per_example(student(), images().astype("float32"), LABELS, teacher=taught)
 

@@ -402,7 +402,7 @@ def test_labels_are_asked_for():
 
 def test_probabilities_are_refused():
     net = keras.Sequential([keras.Input((2,)), L.Dense(2, activation="softmax", name="p")])
-    with pytest.raises(ModelError, match=r"its outputs are probabilities .*'p'.*from_logits=True"):
+    with pytest.raises(ModelError, match=r"'p' returns probabilities.*from_logits=True"):
         GradientNorm(target=0).per_example(net, np.ones((1, 2), "float32"))
 
 

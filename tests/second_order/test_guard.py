@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfgrad import layers, second_order
 from tfgrad.errors import ArgumentError, ModelError, SecondOrderError, SecondOrderWarning
+from tfgrad.second_order import guard
 
 L = keras.layers
 SHAPE = (8, 8, 4)
@@ -401,8 +402,8 @@ def test_inside_a_function_a_tape_and_a_strategy():
 
 def test_cached_for_the_life_of_the_network(monkeypatch):
     traces = []
-    trace = second_order._trace
-    monkeypatch.setattr(second_order, "_trace", lambda *a: (traces.append(a[2]), trace(*a))[1])
+    trace = guard._trace
+    monkeypatch.setattr(guard, "_trace", lambda *a: (traces.append(a[2]), trace(*a))[1])
     network = network_with(L.BatchNormalization())
     first = second_order.inspect(network)
     assert second_order.inspect(network) is first

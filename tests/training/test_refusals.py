@@ -44,14 +44,16 @@ def ending_in(how):
 
 @pytest.mark.parametrize("how", ["fused", "layer", "bare"])
 def test_probabilities_are_refused(how):
-    with pytest.raises(ModelError, match=r"outputs are probabilities.*Remove that activation"):
+    with pytest.raises(
+        ModelError, match=r"returns probabilities; expected logits.*activation=None"
+    ):
         PenalizedModel(ending_in(how), [GradientNorm()])
 
 
 def test_probabilities_of_an_unbuilt_network_are_refused_at_its_first_use():
     network = keras.Sequential([L.Dense(CLASSES, activation="softmax")])
     model = compiled(network, [GradientNorm()])
-    with pytest.raises(ModelError, match="outputs are probabilities"):
+    with pytest.raises(ModelError, match="returns probabilities"):
         model.fit(*examples(), verbose=0)
 
 

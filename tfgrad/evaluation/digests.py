@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfgrad.data.dataset import Dataset
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.saliency import Method
 
 _ROWS = 1024
@@ -77,7 +78,7 @@ def layers_digest(network: keras.Model) -> str:
     Raises:
         ModelError: a layer cannot say its options, so that results of others would pass for its.
     """
-    layers = list(network._flatten_layers())
+    layers = flatten_layers(network)
     # Keras numbers names as layers are built; their places tell which is connected with which.
     places = {layer.name: f"#{place}" for place, layer in enumerate(layers)}
     # From the inside out, so that what is refused is the layer at fault and not one around it.

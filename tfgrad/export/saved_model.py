@@ -35,12 +35,13 @@ from contextlib import suppress
 import keras
 import tensorflow as tf
 
-from tfgrad import saliency, second_order
+from tfgrad import saliency
 from tfgrad._version import __version__
 from tfgrad.errors import ArgumentError, ModelError, TfgradError
 from tfgrad.export import signatures as signature_functions
 from tfgrad.export import warmup_requests
 from tfgrad.export.signatures import Served
+from tfgrad.gradients.model_checks import check_logits
 from tfgrad.training.penalized_model import PenalizedModel
 
 METADATA = os.path.join("assets.extra", "tfgrad.json")  # TensorFlow Serving never reads it
@@ -246,15 +247,7 @@ def _served(model: keras.Model) -> Served:
             )
     shape = _input_shape(network, who)
     dtype = _input_dtype(network, who)
-    softmax = second_order.inspect(
-        network, tf.TensorSpec(shape, dtype), training=False
-    ).probabilities
-    if softmax is not None:
-        raise ModelError(
-            f"{who}: its layer {softmax!r} returns probabilities, expected logits. Remove the "
-            "softmax (activation=None) and train with from_logits=True; the export adds the "
-            "probabilities itself."
-        )
+    check_logits(network, tf.TensorSpec(shape, dtype))
     outputs = tf.nest.flatten(network(keras.KerasTensor(shape, dtype=dtype), training=False))
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
         raise ModelError(

@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.keras_private import flatten_layers, with_mask_of
 
 _handlers: contextvars.ContextVar[tuple] = contextvars.ContextVar("tfgrad_handlers", default=())
 _lock = threading.Lock()
@@ -75,7 +76,7 @@ def layer_of(call):
 
 def flatten(network):
     """Every layer of a network, nested ones included, in the order Keras keeps them."""
-    return [item for item in network._flatten_layers() if item is not network]
+    return [item for item in flatten_layers(network) if item is not network]
 
 
 @contextlib.contextmanager
@@ -132,11 +133,7 @@ def is_symbolic(args, kwargs):
 
 def copy(tensor):
     """The same value as a tensor of its own, with Keras's mask if it carries one."""
-    twin = tf.identity(tensor)
-    mask = getattr(tensor, "_keras_mask", None)
-    if mask is not None:
-        twin._keras_mask = mask
-    return twin
+    return with_mask_of(tf.identity(tensor), tensor)
 
 
 def bare(layer, **replaced):

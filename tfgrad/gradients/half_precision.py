@@ -3,15 +3,15 @@
 import contextlib
 import threading
 
+from tfgrad.internal.keras_private import flatten_layers
+
 _lock = threading.RLock()
 
 
 def half_precision_layers(network):
     """The layers of a network that compute in float16 or bfloat16."""
     return [
-        layer
-        for layer in network._flatten_layers()
-        if layer.compute_dtype in ("float16", "bfloat16")
+        layer for layer in flatten_layers(network) if layer.compute_dtype in ("float16", "bfloat16")
     ]
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfgrad import second_order
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.internal import keras_private
 
 
 class Wrapper:
@@ -39,7 +40,7 @@ def network(model: Any) -> keras.Model:
             f"model {found.name!r}: it is not built. Call it on a batch, or load its weights, "
             "before passing it on."
         )
-    if isinstance(getattr(found, "_inputs_struct", None), dict) and len(found.inputs) == 1:
+    if keras_private.takes_a_dict(found) and len(found.inputs) == 1:
         # The same layers, fed with a tensor: Keras warns of a tensor where it expects a dict.
         return keras.Model(found.inputs[0], list(found.outputs), name=found.name)
     return found
@@ -112,10 +113,27 @@ def check_logits(network: keras.Model, x: Any) -> None:
     Raises:
         ModelError: an output ends in a softmax or a sigmoid.
     """
-    layer = second_order.inspect(network, x, training=False).probabilities
-    if layer is not None:
+    check_no_probabilities("model", network, second_order.inspect(network, x, training=False))
+
+
+def check_no_probabilities(
+    role: str, network: keras.Model, inspection: second_order.Inspection
+) -> None:
+    """Reject a network that was found to return probabilities.
+
+    Args:
+        role: The argument that the network came in by, as the message names it: "model",
+            "network" or "teacher".
+        network: The network.
+        inspection: What `second_order.inspect` or `check` found of it.
+
+    Raises:
+        ModelError: An output ends in a softmax or a sigmoid.
+    """
+    if inspection.probabilities is not None:
         raise ModelError(
-            f"model {network.name!r}: its layer {layer!r} returns probabilities, expected logits. "
-            "Pass activation=None to the last layer (classifier_activation=None to a model of "
-            "keras.applications) and train with from_logits=True in the loss."
+            f"{role} {network.name!r}: its layer {inspection.probabilities!r} returns "
+            "probabilities; expected logits. Pass activation=None to the last layer "
+            "(classifier_activation=None to a model of keras.applications) and train with "
+            "from_logits=True in the loss."
         )

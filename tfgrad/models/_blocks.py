@@ -14,7 +14,7 @@ ACTIVATIONS = ("relu", "softplus")
 _FEWEST_CHANNELS = 4
 
 
-def _normalization(name: str) -> keras.layers.Layer:
+def normalization(name: str) -> keras.layers.Layer:
     """Batch normalisation right to second order, which costs no more than Keras's own.
 
     Momentum and ε are the defaults of the framework the papers' code was written in (their 0.1 is

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.keras_private import producer
 from tfgrad.models import _blocks
 
 TARGET, SOURCE = "target", "source"
@@ -45,8 +46,7 @@ def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
             f"network: {getattr(network, 'name', network)!r} is no functional or Sequential model "
             "with one output; build a model with outputs {'target': ..., 'source': ...} yourself."
         )
-    history = outputs[0]._keras_history  # the very call: the layer may have others
-    last, node = history.operation, history.operation._inbound_nodes[history.node_index]
+    last, node = producer(outputs[0])  # the very call: the layer may have others
     if not isinstance(last, keras.layers.Dense):
         raise ArgumentError(
             f"network: {network.name!r} ends in {last.name!r} ({type(last).__name__}); expected a "

@@ -54,7 +54,7 @@ def resnet(
     _blocks.check_arguments(depth, DEPTHS, input_shape, classes, width, activation, beta)
     x = inputs = keras.Input(tuple(input_shape), name="image")
     x = _blocks.convolution(_blocks.scaled(64, width), "stem_conv", use_bias=False)(x)
-    x = _blocks._normalization("stem_bn")(x)
+    x = _blocks.normalization("stem_bn")(x)
     x = _blocks.activation_layer(activation, beta, "stem_act")(x)
     stages = zip(_STAGE_CHANNELS, _BLOCK_COUNTS[depth], strict=True)
     for stage, (channels, blocks) in enumerate(stages, start=1):
@@ -75,14 +75,14 @@ def _basic_block(
 ) -> keras.KerasTensor:
     shortcut = x
     x = _blocks.convolution(channels, f"{prefix}_conv1", strides=strides, use_bias=False)(x)
-    x = _blocks._normalization(f"{prefix}_bn1")(x)
+    x = _blocks.normalization(f"{prefix}_bn1")(x)
     x = _blocks.activation_layer(activation, beta, f"{prefix}_act1")(x)
     x = _blocks.convolution(channels, f"{prefix}_conv2", use_bias=False)(x)
-    x = _blocks._normalization(f"{prefix}_bn2")(x)
+    x = _blocks.normalization(f"{prefix}_bn2")(x)
     if strides > 1 or shortcut.shape[-1] != channels:
         shortcut = _blocks.convolution(
             channels, f"{prefix}_shortcut_conv", size=1, strides=strides, use_bias=False
         )(shortcut)
-        shortcut = _blocks._normalization(f"{prefix}_shortcut_bn")(shortcut)
+        shortcut = _blocks.normalization(f"{prefix}_shortcut_bn")(shortcut)
     x = keras.layers.Add(name=f"{prefix}_add")([x, shortcut])
     return _blocks.activation_layer(activation, beta, f"{prefix}_act2")(x)

@@ -79,6 +79,6 @@ def vgg(
         convolutions += 1
         x = _blocks.convolution(_blocks.scaled(int(item), width), f"conv{convolutions}")(x)
         if batch_norm:
-            x = _blocks._normalization(f"bn{convolutions}")(x)
+            x = _blocks.normalization(f"bn{convolutions}")(x)
         x = _blocks.activation_layer(activation, beta, f"act{convolutions}")(x)
     return keras.Model(inputs, _blocks.head(classes)(x), name=name or f"vgg{depth}")

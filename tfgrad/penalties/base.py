@@ -1,18 +1,16 @@
 """What every penalty shares: a weight, a name, one number per example, serialisation."""
 
 import numbers
-import warnings
-import weakref
 
 import keras
 import tensorflow as tf
 
-from tfgrad import second_order
-from tfgrad.errors import ArgumentError, ModelError, SecondOrderWarning
-from tfgrad.gradients import call_hooks, layer_biases
+from tfgrad.errors import ArgumentError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.penalties.checks import check_network, check_teacher
+from tfgrad.penalties.teacher import Teacher, needs_of
 
 PACKAGE = "tfgrad"
 
@@ -121,10 +119,10 @@ class Penalty:
             [batch], unweighted.
         """
         check_network(network, [self], x, training)
-        needs, taught = teacher.needs_of([self]), None
+        needs, taught = needs_of([self]), None
         if needs is not None:
             check_teacher(teacher, network, [self], x)
-            taught = teacher.Teacher(teacher, x, y, needs)
+            taught = Teacher(teacher, x, y, needs)
         with keras.StatelessScope(collect_losses=True):
             probe = Probe(
                 network,
@@ -155,111 +153,6 @@ class Penalty:
     def __repr__(self):
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
-
-
-_warned: weakref.WeakSet = weakref.WeakSet()
-_warned_of_batches: weakref.WeakSet = weakref.WeakSet()
-
-
-def check_network(network, penalties, x=None, training=True):
-    """Refuse a network whose second derivatives are wrong or whose outputs are probabilities.
-
-    Warns:
-        SecondOrderWarning: a score penalty on a ReLU network, or one whose trace batch norm makes
-            the batch's; once per network.
-
-    Raises:
-        SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
-        ModelError: its outputs are probabilities; penalties differentiate logits.
-    """
-    for penalty in penalties:
-        call_hooks.check_names(network, penalty.needs().layers)
-        layer_biases.check(network, penalty.needs().biases)
-    twice = any(p.differentiates_twice for p in penalties)
-    look = second_order.check if twice else second_order.inspect
-    inspection = look(network, x, training=training)
-    wanting = [p.name for p in penalties if p.wants_smooth]
-    if wanting and inspection.piecewise_linear and network not in _warned:
-        _warned.add(network)
-        warnings.warn(
-            f"network {network.name!r}: ReLU is its only non-linearity, so its Hessian is zero "
-            f"wherever it exists and {wanting[0]!r} has nothing to match; use a smooth activation, "
-            "e.g. tfgrad.layers.Softplus(10.0).",
-            SecondOrderWarning,
-            stacklevel=3,
-        )
-    if training:
-        _warn_of_batches(network, [p.name for p in penalties if p.wants_images_apart])
-    if inspection.probabilities:
-        raise ModelError(
-            f"network {network.name!r}: its outputs are probabilities (layer "
-            f"{inspection.probabilities!r} ends in softmax or sigmoid); penalties differentiate "
-            "logits. Remove that activation and compile with "
-            "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
-        )
-
-
-def _warn_of_batches(network, names):
-    norms = [
-        layer.name
-        for layer in network._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
-    if names and norms and network not in _warned_of_batches:
-        _warned_of_batches.add(network)
-        warnings.warn(
-            f"network {network.name!r}: in training mode batch norm ({norms[0]!r}) makes every "
-            f"logit depend on all images, so {names[0]!r} penalizes the trace of the batch and "
-            'hardly that of an image. Pass statistics="running" for the image\'s own, or take a '
-            "network without batch norm.",
-            SecondOrderWarning,
-            stacklevel=4,
-        )
-
-
-def check_teacher(teacher, network, penalties, x=None):
-    """Refuse a teacher that these penalties cannot learn from.
-
-    Raises:
-        ArgumentError: it is missing, no Keras model, or takes other inputs than the network.
-        ModelError: its outputs are probabilities, and a penalty compares logits.
-    """
-    wanting = [p for p in penalties if p.teacher_needs() is not None]
-    if not isinstance(teacher, keras.Model):
-        raise ArgumentError(
-            f"teacher: got {type(teacher).__name__}; {wanting[0].name!r} matches a teacher, "
-            "expected a keras.Model that returns logits."
-        )
-    own, taught = (_input_shape(model) for model in (network, teacher))
-    plain = isinstance(own, tuple) and isinstance(taught, tuple)
-    if plain and not tf.TensorShape(own).is_compatible_with(tf.TensorShape(taught)):
-        raise ArgumentError(
-            f"teacher: takes inputs {taught}, the network takes {own}; "
-            "expected the same, as both see the same batch. Resize the images, or put a "
-            "tfgrad.layers.Resizing in front of the teacher."
-        )
-    for penalty in wanting:
-        if teacher.built or getattr(teacher, "inputs", None):
-            call_hooks.check_names(teacher, penalty.teacher_needs().layers)
-            layer_biases.check(teacher, penalty.teacher_needs().biases)
-    if x is None and not getattr(teacher, "inputs", None):
-        return  # its inputs are known with the first batch, which asks again
-    if any(p.compares_logits for p in wanting):
-        inspection = second_order.inspect(teacher, x, training=False)
-        if inspection.probabilities:
-            raise ModelError(
-                f"teacher {teacher.name!r}: its outputs are probabilities (layer "
-                f"{inspection.probabilities!r} ends in softmax or sigmoid); penalties compare "
-                "logits. Remove that activation, for keras.applications with "
-                "classifier_activation=None."
-            )
-
-
-def _input_shape(model):
-    try:
-        return model.input_shape
-    except (AttributeError, ValueError):
-        return None
 
 
 def _validated_head(head):

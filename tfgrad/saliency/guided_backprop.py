@@ -11,6 +11,7 @@ from tfgrad.errors import ModelError
 from tfgrad.gradients import call_hooks
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
+from tfgrad.internal.keras_private import with_mask_of
 from tfgrad.saliency.base import Method, over_channels
 from tfgrad.saliency.input_gradient import REDUCE, single
 from tfgrad.saliency.tracing import operations, traced
@@ -117,11 +118,7 @@ class _Guide(call_hooks.Handler):
 
     def guided(self, run: Any) -> Any:
         output = run()
-        twin = _gate(output)
-        mask = getattr(output, "_keras_mask", None)
-        if mask is not None:
-            twin._keras_mask = mask
-        return twin
+        return with_mask_of(_gate(output), output)
 
 
 class _Counting(_Guide):

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError, SecondOrderError, SecondOrderWarning
+from tfgrad.internal import keras_private
 from tfgrad.second_order.operations import (
     ABSENT,
     INEXACT,
@@ -114,7 +115,7 @@ def inspect(network: Any, inputs: Any = None, training: bool = True) -> Inspecti
     shapes = tuple((tuple(s.shape)[1:], s.dtype.name) for s in keras.tree.flatten(specs))
     layers = tuple(
         (type(layer).__name__, layer.name, layer.compute_dtype)
-        for layer in network._flatten_layers()
+        for layer in keras_private.flatten_layers(network)
     )
     known = _inspections.setdefault(network, {})
     # An unbuilt network grows its layers in the trace; what is asked next is the built one.
@@ -310,6 +311,6 @@ def _finding(network: Any, owner: Any, operation: str) -> Finding:
     else:
         advice = "write it with operations that have a gradient"
         problem = f"TensorFlow defines not even a first derivative for {operation}"
-    if owner is network and keras.tree.flatten(getattr(network, "_layers", [])):
+    if owner is network and keras_private.has_layers(network):
         problem = f"an operation outside every layer: {problem}"
     return Finding(owner.name, operation, problem, advice, severity, name)

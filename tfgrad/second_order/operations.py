@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from tfgrad.internal.keras_private import flatten_layers
+
 _RESIZE = "use tfgrad.layers.Resizing or tfgrad.layers.UpSampling2D"
 _RNN = "pass use_cudnn=False to the layer"
 _QUANTISED = "apply the penalty to the float network and quantise afterwards"
@@ -99,7 +101,7 @@ class Layers:
     @staticmethod
     def _inside(outer: Any, name: str) -> Any:
         for recursive in (False, True):  # names need not be unique: the nearer one first
-            for layer in outer._flatten_layers(include_self=False, recursive=recursive):
+            for layer in flatten_layers(outer, include_self=False, recursive=recursive):
                 if layer.name == name:
                     return layer
         return None

@@ -11,9 +11,11 @@ from tfgrad.gradients import output_heads
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.model_checks import Wrapper
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import keras_private
 from tfgrad.internal.stateless_noise import Draws
-from tfgrad.penalties import teacher
-from tfgrad.penalties.base import Penalty, check_network, check_teacher
+from tfgrad.penalties.base import Penalty
+from tfgrad.penalties.checks import check_network, check_teacher
+from tfgrad.penalties.teacher import Lesson, Teacher, needs_of, record
 from tfgrad.training.step import Batch, with_clear_errors
 
 
@@ -102,7 +104,7 @@ class PenalizedModel(Wrapper, keras.Model):
         self._needs = Needs()
         for penalty in penalties:
             self._needs |= penalty.needs()
-        self._teacher_needs = teacher.needs_of(penalties)
+        self._teacher_needs = needs_of(penalties)
         if penalties and network.built and getattr(network, "inputs", None):
             check_network(network, penalties)
         if self._teacher_needs is not None:
@@ -245,7 +247,7 @@ class PenalizedModel(Wrapper, keras.Model):
             raise ArgumentError("teacher: this model has none, so there are no lessons to record.")
 
         def answer(x, y=None):
-            taught = teacher.Teacher(self.teacher, x, y, self._teacher_needs)
+            taught = Teacher(self.teacher, x, y, self._teacher_needs)
             with keras.StatelessScope(collect_losses=True):
                 probe = Probe(self.network, x, y, needs=self._needs, teacher=taught)
                 for penalty in self.penalties:
@@ -253,15 +255,15 @@ class PenalizedModel(Wrapper, keras.Model):
                         penalty.compute(probe.on(penalty.head))
             return taught.answers()
 
-        return teacher.record(answer, x, y, batch_size)
+        return record(answer, x, y, batch_size)
 
     def _taught(self, batch):
         """The teacher's side of a batch; opened before any tape, so that none records it."""
         if self._teacher_needs is None:
             return None
         if batch.taught is not None:
-            return teacher.Teacher.from_lesson(batch.taught)
-        return teacher.Teacher(self.teacher, batch.x, batch.y, self._teacher_needs)
+            return Teacher.from_lesson(batch.taught)
+        return Teacher(self.teacher, batch.x, batch.y, self._teacher_needs)
 
     # One step
 
@@ -323,7 +325,7 @@ class PenalizedModel(Wrapper, keras.Model):
     def predict_step(self, data):
         """Logits of one batch."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        x = x.x if isinstance(x, teacher.Lesson) else x
+        x = x.x if isinstance(x, Lesson) else x
         if distribution.share_of(x).replicas == 1:
             return self(x, training=False)
         size = tf.shape(tf.nest.flatten(x)[0])[0]
@@ -387,7 +389,7 @@ class PenalizedModel(Wrapper, keras.Model):
         (keras-team/keras#20585); only shapes and dtypes are wanted. Once is enough: validation data
         that end with their epoch have no batch to look at in the next.
         """
-        if self._distribute_strategy is None or self._symbolically_built:
+        if not keras_private.is_distributed(self) or self._symbolically_built:
             return
         strategy = self.distribute_strategy
         if iterator is not None:
@@ -395,9 +397,9 @@ class PenalizedModel(Wrapper, keras.Model):
                 data_batch = distribution.local_value(strategy, next(batches))
                 break
         x, *labels = keras.utils.unpack_x_y_sample_weight(data_batch)
-        x = x.x if isinstance(x, teacher.Lesson) else x
+        x = x.x if isinstance(x, Lesson) else x
         with strategy.scope():
-            self._symbolic_build(data_batch=(x, *labels))
+            keras_private.symbolic_build(self, (x, *labels))
         self._symbolically_built = True
 
     def _check_metrics(self, *metrics):

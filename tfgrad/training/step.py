@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfgrad import distribution
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.penalties import teacher
+from tfgrad.internal import keras_private
+from tfgrad.penalties.teacher import Lesson
 
 _NOT_FINITE = "x: the images hold NaN or infinite values"
 _OUT_OF_RANGE = "y: a label is out of range"
@@ -21,7 +22,7 @@ class Batch:
         self.model = model
         x, self.true_y, self.true_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.taught = None
-        if isinstance(x, teacher.Lesson):
+        if isinstance(x, Lesson):
             x, self.taught = x
         self.true_x = x
         self.share = distribution.share_of(x)
@@ -72,13 +73,13 @@ class Batch:
             loss = loss.get(head)
         sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
         penalized = any(_own_head(p) == head for p in self._penalties_on_labels())
-        return penalized or (sparse and loss.ignore_class is None)
+        return penalized or (sparse and loss.get_config().get("ignore_class") is None)
 
     def supervised(self, outputs, training):
         """The compiled loss and the regularisers of this replica's part of the batch."""
         if self.model.loss is None and self.model.penalties:  # learning from the penalties alone
             none = tf.zeros([], keras.config.floatx())
-            return sum(map(self.model._aggregate_additional_loss, self.model.losses), none)
+            return sum(keras_private.additional_losses(self.model), none)
         return self.model.compute_loss(
             x=self.x,
             y=self.y,
@@ -106,7 +107,12 @@ class Batch:
 
     def track_loss(self, loss):
         """Count a loss for the metric `loss`."""
-        self._track(self.model._loss_tracker, loss)
+        replicas = self.share.replicas
+        keras_private.track_loss(
+            self.model,
+            loss * tf.cast(replicas, loss.dtype),
+            tf.cast(self.share.total, tf.float32) / replicas,
+        )
 
     def logs(self, outputs):
         """Metrics so far, of the examples that are really there."""

@@ -133,7 +133,7 @@ def test_a_directory_in_use_is_waited_for(tmp_path):
 
 
 def test_a_system_without_locks_waits_for_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfgrad.evaluation._kept.fcntl", None)
+    monkeypatch.setattr("tfgrad.internal.files.fcntl", None)
     with alone(tmp_path):
         assert len(saved_maps(saliency.InputGradient(network()), dataset(), tmp_path)) == 21
 

@@ -209,7 +209,7 @@ def test_what_density_ratios_refuse():
         density_ratios(network, stream(x), target="all")
     with pytest.raises(ArgumentError, match=r"batches: got an empty data set"):
         density_ratios(network, stream(x).take(0))
-    with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
+    with pytest.raises(ModelError, match=r"returns probabilities; expected logits"):
         softmax = keras.Sequential([network, keras.layers.Softmax()])
         density_ratios(softmax, stream(x))
     x[5] = np.nan
@@ -265,7 +265,7 @@ def test_what_the_gan_test_refuses():
             gan_test(judge(), images, wrong)
     with pytest.raises(DataError, match=r"images: got none"):
         gan_test(judge(), images[:0], [])
-    with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
+    with pytest.raises(ModelError, match=r"returns probabilities; expected logits"):
         gan_test(keras.Sequential([judge(), keras.layers.Softmax()]), images, labels)
     with pytest.raises(NonFiniteError, match=r"judge: the logits of image 0 are NaN or infinite"):
         broken = judge()
@@ -351,7 +351,7 @@ def test_what_energy_share_refuses():
         energy_share(flat(), batches, CORNER, temperature=10)
     with pytest.raises(ArgumentError, match=r"temperature: got 0; expected a finite number"):
         energy_share(flat(), batches, CORNER, of="loss", temperature=0)
-    with pytest.raises(ModelError, match=r"returns probabilities, expected logits"):
+    with pytest.raises(ModelError, match=r"returns probabilities; expected logits"):
         energy_share(keras.Sequential([flat(), keras.layers.Softmax()]), batches, CORNER)
     with pytest.raises(NonFiniteError, match=r"the logits or gradients of image 0 are NaN"):
         energy_share(flat(kernel=KERNEL * np.nan), batches, CORNER)

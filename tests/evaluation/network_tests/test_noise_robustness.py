@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgrad import evaluation
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation import noise_robustness
+from tfgrad.evaluation.network_tests.noise_robustness import SIGMAS
 
 # Two classes, logits ±w·x/2 and x = ±margin · w/‖w‖²: class 1 where w·x > 0. Under noise of
 # standard deviation σ, w·(x + η) is N(±margin, σ²‖w‖²).
@@ -86,7 +86,7 @@ def test_the_network_runs_in_inference_mode_and_keeps_its_state():
 
 def test_the_defaults_are_those_of_the_table():
     result = noise_robustness(linear(), batches(10))
-    assert result.points == evaluation.noise.SIGMAS == (0.0, 0.1, 0.2, 0.3, 0.4)
+    assert result.points == SIGMAS == (0.0, 0.1, 0.2, 0.3, 0.4)
     assert (result.over, result.seed, result.examples) == ("3 noise draws", 0, 10)
     assert (result.direction, result.along, result.percent) == ("higher", "noise σ", True)
 

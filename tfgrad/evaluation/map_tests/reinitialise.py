@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ModelError
+from tfgrad.internal.keras_private import flatten_layers, own_weights
 
 # What Keras's layers call what they add; the intercept of a batch norm, β − γμ/√(v + ε), is linear
 # in β and μ together.
@@ -67,11 +68,6 @@ def layers_with_weights(network: keras.Model, x: tf.Tensor) -> dict[str, Any]:
             "draw anew. Pass a trained network."
         )
     return {path: layer for _, path, layer in sorted(found, key=lambda entry: entry[0])}
-
-
-def own_weights(layer: Any) -> list[Any]:
-    """The weights that belong to a layer itself and not to layers inside it."""
-    return layer._trainable_variables + layer._non_trainable_variables
 
 
 def redraw(layer: Any, path: str, seed: int) -> float:
@@ -130,7 +126,7 @@ def move_biases(network: keras.Model, step: float, seed: Sequence[int]) -> None:
         ModelError: there is no weight called one of `BIASES`, or all are zero.
     """
     by_layer = [
-        [w for w in own_weights(layer) if w.name in BIASES] for layer in network._flatten_layers()
+        [w for w in own_weights(layer) if w.name in BIASES] for layer in flatten_layers(network)
     ]
     found = [(i, w) for i, weights in enumerate(filter(None, by_layer)) for w in weights]
     if not any(np.any(_numbers(w)) for _, w in found):
@@ -195,7 +191,7 @@ def _walked(network: Any) -> Iterator[tuple[str, Any]]:
     seen: set[int] = set()
 
     def inside(outer: Any, path: str) -> Iterator[Any]:
-        for layer in outer._flatten_layers(include_self=False, recursive=False):
+        for layer in flatten_layers(outer, include_self=False, recursive=False):
             if id(layer) not in seen:
                 seen.add(id(layer))
                 yield f"{path}{layer.name}", layer

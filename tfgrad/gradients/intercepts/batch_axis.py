@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.gradients import call_hooks
+from tfgrad.internal.keras_private import flatten_layers
 
 _BATCH = 1009  # a prime; nothing is computed, so size costs nothing
 # Bare operations of a functional graph that leave the first axis where it is, by class name.
@@ -49,7 +50,7 @@ def unbatched(network: keras.layers.Layer, x: Any) -> frozenset[int]:
 
 
 def _operations(network):
-    for layer in network._flatten_layers():
+    for layer in flatten_layers(network):
         yield layer
         for operation in getattr(layer, "operations", []):
             if not isinstance(operation, keras.layers.Layer):

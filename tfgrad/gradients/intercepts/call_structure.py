@@ -5,9 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.gradients.intercepts.tangents import is_floating
-
-# Models whose own `call` these define pass outputs from layer to layer and do nothing else.
-_GRAPHS_OF_LAYERS = ("keras.src.models.functional", "keras.src.models.sequential")
+from tfgrad.internal.keras_private import arguments_of_nodes, flatten_layers
 
 
 def has_layers_inside(operation):
@@ -16,7 +14,7 @@ def has_layers_inside(operation):
         return False
     if isinstance(type(operation).call, tf.types.experimental.GenericFunction):
         return False  # traced once, perhaps when nobody listened
-    return any(layer is not operation for layer in operation._flatten_layers())
+    return any(layer is not operation for layer in flatten_layers(operation))
 
 
 def current_graph():
@@ -24,21 +22,10 @@ def current_graph():
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def is_graph_of_layers(operation):
-    """Whether a model's call only passes outputs from layer to layer."""
-    return isinstance(operation, keras.Model) and (
-        type(operation).call.__module__ in _GRAPHS_OF_LAYERS
-    )
-
-
 def constants(model):
     """The tensors that a functional model's graph holds as constants."""
-    flat = [
-        argument
-        for operation in getattr(model, "operations", [])
-        for node in operation._inbound_nodes
-        for argument in tf.nest.flatten((node.arguments.args, node.arguments.kwargs))
-    ]
+    operations = getattr(model, "operations", [])
+    flat = [argument for o in operations for argument in arguments_of_nodes(o)]
     return [a for a in flat if is_floating(a)]
 
 

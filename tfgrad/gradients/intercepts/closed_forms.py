@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import layers as own
+from tfgrad.internal import keras_private
 
 _L, _A = keras.layers, keras.activations
 
@@ -83,7 +84,7 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
     """The rule for a call of a layer or bare operation with these arguments, or None."""
     kind = type(operation)
     if not isinstance(operation, _L.Layer):
-        if not kind.__module__.startswith("keras.src.ops."):
+        if not keras_private.is_own_operation(operation):
             return None
         if kind.__name__ in _JOINS:
             plain = all(isinstance(a, tf.Tensor) for a in tf.nest.flatten(arguments))
@@ -91,7 +92,7 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
         if getattr(operation, "initial", None) is not None:  # of a maximum or minimum
             return None
         return _OPERATIONS.get(kind.__name__)
-    if getattr(operation, "quantization_mode", None) or getattr(operation, "_remat_mode", None):
+    if getattr(operation, "quantization_mode", None) or keras_private.is_rematerialised(operation):
         return None
     if kind in _AFFINE:
         return "affine"

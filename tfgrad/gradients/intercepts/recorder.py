@@ -22,7 +22,7 @@ from tfgrad.errors import ModelError, TfgradError
 from tfgrad.gradients import call_hooks
 from tfgrad.gradients.intercepts import closed_forms
 from tfgrad.gradients.intercepts.batch_axis import unbatched as unbatched
-from tfgrad.gradients.intercepts.call_structure import constants, is_array, is_graph_of_layers
+from tfgrad.gradients.intercepts.call_structure import constants, is_array
 from tfgrad.gradients.intercepts.call_structure import current_graph as current_graph
 from tfgrad.gradients.intercepts.call_structure import has_layers_inside as has_layers_inside
 from tfgrad.gradients.intercepts.closed_forms import activation_rule as activation_rule
@@ -30,6 +30,8 @@ from tfgrad.gradients.intercepts.closed_forms import bias as bias_of
 from tfgrad.gradients.intercepts.closed_forms import rule as rule
 from tfgrad.gradients.intercepts.tangents import Code, Graph, floating, is_floating, transposed
 from tfgrad.gradients.intercepts.terms import Intercept, Intercepts
+from tfgrad.internal import keras_private
+from tfgrad.internal.keras_private import is_graph_of_layers
 
 
 @contextlib.contextmanager
@@ -265,9 +267,7 @@ class _Recorder(call_hooks.Handler):
                 f" {error}). If the model runs on this input, build the layer of Keras layers, "
                 "whose intercepts are known."
             )
-            # Or Keras adds its own words at every level.
-            problem._keras_call_info_injected = True  # type: ignore[attr-defined]
-            raise problem from error
+            raise keras_private.without_call_information(problem) from error
         return self._residues(operation, outputs, name, products.get, whole=whole)
 
     def _residues(self, operation, outputs, name, product, is_known=lambda y: False, **more):

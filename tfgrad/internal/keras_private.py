@@ -1,0 +1,123 @@
+"""Every private name of Keras that the project touches, in one place.
+
+Each has no public counterpart in Keras 3.15. A new version of Keras is tried against this module
+first; `make test-nightly` runs the tests on the newest one.
+
+Two more names are methods of Keras that subclasses here override, and so stand in their classes:
+`GroupNormalization._apply_normalization` and `BatchNormalization._moments` (`tfgrad.layers`), and
+`Model._maybe_symbolic_build` (`tfgrad.training`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Models whose own `call` these modules define pass outputs from layer to layer and do nothing else.
+_GRAPHS_OF_LAYERS = ("keras.src.models.functional", "keras.src.models.sequential")
+_OPERATIONS = "keras.src.ops."
+
+
+def flatten_layers(
+    layer: keras.layers.Layer, *, include_self: bool = True, recursive: bool = True
+) -> list[keras.layers.Layer]:
+    """The layers inside a layer or model, in the order Keras keeps them, itself first."""
+    return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+def has_layers(layer: keras.layers.Layer) -> bool:
+    """Whether any layer is an attribute of this one, directly."""
+    return bool(keras.tree.flatten(getattr(layer, "_layers", [])))
+
+
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights that belong to a layer itself and not to layers inside it."""
+    return layer._trainable_variables + layer._non_trainable_variables
+
+
+def is_graph_of_layers(operation: Any) -> bool:
+    """Whether a model's call only passes outputs from layer to layer (functional, Sequential)."""
+    return isinstance(operation, keras.Model) and (
+        type(operation).call.__module__ in _GRAPHS_OF_LAYERS
+    )
+
+
+def is_own_operation(operation: keras.Operation) -> bool:
+    """Whether a bare operation is one of `keras.ops`."""
+    return type(operation).__module__.startswith(_OPERATIONS)
+
+
+def is_rematerialised(layer: keras.layers.Layer) -> bool:
+    """Whether a layer was built inside a `keras.RematScope` that recomputes its call."""
+    return bool(getattr(layer, "_remat_mode", None))
+
+
+def arguments_of_nodes(operation: keras.Operation) -> list[Any]:
+    """The flat arguments of every symbolic call of an operation."""
+    return [
+        argument
+        for node in operation._inbound_nodes
+        for argument in tf.nest.flatten((node.arguments.args, node.arguments.kwargs))
+    ]
+
+
+def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, Any]:
+    """(operation, node): the very symbolic call that put out a Keras tensor."""
+    history = tensor._keras_history
+    return history.operation, history.operation._inbound_nodes[history.node_index]
+
+
+def takes_a_dict(model: keras.Model) -> bool:
+    """Whether a functional model was built with a dict of inputs."""
+    return isinstance(getattr(model, "_inputs_struct", None), dict)
+
+
+def with_mask_of(twin: Any, tensor: Any) -> Any:
+    """`twin` with the mask that `tensor` carries, if it carries one."""
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        twin._keras_mask = mask
+    return twin
+
+
+def without_call_information(error: Exception) -> Exception:
+    """The error, to which Keras does not add the arguments of every call it passes through."""
+    error._keras_call_info_injected = True  # type: ignore[attr-defined]
+    return error
+
+
+def build_at_once(layer: keras.layers.Layer) -> None:
+    """Mark a layer without weights as built, as Keras's own activation layers do."""
+    layer._build_at_init()
+
+
+def broadcast_shape(layer: keras.layers.GroupNormalization, input_shape: Any) -> Any:
+    """The shape in which a group normalisation's weights meet its grouped inputs."""
+    return layer._create_broadcast_shape(input_shape)
+
+
+def reduction_axes(layer: keras.layers.BatchNormalization) -> list[int]:
+    """The axes over which a batch normalisation takes its moments."""
+    return layer._reduction_axes
+
+
+def track_loss(model: keras.Model, value: tf.Tensor, sample_weight: tf.Tensor) -> None:
+    """Add a loss to the metric `loss`, which a `train_step` of one's own must do itself."""
+    model._loss_tracker.update_state(value, sample_weight=sample_weight)
+
+
+def additional_losses(model: keras.Model) -> list[tf.Tensor]:
+    """The losses of layers and regularisers, each as this replica's share."""
+    return [model._aggregate_additional_loss(loss) for loss in model.losses]
+
+
+def is_distributed(model: keras.Model) -> bool:
+    """Whether a model was built in the scope of a `tf.distribute` strategy."""
+    return model._distribute_strategy is not None
+
+
+def symbolic_build(model: keras.Model, batch: tuple[Any, ...]) -> None:
+    """Build a model, its metrics and loss from the shapes of one batch."""
+    model._symbolic_build(data_batch=batch)
