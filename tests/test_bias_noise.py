@@ -15,6 +15,20 @@ from tfgrad.gradients import call_hooks
 from tfgrad.layers import BiasNoise
 from tfgrad.penalties import BiasGradientNorm, GradientNorm, ScoreMatching
 
+
+class ChannelsFirst(L.Conv2D):
+    """A channels-first convolution that every CPU computes: TensorFlow's own needs oneDNN."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, data_format="channels_first", **kwargs)
+
+    def convolution_op(self, inputs, kernel):
+        z = keras.ops.conv(
+            keras.ops.moveaxis(inputs, 1, -1), kernel, padding="valid", data_format="channels_last"
+        )
+        return keras.ops.moveaxis(z, -1, 1)
+
+
 LAYERS = {
     "dense": (lambda: L.Dense(3, activation="relu"), (4,)),
     "dense_positions": (lambda: L.Dense(3), (5, 4)),
@@ -22,7 +36,7 @@ LAYERS = {
     "einsum_both": (lambda: L.EinsumDense("abc,cd->abd", (5, 3), bias_axes="bd"), (5, 4)),
     "conv1d": (lambda: L.Conv1D(3, 2, activation="tanh"), (6, 2)),
     "conv2d": (lambda: L.Conv2D(3, 2, strides=2, activation=L.LeakyReLU(0.1)), (6, 5, 2)),
-    "conv2d_first": (lambda: L.Conv2D(3, 2, data_format="channels_first"), (2, 6, 5)),
+    "conv2d_first": (lambda: ChannelsFirst(3, 2), (2, 6, 5)),
     "conv3d": (lambda: L.Conv3D(3, 2), (4, 4, 4, 1)),
     "transpose": (lambda: L.Conv2DTranspose(3, 2, activation="softplus"), (4, 4, 2)),
     "depthwise": (lambda: L.DepthwiseConv2D(2, depth_multiplier=2), (4, 4, 2)),
