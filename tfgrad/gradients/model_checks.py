@@ -137,3 +137,12 @@ def check_no_probabilities(
             "(classifier_activation=None to a model of keras.applications) and train with "
             "from_logits=True in the loss."
         )
+
+
+def nonfinite_weight(model: keras.Model) -> str | None:
+    """Path of the first weight with a NaN or infinite value; None if all weights are finite."""
+    for variable in model.weights:
+        value = tf.convert_to_tensor(variable.value)
+        if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
+            return variable.path
+    return None
