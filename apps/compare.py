@@ -17,6 +17,7 @@ from absl import flags
 from tfgrad import evaluation, figures
 from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.network_tests import noise_robustness
+from tfgrad.internal import files
 
 from .common import work_directory
 
@@ -45,8 +46,8 @@ def main():
         asked = {k: v for k, v in flags_of_run.items() if k not in work_directory.NOT_COMPARED}
         records.append({"work_dir": directory, "flags": asked, "results": results})
     table = evaluation.Measurement.markdown(rows)
-    work_directory.write_text(f"{FLAGS.out}.md", table + "\n")
-    work_directory.write_json(f"{FLAGS.out}.json", records)
+    files.write_text(f"{FLAGS.out}.md", table + "\n")
+    files.write_json(f"{FLAGS.out}.json", records)
     figures.curves(
         f"{FLAGS.out}.png",
         {name: row.curve() for name, row in rows.items()},

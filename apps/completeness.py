@@ -25,6 +25,7 @@ from absl import flags
 
 import tfgrad
 from tfgrad.errors import ArgumentError
+from tfgrad.internal import files
 
 from .common import architectures, work_directory
 
@@ -60,7 +61,7 @@ def main():
     begun, todo = time.time(), [name for name in chosen if name not in rows]
     for number, name in enumerate(todo):
         rows[name] = measured(builders[name])
-        work_directory.write_json(path, {"settings": settings, "architectures": rows})
+        files.write_json(path, {"settings": settings, "architectures": rows})
         left = (time.time() - begun) / (number + 1) * (len(todo) - number - 1)
         print(
             f"{number + 1} of {len(todo)}: {name}: {rows[name]['error']:.1e} "
@@ -68,7 +69,7 @@ def main():
             flush=True,
         )
     text = table({name: rows[name] for name in chosen}, settings)
-    work_directory.write_text(f"{FLAGS.out}.md", text)
+    files.write_text(f"{FLAGS.out}.md", text)
     print(f"{text}\nwritten to {FLAGS.out}.md")
     wrong = [name for name in chosen if not rows[name]["error"] <= BOUND]
     if wrong:

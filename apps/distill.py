@@ -38,8 +38,8 @@ from absl import flags
 from tfgrad import callbacks, data, models
 from tfgrad.errors import ArgumentError, ModelError
 
-from .common import teacher_flags, training_run, work_directory
-from .reproduce.runners.trained_networks import file_digest
+from .common import compilation, teacher_flags, training_run, work_directory
+from .common.trained_networks import file_digest
 
 FLAGS = flags.FLAGS
 ANGLE = "gradient_angle"
@@ -120,7 +120,7 @@ def _student(run, teacher, train, verbose=True):
     with run.strategy.scope():
         network = training_run.regularised(shared_flags.build_network(train))
         matched = teacher_flags.build(network, teacher, train, verbose=verbose)
-        return shared_flags.compiled_model(
+        return compilation.compiled_model(
             network,
             [*matched, *shared_flags.build_penalties()],
             training_run.optimizer(run, train),
@@ -150,11 +150,8 @@ def _taught(run, train, whole, test):
         # What is wrong with the student must not wait for the end of the teacher's training.
         _student(run, network, train, verbose=False)
         steps = data.steps_per_epoch(whole, run.batch_size)
-        drop = round(0.8 * run.epochs) * steps
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay([drop], [1e-3, 1e-4])
-        model = shared_flags.compiled_model(
-            network, [], keras.optimizers.Adam(rate), jit_compile=FLAGS.jit_compile
-        )
+        optimizer = compilation.optimizer("adam", 1e-3, [round(0.8 * run.epochs)], steps)
+        model = compilation.compiled_model(network, [], optimizer, FLAGS.jit_compile)
     work_directory.open_directory(directory, _described(), resume=True)
     print(f"first the teacher, in {directory}")
     training_run.introduce(run, model, whole, test)

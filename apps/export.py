@@ -17,9 +17,6 @@ Exit codes: 0 done, 64 usage, 65 bad model.
 from .common import command
 
 # isort: split
-import os
-
-import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
@@ -27,7 +24,7 @@ from absl import flags
 from tfgrad import PenalizedModel, export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 
-from .common import work_directory
+from .common.trained_networks import from_run
 
 FLAGS = flags.FLAGS
 
@@ -62,28 +59,6 @@ def main():
         inputs = ", ".join(signature.structured_input_signature[1])
         outputs = ", ".join(signature.structured_outputs)
         print(f"  {name}: {inputs} -> {outputs}")
-
-
-def from_run(work_dir):
-    """(network on pixels in [0, 1], class names) of a finished run."""
-    results = work_directory.read_json(os.path.join(work_dir, "results.json"))
-    if results is None:
-        raise ModelError(
-            f"--work_dir: {work_dir!r} holds no finished run (no results.json); run apps.train "
-            "with this --work_dir to its end first."
-        )
-    network = loading.load(os.path.join(work_dir, "network.keras"), compile=False)
-    return on_pixels(network, results["normalize"]), results["classes"]
-
-
-def on_pixels(network, statistics):
-    """The network with the training set's normalisation in front, where it was trained with one."""
-    if statistics is None:
-        return network
-    mean, deviation = (np.asarray(s, "float32") for s in statistics)
-    pixels = keras.Input(network.input_shape[1:], name="image")
-    scaled = keras.layers.Normalization(mean=mean, variance=deviation**2, name="normalize")(pixels)
-    return keras.Model(pixels, network(scaled), name=network.name)
 
 
 def verify(network, path):

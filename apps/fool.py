@@ -35,7 +35,6 @@ from .common import command, shared_flags
 
 # isort: split
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
@@ -45,9 +44,10 @@ from absl import flags
 import tfgrad
 from tfgrad import data, evaluation, figures, fooling, images, penalties, saliency
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.internal import files
 
-from .common import teacher_flags, training_run, work_directory
-from .reproduce.runners.trained_networks import Learned, file_digest
+from .common import compilation, teacher_flags, training_run, work_directory
+from .common.trained_networks import Learned, file_digest
 
 FLAGS = flags.FLAGS
 CONSTRUCTIONS = ("fine_tune", "shift", "per_class")
@@ -197,7 +197,7 @@ def _fine_tuned(run, network, train, test, mask):
     """(the trained PenalizedModel, its history); the network is changed."""
     weight = float(mask.sum()) if FLAGS.weight is None else FLAGS.weight
     with run.strategy.scope():
-        model = shared_flags.compiled_model(
+        model = compilation.compiled_model(
             training_run.regularised(network),
             [penalties.SaliencyFooling(weight, mask, shared_flags.target())],
             training_run.optimizer(run, train),
@@ -228,7 +228,7 @@ def _shown(test):
 def _record(run, learned, looks, test, mask):
     """Write the table and the picture; return what results.json says of the fooling."""
     table = _table(looks)
-    work_directory.write_text(run.path("fooled.md"), table + "\n")
+    files.write_text(run.path("fooled.md"), table + "\n")
     shown = _shown(test)
     pixels, _ = next(iter(data.pipeline(shown, len(shown), training=False)))
     maps = {"region": np.broadcast_to(mask, (len(shown), *mask.shape))}
@@ -262,8 +262,8 @@ def _table(looks):
 
 def _save(run, network, test, record):
     """Write the network and, last, results.json."""
-    network.save(run.path("unfinished.keras"))
-    os.replace(run.path("unfinished.keras"), run.path("network.keras"))
+    with files.replaced(run.path("network.keras"), ".keras") as unfinished:
+        network.save(unfinished)
     results = {
         "label": FLAGS.construction,
         "test": {"val_accuracy": record[AFTER]["accuracy"]},
@@ -273,7 +273,7 @@ def _save(run, network, test, record):
         **record,
         "versions": work_directory.versions(),
     }
-    work_directory.write_json(run.path("results.json"), results)
+    files.write_json(run.path("results.json"), results)
     print(f"\nwritten to {run.directory}")
     return results
 

@@ -14,7 +14,7 @@ On scikit-learn's 8×8 digits, with no network and no GPU, in about a minute on 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
 
-from .common import command, shared_flags
+from .common import command
 
 # isort: split
 import os
@@ -29,8 +29,9 @@ from absl import flags
 import tfgrad
 from tfgrad import callbacks, data, evaluation, figures, models, penalties
 from tfgrad.errors import ModelError
+from tfgrad.internal import files
 
-from .common import work_directory
+from .common import compilation
 
 FLAGS = flags.FLAGS
 ROWS = 4
@@ -85,7 +86,7 @@ def main():
         )
     table = evaluation.Measurement.markdown(rows)
     print(f"\ntest accuracy (%) on {len(test)} digits under input noise, 5 draws\n{table}\n")
-    work_directory.write_text(os.path.join(FLAGS.work_dir, "noise.md"), table + "\n")
+    files.write_text(os.path.join(FLAGS.work_dir, "noise.md"), table + "\n")
     figures.curves(
         os.path.join(FLAGS.work_dir, "noise.png"),
         {name: row.curve() for name, row in rows.items()},
@@ -105,7 +106,7 @@ def main():
 def _trained(train, chosen):
     keras.utils.set_random_seed(FLAGS.seed)
     network = models.get("vgg4", train.image_shape, len(train.classes), width=0.25)
-    model = shared_flags.compiled_model(network, chosen, keras.optimizers.Adam(1e-3))
+    model = compilation.compiled_model(network, chosen, keras.optimizers.Adam(1e-3))
     model.fit(
         data.pipeline(train, 64, training=True, seed=FLAGS.seed),
         epochs=FLAGS.epochs,

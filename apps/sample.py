@@ -48,10 +48,11 @@ from absl import flags
 from tfgrad import data, evaluation, figures, sampling
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import model_checks
+from tfgrad.internal import files
 
-from . import export
 from .common import output_directory, work_directory
-from .reproduce.runners.trained_networks import Learned, normalised
+from .common.progress import Progress
+from .common.trained_networks import Learned, normalised, on_pixels
 
 FLAGS = flags.FLAGS
 FILES = {"samples.png", "traces.png", "samples.npz", "samples.md", "results.json"}
@@ -119,8 +120,8 @@ def main():
             "settings": samples.settings,
             "classes": rows,
         }
-        work_directory.write_json(os.path.join(directory, "results.json"), record)
-        work_directory.write_text(os.path.join(directory, "samples.md"), _table(rows) + "\n")
+        files.write_json(os.path.join(directory, "results.json"), record)
+        files.write_text(os.path.join(directory, "samples.md"), _table(rows) + "\n")
         _save(os.path.join(directory, "samples.npz"), samples, start)
         _draw(os.path.join(directory, "samples.png"), samples, start, names)
         _trace(os.path.join(directory, "traces.png"), samples, names)
@@ -161,7 +162,7 @@ def _load(flag: str, path: str) -> tuple[keras.Model, Sequence[str] | None]:
         network = _from_images(learned.network)
     except (ArgumentError, ModelError) as error:
         raise ModelError(f"--{flag}: {error}") from error
-    inside = export.on_pixels(network, learned.record.get("normalize"))
+    inside = on_pixels(network, learned.record.get("normalize"))
     return inside, learned.record.get("classes")
 
 
@@ -228,7 +229,7 @@ def _image_shape(network: keras.Model) -> tuple[int, ...]:
 
 
 def _sample(network: keras.Model, start: Start, options: dict[str, Any]) -> sampling.Samples:
-    clock = output_directory.Progress(len(start.images))
+    clock = Progress(len(start.images))
 
     def progress(updates, total):
         if finished := updates * len(start.images) // total:

@@ -23,7 +23,7 @@ import dataclasses
 
 from absl import flags
 
-from .common import training_run
+from .common import compilation, training_run
 
 FLAGS = flags.FLAGS
 
@@ -46,7 +46,7 @@ def main():
     train = shared_flags.chosen_from(train)
     run = dataclasses.replace(run, statistics=shared_flags.statistics_of(train))
     with run.strategy.scope():
-        model = shared_flags.compiled_model(
+        model = compilation.compiled_model(
             training_run.regularised(shared_flags.build_network(train)),
             shared_flags.build_penalties(),
             training_run.optimizer(run, train),

@@ -43,10 +43,11 @@ from absl import flags
 
 from tfgrad import data, evaluation, models
 from tfgrad.errors import ArgumentError
+from tfgrad.internal import files
 from tfgrad.models.heads import SOURCE, TARGET
 
-from .common import teacher_flags, training_run, work_directory
-from .reproduce.runners.trained_networks import file_digest
+from .common import compilation, teacher_flags, training_run
+from .common.trained_networks import file_digest
 
 FLAGS = flags.FLAGS
 
@@ -106,7 +107,7 @@ def student(run, teacher, train):
     with run.strategy.scope():
         network = models.two_heads(shared_flags.build_network(train), classes)
         matched = teacher_flags.build(network, teacher, train, SOURCE)
-        return shared_flags.compiled_model(
+        return compilation.compiled_model(
             training_run.regularised(network),
             [*matched, *shared_flags.build_penalties(TARGET)],
             training_run.optimizer(run, train),
@@ -144,7 +145,7 @@ class Bound:
     def report(self):
         """Write and print the table; return it as JSON can hold it."""
         table = evaluation.TransferBound.markdown(self._rows)
-        work_directory.write_text(self._run.path("bound.md"), table + "\n")
+        files.write_text(self._run.path("bound.md"), table + "\n")
         print(f"\nProposition 3\n{table}", flush=True)
         return {when: _finite(row) for when, row in self._rows.items()}
 

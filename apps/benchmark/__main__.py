@@ -37,8 +37,9 @@ from absl import flags
 
 from tfgrad import export, loading, models, penalties, saliency
 from tfgrad.errors import ArgumentError, SecondOrderWarning
+from tfgrad.internal import files
 
-from ..common import architectures, work_directory
+from ..common import architectures, compilation, work_directory
 from . import pixel_perturbation, sampling, timing
 
 FLAGS = flags.FLAGS
@@ -149,7 +150,7 @@ def main():
     }
     if os.path.dirname(FLAGS.out):
         os.makedirs(os.path.dirname(FLAGS.out), exist_ok=True)
-    work_directory.write_json(FLAGS.out, result)
+    files.write_json(FLAGS.out, result)
     print(table + f"\nwritten to {FLAGS.out}")
     return result
 
@@ -239,7 +240,7 @@ def _model(name):
         taught = any(penalty.teacher_needs() is not None for penalty in chosen)
         teacher = _network() if taught else None
         optimizer = keras.optimizers.Adam(1e-3)
-        return shared_flags.compiled_model(network, chosen, optimizer, False, teacher)
+        return compilation.compiled_model(network, chosen, optimizer, False, teacher)
     network.compile(
         keras.optimizers.Adam(1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -1,4 +1,4 @@
-"""How every app starts and ends: quiet logs, a manual page, one line of error, exit codes.
+"""Start and end of every command: quiet logs, a manual page, errors of one line, exit codes.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
@@ -8,6 +8,8 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -15,18 +17,20 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 from absl import app, flags, logging
 
 USAGE, DATA, NON_FINITE = 64, 65, 70
+# The commands may be installed under another name than `apps`.
+PACKAGE = __package__.rpartition(".")[0]
 
 
-def _start_tensorflow():
+def _start_tensorflow() -> None:
     """Import TensorFlow without the native messages that no log level silences.
 
-    On a machine without an NVIDIA driver they only say, in ten lines, that there is no GPU. Where
-    there is a driver, or the import fails, they are shown.
+    On a machine without an NVIDIA driver they only report, in ten lines, that there is no GPU.
+    They are shown where there is a driver, or where the import fails.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         quiet = False
         try:
             import tensorflow as tf
@@ -37,17 +41,22 @@ def _start_tensorflow():
             os.dup2(stderr, 2)
             os.close(stderr)
             if not quiet:
-                said.seek(0)
-                sys.stderr.write(said.read().decode(errors="replace"))
+                captured.seek(0)
+                sys.stderr.write(captured.read().decode(errors="replace"))
 
 
 _start_tensorflow()
 
 
-def run(main):
-    """Run `main()` after parsing flags, and exit with a code that says how it went."""
+def named(command: str) -> str:
+    """Another command's name as `python -m` takes it, such as `apps.train`."""
+    return f"{PACKAGE}.{command}"
 
-    def guarded(argv):
+
+def run(main: Callable[[], Any]) -> None:
+    """Run `main()` after parsing flags, and exit with the code of the outcome."""
+
+    def guarded(argv: list[str]) -> None:
         from tfgrad import errors
 
         if len(argv) > 1:
@@ -61,13 +70,13 @@ def run(main):
         except errors.TfgradError as error:
             _fail(error, USAGE)
         except KeyboardInterrupt:
-            _fail("interrupted; the same command starts again or goes on from what is done", 130)
+            _fail("interrupted; the same command resumes from what is done, or starts again", 130)
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> list[str]:
     # absl's --help lists the main module's own flags; the shared ones belong there too.
     for flag in flags.FLAGS.flags_by_module_dict().get(f"{__package__}.shared_flags", []):
         flags.FLAGS.register_key_flag_for_module(argv[0], flag)
@@ -80,7 +89,7 @@ def _parse(argv):
         sys.exit(0)
 
 
-def _fail(message, code):
+def _fail(message: object, code: int) -> NoReturn:
     sys.stdout.flush()
     print(f"{_program()}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -1,60 +1,40 @@
-"""What a long command puts out: its progress, arrays that grow on disk, a directory made whole."""
+"""Output directories of commands that appear whole or not at all, and arrays that grow in them."""
 
 import contextlib
-import datetime
 import os
-import shutil
-import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import IO, Any, Self
 
 import numpy as np
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal import files
 
-SECONDS_BETWEEN_LINES = 5
 
-
-class Progress:
-    """A line every few seconds: how many are done, and the time left.
+class GrowingArrays:
+    """Arrays that grow on disk batch by batch and end up in maps.npz, so that memory stays flat.
 
     Args:
-        count: how many there are.
-        start: how many were done before this process began.
-        what: they are.
+        directory: Directory of maps.npz, and of temporary files until the context is left.
     """
 
-    def __init__(self, count, start=0, what="images"):
-        self.count, self.start, self.what = count, start, what
-        self.began = self.said = time.monotonic()
-
-    def done(self, finished):
-        """Say so, if it is time."""
-        now = time.monotonic()
-        if now - self.said >= SECONDS_BETWEEN_LINES and self.start < finished < self.count:
-            each = (now - self.began) / (finished - self.start)
-            left = datetime.timedelta(seconds=round(each * (self.count - finished)))
-            done = f"{finished} of {self.count} {self.what}"
-            print(f"{done}  {each:.2f} s each, {left} left", flush=True)
-            self.said = now
-
-
-class Store:
-    """Arrays that grow by batches on disk, and end up in maps.npz: memory stays flat."""
-
-    def __init__(self, directory):
-        self.directory, self._files, self._shapes = directory, {}, {}
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._files: dict[str, IO[bytes]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._count = 0
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
             with contextlib.suppress(OSError):
                 os.remove(file.name)
 
-    def add(self, arrays):
-        """A batch of each array."""
+    def add(self, arrays: Mapping[str, Any]) -> None:
+        """Append a batch to each array."""
         for name, values in arrays.items():
             if name not in self._files:
                 path = os.path.join(self.directory, f"{len(self._files)}.raw")
@@ -63,8 +43,8 @@ class Store:
             self._files[name].write(np.ascontiguousarray(values, np.float32).tobytes())
         self._count += len(next(iter(arrays.values())))
 
-    def save(self, **more):
-        """Write maps.npz."""
+    def save(self, **more: np.ndarray) -> None:
+        """Write maps.npz, with `more` arrays in it."""
         arrays = dict(more)
         for name, file in self._files.items():
             file.flush()
@@ -74,41 +54,26 @@ class Store:
 
 
 @contextlib.contextmanager
-def written_aside(path, files):
+def written_aside(path: str, expected: Collection[str]) -> Iterator[str]:
     """A directory that takes the place of `path` once the block has ended without an error.
 
+    Args:
+        path: The directory that --out names.
+        expected: Names of the files that an earlier result may hold.
+
     Raises:
-        ArgumentError: `path` holds something else than `files`, or cannot be written.
+        ArgumentError: `path` holds other files than `expected`, or cannot be written.
     """
     path = os.path.normpath(path)
-    aside = f"{path}.tmp-{os.getpid()}"
     try:
-        if os.path.lexists(path) and (others := sorted(set(os.listdir(path)) - files)):
+        if os.path.lexists(path) and (others := sorted(set(os.listdir(path)) - set(expected))):
             raise ArgumentError(
-                f"--out: {path!r} holds {others[0]!r}, which is no result of this command; choose "
-                "another directory."
+                f"--out: got {path!r}, which holds {others[0]!r}; expected a new directory or an "
+                "earlier result of this command; try another directory."
             )
-        os.makedirs(aside)
-        yield aside
-        _rename_over(aside, path)
+        with files.replaced_directory(path) as directory:
+            yield directory
     except OSError as error:
         raise ArgumentError(
-            f"--out: {path!r} cannot be written ({error.strerror or error}); choose another "
-            "directory."
+            f"--out: {path!r} cannot be written ({error.strerror or error}); try another directory."
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _rename_over(directory, path):
-    """Rename a directory to one that may exist already, which is removed once all went well."""
-    if not os.path.isdir(path):
-        return os.rename(directory, path)
-    old = f"{path}.old-{os.getpid()}"
-    os.rename(path, old)
-    try:
-        os.rename(directory, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old)

@@ -2,10 +2,8 @@
 
 import sys
 
-import keras
 from absl import flags
 
-import tfgrad
 from tfgrad import data, models, penalties
 from tfgrad.errors import ArgumentError
 
@@ -181,23 +179,3 @@ def build_penalties(head=None):
             )
         )
     return chosen
-
-
-def compiled_model(
-    network, chosen, optimizer, jit_compile="auto", teacher=None, supervised=1.0, head=None
-):
-    """A compiled PenalizedModel with the softmax cross-entropy on logits, those of one head."""
-    model = tfgrad.PenalizedModel(network, chosen, teacher)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def of_head(value):
-        return value if head is None else {head: value}
-
-    model.compile(
-        optimizer,
-        of_head(loss),
-        metrics=of_head(["accuracy"]),
-        loss_weights=None if supervised == 1 else of_head(supervised),
-        jit_compile=jit_compile,
-    )
-    return model

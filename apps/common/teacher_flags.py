@@ -10,8 +10,7 @@ import tfgrad
 from tfgrad import penalties
 from tfgrad.errors import ArgumentError, ModelError
 
-from ..reproduce.runners import trained_networks
-from . import shared_flags, training_run
+from . import shared_flags, trained_networks, training_run
 
 FLAGS = flags.FLAGS
 

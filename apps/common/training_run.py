@@ -13,9 +13,10 @@ import tensorflow as tf
 from absl import flags
 
 from tfgrad import callbacks, data, distribution, evaluation, figures
+from tfgrad.internal import files
 from tfgrad.penalties.teacher import Lesson
 
-from . import shared_flags, work_directory
+from . import compilation, shared_flags, work_directory
 
 FLAGS = flags.FLAGS
 
@@ -130,16 +131,12 @@ def regularised(network):
 
 def optimizer(run, train):
     """The optimizer that the flags describe."""
-    rate = FLAGS.learning_rate
-    if FLAGS.decay_epochs:
-        epochs = sorted(shared_flags.numbers("decay_epochs", int))
-        steps = data.steps_per_epoch(train, run.batch_size)
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [e * steps for e in epochs], [rate * 0.1**i for i in range(len(epochs) + 1)]
-        )
-    if FLAGS.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9)
-    return keras.optimizers.Adam(rate)
+    return compilation.optimizer(
+        FLAGS.optimizer,
+        FLAGS.learning_rate,
+        sorted(shared_flags.numbers("decay_epochs", int)),
+        data.steps_per_epoch(train, run.batch_size),
+    )
 
 
 def introduce(run, model, train, test):
@@ -264,8 +261,8 @@ def report(run, model, network, history, test, label, **more):
         The results.
     """
     for trained, name in ((model, "model.keras"), (network, "network.keras")):
-        trained.save(run.path("unfinished.keras"))
-        os.replace(run.path("unfinished.keras"), run.path(name))
+        with files.replaced(run.path(name), ".keras") as unfinished:
+            trained.save(unfinished)
     robustness = evaluation.noise_robustness(
         network, images(run, test), shared_flags.numbers("noise", float), seed=FLAGS.seed
     )
@@ -284,14 +281,14 @@ def report(run, model, network, history, test, label, **more):
         **more,
         "versions": work_directory.versions(),
     }
-    work_directory.write_text(run.path("noise.md"), table + "\n")
+    files.write_text(run.path("noise.md"), table + "\n")
     figures.history(
         run.path("history.png"),
         {k: [line[k] for line in history] for k in ("accuracy", "val_accuracy")},
         y_label="accuracy",
         title=label,
     )
-    work_directory.write_json(run.path("results.json"), results)
+    files.write_json(run.path("results.json"), results)
     print(f"\ntest accuracy (%) under input noise\n{table}\n\nwritten to {run.directory}")
     return results
 

@@ -1,9 +1,11 @@
-"""The work directory of a run: what was asked, with which versions, and what came of it."""
+"""The work directory of a run: its flags, the versions it ran with, and its results."""
 
 import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,27 +13,30 @@ import tensorflow as tf
 
 import tfgrad
 from tfgrad.errors import ArgumentError, ResumeError
+from tfgrad.internal import files
 
-# What a directory may hold before its run has finished an epoch: nothing that could be lost.
-_BEFORE_THE_FIRST_EPOCH = {"run.json", "run.json.tmp", "history.jsonl", "tensorboard"}
+# What a directory may hold before its run has finished an epoch, and that may be lost.
+_BEFORE_THE_FIRST_EPOCH = ("run.json", "history.jsonl", "tensorboard")
 
-# Flags that say where and how loudly, not what is computed.
+# Flags on which no result depends: where a run reads and writes, and what it prints.
 NOT_COMPARED = ("work_dir", "resume", "data_dir", "download", "progress")
 
 
-def open_directory(path, resolved_flags, resume):
+def open_directory(
+    path: str | os.PathLike[str], resolved_flags: Mapping[str, Any], resume: bool
+) -> None:
     """Make or re-open a work directory and write `run.json` in it.
 
-    A run that finished no epoch, because of a wrong flag for instance, is in nobody's way.
+    A run that finished no epoch, because of a wrong flag for instance, is replaced.
 
     Args:
-        path: the directory.
-        resolved_flags: the app's flags, {name: value}.
-        resume: False puts an earlier run aside as `<path>.old-1`, -2, …
+        path: The directory.
+        resolved_flags: The command's flags, {name: value}.
+        resume: Whether to continue an earlier run; False renames it to `<path>.old-1`, -2, …
 
     Raises:
-        ArgumentError: the directory cannot be written.
-        ResumeError: it holds a run under other flags.
+        ArgumentError: The directory cannot be written.
+        ResumeError: It holds a run with other flags.
     """
     path = os.path.normpath(path)
     record = os.path.join(path, "run.json")
@@ -41,39 +46,29 @@ def open_directory(path, resolved_flags, resume):
             while os.path.exists(f"{path}.old-{number}"):
                 number += 1
             os.rename(path, f"{path}.old-{number}")
-        if os.path.exists(record) and set(os.listdir(path)) - _BEFORE_THE_FIRST_EPOCH:
+        if os.path.exists(record) and any(map(_could_be_lost, os.listdir(path))):
             _check_same(path, record, resolved_flags)
         os.makedirs(path, exist_ok=True)
-        write_json(record, {"flags": resolved_flags, "versions": versions(), "argv": sys.argv[1:]})
+        files.write_json(
+            record, {"flags": resolved_flags, "versions": versions(), "argv": sys.argv[1:]}
+        )
     except OSError as error:
         raise ArgumentError(
-            f"--work_dir: {path!r} cannot be written ({error.strerror}); choose another directory."
+            f"--work_dir: {path!r} cannot be written ({error.strerror}); try another directory."
         ) from error
 
 
-def write_json(path, content):
-    """Write aside and rename."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path, text):
-    """Write aside and rename."""
-    with open(f"{path}.tmp", "w") as file:
-        file.write(text)
-    os.replace(f"{path}.tmp", path)
-
-
-def read_json(path):
+def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file, or None if there is none or it is damaged."""
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError):
         return None
 
 
-def versions():
-    """What a figure depends on."""
+def versions() -> dict[str, Any]:
+    """The versions and devices that results depend on."""
     return {
         "tfgrad": tfgrad.__version__,
         "tensorflow": tf.__version__,
@@ -84,11 +79,17 @@ def versions():
     }
 
 
-def _check_same(path, record, resolved_flags):
+def _could_be_lost(name: str) -> bool:
+    """Whether a file belongs to a run that has finished an epoch."""
+    # A killed process leaves the temporary file of run.json behind.
+    return name not in _BEFORE_THE_FIRST_EPOCH and not name.startswith("run.json.tmp")
+
+
+def _check_same(path: str, record: str, resolved_flags: Mapping[str, Any]) -> None:
     earlier = read_json(record)
     if earlier is None or "flags" not in earlier:
         raise ResumeError(
-            f"--work_dir: {record!r} is damaged; remove it, or choose another --work_dir."
+            f"--work_dir: {record!r} is damaged; remove it, or try another --work_dir."
         )
     missing = object()
     different = [
@@ -98,6 +99,6 @@ def _check_same(path, record, resolved_flags):
     ]
     if different:
         raise ResumeError(
-            f"--work_dir: {path!r} holds a run under other flags: {'; '.join(different)}. "
-            "Choose another --work_dir, or --noresume to put that run aside and start anew."
+            f"--work_dir: {path!r} holds a run with other flags: {'; '.join(different)}. "
+            "Try another --work_dir, or --noresume to rename that run and start again."
         )

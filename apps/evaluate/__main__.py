@@ -56,6 +56,7 @@ from absl import flags
 
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation.map_tests import pixel_perturbation
+from tfgrad.internal import files
 
 from ..common import output_directory, work_directory
 from . import map_tests, network_tests, networks, report
@@ -163,7 +164,7 @@ def _written(directory, tables, first=(), row="model", **record):
     """Write tables, {test: {row: Measurement}}, under those that stand first; returns the text."""
     titled = {test: (network_tests.title(test, rows), rows) for test, rows in tables.items()}
     text = "\n\n".join([*first, *(report.text(*table) for table in titled.values())])
-    work_directory.write_text(os.path.join(directory, "tables.md"), text + "\n")
+    files.write_text(os.path.join(directory, "tables.md"), text + "\n")
     for test, (title, rows) in titled.items():
         path = os.path.join(directory, test)
         report.write_rows(f"{path}.csv", rows, row)
@@ -175,7 +176,7 @@ def _written(directory, tables, first=(), row="model", **record):
         }
     }
     head = {"flags": shared_flags.resolved(), "versions": work_directory.versions()}
-    work_directory.write_json(os.path.join(directory, "results.json"), head | content)
+    files.write_json(os.path.join(directory, "results.json"), head | content)
     return text
 
 

@@ -14,8 +14,8 @@ import tfgrad
 from tfgrad import data, saliency
 from tfgrad.errors import ArgumentError, ModelError
 
-from ..common import output_directory, shared_flags
-from ..reproduce.runners import trained_networks
+from ..common import shared_flags, trained_networks
+from ..common.progress import Progress
 
 FLAGS = flags.FLAGS
 
@@ -101,7 +101,7 @@ class _Watched:
         self.batches, self.count = batches, count
 
     def __iter__(self) -> Iterator[Any]:
-        clock, done = output_directory.Progress(self.count), 0
+        clock, done = Progress(self.count), 0
         for batch in self.batches:
             yield batch
             done += len(batch[1])

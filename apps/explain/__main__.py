@@ -41,10 +41,11 @@ from absl import flags
 
 from tfgrad import PenalizedModel, figures, loading, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.internal import files
 from tfgrad.saliency import FullGrad, LayerMap
 
-from .. import export
-from ..common import output_directory, work_directory
+from ..common import output_directory, trained_networks, work_directory
+from ..common.progress import Progress
 from . import explainers, input_images
 
 FLAGS = flags.FLAGS
@@ -109,7 +110,7 @@ def main():
             f"{', '.join(explainer.methods) or 'no method'}",
             flush=True,
         )
-        with output_directory.Store(directory) as store:
+        with output_directory.GrowingArrays(directory) as store:
             shown, record = _explain(explainer, images, store)
         methods = {name.replace("_", " "): m for name, m in shown["maps"].items()}
         _draw(os.path.join(directory, "explanations.png"), shown, methods)
@@ -126,7 +127,7 @@ def main():
             "image_range": list(explainer.image_range),
             **record,
         }
-        work_directory.write_json(os.path.join(directory, "explanations.json"), record)
+        files.write_json(os.path.join(directory, "explanations.json"), record)
     print(_table(record["images"]))
     print(f"{len(record['images'])} explained, {len(record['skipped'])} left out: {FLAGS.out}")
     return record
@@ -171,7 +172,7 @@ def _explainer():
     if FLAGS.served:
         explainer = explainers.served(FLAGS.served, FLAGS.methods)
     elif FLAGS.work_dir:
-        network, classes = export.from_run(FLAGS.work_dir)
+        network, classes = trained_networks.from_run(FLAGS.work_dir)
         explainer = explainers.live(FLAGS.work_dir, network, methods, classes)
     elif FLAGS.application:
         network = explainers.application(
@@ -252,7 +253,7 @@ def _explain(explainer, images, store):
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     parts: list[dict[str, np.ndarray]] = []
-    clock = output_directory.Progress(images.count)
+    clock = Progress(images.count)
     for known, pixels in images.batches(FLAGS.batch_size, skipped):
         low, high = explainer.image_range
         x = tf.constant(low + (high - low) * pixels)

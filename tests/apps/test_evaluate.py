@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import tfgrad
-from apps.common import work_directory
 from apps.evaluate import __main__ as evaluate
 from apps.evaluate import report
 from tests.helpers.app_run import in_process
 from tfgrad import data, evaluation
 from tfgrad.evaluation import Measurement
+from tfgrad.internal import files
 
 COUNT = 40
 FEW = (
@@ -51,7 +51,7 @@ def models(tmp_path_factory):
     tfgrad.PenalizedModel(network(1)).save(directory / "penalised.keras")
     (directory / "run").mkdir()
     network(2).save(directory / "run" / "network.keras")
-    work_directory.write_json(str(directory / "run" / "results.json"), {"normalize": STATISTICS})
+    files.write_json(str(directory / "run" / "results.json"), {"normalize": STATISTICS})
     network(3, (9, 9, 1)).save(directory / "large.keras")
     network(4, classes=3).save(directory / "three.keras")
     flat = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from absl import flags
 
-from apps.common import work_directory
 from apps.evaluate import __main__ as evaluate
 from tests.apps.test_evaluate import STATISTICS, network
 from tests.helpers.app_run import in_process
 from tfgrad import data, saliency
 from tfgrad.evaluation import Comparison, compare
 from tfgrad.evaluation.map_tests.class_flip import class_flip
+from tfgrad.internal import files
 
 COUNT = 40
 FEW = (f"--count={COUNT}", "--batch_size=16", "--images=6", "--fractions=0.1,0.5")
@@ -34,7 +34,7 @@ def models(tmp_path_factory):
     network(0).save(directory / "bare.keras")
     (directory / "run").mkdir()
     network(2).save(directory / "run" / "network.keras")
-    work_directory.write_json(str(directory / "run" / "results.json"), {"normalize": STATISTICS})
+    files.write_json(str(directory / "run" / "results.json"), {"normalize": STATISTICS})
     flat = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
     keras.Sequential(flat).save(directory / "flat.keras")
     return directory

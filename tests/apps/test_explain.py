@@ -11,12 +11,13 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
-from apps.common import output_directory, work_directory
+from apps.common import progress
 from apps.explain import __main__ as explain
 from apps.explain import explainers
 from tests.apps.test_commands import ROOT
 from tests.helpers.app_run import in_process
 from tfgrad import saliency
+from tfgrad.internal import files
 
 METHODS = ("input_gradient", "input_times_gradient", "gradcam", "fullgrad")
 CHOSEN = f"--methods={','.join(METHODS)}"
@@ -150,7 +151,7 @@ def test_a_run_is_explained_on_pixels(app, tmp_path):
     network(3).save(run / "network.keras")
     statistics = [[0.1, 0.2, 0.3], [0.5, 0.6, 0.7]]
     names = [f"class {i}" for i in range(10)]
-    work_directory.write_json(run / "results.json", {"normalize": statistics, "classes": names})
+    files.write_json(run / "results.json", {"normalize": statistics, "classes": names})
     asked = ("--dataset=digits", "--count=2", "--methods=input_gradient,fullgrad")
     assert app(f"--work_dir={run}", *asked, "--layers=second,normalize", f"--out={out}") == 0
     row = record_of(out)["images"][0]
@@ -225,7 +226,7 @@ RANDOM = "--random_weights"
         (("--work_dir=x", DIGITS, "--image_range=0,1"), 64, "belongs to --model"),
         (("--model=MODEL", DIGITS, "--class_names=FOLDER/notes.txt"), 64, "1 lines for 10"),
         (("--model=MODEL", DIGITS, "--layers=frist"), 64, "did you mean 'first'? These have"),
-        (("--model=MODEL", DIGITS, "--out=FOLDER"), 64, "no result of this command"),
+        (("--model=MODEL", DIGITS, "--out=FOLDER"), 64, "an earlier result of this command"),
         (("--model=MODEL", DIGITS, "--out=FOLDER/notes.txt/x"), 64, "--out: .*cannot be written"),
         (("--model=MODEL", DIGITS, RANDOM), 64, "these belong to --application"),
         (("--served=x", DIGITS, "--layers=auto"), 64, "a served model shows no layers"),
@@ -275,10 +276,10 @@ def test_a_failure_half_way_leaves_the_earlier_result(app, keras_file, tmp_path,
 
 def test_progress_says_what_is_left(capsys, monkeypatch):
     now = iter([0.0, 4.0, 10.0, 11.0, 20.0])
-    monkeypatch.setattr(output_directory.time, "monotonic", lambda: next(now))
-    progress = output_directory.Progress(40)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    clock = progress.Progress(40)
     for finished in (5, 10, 15, 40):
-        progress.done(finished)
+        clock.done(finished)
     assert capsys.readouterr().out == "10 of 40 images  1.00 s each, 0:00:30 left\n"
 
 

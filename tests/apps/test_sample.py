@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from apps import export, sample
+from apps import sample
+from apps.common import trained_networks
 from tests.helpers.app_run import in_process
 from tests.helpers.mixture import gaussians
 from tfgrad import data, sampling
@@ -78,7 +79,7 @@ def test_denoising_with_the_normalisation_of_a_run(app, run_directory, tmp_path)
     assert app(f"--model={run_directory}", *chosen, f"--out={out}") == 0
     test = data.load("digits", "test")
     index = [np.flatnonzero(test.labels == k)[i] for k in (0, 7) for i in (0, 1)]
-    network = export.on_pixels(MIXTURE.network("float32"), (MEAN, DEVIATION))
+    network = trained_networks.on_pixels(MIXTURE.network("float32"), (MEAN, DEVIATION))
     start = sampling.noised(test.images[index], 0.1)
     expected = sampling.gradient_ascent(
         network, test.labels[index], start, steps=5, step_size=0.01, pull=0
@@ -213,5 +214,6 @@ def test_a_dict_of_one_input_and_one_output(app, model, tmp_path):
 def test_leaves_other_directories_alone(app, model, tmp_path, capsys):
     (tmp_path / "letter.txt").write_text("dear")
     assert app(f"--model={model}", "--steps=1", f"--out={tmp_path}") == 64
-    assert "holds 'letter.txt', which is no result of this command" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "which holds 'letter.txt'; expected a new directory or an earlier result" in message
     assert os.listdir(tmp_path) == ["letter.txt"]

@@ -225,6 +225,7 @@ def test_flags_of_a_run_that_finished_no_epoch_may_change(tmp_path):
     path = str(tmp_path / "run")
     work_directory.open_directory(path, {"learning_rate": 1e30}, resume=True)
     (tmp_path / "run" / "history.jsonl").touch()
+    (tmp_path / "run" / "run.json.tmp-1-2").touch()  # of a process killed while it wrote run.json
     (tmp_path / "run" / "tensorboard").mkdir()
     work_directory.open_directory(path, {"learning_rate": 1e-3}, resume=True)
     (tmp_path / "run" / "state").mkdir()
@@ -260,7 +261,7 @@ def test_a_directory_that_cannot_be_written(refused, tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         message = refused(64, *SMALL, f"--work_dir={path}")
         assert f"--work_dir: '{path}' cannot be written" in message
-        assert "choose another directory" in message
+        assert "try another directory" in message
 
 
 def test_a_directory_that_cannot_be_moved_aside(tmp_path, monkeypatch):

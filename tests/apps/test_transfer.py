@@ -13,8 +13,8 @@ import tensorflow as tf
 from absl import flags
 
 import tfgrad
-from apps import distill, export, transfer
-from apps.common import command, teacher_flags, training_run
+from apps import distill, transfer
+from apps.common import command, teacher_flags, trained_networks, training_run
 from tests.apps.test_commands import run as run_alone
 from tests.apps.test_train import record_without_times
 from tfgrad import callbacks, data, models, penalties
@@ -214,7 +214,7 @@ def test_a_teacher_that_changed_is_refused(distilled, refused, tmp_path):
     (directory / "state").mkdir()
     message = refused(64, distill, *arguments)
     assert "--teacher_digest was 'of other weights', now '" in message
-    assert "Choose another --work_dir" in message
+    assert "Try another --work_dir" in message
 
 
 def test_answers_that_do_not_fit_are_not_recorded(monkeypatch, capsys):
@@ -345,7 +345,7 @@ def test_new_classes_beside_the_old_ones(transferred, distilled):
     assert {"accuracy", "val_accuracy", "attention_jacobian_matching"} <= set(lines[0])
     model = keras.models.load_model(transferred / "model.keras")
     assert {k: v.shape[-1] for k, v in model.network.output.items()} == {"target": 2, "source": 10}
-    network, classes = export.from_run(transferred)
+    network, classes = trained_networks.from_run(transferred)
     assert network.output_shape == (None, 2) and classes == ["even", "odd"]
 
 

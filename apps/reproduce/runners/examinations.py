@@ -18,11 +18,12 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.penalties.score_matching import trace as estimate
 
+from ...common.trained_networks import Learned, accuracy, normalised
 from ..examination import Examination, Examined
 from ..schema import ACCURACY, Cell, Subject
 from . import map_tests
 from .students import Options
-from .trained_networks import Learned, accuracy, normalised, trained
+from .trained_networks import trained
 
 _BATCH = 250
 ESTIMATORS = ("taylor", "antithetic", "hutchinson")

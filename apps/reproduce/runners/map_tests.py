@@ -10,11 +10,12 @@ import tensorflow as tf
 import tfgrad
 from tfgrad import evaluation, saliency
 
-from ...common import output_directory
+from ...common.progress import Progress
+from ...common.trained_networks import Learned, accuracy, normalised
 from ..papers.faithfulness import BRIGHTNESS, CENTRE, LOGIT, Coarsened, Explained
 from ..schema import Permuted, Subject
 from . import networks
-from .trained_networks import Learned, accuracy, compile_model, normalised
+from .trained_networks import compile_model
 
 if TYPE_CHECKING:
     from .examinations import Bench, Found
@@ -259,11 +260,11 @@ def _coarser(maps: Any, side: int) -> Any:
 
 def _said(what: str) -> Any:
     """Prints how far something long is; what an earlier process has done takes no time."""
-    line: list[output_directory.Progress] = []
+    line: list[Progress] = []
 
     def say(done: int, total: int) -> None:
         if not line:
-            line.append(output_directory.Progress(total, done, what))
+            line.append(Progress(total, done, what))
         line[0].done(done)
 
     return say

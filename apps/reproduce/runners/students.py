@@ -13,18 +13,11 @@ import tfgrad
 from tfgrad import callbacks, data, models
 from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
 
+from ...common.trained_networks import Learned, Statistics, accuracy, file_digest, normalised
 from ..papers.transfer import REDUCTION
 from ..schema import ACCURACY, FULL, Cell, Experiment, Row, Source
 from .networks import build_penalty, with_dropout
-from .trained_networks import (
-    Learned,
-    Statistics,
-    accuracy,
-    compile_model,
-    file_digest,
-    normalised,
-    trained,
-)
+from .trained_networks import compile_model, trained
 
 ANGLE = "gradient_angle"
 

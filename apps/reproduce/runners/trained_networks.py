@@ -3,70 +3,22 @@
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 import tfgrad
 from tfgrad import callbacks, data, evaluation, loading
-from tfgrad.errors import DataError, ModelError, ResumeError
+from tfgrad.errors import ResumeError
+from tfgrad.internal import files
 
-from ...common import work_directory
+from ...common import compilation, work_directory
+from ...common.trained_networks import accuracy, normalised
 from ..schema import ACCURACY, Permuted, Source, Training, digest
 from . import networks
-
-_TEST_BATCH = 250
-
-Statistics = tuple[np.ndarray, np.ndarray]
-
-
-class Learned:
-    """A trained network, its test accuracy if known, and the statistics its images need.
-
-    Args:
-        path: a .keras file, or a directory of apps.train.
-        record: what is known of it; by default what is written beside the file.
-    """
-
-    def __init__(self, path: str, record: Mapping[str, Any] | None = None):
-        self.path = os.path.join(path, "network.keras") if os.path.isdir(path) else path
-        self.network = loading.load(self.path, compile=False)
-        for beside in ("results.json", os.path.basename(self.path)[: -len(".keras")] + ".json"):
-            record = record or work_directory.read_json(
-                os.path.join(os.path.dirname(self.path), beside)
-            )
-        self.record = record if isinstance(record, Mapping) else {}
-        tested = self.record.get("test", {})
-        self.accuracy = self.record.get(ACCURACY, tested.get("val_accuracy"))
-
-    def __str__(self):
-        tested = "" if self.accuracy is None else f", test accuracy {self.accuracy:.2%}"
-        return f"{self.network.name}, {self.network.count_params():,} parameters{tested}"
-
-    def statistics(self, train: data.Dataset) -> Statistics | None:
-        """(mean, std) of the images it was trained on, or of `train` if nobody wrote them down."""
-        if "normalize" not in self.record:
-            return data.channel_statistics(train)
-        given = self.record["normalize"]
-        return None if given is None else (_channels(given[0]), _channels(given[1]))
-
-
-def file_digest(path: str) -> str:
-    """Which network a file holds."""
-    path = os.path.join(path, "network.keras") if os.path.isdir(path) else path
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error.strerror}); expected a .keras file, or a directory "
-            "of apps.train."
-        ) from error
 
 
 def trained(source: Source, load, directory: str, jit_compile: bool = False) -> str:
@@ -150,7 +102,7 @@ def _train(source, load, path, described, jit_compile, started):
         "versions": work_directory.versions(),
     }
     network.save(f"{base}.unfinished.keras")
-    work_directory.write_json(f"{base}.json", record)
+    files.write_json(f"{base}.json", record)
     os.replace(f"{base}.unfinished.keras", path)
     os.remove(history.path)
 
@@ -186,49 +138,9 @@ def compile_model(
     head: str | None = None,
     jit_compile: bool = False,
 ) -> None:
-    """Compile with the cross-entropy, weighed, and the schedule in steps."""
+    """Compile with the weighted cross-entropy, and the schedule in steps."""
     steps = -(-examples // schedule.batch_size)
-    rate: Any = schedule.learning_rate
-    if schedule.drops:
-        rates = [rate * 0.1**i for i in range(len(schedule.drops) + 1)]
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [drop * steps for drop in schedule.drops], rates
-        )
-    if schedule.optimizer == "sgd":
-        optimizer: keras.optimizers.Optimizer = keras.optimizers.SGD(rate, momentum=0.9)
-    else:
-        optimizer = keras.optimizers.Adam(rate)
-    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    weight: Any = float(supervised)
-    metrics: Any = ["accuracy"]
-    if head is not None:
-        loss, weight, metrics = {head: loss}, {head: weight}, {head: metrics}
-    model.compile(optimizer, loss, metrics=metrics, loss_weights=weight, jit_compile=jit_compile)
-
-
-def normalised(dataset: data.Dataset, statistics: Statistics | None) -> np.ndarray:
-    """All images as one float array."""
-    images = dataset.images.astype(np.float32)
-    if dataset.images.dtype == np.uint8:
-        images /= 255.0
-    if statistics is not None:
-        if statistics[0].shape != images.shape[-1:]:
-            raise DataError(
-                f"the teacher's images have {len(statistics[0])} channels; those of "
-                f"{dataset.name!r} have {images.shape[-1]}."
-            )
-        images -= statistics[0]
-        images /= statistics[1]
-    return images
-
-
-def accuracy(network: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of right answers in inference mode; of the head "target" if there are two."""
-    logits = network.predict(images, batch_size=_TEST_BATCH, verbose=0)
-    if isinstance(logits, Mapping):
-        logits = logits["target"]
-    return float(np.mean(np.argmax(logits, axis=-1) == labels))
-
-
-def _channels(values) -> np.ndarray:
-    return np.asarray(values, np.float32)
+    optimizer = compilation.optimizer(
+        schedule.optimizer, schedule.learning_rate, schedule.drops, steps
+    )
+    compilation.compile_classifier(model, optimizer, jit_compile, supervised, head)

@@ -1,0 +1,129 @@
+"""Trained networks from files and work directories, with what is recorded of them."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfgrad import data, loading
+from tfgrad.errors import DataError, ModelError
+
+from . import command, work_directory
+
+_TEST_BATCH = 250
+
+Statistics = tuple[np.ndarray, np.ndarray]
+
+
+class Learned:
+    """A trained network, its test accuracy if known, and the statistics its images need.
+
+    Args:
+        path: A .keras file, or the work directory of a training run.
+        record: What is known of the network; default: what is written beside the file.
+    """
+
+    def __init__(self, path: str, record: Mapping[str, Any] | None = None) -> None:
+        self.path = _network_file(path)
+        self.network = loading.load(self.path, compile=False)
+        for beside in ("results.json", os.path.basename(self.path)[: -len(".keras")] + ".json"):
+            record = record or work_directory.read_json(
+                os.path.join(os.path.dirname(self.path), beside)
+            )
+        self.record = record if isinstance(record, Mapping) else {}
+        tested = self.record.get("test", {})
+        self.accuracy = self.record.get("accuracy", tested.get("val_accuracy"))
+
+    def __str__(self) -> str:
+        tested = "" if self.accuracy is None else f", test accuracy {self.accuracy:.2%}"
+        return f"{self.network.name}, {self.network.count_params():,} parameters{tested}"
+
+    def statistics(self, train: data.Dataset) -> Statistics | None:
+        """(mean, std) of the images it was trained on; those of `train` if none are recorded."""
+        if "normalize" not in self.record:
+            return data.channel_statistics(train)
+        given = self.record["normalize"]
+        return None if given is None else (_channels(given[0]), _channels(given[1]))
+
+
+def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
+    """(network on pixels in [0, 1], class names) of a finished run.
+
+    Raises:
+        ModelError: The run is not finished, or its network cannot be loaded.
+    """
+    results = work_directory.read_json(os.path.join(work_dir, "results.json"))
+    if results is None:
+        raise ModelError(
+            f"--work_dir: got {work_dir!r}, which holds no finished run (no results.json); run "
+            f"{command.named('train')} with this --work_dir to its end first."
+        )
+    network = loading.load(_network_file(work_dir), compile=False)
+    return on_pixels(network, results["normalize"]), results["classes"]
+
+
+def on_pixels(network: keras.Model, statistics: Any) -> keras.Model:
+    """The network with its normalisation in front, so that it takes pixels in [0, 1].
+
+    Args:
+        network: Network on normalised images.
+        statistics: (mean, std) of the channels, or None where images are not normalised.
+    """
+    if statistics is None:
+        return network
+    mean, deviation = (_channels(s) for s in statistics)
+    pixels = keras.Input(network.input_shape[1:], name="image")
+    scaled = keras.layers.Normalization(mean=mean, variance=deviation**2, name="normalize")(pixels)
+    return keras.Model(pixels, network(scaled), name=network.name)
+
+
+def file_digest(path: str) -> str:
+    """The digest of a network's file, which tells one network from another.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    path = _network_file(path)
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror}); expected a .keras file, or a directory "
+            f"of {command.named('train')}."
+        ) from error
+
+
+def normalised(dataset: data.Dataset, statistics: Statistics | None) -> np.ndarray:
+    """All images as one float array, normalised if statistics are given."""
+    images = dataset.images.astype(np.float32)
+    if dataset.images.dtype == np.uint8:
+        images /= 255.0
+    if statistics is not None:
+        if statistics[0].shape != images.shape[-1:]:
+            raise DataError(
+                f"--dataset: got {dataset.name!r}, whose images have {images.shape[-1]} channels; "
+                f"expected {len(statistics[0])}, which the network's images had."
+            )
+        images -= statistics[0]
+        images /= statistics[1]
+    return images
+
+
+def accuracy(network: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    """The share of right predictions in inference mode; of the head "target" if there are two."""
+    logits = network.predict(images, batch_size=_TEST_BATCH, verbose=0)
+    if isinstance(logits, Mapping):
+        logits = logits["target"]
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def _network_file(path: str) -> str:
+    return os.path.join(path, "network.keras") if os.path.isdir(path) else path
+
+
+def _channels(values: Any) -> np.ndarray:
+    return np.asarray(values, np.float32)
