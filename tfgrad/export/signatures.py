@@ -1,4 +1,4 @@
-"""What each signature of an exported model computes, the checks of its inputs included."""
+"""The signatures of an exported model, including the checks of their inputs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Served:
     """What signatures are built from.
 
     Attributes:
-        network: the model that maps an image to logits.
-        dtype: the float type in which the network takes its input.
-        image: the signatures' image input, [None, …] float32.
-        classes: the number of logits K.
-        preprocess: float32 images to the network's input, of the same shape.
-        image_range: the values that black and white of an encoded image take.
+        network: The model that maps images to logits.
+        dtype: The float type in which the network takes its input.
+        image: The signatures' image input, [None, …] float32.
+        classes: The number of logits K.
+        preprocess: Function from float32 images to the network's input, of the same shape.
+        image_range: The values that black and white of an encoded image take.
     """
 
     network: keras.Model
@@ -38,11 +38,11 @@ class Served:
 
     @property
     def target(self) -> tf.TensorSpec:
-        """The signatures' target input: a class for each image, −1 for the predicted one."""
+        """The signatures' target input: one class per image, −1 for the predicted class."""
         return tf.TensorSpec([None], tf.int32, "target")
 
     def no_encoded(self) -> str | None:
-        """Why there is no signature for encoded images; None where there is one."""
+        """Why there is no signature for encoded images; None if there is one."""
         shape = self.image.shape.as_list()
         if len(shape) == 4 and None not in shape[1:] and shape[-1] in (1, 3):
             return None
@@ -52,11 +52,11 @@ class Served:
         )
 
     def inputs(self, image: tf.Tensor) -> tf.Tensor:
-        """What the network is fed for images."""
+        """The network's input for a batch of images."""
         return tf.cast(self.preprocess(image), self.dtype)
 
     def decoded(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """Images of the signatures' kind from encoded ones."""
+        """Images as the signatures take them, decoded from JPEG or PNG."""
         _, height, width, channels = self.image.shape
         low, high = self.image_range
         return low + (high - low) * images.decode_batch(image_bytes, (height, width), channels)
@@ -67,21 +67,22 @@ class Served:
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def checked(self, target: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-        """The targets, or a failure of the request: an absent class would get a map of zeros."""
+        """The targets; absent classes fail the request, or they would get maps of zeros."""
         highest = self.classes - 1
         with tf.control_dependencies(
             [
                 tf.debugging.assert_equal(
                     tf.shape(target)[0],
                     tf.shape(batch)[0],
-                    f"target: expected one class for each image, 0 to {highest}, "
-                    "or -1 for the predicted class.",
+                    "target: got another number of targets than images; expected one class for "
+                    f"each image, 0 to {highest}, or -1 for the predicted class.",
                 ),
                 tf.debugging.Assert(
                     tf.reduce_all((target >= -1) & (target <= highest)),
                     [
-                        f"target: expected classes 0 to {highest}, or -1 for the predicted; got",
+                        "target: got",
                         target,
+                        f"expected classes 0 to {highest}, or -1 for the predicted class.",
                     ],
                 ),
             ]
@@ -89,10 +90,15 @@ class Served:
             return tf.identity(target)
 
 
-def build(served: Served, methods: Sequence[Method]) -> dict[str, Any]:
-    """Every signature by its name: a concrete function of named inputs to named outputs.
+def build_signatures(served: Served, methods: Sequence[Method]) -> dict[str, Any]:
+    """Every signature by its name: a concrete function from named inputs to named outputs.
 
-    Every output has the batch as its first axis, as TensorFlow Serving's row format needs it.
+    Every output has the batch as its first axis, as TensorFlow Serving's row format requires.
+
+    Args:
+        served: The model and how its images come in.
+        methods: The saliency methods, each of which gets a signature of its name; the first one
+            also explains encoded images.
     """
     functions = {"serving_default": _serving_default(served)}
     functions.update((method.name, _explanation(served, method)) for method in methods)
@@ -103,7 +109,7 @@ def build(served: Served, methods: Sequence[Method]) -> dict[str, Any]:
 
 def _serving_default(served: Served) -> Any:
     @_signature(served.image)
-    def predict(image):
+    def predict(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return served.predictions(served.inputs(image))
 
     return predict
@@ -111,7 +117,7 @@ def _serving_default(served: Served) -> Any:
 
 def _explanation(served: Served, method: Method) -> Any:
     @_signature(served.image, served.target)
-    def explain(image, target):
+    def explain(image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         target = served.checked(target, image)
         return method.explain(served.inputs(image), target)
 
@@ -120,7 +126,7 @@ def _explanation(served: Served, method: Method) -> Any:
 
 def _encoded(served: Served, method: Method | None) -> Any:
     @_signature(tf.TensorSpec([None], tf.string, "image_bytes"), served.target)
-    def explain_encoded(image_bytes, target):
+    def explain_encoded(image_bytes: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         target = served.checked(target, image_bytes)
         x = served.inputs(served.decoded(image_bytes))
         outputs = served.predictions(x)
@@ -141,7 +147,12 @@ def _signature(*specs: tf.TensorSpec) -> Callable[[Callable[..., dict[str, Any]]
 def traced_preprocess(
     preprocess: Callable[..., tf.Tensor], image: tf.TensorSpec
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[tf.Variable]]:
-    """The preprocessing in inference mode and the variables it reads, once it is known to fit."""
+    """The preprocessing in inference mode and the variables it reads.
+
+    Raises:
+        ArgumentError: It is no layer or function, cannot be traced, calls Python, or does not
+            return one float tensor in the shape of `image`.
+    """
     if not callable(preprocess):
         raise ArgumentError(
             f"preprocess: got a {type(preprocess).__name__}; expected a Keras layer or a function "
@@ -156,33 +167,35 @@ def traced_preprocess(
         traced = tf.function(function, autograph=False).get_concrete_function(image)
     except Exception as error:
         raise ArgumentError(
-            f"preprocess: {name} cannot be traced ({type(error).__name__}: {error}). Write it in "
-            "TensorFlow operations, without NumPy."
+            f"preprocess: got {name}, which cannot be traced ({type(error).__name__}: {error}); "
+            "expected a function of tensors. Write it in TensorFlow operations, without NumPy."
         ) from error
     got = traced.structured_outputs
     if not isinstance(got, tf.Tensor | tf.TensorSpec) or not got.dtype.is_floating:
-        raise ArgumentError(f"preprocess: {name} returns {got}; expected one float tensor.")
+        raise ArgumentError(
+            f"preprocess: got {name}, which returns {got}; expected one float tensor."
+        )
     if not got.shape.is_compatible_with(image.shape):
         raise ArgumentError(
-            f"preprocess: {name} turns images {image.shape} into {got.shape}; expected the "
-            "network's input, in the same shape. Put a change of shape into the network."
+            f"preprocess: got {name}, which turns images {image.shape} into {got.shape}; expected "
+            "the network's input, in the same shape. Put a change of shape into the network."
         )
-    if operation := python_in(traced):
+    if operation := python_operation(traced):
         raise ArgumentError(
-            f"preprocess: {name} calls Python ({operation}), which no server has. Write it in "
-            "TensorFlow operations."
+            f"preprocess: got {name}, which calls Python ({operation}); expected TensorFlow "
+            "operations alone, as a server has no Python. Write it in TensorFlow operations."
         )
     return function, list(traced.variables)
 
 
 def name_of(function: Any) -> str:
-    """What a layer or function is called."""
+    """The name of a layer or function."""
     named = getattr(function, "name", None) or getattr(function, "__name__", None)
     return str(named or type(function).__name__)
 
 
-def python_in(function: Any) -> str | None:
-    """An operation that calls back into this process, if a traced function has one."""
+def python_operation(function: Any) -> str | None:
+    """The first operation of a traced function that calls Python; None if there is none."""
     graph = function.graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     return next((node.op for node in nodes if "PyFunc" in node.op), None)

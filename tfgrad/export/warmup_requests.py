@@ -1,11 +1,12 @@
 """The requests that TensorFlow Serving runs before it reports a new version as available.
 
 The first request of a signature pays for its initialisation. Serving spares clients that wait if
-the version brings requests of its own: a TFRecord file of `tensorflow.serving.PredictionLog`
-messages. One that fails keeps the version from being served, so each is run before it is written.
+the version contains requests of its own: a TFRecord file of `tensorflow.serving.PredictionLog`
+messages. A request that fails keeps the version from being served, so each is run before it is
+written.
 
-The messages' Python classes come in a package that needs gRPC. What is used of them is described
-here instead, with the field numbers of `tensorflow_serving/apis/*.proto`.
+The messages' Python classes come in a package that needs gRPC. The parts in use are described here
+instead, with the field numbers of `tensorflow_serving/apis/*.proto`.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _PACKAGE = "tensorflow.serving"
-# A model that takes images of any size may still have a smallest one.
+# A model that takes images of any size may still need a minimum size.
 _SIDES = (32, 64, 128, 224)
 
 Requests = dict[str, dict[str, tf.Tensor]]
 
 
-def requests(signatures: Mapping[str, Any]) -> Requests:
-    """One request of batch 1 for each signature, known to succeed.
+def successful_requests(signatures: Mapping[str, Any]) -> Requests:
+    """One request of batch size 1 for each signature, each of which was run successfully.
 
-    Zeros stand for an image, a PNG of one pixel for an encoded one, −1 (the predicted class) for a
-    target.
+    Images are all zeros, an encoded image is a PNG of one pixel, and targets are −1 (the predicted
+    class).
 
     Args:
-        signatures: name to concrete function.
+        signatures: Mapping from name to concrete function.
 
     Raises:
-        tf.errors.OpError: no size of image that was tried gets through every signature.
+        tf.errors.OpError: No size of image that was tried gets through every signature.
     """
     specs = {}
     for name, function in signatures.items():
@@ -61,9 +62,9 @@ def write(path: str, model: str, chosen: Requests) -> None:
     """Write requests as the file that TensorFlow Serving looks for.
 
     Args:
-        path: the version's directory.
-        model: the served model's name.
-        chosen: what `requests` returned.
+        path: The version's directory.
+        model: The served model's name.
+        chosen: The requests that `successful_requests` returned.
     """
     with tf.io.TFRecordWriter(os.path.join(path, PATH)) as writer:
         for signature, inputs in chosen.items():

@@ -1,0 +1,153 @@
+"""Checks of a model and of the options it is exported with."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad import saliency
+from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.export.signatures import Served
+from tfgrad.gradients import model_checks
+from tfgrad.internal.arguments import suggestion
+
+
+def served(model: Any) -> Served:
+    """What signatures are built from, for a model that can be exported.
+
+    Raises:
+        ArgumentError: It is no Keras model.
+        ModelError: It is not built, has a weight that is NaN or infinite, has several inputs or an
+            integer one, or returns something else than logits [B, K] with K ≥ 2.
+    """
+    network = model_checks.network(model)
+    if path := model_checks.nonfinite_weight(network):
+        raise ModelError(
+            f"model {network.name!r}: got NaN or infinite values in the weight {path}; expected "
+            "finite weights. Its training diverged: export an earlier checkpoint, or train with a "
+            "lower learning rate."
+        )
+    try:
+        shape, dtype = _image_shape(network), model_checks.input_dtype(network)
+    except ArgumentError as error:  # here the model is at fault, and no option
+        raise ModelError(str(error)) from error
+    model_checks.check_logits(network, tf.TensorSpec(shape, dtype))
+    model_checks.check_outputs(network)
+    classes = _number_of_logits(network, shape, dtype)
+    return Served(network, dtype, tf.TensorSpec(shape, tf.float32, "image"), classes)
+
+
+def _image_shape(network: keras.Model) -> tuple[int | None, ...]:
+    shape = model_checks.input_shape(network)
+    if shape is None:
+        raise ModelError(
+            f"model {network.name!r}: got a model that does not tell the shape of its input; "
+            "expected one image tensor. Wrap it in a functional keras.Model with a single "
+            "keras.Input."
+        )
+    if getattr(network, "inputs", None) is None:
+        # A server needs sizes: those of the batch on which the subclassed model was built.
+        shape = (None, *network.get_build_config()["input_shape"][1:])
+    return shape
+
+
+def _number_of_logits(network: keras.Model, shape: tuple[int | None, ...], dtype: str) -> int:
+    """K, from a symbolic call: a subclassed model does not tell what it returns before."""
+    outputs = tf.nest.flatten(network(keras.KerasTensor(shape, dtype=dtype), training=False))
+    if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
+        raise ModelError(
+            f"model {network.name!r}: it returns {[tuple(o.shape) for o in outputs]}; expected one "
+            "tensor of logits [batch, classes]. Pass the part of the model that returns that."
+        )
+    count = outputs[0].shape[-1]
+    if count == 1:
+        raise ModelError(
+            f"model {network.name!r}: got one logit, whose softmax is 1 for every image; expected "
+            "two or more. Give the network two logits, one per class."
+        )
+    return count
+
+
+def check_methods(methods: Sequence[str | saliency.Method]) -> None:
+    """Reject anything but a list of methods and of names of methods.
+
+    Raises:
+        ArgumentError: `methods` is a single method or name, or contains something unknown.
+    """
+    known = f"{', '.join(map(repr, saliency.METHODS))}, or methods built on the model"
+    if isinstance(methods, str | saliency.Method):
+        kind = "string" if isinstance(methods, str) else "method"
+        raise ArgumentError(f"methods: got the {kind} {methods!r}; expected a list of {known}.")
+    for method in methods:
+        if not isinstance(method, saliency.Method) and (
+            not isinstance(method, str) or method not in saliency.METHODS
+        ):
+            words = suggestion(method, saliency.METHODS)
+            raise ArgumentError(f"methods: got {method!r}; {words}{known}.")
+
+
+def methods_of(
+    network: keras.Model, methods: Sequence[str | saliency.Method]
+) -> list[saliency.Method]:
+    """One method per name, in order; a name given twice counts once.
+
+    Raises:
+        ArgumentError: A method was built on another model, or two methods have one name.
+    """
+    chosen: dict[str, saliency.Method] = {}
+    for method in dict.fromkeys(methods):
+        built = saliency.METHODS[method](network) if isinstance(method, str) else method
+        if built.network is not network:
+            raise ArgumentError(
+                f"methods: got {method!r}, built on another model; expected methods of the "
+                f"exported {network.name!r}. Build it on the model that is exported."
+            )
+        if built.name in chosen:
+            raise ArgumentError(
+                f"methods: got {built.name!r} twice; expected one method for each name of a "
+                "signature. Export the second to another directory."
+            )
+        chosen[built.name] = built
+    return list(chosen.values())
+
+
+def image_range(given: Any) -> tuple[float, float]:
+    """The values of black and white as floats.
+
+    Raises:
+        ArgumentError: They are not two finite numbers, the lower first.
+    """
+    pair = tuple(given) if isinstance(given, Sequence) else ()
+    if (
+        len(pair) != 2
+        or not all(isinstance(v, numbers.Real) and math.isfinite(v) for v in pair)
+        or pair[0] >= pair[1]
+    ):
+        raise ArgumentError(
+            f"image_range: got {given!r}; expected the values of black and white, such as "
+            "(0, 1), (0, 255) or (-1, 1)."
+        )
+    return float(pair[0]), float(pair[1])
+
+
+def class_names(classes: Sequence[str] | None, count: int) -> list[str] | None:
+    """The names as a list, one for each of `count` logits.
+
+    Raises:
+        ArgumentError: They are not strings, or not as many as the logits.
+    """
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise ArgumentError(f"classes: got {classes!r}; expected a list of {count} names.")
+    if len(classes) != count:
+        raise ArgumentError(
+            f"classes: got {len(classes)} names; expected {count}, one per logit. Name every "
+            "output in order."
+        )
+    return list(classes)

@@ -1,0 +1,99 @@
+"""Numbered version directories that appear complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError
+
+_ATTEMPTS = 1000
+
+
+def publish(directory: str, write: Callable[[str], None]) -> str:
+    """Write the next version of a model and rename it into place.
+
+    Args:
+        directory: The model's directory; created if absent.
+        write: Function that fills the temporary directory whose path it is given.
+
+    Returns:
+        The path of the new version, `directory/<version>`.
+
+    Raises:
+        ArgumentError: The directory cannot be written. Any other error of `write` passes through.
+            Whatever the error, what was written and created is removed.
+    """
+    missing = absent(directory)
+    try:
+        os.makedirs(directory, exist_ok=True)
+        number = highest(directory) + 1
+        # Not a number, so that TensorFlow Serving, which may be watching, does not load it.
+        name = f".tmp-{number}-{os.getpid()}-{threading.get_ident()}"
+        temporary = os.path.join(directory, name)
+        os.mkdir(temporary)
+    except OSError as error:
+        remove(missing)
+        raise ArgumentError(
+            f"directory: got {directory!r}, which cannot be written ({error.strerror}); expected a "
+            "writable one. Choose a directory in which you may create folders."
+        ) from error
+    try:
+        write(temporary)
+        return rename(temporary, directory, number)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        remove(missing)
+        if isinstance(error, OSError | tf.errors.OpError):
+            raise ArgumentError(
+                f"directory: got {directory!r}, to which writing failed ({error}); expected enough "
+                "free space and permission. Nothing was left behind: free some space, or choose "
+                "another directory."
+            ) from error
+        raise
+
+
+def rename(temporary: str, directory: str, number: int) -> str:
+    """Rename to the first free version from `number` on, and return the new path.
+
+    Another writer may have taken the number meanwhile.
+
+    Raises:
+        OSError: The directory cannot be renamed, or no number is free.
+    """
+    for candidate in range(number, number + _ATTEMPTS):
+        path = os.path.join(directory, str(candidate))
+        try:
+            os.rename(temporary, path)
+            return path
+        except OSError:
+            if not os.path.lexists(path):
+                raise
+    raise OSError(f"no free version number from {number} on")
+
+
+def highest(directory: str) -> int:
+    """The highest version in a directory, 0 if there is none."""
+    return max((int(n) for n in os.listdir(directory) if n.isascii() and n.isdigit()), default=0)
+
+
+def absent(directory: str) -> list[str]:
+    """The directory and those of its parents that do not exist yet, innermost first."""
+    missing = []
+    path = os.path.abspath(directory)
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
+
+
+def remove(directories: list[str]) -> None:
+    """Remove directories, innermost first, as far as they are empty."""
+    for path in directories:
+        with contextlib.suppress(OSError):  # another process has written into it
+            os.rmdir(path)
