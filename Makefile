@@ -1,6 +1,8 @@
 # make quickstart   train, export, serve and explain on the embedded digits
 # make test         lint, types and the tests that fit into fifteen minutes on two cores
 # make test-all     every test
+# make lint         style, types and import contracts alone
+# make structure    modules, import cycles, sizes of files and repeated lines
 # make wheel        build the wheel into dist/
 # make clean        remove the virtual environment and everything built
 
@@ -11,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint wheel clean
+.PHONY: quickstart test test-all lint structure wheel clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
@@ -26,6 +28,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+structure: $(VENV)/installed
+	$(BIN)/python tools/structure.py
 
 wheel: $(VENV)/installed
 	$(BIN)/python -m build --wheel --outdir dist .
