@@ -188,7 +188,7 @@ VERSION_2 = json.dumps({"keras_version": "2.15.0"})
 
 BROKEN = {
     "missing": (os.remove, "no such file.*check the path"),
-    "directory": (lambda p: (os.remove(p), p.mkdir()), "a directory, expected a .keras file"),
+    "directory": (lambda p: (os.remove(p), p.mkdir()), "a directory; expected a .keras file"),
     "empty": (truncated(0), "an empty file.*interrupted"),
     "cut early": (truncated(0.02), "a damaged zip archive.*copy or export it again"),
     "cut late": (truncated(0.99), "a damaged zip archive"),
@@ -214,7 +214,7 @@ BROKEN = {
     "config is binary": (replaced(CONFIG, b"\xff\xfe\x00"), "config.json that is not JSON"),
     "config is deep": (replaced(CONFIG, b'{"a":' * 200_000), "config.json that is not JSON"),
     "config is empty": (replaced(CONFIG, b"{}"), "a config.json without a model"),
-    "Keras 2": (replaced(METADATA, VERSION_2), "a model of Keras 2.15.0, expected Keras 3"),
+    "Keras 2": (replaced(METADATA, VERSION_2), "a model of Keras 2.15.0; expected Keras 3"),
     "no version": (replaced(METADATA, b"{}"), "a model of Keras None"),
     "Lambda": (head(class_name="Lambda"), "a Lambda layer.*never loaded.*layer of its own"),
     "lambda": (
@@ -285,7 +285,8 @@ def test_broken_files(good, tmp_path, case):
     with pytest.raises(ModelError, match=message) as caught:
         loading.load(path)
     text = str(caught.value)
-    assert text.startswith(f"path: {str(path)!r} cannot be loaded: found ") and "Try: " in text
+    assert text.startswith(f"path: {str(path)!r} cannot be loaded: got ")
+    assert "; expected " in text and ". Try: " in text
     assert len(text) < 1000
 
 
@@ -296,17 +297,19 @@ def test_another_extension(good, tmp_path):
 
 
 def test_more_than_fits(good, monkeypatch):
-    monkeypatch.setattr("tfgrad.loading.keras_file.MAX_BYTES", 1000)
-    with pytest.raises(ModelError, match=r"members of 0.0 GiB unpacked, expected at most"):
+    monkeypatch.setattr("tfgrad.loading.archive_checks.MAX_BYTES", 1000)
+    with pytest.raises(ModelError, match=r"members of 0.0 GiB unpacked; expected at most"):
         loading.load(good[0] / "good.keras")
 
 
 def test_another_backend(good, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ModelError, match=r"running on jax, expected tensorflow.*KERAS_BACKEND"):
+    with pytest.raises(ModelError, match=r"running on jax; expected tensorflow.*KERAS_BACKEND"):
         loading.load(good[0] / "good.keras")
 
 
 def test_a_file_given_to_load_served(good):
-    with pytest.raises(ModelError, match=r"a file, expected a SavedModel directory.*loading.load"):
+    with pytest.raises(
+        ModelError, match=r"a file; expected the directory of a SavedModel.*loading.load"
+    ):
         loading.load_served(good[0] / "good.keras")

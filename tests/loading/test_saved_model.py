@@ -209,7 +209,8 @@ def test_broken_savedmodels(good, tmp_path, case):
     with pytest.raises(ModelError, match=message) as caught:
         loading.load_served(path)
     text = str(caught.value)
-    assert text.startswith(f"path: {str(path)!r} cannot be loaded: found ") and "Try: " in text
+    assert text.startswith(f"path: {str(path)!r} cannot be loaded: got ")
+    assert "; expected " in text and ". Try: " in text
     assert len(text) < 1000
 
 
