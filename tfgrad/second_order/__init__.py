@@ -1,5 +1,6 @@
 """Checks before training that every second derivative a penalty needs exists and is right."""
 
-from tfgrad.second_order.guard import Finding, Inspection, check, inspect
+from tfgrad.second_order.findings import Finding, Inspection
+from tfgrad.second_order.guard import check, inspect
 
 __all__ = ["Finding", "Inspection", "check", "inspect"]

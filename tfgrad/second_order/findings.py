@@ -1,0 +1,112 @@
+"""What an inspection reports: faults of the second derivative, with the advice for each."""
+
+import dataclasses
+from typing import Literal
+
+import keras
+
+from tfgrad.internal import keras_private
+from tfgrad.second_order.operations import ABSENT, INEXACT, SILENT
+
+# The name of a stopped mean in a finding: a pattern of operations, not one operation.
+MOMENTS = "tf.nn.moments"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One fault of a network's second derivative.
+
+    Attributes:
+        layer: Name of the layer that owns the operation; the network's own name for an operation
+            outside every layer.
+        operation: The TensorFlow operation or function at fault.
+        problem: What is wrong.
+        advice: What to use instead.
+        severity: "error" if no penalty can be trained with it; "warning" if the error is small,
+            as in the batch normalisation that the papers train with.
+        layer_class: Class name of the layer.
+    """
+
+    layer: str
+    operation: str
+    problem: str
+    advice: str
+    severity: Literal["error", "warning"]
+    layer_class: str = ""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no second derivative at all, rather than a wrong one."""
+        return self.operation in SILENT or self.operation in ABSENT
+
+    def __str__(self) -> str:
+        return f"layer {self.layer!r} ({self.layer_class}): {self.problem}; {self.advice}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What one trace of a network and its input-gradient shows.
+
+    Attributes:
+        findings: Faults of the second derivative, one per layer and operation, in graph order.
+        probabilities: Name of the layer whose softmax or sigmoid ends an output (`network/op` for
+            an operation outside every layer); None if every output is a logit.
+        stateful_random: Names of the layers that draw from the global state of `tf.random`, which
+            no seed generator can replay. Keras's random layers are not among them.
+        untracked_state: Names of the layers that assign a `tf.Variable` unknown to Keras, and
+            paths of Keras variables outside the network that its call assigns: the states of a
+            stateful RNN, the global seed of an unseeded `keras.random` call.
+        piecewise_linear: Whether ReLUs are the network's only non-linearity, so that its Hessian
+            is zero.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    probabilities: str | None = None
+    stateful_random: tuple[str, ...] = ()
+    untracked_state: tuple[str, ...] = ()
+    piecewise_linear: bool = False
+
+
+def finding(network: keras.layers.Layer, owner: keras.layers.Layer, operation: str) -> Finding:
+    """The finding for an unsafe operation of a layer.
+
+    Args:
+        network: The inspected network.
+        owner: The layer that the operation belongs to; the network itself if it is in no layer.
+        operation: A name out of the tables, `MOMENTS`, or an operation without a first derivative.
+    """
+    severity: Literal["error", "warning"] = "error"
+    if operation == MOMENTS:
+        problem, advice, severity = _moments(owner)
+    elif operation in SILENT:
+        advice = SILENT[operation]
+        problem = (
+            f"TensorFlow registers {operation} as not differentiable and raises no error, so "
+            "weights after the layer get no gradient from the penalty and weights before it a "
+            "wrong one"
+        )
+    elif operation in INEXACT:
+        advice = INEXACT[operation]
+        problem = f"TensorFlow only approximates the gradient of {operation}"
+    elif operation in ABSENT:
+        advice = ABSENT[operation]
+        problem = f"TensorFlow defines no gradient for {operation}, so the penalty has none"
+    else:
+        advice = "write it with operations that have a gradient"
+        problem = f"TensorFlow defines not even a first derivative for {operation}"
+    if owner is network and keras_private.has_layers(network):
+        problem = f"an operation outside every layer: {problem}"
+    return Finding(owner.name, operation, problem, advice, severity, type(owner).__name__)
+
+
+def _moments(owner: keras.layers.Layer) -> tuple[str, str, Literal["error", "warning"]]:
+    """(problem, advice, severity) of a stopped mean, by the layer that takes it."""
+    problem = "tf.nn.moments stops the gradient of the mean, so the second derivative is wrong"
+    if isinstance(owner, keras.layers.BatchNormalization):
+        problem += " (slightly: the papers train with it)"
+        return problem, "use tfgrad.layers.BatchNormalization", "warning"
+    if isinstance(owner, keras.layers.LayerNormalization):
+        return f"{problem} by some 5 to 10 %", "use tfgrad.layers.LayerNormalization", "error"
+    if isinstance(owner, keras.layers.GroupNormalization):
+        return f"{problem} by some 5 to 10 %", "use tfgrad.layers.GroupNormalization", "error"
+    return problem, "use keras.ops.mean and keras.ops.var, which stop no gradient", "error"

@@ -1,0 +1,72 @@
+"""Copies of a network's own `tf.function`s, so that an inspection leaves their caches alone.
+
+TensorFlow caches what it traces inside of another trace, too. A trace made while variables must not
+change contains no update of them; left in the cache, it would serve the network's later calls, and
+the moving statistics of a batch normalisation inside would stand still. Nor would a cached trace
+show from which layers' calls its operations come.
+"""
+
+import contextlib
+import contextvars
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+_Function: Any = type(tf.function(lambda: None))
+# The copies in use in this thread, by the identity of their originals, which are kept alive.
+_copies: contextvars.ContextVar[dict[int, tuple[Any, Any]] | None] = contextvars.ContextVar(
+    "tfgrad_function_copies", default=None
+)
+_lock = threading.Lock()
+_users = 0
+_original: Any = None
+
+
+@contextlib.contextmanager
+def copied_functions() -> Iterator[None]:
+    """A scope in which calls of a `tf.function` in this thread call a copy, traced in the scope.
+
+    The hook is in TensorFlow's class only while a scope is open, and has no effect in other
+    threads.
+    """
+    token = _copies.set({})
+    _install()
+    try:
+        yield
+    finally:
+        _uninstall()
+        _copies.reset(token)
+
+
+def _install() -> None:
+    global _users, _original
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _original = _Function.__call__
+            _Function.__call__ = _hook(_original)
+
+
+def _uninstall() -> None:
+    global _users, _original
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            _Function.__call__, _original = _original, None
+
+
+def _hook(original: Any) -> Any:
+    @functools.wraps(original)
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        copies = _copies.get()
+        # Functions out of a SavedModel are of a subclass: they have nothing to be traced from.
+        if copies is not None and type(function) is _Function:
+            if id(function) not in copies:
+                copies[id(function)] = function, function._clone(None)
+            function = copies[id(function)][1]
+        return original(function, *args, **kwargs)
+
+    return call
