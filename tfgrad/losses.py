@@ -1,4 +1,4 @@
-"""The papers' equations as pure functions: tensors in, one number per example [batch] out.
+"""The papers' equations as pure functions of tensors; most return one number per example, [batch].
 
 A gradient is a tensor [batch, …], or a nest of them for a network with several inputs, whose
 squared norms then add up. "Thesis" is S. Srinivas, *Gradient-based Methods for Deep Model
@@ -6,22 +6,24 @@ Interpretability* (EPFL); "ICLR" is Srinivas and Fleuret, *Rethinking the Role o
 Attribution Methods for Model Interpretability* (2021).
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfgrad.internal.precision import at_least_float32
 
-# What `normalized` takes for zero.
+# Entries up to this size count as zero in `normalized` and `saliency_map`.
 ZERO = 1e-20
 
 
-def squared_norm(gradient):
-    """‖g‖² of each example: Σ over everything but the batch axis.
+def squared_norm(gradient: Any) -> tf.Tensor:
+    """‖g‖² of each example: the sum of squares over all axes but the batch axis.
 
     Args:
-        gradient: [batch, …] or a nest of such tensors.
+        gradient: g, [batch, …], or a nest of such tensors.
 
     Returns:
-        [batch], at least float32.
+        [batch], float32 or wider.
 
     Source: thesis Prop. 2 (with the label's logit, or summed over logits for the full Jacobian);
     Eq. 2.3 when the gradient is that of the label's log-probability.
@@ -33,16 +35,16 @@ def squared_norm(gradient):
     return tf.add_n(parts)
 
 
-def score_matching(gradient, trace, stability=1e-4):
-    """h + ½‖∇x f_y‖² + μ h², the stabilised score-matching objective.
+def score_matching(gradient: Any, trace: tf.Tensor, stability: float = 1e-4) -> tf.Tensor:
+    """h + ½‖∇x f_y‖² + μ h²: the stabilised score-matching objective.
 
     Args:
-        gradient: ∇x f_y, [batch, …] or a nest.
+        gradient: ∇x f_y, [batch, …], or a nest of such tensors.
         trace: h, an estimate of tr ∇²x f_y, [batch].
-        stability: μ ≥ 0.
+        stability: μ ≥ 0. With μ = 0 the objective has no lower bound in h.
 
     Returns:
-        [batch]; unbounded below in h alone, bounded once μ > 0.
+        [batch], float32 or wider.
 
     Source: thesis Eq. 5.4, ICLR Eq. 8.
     """
@@ -52,8 +54,15 @@ def score_matching(gradient, trace, stability=1e-4):
     return trace + 0.5 * norm + stability * tf.square(trace)
 
 
-def anti_score_matching(trace, threshold=1000.0):
-    """−min(h, τ): raises the Hessian trace up to τ, past which the gradient is zero by design.
+def anti_score_matching(trace: tf.Tensor, threshold: float = 1000.0) -> tf.Tensor:
+    """−min(h, τ): minimising it raises the Hessian trace to τ; beyond τ its gradient is zero.
+
+    Args:
+        trace: h, an estimate of tr ∇²x f_y, [batch].
+        threshold: τ.
+
+    Returns:
+        [batch], float32 or wider.
 
     Source: thesis §5.5.
     """
@@ -61,7 +70,7 @@ def anti_score_matching(trace, threshold=1000.0):
     return -tf.minimum(trace, tf.convert_to_tensor(threshold, trace.dtype))
 
 
-def taylor_trace(clean, noisy, sigma):
+def taylor_trace(clean: tf.Tensor, noisy: tf.Tensor, sigma: float) -> tf.Tensor:
     """2/(Nσ²) Σ_n (f(x + v_n) − f(x)), v ~ N(0, σ²I): the papers' estimator of tr ∇²x f.
 
     Args:
@@ -70,15 +79,19 @@ def taylor_trace(clean, noisy, sigma):
         sigma: σ > 0.
 
     Returns:
-        [batch]. Unbiased on quadratics; variance ≈ 4‖∇f‖²/(Nσ²) + 2‖H‖²_F/N.
+        [batch]. Unbiased for quadratic f; variance ≈ 4‖∇f‖²/(Nσ²) + 2‖H‖²_F/N, H = ∇²x f.
 
     Source: thesis Eq. 5.3, ICLR Eq. 6.
     """
     return 2.0 / sigma**2 * tf.reduce_mean(noisy - clean[tf.newaxis], axis=0)
 
 
-def antithetic_trace(clean, plus, minus, sigma):
-    """1/(Nσ²) Σ_n (f(x + v_n) + f(x − v_n) − 2 f(x)): the odd terms cancel, 2v·∇f/σ² first.
+def antithetic_trace(
+    clean: tf.Tensor, plus: tf.Tensor, minus: tf.Tensor, sigma: float
+) -> tf.Tensor:
+    """1/(Nσ²) Σ_n (f(x + v_n) + f(x − v_n) − 2 f(x)): an estimator of tr ∇²x f.
+
+    The terms of odd order in v cancel, among them 2v·∇f/σ², the largest of `taylor_trace`.
 
     Args:
         clean: f(x), [batch].
@@ -87,45 +100,45 @@ def antithetic_trace(clean, plus, minus, sigma):
         sigma: σ > 0.
 
     Returns:
-        [batch]. Unbiased on quadratics; variance ≈ 2‖H‖²_F/N, whatever the gradient.
+        [batch]. Unbiased for quadratic f; variance ≈ 2‖H‖²_F/N, independent of ∇f.
     """
     return tf.reduce_mean(plus + minus - 2.0 * clean[tf.newaxis], axis=0) / sigma**2
 
 
-def log_probability(logits, indices):
-    """log softmax(f)_y = −softplus(log Σ_{j≠y} exp(f_j − f_y)), of the differences of logits alone.
+def log_probability(logits: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """log softmax(f)_y = −softplus(log Σ_{j≠y} exp(f_j − f_y)), from differences of logits only.
 
-    The difference form keeps the small numbers of a sure prediction: its gradient carries
-    1 − p_y as a sum of small terms, where 1 − p_y itself would be rounding.
+    The difference form stays precise for confident predictions: its gradient contains 1 − p_y as a
+    sum of small terms, where subtracting p_y from 1 would leave rounding error.
 
     Args:
         logits: f, [batch, classes].
-        indices: y, int32 [batch].
+        indices: y, integers [batch].
 
     Returns:
-        [batch].
+        [batch], in the dtype of the logits.
     """
     chosen = tf.one_hot(
         indices, tf.shape(logits)[-1], on_value=True, off_value=False, dtype=tf.bool
     )
     of_chosen = tf.reduce_sum(tf.where(chosen, logits, tf.zeros_like(logits)), -1, keepdims=True)
-    # Never −∞, which has no derivative.
+    # A finite number: −∞ has no derivative.
     nothing = tf.cast(logits.dtype.min / 4, logits.dtype)
     others = tf.where(chosen, nothing, logits - of_chosen)
     return -tf.math.softplus(tf.reduce_logsumexp(others, -1))
 
 
-def squared_distance(student, teacher):
-    """Σ (T − S)² of each example, over everything but the batch axis.
+def squared_distance(student: Any, teacher: Any) -> tf.Tensor:
+    """‖S − T‖² of each example: the sum over all axes but the batch axis.
 
     Args:
-        student: [batch, …] or a nest of such tensors.
-        teacher: the same; a constant.
+        student: S, [batch, …], or a nest of such tensors.
+        teacher: T, with the structure and shapes of S.
 
     Returns:
-        [batch].
+        [batch], float32 or wider.
 
-    Source: thesis Prop. 1, of logits (its first term) or of their input-gradients (its second).
+    Source: thesis Prop. 1: logits in its first term, their input-gradients in its second.
     """
     differences = []
     for s, t in zip(tf.nest.flatten(student), tf.nest.flatten(teacher), strict=True):
@@ -134,15 +147,17 @@ def squared_distance(student, teacher):
     return squared_norm(differences)
 
 
-def inner_product(a, b):
-    """⟨a, b⟩ of each example: −∇x T_s^k · ∇x log S_s^k of thesis Eq. 2.2 is its negative.
+def inner_product(a: Any, b: Any) -> tf.Tensor:
+    """⟨a, b⟩ of each example: the sum of products over all axes but the batch axis.
 
     Args:
-        a: [batch, …] or a nest of such tensors.
-        b: the same.
+        a: [batch, …], or a nest of such tensors.
+        b: The same structure and shapes.
 
     Returns:
-        [batch], at least float32.
+        [batch], float32 or wider.
+
+    Source: thesis Eq. 2.2, whose −∇x T_s^k · ∇x log S_s^k is its negative.
     """
     parts = []
     for u, v in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
@@ -152,16 +167,16 @@ def inner_product(a, b):
     return tf.add_n(parts)
 
 
-def attention_map(features, power=2.0, channel_axis=-1):
-    """A = Σ_c abs(Z_c)^power.
+def attention_map(features: tf.Tensor, power: float = 2.0, channel_axis: int = -1) -> tf.Tensor:
+    """A = Σ_c abs(Z_c)^p.
 
     Args:
         features: Z, [batch, height, width, channels].
-        power: 2 for Eq. 2.7, 1 for the sums of absolute values of §4.4.1.
-        channel_axis: where the channels are.
+        power: p; 2 for Eq. 2.7, 1 for the sums of absolute values of §4.4.1.
+        channel_axis: The axis of the channels.
 
     Returns:
-        [batch, height, width].
+        [batch, height, width], float32 or wider.
 
     Source: thesis Eq. 2.7; Zagoruyko and Komodakis 2017.
     """
@@ -170,32 +185,33 @@ def attention_map(features, power=2.0, channel_axis=-1):
         return tf.reduce_sum(tf.square(features), channel_axis)
     size = tf.abs(features)
     if power != 1:
-        # A ReLU's zeros, where derivatives of other powers are infinite and none of ours.
+        # At the zeros of a ReLU the first derivative (p < 1) or the second (p < 2) is infinite; the
+        # selection makes both 0.
         alive = size > 0
         powers = tf.pow(tf.where(alive, size, tf.ones_like(size)), power)
         size = tf.where(alive, powers, tf.zeros_like(size))
     return tf.reduce_sum(size, channel_axis)
 
 
-def normalized(values):
-    """v / ‖v‖₂ of each example, over all tensors of a nest together; zero where v is.
+def normalized(values: Any) -> Any:
+    """v / ‖v‖₂ of each example, with one norm over all tensors of a nest.
 
-    Exact and differentiable: no ε in the root. The example is divided by its largest entry first,
-    a constant that the result does not depend on, so that squares neither vanish nor overflow.
-    Below `ZERO` in every entry v counts as zero, in value and in gradient.
+    The root holds no ε. Each example is first divided by the absolute value of its largest entry,
+    a constant that the result does not depend on, so that the squares neither underflow nor
+    overflow. An example without an entry above `ZERO` counts as v = 0: value and gradient are 0.
 
     Args:
-        values: [batch, …] or a nest of such tensors.
+        values: v, [batch, …], or a nest of such tensors.
 
     Returns:
-        The same structure, at least float32.
+        The same structure and shapes, float32 or wider.
     """
     flat = [at_least_float32(v) for v in tf.nest.flatten(values)]
     largest = tf.stack([tf.reduce_max(tf.abs(v), tf.range(1, tf.rank(v))) for v in flat])
     largest = tf.stop_gradient(tf.reduce_max(largest, axis=0))
     alive = largest > ZERO
 
-    def per_example(vector, like):
+    def per_example(vector: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         return tf.reshape(
             vector, tf.concat([tf.shape(vector), tf.ones_like(tf.shape(like)[1:])], 0)
         )
@@ -207,32 +223,33 @@ def normalized(values):
     return tf.nest.pack_sequence_as(values, [v * per_example(scale, v) for v in flat])
 
 
-def distance_of_directions(student, teacher):
+def distance_of_directions(student: Any, teacher: Any) -> tf.Tensor:
     """‖T/‖T‖ − S/‖S‖‖² of each example.
 
     Args:
-        student: [batch, …] or a nest of such tensors.
-        teacher: the same; a constant.
+        student: S, [batch, …], or a nest of such tensors.
+        teacher: T, with the structure and shapes of S.
 
     Returns:
-        [batch], between 0 and 4: 2 − 2 cos of the angle between them; 1 where one of them is zero.
+        [batch], float32 or wider, between 0 and 4: 2 − 2 cos of the angle between S and T; 1 if
+        one of the two is zero.
 
     Source: thesis Eq. 2.9, Eq. 4.3.
     """
     return squared_distance(normalized(student), normalized(teacher))
 
 
-def saliency_map(gradient, channel_axis=-1):
-    """s = Σ_c abs(g) / Σ_{h,w,c} abs(g): the share of every pixel, which add up to 1.
+def saliency_map(gradient: tf.Tensor, channel_axis: int = -1) -> tf.Tensor:
+    """s = Σ_c abs(g) / Σ_{h,w,c} abs(g): the share of each pixel; the shares of an image add to 1.
 
-    Below `ZERO` in every entry g counts as zero, in value and in gradient: s = 0 there.
+    An example in which no pixel's Σ_c abs(g) is above `ZERO` has s = 0 and no gradient.
 
     Args:
-        gradient: [batch, height, width, channels].
-        channel_axis: where the channels are.
+        gradient: g, [batch, height, width, channels].
+        channel_axis: The axis of the channels.
 
     Returns:
-        [batch, height, width], at least float32.
+        [batch, height, width], float32 or wider.
 
     Source: thesis Eq. 5.7; Heo, Joo and Moon 2019.
     """
@@ -243,8 +260,17 @@ def saliency_map(gradient, channel_axis=-1):
     return tf.where(alive, shares, tf.zeros_like(shares))
 
 
-def root(squares):
-    """√s of each example, with gradient zero where s = 0: the norm of Eq. 2.8 from its square."""
+def root(squares: tf.Tensor) -> tf.Tensor:
+    """√s, with gradient 0 where s = 0.
+
+    Args:
+        squares: s ≥ 0, [batch].
+
+    Returns:
+        [batch].
+
+    Source: the norm of thesis Eq. 2.8, from its square.
+    """
     alive = squares > 0
     return tf.where(
         alive, tf.sqrt(tf.where(alive, squares, tf.ones_like(squares))), tf.zeros_like(squares)
