@@ -1,4 +1,4 @@
-"""The registry of saliency methods: each entry passes the battery of test_saliency_conformance.py.
+"""The registry of saliency methods: each entry must pass the battery of test_conformance.py.
 
 A new method is registered here once, in as many variants as it has ways of computing.
 """

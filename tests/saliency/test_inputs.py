@@ -27,8 +27,8 @@ def bad_pixel(value):
     [
         ((255 * images()).astype("uint8"), r"x: got uint8 .*tf\.cast\(x, tf\.float32\) / 255"),
         (images() > 0.5, r"x: got bool images"),
-        (images()[0], r"x: got shape \(6, 5, 2\); .*\(None, 6, 5, 2\).*pass x\[None\]"),
-        (images()[:, :5], r"x: got shape \(3, 5, 5, 2\); the model takes \(None, 6, 5, 2\)\.$"),
+        (images()[0], r"x: got shape \(6, 5, 2\); expected \(None, 6, 5, 2\).*pass x\[None\]"),
+        (images()[:, :5], r"x: got shape \(3, 5, 5, 2\); expected \(None, 6, 5, 2\), [\w ]+\.$"),
         (images()[:0], r"x: got shape \(0, 6, 5, 2\); expected at least one"),
         ([images(1), images(2)], r"x: got a list .*A method takes one input"),
         ({"image": images()}, r"x: got a dict that is no array"),
@@ -57,13 +57,60 @@ def test_pixels(method, value):
         ([[0, 1, 2]], r"target: got dtype int32, shape \(1, 3\)"),
         (1.0, r"target: got float64 values"),
         (True, r"target: got bool values"),
-        ("label", r"target: got 'label'; .*knows no labels\. Pass the classes as ints"),
-        ("all", r"target: got 'all'; a map explains one class"),
+        ("label", r"target: got 'label'; expected one int, the classes as ints .*has no labels\."),
+        ("all", r"target: got 'all'; expected .*a map explains one class"),
     ],
 )
 def test_targets(method, target, words):
     with pytest.raises(ArgumentError, match=words):
         method(images(), target)
+
+
+class Counting(saliency.InputGradient):
+    """Counts how often its attributions are computed or traced."""
+
+    count = 0
+
+    def attribute(self, probe, classes):
+        self.count += 1
+        return super().attribute(probe, classes)
+
+
+@pytest.mark.parametrize("form", ["functional", "nested", "subclassed"])
+def test_a_wrong_class_is_rejected_before_the_method_is_traced(form):
+    method = Counting(network(form=form))
+    for target in (3, [0, 1, 3], [0, 1]):
+        with pytest.raises(ArgumentError, match=r"target: got"):
+            method(images(), target)
+    assert method.count == 0
+    np.testing.assert_array_equal(method(images(), 2), method(images(), [2, 2, 2]))
+    assert method.count == 1
+
+
+class Tripled(keras.layers.Layer):
+    """A derivative that does not fit, inside a layer that holds another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.squared(self.dense(x)) + 1.0
+
+    @staticmethod
+    @tf.custom_gradient
+    def squared(x):
+        return x * x, lambda upstream: 3.0 * upstream
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_terms_that_do_not_add_up_are_reported_in_words_of_the_model(smooth):
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), Tripled(), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    method = saliency.FullGrad(model)
+    with pytest.raises(ModelError, match=r"^model 'sequential.*miss the logit"):
+        (saliency.Smooth(method, samples=2) if smooth else method)(np.ones((1, 4, 4, 1), "float32"))
 
 
 def test_the_words_predicted_and_none_mean_the_same(method):
@@ -174,7 +221,7 @@ def test_a_subclassed_model_takes_other_sizes_and_checks_channels():
     method = saliency.GradCAM(model)
     for size in (8, 6):
         assert method(np.ones((2, size, 5, 3), "float32")).shape == (2, size, 5)
-    with pytest.raises(ArgumentError, match=r"the model takes \(None, None, None, 3\)"):
+    with pytest.raises(ArgumentError, match=r"expected \(None, None, None, 3\), as the model"):
         method(np.ones((2, 8, 8, 1), "float32"))
 
 
@@ -185,8 +232,8 @@ def test_a_subclassed_model_takes_other_sizes_and_checks_channels():
         ("input_gradient", {"reduce": "mean"}, r"reduce: got 'mean'; expected one of 'abs_sum'"),
         ("input_gradient", {"of": "loss", "temperature": 0.0}, r"temperature: got 0\.0; .*above 0"),
         ("input_gradient", {"temperature": 2.0}, r"temperature: got 2\.0 with of='logit'"),
-        ("input_gradient", {"chunk_size": 0}, r"chunk_size: got 0; expected a whole number"),
-        ("integrated_gradients", {"steps": 1.5}, r"steps: got 1\.5; expected a whole number"),
+        ("input_gradient", {"chunk_size": 0}, r"chunk_size: got 0; expected an integer ≥ 1"),
+        ("integrated_gradients", {"steps": 1.5}, r"steps: got 1\.5; expected an integer ≥ 1"),
         ("integrated_gradients", {"baseline": np.nan}, r"baseline: got NaN"),
         ("integrated_gradients", {"baseline": "black"}, r"baseline: got 'black'; expected a numb"),
         ("smoothgrad", {"samples": 0}, r"samples: got 0; expected an integer ≥ 1"),

@@ -1,7 +1,6 @@
-"""Saliency methods: a model and images in, raw maps [B, H, W] out."""
+"""Saliency methods: raw maps [B, H, W] of a model's logits for images."""
 
-from tfgrad.errors import ArgumentError
-from tfgrad.internal.arguments import suggestion
+from tfgrad.internal.arguments import one_of
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.fullgrad import FullGrad, SimpleFullGrad, SmoothFullGrad
 from tfgrad.saliency.gradcam import GradCAM
@@ -19,7 +18,7 @@ from tfgrad.saliency.tf_keras_vis import (
     activation_maximization,
 )
 
-# In the order in which tables and figures show them.
+# The order is that of tables and figures.
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
@@ -45,15 +44,15 @@ METHODS: dict[str, type[Method]] = {
 
 
 def get(name: str) -> type[Method]:
-    """The class of a method by its registry name.
+    """The class of a method.
+
+    Args:
+        name: Name of the method, a key of `METHODS`.
 
     Raises:
-        ArgumentError: there is no such method; the message suggests one.
+        ArgumentError: There is no such method; the message suggests one.
     """
-    if not isinstance(name, str) or name not in METHODS:
-        known = ", ".join(map(repr, METHODS))
-        raise ArgumentError(f"method: got {name!r}; {suggestion(name, METHODS)}{known}.")
-    return METHODS[name]
+    return METHODS[one_of("method", name, METHODS)]
 
 
 __all__ = [

@@ -1,53 +1,70 @@
-"""What every saliency method shares: one model, checked inputs, one compiled function, raw maps.
+"""The base class of saliency methods: one model, checked inputs, one compiled function, raw maps.
 
-A method is built once around a model and called as often as one likes:
+A method is built once for a model and called any number of times:
 
     method = InputGradient(model)
     maps = method(images)               # [B, H, W] float32, for the predicted classes
     maps = method(images, target=3)     # for class 3
 
-Maps are raw: signed where the method is signed, never normalised, so that they can be added,
-compared and measured. Whoever draws them scales them.
+Maps are raw: signed where the method is signed, and never normalised, so that they can be added,
+compared and measured. `tfgrad.figures` scales them for display.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfgrad import decomposition
-from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.errors import TfgradError
 from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
+from tfgrad.saliency import inputs
+from tfgrad.saliency.tracing import traced
+
+
+@dataclasses.dataclass
+class _KnownShape:
+    """What is known of images of one shape.
+
+    Attributes:
+        returns_logits: Whether the network was checked to return logits for them.
+        outputs: The shape of the network's output; None until it is asked for.
+        function: The compiled method; None before the first eager call.
+    """
+
+    returns_logits: bool = False
+    outputs: tf.TensorShape | None = None
+    function: Any = None
 
 
 class Method:
-    """A function from images and classes to maps of what the classes' logits depend on.
+    """A function from images and classes to saliency maps of the classes' logits.
 
-    A subclass says what one pass gives in `attribute`, and how that becomes a map in `assemble`;
-    what its probe must prepare in `needs`; what else it reports in `extras`; its options in
-    `options`. Everything in these is TensorFlow, so `explain` can be traced and exported.
+    A subclass computes the raw attributions of one forward pass in `attribute` and turns them into
+    a map in `assemble`. It may override `needs` (what the probe must record), `extras` (additional
+    outputs), `options` (its configuration) and `translated` (its run-time errors). All of these
+    consist of TensorFlow operations, so that `explain` can be traced and exported.
 
     The target's class is fixed on the clean image, before any noise or path. The model runs in
-    inference mode and nothing of it changes. A map follows the model's weights as they are at the
-    call; who changes the model's *structure* builds the method anew.
+    inference mode and is not modified. A map follows the weights as they are at the call; after a
+    change of the model's *structure*, build a new method.
 
     Args:
-        model: a built Keras model with one float input [B, …] that returns logits [B, K], or a
+        model: A built Keras model with one float input [B, …] that returns logits [B, K], or a
             `PenalizedModel` of one.
-        chunk_size: how many examples of an eager call are processed at once; None takes all. It
-            bounds memory and changes no number.
+        chunk_size: Number of examples of an eager call that are processed at once; None processes
+            all. It bounds memory and does not change the maps.
 
     Raises:
-        ArgumentError: the model is not a Keras model, or has several inputs or an integer one.
-        ModelError: the model is not built, returns probabilities, or returns something else than
-            one tensor [B, K].
+        ArgumentError: The model is not a Keras model, or has several inputs or an integer one.
+        ModelError: The model is not built, returns probabilities, or does not return one tensor
+            [B, K].
     """
 
     name: str = ""
@@ -58,21 +75,19 @@ class Method:
         self.input_shape = model_checks.input_shape(self.network)
         self.dtype = model_checks.input_dtype(self.network)
         model_checks.check_outputs(self.network)
-        self._checked: set[tuple[int | None, ...]] = set()
-        self._logits: dict[tuple[int | None, ...], int | None] = {}
-        self._functions: dict[tuple[int | None, ...], Any] = {}
+        self._shapes: dict[tuple[int | None, ...], _KnownShape] = {}
         self._lock = threading.RLock()
         if self.input_shape is not None and None not in self.input_shape[1:]:
-            self._check(self.input_shape)
+            self._check_logits(self.input_shape)
 
     # What a subclass provides
 
     def needs(self) -> Needs:
-        """What the probe of one pass must prepare."""
+        """What the probe of one forward pass must record."""
         return Needs()
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
-        """The raw attributions at a probe's point; see `terms`."""
+        """The raw attributions at the probe's input; see `terms`."""
         raise NotImplementedError(f"{type(self).__name__} has no attribute(probe, classes).")
 
     def assemble(self, terms: Any, x: tf.Tensor) -> tf.Tensor:
@@ -80,33 +95,37 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no assemble(terms, x).")
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
-        """Further outputs of `explain`, batch first."""
+        """Additional outputs of `explain`, batch first."""
         return {}
 
     def options(self) -> dict[str, Any]:
-        """What the method was built with besides the model, as JSON can hold it."""
+        """The constructor's arguments other than the model, JSON-serialisable."""
         return {}
 
-    # What everybody calls
+    def translated(self, error: tf.errors.InvalidArgumentError) -> TfgradError | None:
+        """The error to raise instead of one of the compiled function; None raises that one."""
+        return None
+
+    # The public interface
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, x: Any, target: Any = None) -> tf.Tensor:
         """The maps of a batch.
 
         Args:
-            x: float images [B, H, W, C] as the model takes them, array or tensor; a model of
+            x: Float images [B, H, W, C] as the model takes them, array or tensor; a model of
                 sequences takes [B, T, F], one of vectors [B, D].
-            target: the class whose logit is explained: an int for every example, ints [B], or None
-                for the predicted class (−1 stands for it among ints).
+            target: The class whose logit is explained: an int for every example, ints [B], or None
+                for the predicted classes. Among ints, −1 stands for the predicted class.
 
         Returns:
             [B, H, W] float32, raw; [B, T] for sequences and [B, D] for vectors. Differentiable
             with respect to x and to the model's weights where the method is.
 
         Raises:
-            ArgumentError: images are integers, lack the batch axis, have the wrong shape or are
-                none at all; the target is no class of the model.
-            DataError: an image holds NaN or infinite pixels.
+            ArgumentError: The images are integers, lack the batch axis, have the wrong shape, or
+                there are none; the target is not a class of the model.
+            DataError: An image holds NaN or infinite pixels.
         """
         if not tf.executing_eagerly():
             return self.explain(x, target)["saliency"]
@@ -121,21 +140,20 @@ class Method:
 
     @tf.autograph.experimental.do_not_convert
     def explain(self, x: tf.Tensor, target: Any = None) -> dict[str, tf.Tensor]:
-        """The map with its class and score: pure TensorFlow, to be traced or exported.
+        """The map with its class and score, in TensorFlow operations only.
 
         Args:
-            x: float images [B, …].
-            target: as for a call; in a graph, a class the model does not have fails at run time.
+            x: Float images [B, …].
+            target: As for a call; in a graph, a class the model does not have fails at run time.
 
         Returns:
             `saliency` [B, H, W] float32; `score` [B] float32, the target's logit at x; `class` [B]
             int32; and the method's own extras. Every output has the batch first.
         """
-        x = self._converted(x)
-        self._check(tuple(x.shape))
+        x = inputs.float_tensor(x)
+        self._check_logits(tuple(x.shape))
         probe = self.probe(x)
-        self._logits[(None, *x.shape[1:])] = probe.logits.shape[-1]
-        classes = probe.classes(_named(target))
+        classes = probe.classes(inputs.validated_target(target))
         terms = self.attribute(probe, classes)
         return {
             "saliency": tf.cast(self.assemble(terms, self.image(probe)), tf.float32),
@@ -145,11 +163,11 @@ class Method:
         }
 
     def terms(self, x: tf.Tensor, classes: tf.Tensor) -> Any:
-        """The raw attributions of one pass, which smoothing averages before any map is made.
+        """The raw attributions of one forward pass, which `Smooth` averages before `assemble`.
 
         Args:
-            x: float images [B, …].
-            classes: int32 [B], fixed.
+            x: Float images [B, …].
+            classes: The explained classes, int32 [B].
 
         Returns:
             A nest of tensors, batch first, in the dtype of the network.
@@ -157,7 +175,7 @@ class Method:
         return self.attribute(self.probe(x), classes)
 
     def probe(self, x: tf.Tensor) -> Probe:
-        """The network at x in inference mode, with nothing of the model moved."""
+        """A probe of the network at x in inference mode, which changes no state of the model."""
         # Losses that layers add to a call would stay behind in the model as tensors of a graph.
         with keras.StatelessScope(collect_losses=True):
             return Probe(self.network, tf.cast(x, self.dtype), training=False, needs=self.needs())
@@ -165,6 +183,16 @@ class Method:
     def image(self, probe: Probe) -> tf.Tensor:
         """The one input of a probe."""
         return tf.nest.flatten(probe.x)[0]
+
+    def input_gradient(self, probe: Probe, classes: tf.Tensor, **scalar: Any) -> tf.Tensor:
+        """∇x of the classes' scalar, shaped like the one input.
+
+        Args:
+            probe: A probe of the network.
+            classes: The explained classes, int32 [B].
+            **scalar: The arguments `of` and `temperature` of `Probe.input_gradient`.
+        """
+        return tf.nest.flatten(probe.input_gradient(classes, **scalar))[0]
 
     def __repr__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options().items())
@@ -176,96 +204,65 @@ class Method:
         try:
             return self._function(x)(x, classes)
         except tf.errors.InvalidArgumentError as error:
-            if decomposition.MISSES not in error.message:
+            translated = self.translated(error)
+            if translated is None:
                 raise
-            raise ModelError(decomposition.misses(self.network)) from error
+            raise translated from error
+
+    def _known(self, shape: tuple[int | None, ...]) -> _KnownShape:
+        """The record of images of this shape, whatever the batch; to be used under the lock."""
+        return self._shapes.setdefault((None, *shape[1:]), _KnownShape())
+
+    def _spec(self, shape: tuple[int | None, ...]) -> tf.TensorSpec:
+        return tf.TensorSpec((None, *shape[1:]), self.dtype)
 
     def _function(self, x: tf.Tensor) -> Any:
-        """The compiled method for images of this size; the batch is free, so no size retraces."""
-        shape = (None, *x.shape[1:])
+        """The compiled method for images of this size; any batch size uses the same trace."""
         with self._lock:
-            if shape not in self._functions:
-                self._functions[shape] = tf.function(
+            known = self._known(tuple(x.shape))
+            if known.function is None:
+                known.function = tf.function(
                     lambda images, classes: self.explain(images, classes)["saliency"],
                     autograph=False,
-                ).get_concrete_function(
-                    tf.TensorSpec(shape, self.dtype), tf.TensorSpec([None], tf.int32)
-                )
-            return self._functions[shape]
+                ).get_concrete_function(self._spec(x.shape), tf.TensorSpec([None], tf.int32))
+            return known.function
 
-    def _check(self, shape: tuple[int | None, ...]) -> None:
-        """Refuse a network that returns no logits for images of this shape."""
-        shape = (None, *shape[1:])
+    def _check_logits(self, shape: tuple[int | None, ...]) -> None:
+        """Reject a network that does not return logits for images of this shape."""
         with self._lock:
-            if shape not in self._checked:
-                model_checks.check_logits(self.network, tf.TensorSpec(shape, self.dtype))
-                self._checked.add(shape)
+            known = self._known(shape)
+            if not known.returns_logits:
+                model_checks.check_logits(self.network, self._spec(shape))
+                known.returns_logits = True
 
-    def _count(self, x: tf.Tensor) -> int | None:
-        """The number of logits K, which the trace has seen."""
-        self._function(x)
-        return self._logits[(None, *x.shape[1:])]
-
-    def _converted(self, x: Any) -> tf.Tensor:
-        """A float tensor, whatever holds the numbers."""
-        if not isinstance(x, tf.Tensor | tf.Variable):
-            try:
-                numbers = tf.convert_to_tensor(np.asarray(x))
-            except (TypeError, ValueError) as error:
-                raise ArgumentError(
-                    f"x: got a {type(x).__name__} that is no array of numbers; expected float "
-                    "images [batch, height, width, channels]. A method takes one input."
-                ) from error
-            x = numbers
-        if not x.dtype.is_floating:
-            raise ArgumentError(
-                f"x: got {x.dtype.name} images; a gradient needs float ones, scaled as in "
-                "training. Cast them: tf.cast(x, tf.float32) / 255."
-            )
-        return tf.convert_to_tensor(x)
+    def _class_count(self, shape: tuple[int | None, ...]) -> int | None:
+        """The number of logits K; None where the network leaves it open."""
+        declared = keras.tree.flatten(getattr(self.network, "outputs", None) or [])
+        if declared and declared[0].shape[-1] is not None:
+            return declared[0].shape[-1]
+        self._check_logits(shape)
+        with self._lock:
+            known = self._known(shape)
+            if known.outputs is None:
+                # A forward pass alone, which takes far less time to trace than the method.
+                graph = traced(self.network, self._spec(shape))
+                known.outputs = tf.nest.flatten(graph.structured_outputs)[0].shape
+            return known.outputs[-1] if known.outputs.rank else None
 
     def _validated(self, x: Any) -> tf.Tensor:
-        images = self._converted(x)
-        expected, got = self.input_shape, images.shape
-        if expected is None:
-            if got.rank < 2:
-                raise ArgumentError(f"x: got shape {got}; expected a batch of images [batch, …].")
-        elif not got.is_compatible_with(expected):
-            single = got.is_compatible_with(expected[1:])
-            hint = " The batch axis is missing: pass x[None]." if single else ""
-            raise ArgumentError(f"x: got shape {got}; the model takes {expected}.{hint}")
-        if 0 in got:
-            raise ArgumentError(f"x: got shape {got}; expected at least one image.")
+        images = inputs.float_tensor(x)
+        inputs.check_shape(images, self.input_shape)
         images = tf.cast(images, self.dtype)
-        finite = tf.math.is_finite(tf.reshape(images, [got[0], -1]))
-        finite = np.asarray(tf.reduce_all(finite, -1))
-        if not finite.all():
-            raise DataError(
-                f"x: example {int(finite.argmin())} of {got[0]} holds NaN or infinite pixels; "
-                "expected finite ones. Look for a division by zero in the preprocessing."
-            )
+        inputs.check_finite(images)
         return images
 
     def _resolved(self, target: Any, images: tf.Tensor) -> tf.Tensor:
         """The classes of a validated batch, int32 [B], −1 for the predicted one."""
-        target, batch = _named(target), images.shape[0]
+        target, batch = inputs.validated_target(target), images.shape[0]
         if isinstance(target, str):
-            target = -1
-        count = self._count(images)
+            return tf.fill([batch], -1)
+        count = self._class_count(tuple(images.shape))
         if count is not None:
-            targets.classes(target, tf.zeros([batch, count]))  # says what is wrong with it
+            # Raises if the target does not fit the batch or the classes.
+            targets.classes(target, tf.zeros([batch, count]))
         return tf.broadcast_to(tf.cast(target, tf.int32), [batch])
-
-
-def over_channels(values: tf.Tensor, reduce: Any) -> tf.Tensor:
-    """The last axis reduced, if it is one of channels: [B, H, W, C] → [B, H, W], [B, D] stays."""
-    return reduce(values if values.shape.rank > 2 else values[..., tf.newaxis], axis=-1)
-
-
-def _named(target: Any) -> Any:
-    if isinstance(target, str) and target != "predicted":
-        raise ArgumentError(
-            f"target: got {target!r}; a map explains one class, and a method knows no labels. "
-            "Pass the classes as ints [batch], one int, or None for the predicted class."
-        )
-    return targets.validated(target, allow_all=False)

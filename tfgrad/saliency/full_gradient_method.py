@@ -1,4 +1,4 @@
-"""What methods that draw full-gradients share: the terms with positions in the image."""
+"""The base class of methods that draw full-gradients: the terms with positions in the image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad import decomposition
-from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.errors import ArgumentError, ModelError, TfgradError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
 from tfgrad.gradients.probe import Probe
@@ -25,13 +25,13 @@ class Decomposed(Method):
         super().__init__(model, chunk_size=chunk_size)
         if self.input_shape is not None and len(self.input_shape) != 4:
             raise ArgumentError(
-                f"model {self.network.name!r}: got inputs of shape {self.input_shape}; "
-                f"{type(self).__name__} lays layers over an image [batch, height, width, "
-                "channels]. tfgrad.full_gradients decomposes the score for any input."
+                f"model {self.network.name!r}: got inputs of shape {self.input_shape}; expected "
+                f"images [batch, height, width, channels] for {type(self).__name__}; try "
+                "tfgrad.full_gradients, which decomposes the score for any input."
             )
 
     def needs(self) -> Needs:
-        """Every call's intercept."""
+        """The intercept of every call."""
         return decomposition.NEEDS
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -40,16 +40,17 @@ class Decomposed(Method):
         image = self.image(probe)
         if image.shape.rank != 4:
             raise ArgumentError(
-                f"x: got shape {image.shape}; {type(self).__name__} needs images [batch, height, "
-                "width, channels]."
+                f"x: got shape {image.shape}; expected images [batch, height, width, channels] "
+                f"for {type(self).__name__}; try tfgrad.full_gradients for other inputs."
             )
         for term in probe.intercepts:
             if term.whole:
                 raise ModelError(
-                    f"layer {term.operation.name!r} ({type(term.operation).__name__}): it runs "
-                    "other layers where they cannot be followed (tf.cond, tf.while_loop or "
-                    "tf.map_fn in a graph) and was taken as one, so these have no maps. Put what "
-                    "loops or branches into a layer of its own, or use tfgrad.full_gradients."
+                    f"layer {term.operation.name!r} ({type(term.operation).__name__}): got calls "
+                    "of other layers inside tf.cond, tf.while_loop or tf.map_fn in a graph, where "
+                    "they cannot be followed and have no maps of their own; expected layers that "
+                    "are called outside of these; try a separate layer for what loops or "
+                    "branches, or tfgrad.full_gradients."
                 )
         gradients = probe.intercept_gradients(classes)
         terms = {INPUT: self.input_term(probe, classes)}
@@ -61,16 +62,22 @@ class Decomposed(Method):
         return terms
 
     def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
-        """∇x f ⊙ x, like the image."""
-        (gradient,) = tf.nest.flatten(probe.input_gradient(classes))
-        return at_least_float32(gradient) * at_least_float32(self.image(probe))
+        """∇x f ⊙ x, shaped like the image."""
+        gradient = at_least_float32(self.input_gradient(probe, classes))
+        return gradient * at_least_float32(self.image(probe))
 
     def layer_term(self, term: Intercept, value: tf.Tensor, gradient: Any) -> tf.Tensor | None:
-        """A call's bias-gradient f^b, like its output; None leaves the call out.
+        """The term of a call, by default its bias-gradient f^b; None leaves the call out.
 
         Args:
-            term: the call.
-            value: its f^b.
-            gradient: ∇_z f, None where f ignores the call.
+            term: The intercept of the call.
+            value: The call's f^b, shaped like its output.
+            gradient: ∇_z f; None where f does not depend on the call.
         """
         return value
+
+    def translated(self, error: tf.errors.InvalidArgumentError) -> TfgradError | None:
+        """A `ModelError` if the terms of the decomposition do not add up to the logit."""
+        if decomposition.MISSES in error.message:
+            return ModelError(decomposition.misses(self.network))
+        return super().translated(error)

@@ -1,4 +1,4 @@
-"""FullGrad: input-gradient and bias-gradients, each layer's as a picture, in one map."""
+"""FullGrad: the input-gradient and the bias-gradients of every layer in one map."""
 
 from __future__ import annotations
 
@@ -22,27 +22,30 @@ _RESCALE = ("layer", "channel")
 class FullGrad(Decomposed):
     """s = ψ(∇x f ⊙ x) + Σ_l Σ_c ψ(f^b_l)_c (thesis Eq. 3.2).
 
-    ψ takes a part of every entry, rescales, and resizes to the image: by default
-    bilinear(rescale(abs(·))), which is the authors' code. Every layer call with positions enters,
-    activations' intercepts included; dense layers, gates and attention scores enter the
-    decomposition alone, whose error `explain` reports.
-
-    Srinivas and Fleuret, "Full-Gradient Representation for Neural Network Visualization" (2019);
-    thesis §3.4.2, and §3.6 on the choice of ψ.
+    ψ takes a part of every entry, rescales it, and resizes it to the image: by default
+    bilinear(rescale(abs(·))), as in the authors' code. Every layer call with positions contributes
+    a term, including the intercepts of activations. Dense layers, gates and attention scores have
+    no positions and are part of the decomposition only, whose error `explain` returns. For inputs
+    that are not images use `tfgrad.full_gradients`; where the layers' relative sizes count, use
+    `rescale=None`.
 
     Args:
-        model: see `Method`; takes images [B, H, W, C].
-        part: of every entry: `"abs"`; `"positive"` or `"negative"`, max(±·, 0); or `"signed"`,
-            which goes with `rescale=None`.
-        rescale: to [0, 1] by minimum and maximum over an example's layer (`"layer"`, the authors'
-            code) or over each of its channels (`"channel"`, Eq. 3.2 to the letter), or None, which
-            keeps the layers' relative sizes.
-        resize: `"bilinear"` or `"bicubic"` with corners aligned, or either with `_half_pixel`.
-        times_input: whether the gradient is multiplied by the pixels (⊙ x); without, images need
-            not be scaled to a meaningful zero.
-        chunk_size: see `Method`.
+        model: See `Method`; takes images [B, H, W, C].
+        part: Part of every entry: `"abs"`; `"positive"` or `"negative"`, max(±·, 0); or
+            `"signed"`, which requires `rescale=None`.
+        rescale: Rescaling to [0, 1] by minimum and maximum over an example's layer (`"layer"`, the
+            authors' code) or over each of its channels (`"channel"`, exactly Eq. 3.2); None keeps
+            the layers' relative sizes.
+        resize: Interpolation: `"bilinear"` or `"bicubic"` with aligned corners, or either with the
+            suffix `_half_pixel`.
+        times_input: Whether the input-gradient is multiplied by the pixels (⊙ x). Without it,
+            images need not be scaled so that 0 is meaningful.
+        chunk_size: See `Method`.
 
-    `explain` also returns `completeness_error` [B] float32, of the decomposition it is made of.
+    `explain` also returns `completeness_error` [B] float32, that of the decomposition.
+
+    Source: Srinivas and Fleuret, "Full-Gradient Representation for Neural Network Visualization"
+    (2019); thesis §3.4.2, and §3.6 on the choice of ψ.
     """
 
     name = "fullgrad"
@@ -63,7 +66,7 @@ class FullGrad(Decomposed):
         self.times_input = bool(times_input)
         if self.part == "signed" and self.rescale is not None:
             raise ArgumentError(
-                f"rescale: got {rescale!r} with part='signed', whose sign it would not keep; "
+                f"rescale: got {rescale!r} with part='signed', whose sign is lost by rescaling; "
                 "expected None."
             )
         super().__init__(model, chunk_size=chunk_size)
@@ -72,15 +75,15 @@ class FullGrad(Decomposed):
         """∇x f ⊙ x, or ∇x f alone."""
         if self.times_input:
             return super().input_term(probe, classes)
-        return at_least_float32(tf.nest.flatten(probe.input_gradient(classes))[0])
+        return at_least_float32(self.input_gradient(probe, classes))
 
     def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        """Every term rescaled, summed over channels and resized, and their sum."""
-        maps = [term_layout.over_channels(t, self.part, self.rescale) for t in terms.values()]
+        """The sum of all terms, each rescaled, summed over channels and resized."""
+        maps = [term_layout.rescaled_sum(t, self.part, self.rescale) for t in terms.values()]
         return term_layout.resized_sum(maps, x, self.resize)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
-        """The error of the decomposition, dense layers included."""
+        """`completeness_error` of the decomposition, dense layers included."""
         error = decomposition.of_probe(probe, classes).completeness_error()
         return {"completeness_error": tf.cast(error, tf.float32)}
 
@@ -95,38 +98,36 @@ class FullGrad(Decomposed):
 
 
 class SimpleFullGrad(FullGrad):
-    """`FullGrad` of gradients alone: ∇_{z_l} f in place of ∇_{z_l} f ⊙ b_l (authors' code).
+    """`FullGrad` of gradients only: ∇_{z_l} f instead of ∇_{z_l} f ⊙ b_l (authors' code).
 
-    z_l is the pre-activation of a layer with a bias, its own or batch normalisation's, also where
-    an activation is fused into the layer. Arguments: see `FullGrad`.
+    z_l is the pre-activation of a layer with a bias, its own or that of batch normalisation, also
+    where an activation is fused into the layer. The terms do not add up to the score; use
+    `FullGrad` where that matters. Arguments: see `FullGrad`.
     """
 
     name = "simple_fullgrad"
 
     def layer_term(self, term: Intercept, value: tf.Tensor, gradient: Any) -> tf.Tensor | None:
-        """∇_z f; activations have no bias of their own."""
+        """∇_z f; None for activations, which have no bias."""
         if term.kind == "activation":
             return None
         return tf.zeros_like(value) if gradient is None else at_least_float32(gradient)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
-        """None: gradients without biases add up to nothing."""
+        """No additional output: gradients without biases have no completeness error."""
         return {}
 
 
 class SmoothFullGrad(Smooth):
     """`Smooth` of `FullGrad`: terms averaged over noisy copies, then ψ (authors' code).
 
-    The class is fixed on the clean image and the noise's range taken per image; the authors' code
-    picks the class anew for every copy.
+    The class is fixed on the clean image and the noise is scaled to the range of each image; the
+    authors' code selects the class again for every copy. Costs `samples` decompositions.
 
     Args:
-        model: see `Method`.
-        samples: see `Smooth`.
-        noise: see `Smooth`.
-        seed: see `Smooth`.
-        chunk_size: see `Method`.
-        **options: see `FullGrad`.
+        model, chunk_size: See `Method`.
+        samples, noise, seed: See `Smooth`.
+        **options: Further arguments of `FullGrad`.
     """
 
     name = "smooth_fullgrad"

@@ -1,4 +1,4 @@
-"""Grad-CAM: the feature maps of one layer, weighed by what the class's score makes of them."""
+"""Grad-CAM: the feature maps of one layer, weighted by the class's mean gradient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import call_hooks
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal.precision import at_least_float32
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.tracing import traced
@@ -19,18 +20,21 @@ from tfgrad.saliency.tracing import traced
 class GradCAM(Method):
     """s = resize(relu(Σ_c α_c A_c)), with α_c = 1/(hw) Σ_{i,j} ∂f_y/∂A[i, j, c].
 
-    A [B, h, w, C] is the output of one layer; the map is at least 0 and is resized bilinearly
-    (half-pixel centres) to the image. Selvaraju et al., "Grad-CAM" (2017), Eq. 1 and 2.
+    A [B, h, w, C] is the output of one layer; the map is non-negative and is resized bilinearly
+    (half-pixel centres) to the image. It is no finer than the layer: use `InputGradient` or
+    `FullGrad` where pixels count, or for a network without feature maps.
 
     Args:
-        model: see `Method`; takes images [B, H, W, C].
-        layer: the layer's name; None takes the last call whose output is [B, h, w, C] with more
-            than one position, which leaves out [B, 1, 1, C] gates and what is inside attention. Of
-            a layer that is called more than once, the last call counts.
-        chunk_size: see `Method`.
+        model: See `Method`; takes images [B, H, W, C].
+        layer: Name of the layer; None takes the last call whose output is [B, h, w, C] with more
+            than one position, which excludes [B, 1, 1, C] gates and layers inside attention. Of a
+            layer that is called more than once, the last call is taken.
+        chunk_size: See `Method`.
 
     Raises:
-        ArgumentError: the model has no such layer, or its output is no feature map.
+        ArgumentError: The model has no such layer, or the layer's output is not a feature map.
+
+    Source: Selvaraju et al., "Grad-CAM" (2017), Eq. 1 and 2.
     """
 
     name = "gradcam"
@@ -45,15 +49,15 @@ class GradCAM(Method):
             call_hooks.check_names(self.network, [layer])
 
     def needs(self) -> Needs:
-        """The layer's calls."""
+        """The outputs of the layer's calls."""
         return Needs(layers=(self._chosen,) if self._chosen else ())
 
     def probe(self, x: tf.Tensor) -> Probe:
-        """The network at x; the first one finds the layer, if none was named."""
+        """A probe of the network at x; the first one chooses the layer, if none was named."""
         if x.shape.rank != 4:
             raise ArgumentError(
-                f"x: got shape {x.shape}; Grad-CAM explains images [batch, height, width, "
-                "channels]."
+                f"x: got shape {x.shape}; expected images [batch, height, width, channels] for "
+                "Grad-CAM."
             )
         if self._chosen is None:
             self._chosen = _last(self.network, tf.TensorSpec([None, *x.shape[1:]], self.dtype))
@@ -66,38 +70,37 @@ class GradCAM(Method):
         if not tf.is_tensor(features) or features.shape.rank != 4:
             got = getattr(features, "shape", f"a {type(features).__name__}")
             raise ArgumentError(
-                f"layer: {call!r} puts out {got}; Grad-CAM needs feature maps [batch, height, "
-                "width, channels]. Name a convolution, or the activation after it."
+                f"layer: got {call!r}, whose output is {got}; expected feature maps [batch, "
+                "height, width, channels]; try a convolution, or the activation after it."
             )
         gradient = probe.layer_gradients(classes)[call]
         if gradient is None:
             raise ModelError(
-                f"model {self.network.name!r}: its logits do not depend on layer {call!r}, so "
-                "nothing weighs its maps. Name another layer."
+                f"model {self.network.name!r}: got layer {call!r}, on which its logits do not "
+                "depend; expected a layer whose gradient weights its maps; try another layer=."
             )
-        # Gradients of half precision may be too small to be averaged in it.
-        dtype = tf.float32 if features.dtype.size < 4 else features.dtype
-        weights = tf.reduce_mean(tf.cast(gradient, dtype), [1, 2], keepdims=True)
-        return tf.reduce_sum(weights * tf.cast(features, dtype), -1)
+        # Gradients in half precision may be too small for their mean to be representable.
+        weights = tf.reduce_mean(at_least_float32(gradient), [1, 2], keepdims=True)
+        return tf.reduce_sum(weights * at_least_float32(features), -1)
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """What speaks for the class, at the size of the image."""
+        """The positive part, at the size of the image."""
         return term_layout.at_size(tf.nn.relu(terms), x, "bilinear_half_pixel")
 
     def options(self) -> dict[str, Any]:
-        """`layer`, as it was named."""
+        """`layer`, as it was given."""
         return {"layer": self.layer}
 
 
 class _FeatureMaps(call_hooks.Handler):
-    """Remembers the name of the last layer whose output is a feature map."""
+    """Records the name of the last layer whose output is a feature map."""
 
     def __init__(self) -> None:
         self.last: str | None = None
         self._inside = 0
 
     def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
-        # Attention's own layers put out [B, heads, T, T].
+        # Layers inside attention return [B, heads, T, T], which is no feature map.
         attention = isinstance(
             layer, keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention
         )
@@ -112,11 +115,17 @@ class _FeatureMaps(call_hooks.Handler):
 
 
 def _last(network: keras.Model, spec: tf.TensorSpec) -> str:
+    """The name of the last layer whose output is a feature map.
+
+    Raises:
+        ModelError: There is no such layer.
+    """
     maps = _FeatureMaps()
     traced(network, spec, maps)
     if maps.last is None or maps.last == network.name:
         raise ModelError(
             f"model {network.name!r}: no layer puts out feature maps [batch, height, width, "
-            "channels]; Grad-CAM has nothing to weigh. Use an input-type method instead."
+            "channels]; Grad-CAM needs them; try a method of the input, such as "
+            "'input_gradient'."
         )
     return maps.last

@@ -1,7 +1,8 @@
-"""Guided backpropagation: a backward pass that only follows what speaks for the class."""
+"""Guided backpropagation: a backward pass that drops negative gradients at every ReLU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -12,8 +13,8 @@ from tfgrad.gradients import call_hooks
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.internal.keras_private import with_mask_of
-from tfgrad.saliency.base import Method, over_channels
-from tfgrad.saliency.input_gradient import REDUCE, single
+from tfgrad.saliency.base import Method
+from tfgrad.saliency.channels import REDUCE, over_channels
 from tfgrad.saliency.tracing import operations, traced
 
 _FUNCTIONS = (
@@ -24,7 +25,8 @@ _FUNCTIONS = (
     tf.nn.relu,
     tf.nn.relu6,
 )
-# Layers that put out activation(…) of all that they do; a subclass with a call of its own may not.
+# Layers whose output is activation(…) of what they compute; a subclass that overrides `call` may
+# return something else.
 _FUSED = (
     keras.layers.Activation,
     keras.layers.Conv1D,
@@ -40,7 +42,7 @@ _FUSED = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
-# Activations that are computed with a ReLU and are none.
+# Activations that are computed with a ReLU operation without being one.
 _OTHERS = (keras.activations.hard_sigmoid, keras.activations.hard_silu)
 _OPERATIONS = ("Relu", "Relu6")
 
@@ -48,24 +50,27 @@ _OPERATIONS = ("Relu", "Relu6")
 class GuidedBackprop(Method):
     """The input-gradient, with negative gradients stopped at the output of every ReLU.
 
-    At a ReLU with input z and incoming gradient g the backward pass hands on g · [z > 0] · [g > 0]
-    instead of g · [z > 0]. Springenberg et al., "Striving for Simplicity" (2015), section 3.4.
-    The map is Σ_c abs(·) over a pixel's channels unless told otherwise.
+    At a ReLU with input z and incoming gradient g the backward pass propagates g · [z > 0] ·
+    [g > 0] instead of g · [z > 0]. The map is Σ_c abs(·) over a pixel's channels by default.
 
     ReLU and ReLU6 are guided as layers, as `activation="relu"` of a layer and as operations of a
-    functional graph; leaky, parametric and other activations are none. The model itself does not
-    change.
+    functional graph; leaky, parametric and other activations are not. The model itself does not
+    change. The maps depend little on the later layers' weights and on the class (Adebayo et al.,
+    "Sanity Checks for Saliency Maps", 2018), so they do not show what a network has learned.
 
     Args:
-        model: see `Method`.
-        reduce: over a pixel's channels: `"abs_sum"`, the signed `"sum"`, or `"max_abs"`.
-        chunk_size: see `Method`.
+        model: See `Method`.
+        reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
+            `"deviation"`, their standard deviation.
+        chunk_size: See `Method`.
 
-    `explain` also returns `gradient` [B, …] float32, the guided one.
+    `explain` also returns `gradient` [B, …] float32, the guided gradient.
 
     Raises:
-        ModelError: at the first call, if the model has no ReLU, or has one that cannot be reached:
-            inside the `call` of a layer or model of the user's own.
+        ModelError: At the first call, if the model has no ReLU, or one that cannot be guided:
+            inside the `call` of a custom layer or model.
+
+    Source: Springenberg et al., "Striving for Simplicity" (2015), section 3.4.
     """
 
     name = "guided_backprop"
@@ -78,7 +83,7 @@ class GuidedBackprop(Method):
         super().__init__(model, chunk_size=chunk_size)
 
     def probe(self, x: tf.Tensor) -> Probe:
-        """The network at x with every ReLU guided."""
+        """A probe of the network at x with every ReLU guided."""
         shape = (None, *x.shape[1:])
         if shape not in self._guided:
             _check(self.network, tf.TensorSpec(shape, self.dtype))
@@ -88,14 +93,14 @@ class GuidedBackprop(Method):
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """The guided gradient, shaped like x."""
-        return single(probe.input_gradient(classes))
+        return self.input_gradient(probe, classes)
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The channels reduced."""
-        return over_channels(terms, REDUCE[self.reduce])
+        """The gradient with its channels reduced."""
+        return over_channels(terms, self.reduce)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The guided gradient itself."""
+        """`gradient`, before the channels are reduced."""
         return {"gradient": tf.cast(terms, tf.float32)}
 
     def options(self) -> dict[str, Any]:
@@ -104,7 +109,7 @@ class GuidedBackprop(Method):
 
 
 class _Guide(call_hooks.Handler):
-    """A gate after every ReLU: the ReLU's own derivative does the rest."""
+    """A gate after every ReLU: the factor [g > 0]; the ReLU's own derivative has [z > 0]."""
 
     def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
         if not _ends_in_relu(layer):
@@ -116,27 +121,30 @@ class _Guide(call_hooks.Handler):
             return proceed(*args, **kwargs)
         return self.guided(lambda: proceed(*args, **kwargs))
 
-    def guided(self, run: Any) -> Any:
+    def guided(self, run: Callable[[], Any]) -> Any:
+        """The output of a ReLU, behind a gate."""
         output = run()
         return with_mask_of(_gate(output), output)
 
 
 class _Counting(_Guide):
-    """Counts the ReLU operations that get a gate, or need none."""
+    """Counts gates, and the ReLU operations that have one or need none."""
 
     def __init__(self) -> None:
-        self.gates = self.known = 0
+        self.gates = 0
+        self.known = 0
 
     def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
         if _is_other(layer):
             return self._counted(lambda: proceed(*args, **kwargs))
         return super().layer(layer, proceed, args, kwargs)
 
-    def guided(self, run: Any) -> Any:
+    def guided(self, run: Callable[[], Any]) -> Any:
+        """The output of a ReLU, counted."""
         self.gates += 1
         return self._counted(run)
 
-    def _counted(self, run: Any) -> Any:
+    def _counted(self, run: Callable[[], Any]) -> Any:
         graph = tf.compat.v1.get_default_graph()
         before = _count(o.type for o in graph.get_operations())
         output = run()
@@ -151,7 +159,7 @@ def _gate(y: tf.Tensor) -> Any:
 
 
 def _is_relu(operation: Any) -> bool:
-    """Whether a ReLU layer or operation; with a slope below 0 it would be a leaky one."""
+    """Whether the operation is a ReLU; one with a `negative_slope` is a leaky ReLU."""
     kind = type(operation)
     known = isinstance(operation, keras.layers.ReLU) or (
         kind.__name__ in ("Relu", "Relu6", "ReLU") and kind.__module__.startswith("keras.")
@@ -160,12 +168,14 @@ def _is_relu(operation: Any) -> bool:
 
 
 def _ends_in_relu(layer: Any) -> bool:
+    """Whether the layer's output is that of a ReLU."""
     if isinstance(layer, keras.layers.ReLU):
         return _is_relu(layer)
     return _ends_in(layer, _FUNCTIONS)
 
 
 def _is_other(layer: Any) -> bool:
+    """Whether the layer's activation contains ReLU operations and is not a ReLU."""
     if isinstance(layer, keras.layers.PReLU):
         return type(layer).call is keras.layers.PReLU.call
     return _ends_in(layer, _OTHERS)
@@ -178,22 +188,23 @@ def _ends_in(layer: Any, functions: tuple[Any, ...]) -> bool:
 
 
 def _check(network: keras.Model, spec: tf.TensorSpec) -> None:
-    """Refuse a network whose ReLUs do not all get a gate: its map would be wrong."""
+    """Reject a network whose ReLUs do not all get a gate, as its map would be wrong."""
     counting = _Counting()
     total = _count(operations(traced(network, spec, counting)))
     who = f"model {network.name!r}"
     if total > counting.known:
         raise ModelError(
-            f"{who}: {total - counting.known} of its {total} ReLU operations stand bare inside "
-            "the call of a layer or model, where they cannot be guided. Use keras.layers.ReLU(), "
-            'or activation="relu" of a Keras layer, in their place.'
+            f"{who}: got {total - counting.known} of its {total} ReLU operations inside the call "
+            "of a custom layer or model, where they cannot be guided; expected none there; try "
+            'keras.layers.ReLU(), or activation="relu" of a Keras layer, in their place.'
         )
     if not counting.gates:
         raise ModelError(
-            f"{who}: it has no ReLU, and guided backpropagation is defined for ReLUs. Use "
-            "'input_gradient', which it equals here."
+            f"{who}: got no ReLU; expected one or more, as guided backpropagation is defined for "
+            "ReLUs; try 'input_gradient', which it equals here."
         )
 
 
-def _count(kinds: Any) -> int:
+def _count(kinds: Iterable[str]) -> int:
+    """The number of ReLU operations among operation types."""
     return sum(kind in _OPERATIONS for kind in kinds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -10,37 +9,35 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
-from tfgrad.saliency.base import Method, over_channels
+from tfgrad.saliency.base import Method
+from tfgrad.saliency.channels import REDUCE, over_channels
 
 OF = ("logit", "loss", "log_probability")
-
-# What becomes of a pixel's channels.
-REDUCE: dict[str, Callable[..., tf.Tensor]] = {
-    "abs_sum": lambda g, axis: tf.reduce_sum(tf.abs(g), axis),
-    "sum": tf.reduce_sum,
-    "max_abs": lambda g, axis: tf.reduce_max(tf.abs(g), axis),
-    "deviation": tf.math.reduce_std,
-}
 
 
 class InputGradient(Method):
     """The gradient of a class's score: s[h, w] = Σ_c |∂f_y/∂x[h, w, c]|.
 
-    Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks" (2014), section 3, who
-    take the largest channel (`reduce="max_abs"`); the sum is the thesis's, Eq. 5.7 before its
-    normalisation. Loss-gradients and their temperature: thesis §5.2, Fig. 5.5.
+    The map shows local sensitivity. It does not add up to the score and is zero where units are
+    saturated; `FullGrad` and `IntegratedGradients` account for the score. Logit-gradients can be
+    arbitrary without any change of predictions (`tfgrad.fooling`); `of="loss"` is not affected.
 
     Args:
-        model: see `Method`.
-        of: what is differentiated: the `"logit"` f_y; the `"loss"` −log softmax(f/T)_y; or the
-            `"log_probability"` log softmax(f/T)_y.
-        temperature: T > 0 of the softmax; for `"loss"` and `"log_probability"` only. The gradient
-            carries the factor 1/T of the chain rule.
-        reduce: over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or their
-            standard `"deviation"`, which the code of Fig. 5.3 takes (0 in images of one channel).
-        chunk_size: see `Method`.
+        model: See `Method`.
+        of: The differentiated scalar: `"logit"`, f_y; `"loss"`, −log softmax(f/T)_y; or
+            `"log_probability"`, log softmax(f/T)_y.
+        temperature: Softmax temperature T > 0, for `"loss"` and `"log_probability"` only. The
+            gradient carries the factor 1/T of the chain rule.
+        reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
+            `"deviation"`, their standard deviation, which the code of Fig. 5.3 takes (0 in images
+            of one channel).
+        chunk_size: See `Method`.
 
-    `explain` also returns `gradient` [B, …] float32, as it was before the channels were reduced.
+    `explain` also returns `gradient` [B, …] float32, before the channels are reduced.
+
+    Source: Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks" (2014), section 3,
+    with `reduce="max_abs"`; the sum is thesis Eq. 5.7 before its normalisation. Loss-gradients and
+    their temperature: thesis §5.2, Fig. 5.5.
     """
 
     name = "input_gradient"
@@ -60,23 +57,25 @@ class InputGradient(Method):
         if self.of == "logit" and self.temperature != 1.0:
             raise ArgumentError(
                 f"temperature: got {temperature!r} with of='logit', which has no softmax; expected "
-                "1. Use of='loss' or of='log_probability'."
+                "1; try of='loss' or of='log_probability'."
             )
         super().__init__(model, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x of the scalar, shaped like x."""
         if self.of == "logit":
-            return single(probe.input_gradient(classes))
-        gradient = probe.input_gradient(classes, of="log_probability", temperature=self.temperature)
-        return -single(gradient) if self.of == "loss" else single(gradient)
+            return self.input_gradient(probe, classes)
+        gradient = self.input_gradient(
+            probe, classes, of="log_probability", temperature=self.temperature
+        )
+        return -gradient if self.of == "loss" else gradient
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The channels reduced."""
-        return over_channels(terms, REDUCE[self.reduce])
+        """The gradient with its channels reduced."""
+        return over_channels(terms, self.reduce)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The gradient itself."""
+        """`gradient`, before the channels are reduced."""
         return {"gradient": tf.cast(terms, tf.float32)}
 
     def options(self) -> dict[str, Any]:
@@ -87,14 +86,17 @@ class InputGradient(Method):
 class InputTimesGradient(Method):
     """Pixels times their gradient: s[h, w] = Σ_c x[h, w, c] ∂f_y/∂x[h, w, c], signed.
 
-    Σ_{h,w} s = f_y(x) for a piecewise linear network without biases (thesis Eq. 3.1). Shrikumar,
-    Greenside and Kundaje, "Learning Important Features" (2017), section 3.1, name it.
+    Σ_{h,w} s = f_y(x) for a piecewise linear network without biases (thesis Eq. 3.1); with biases
+    use `FullGrad`, whose terms add up. Pixels of value 0 always get 0, so a map depends on how
+    images are normalised.
 
     Args:
-        model: see `Method`.
-        reduce: over a pixel's channels: the signed `"sum"`, `"abs_sum"`, `"max_abs"` or
-            `"deviation"`.
-        chunk_size: see `Method`.
+        model: See `Method`.
+        reduce: Reduction over a pixel's channels: the signed `"sum"`, `"abs_sum"`, `"max_abs"` or
+            `"deviation"`, their standard deviation.
+        chunk_size: See `Method`.
+
+    Source: Shrikumar, Greenside and Kundaje, "Learning Important Features" (2017), section 3.1.
     """
 
     name = "input_times_gradient"
@@ -105,17 +107,12 @@ class InputTimesGradient(Method):
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """x ⊙ ∇x f, shaped like x."""
-        return self.image(probe) * single(probe.input_gradient(classes))
+        return self.image(probe) * self.input_gradient(probe, classes)
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The channels reduced."""
-        return over_channels(terms, REDUCE[self.reduce])
+        """The product with its channels reduced."""
+        return over_channels(terms, self.reduce)
 
     def options(self) -> dict[str, Any]:
         """`reduce`."""
         return {"reduce": self.reduce}
-
-
-def single(gradient: Any) -> tf.Tensor:
-    """The gradient of the one input, out of the structure in which a probe returns it."""
-    return tf.nest.flatten(gradient)[0]

@@ -10,25 +10,29 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
-from tfgrad.saliency.base import Method, over_channels
-from tfgrad.saliency.input_gradient import single
+from tfgrad.saliency.base import Method
+from tfgrad.saliency.channels import over_channels
 
 
 class IntegratedGradients(Method):
-    """How much each pixel adds to the score on the way from a baseline image x′.
+    """The contribution of each pixel to the change of the score from a baseline image x′.
 
     IG = (x − x′) ⊙ ∫₀¹ ∇x f_y(x′ + α (x − x′)) dα, summed over channels, signed. The integral is
-    the midpoint rule over `steps` points. Complete: Σ IG = f_y(x) − f_y(x′), up to that rule's
-    error, which `explain` returns as `convergence_gap` [B] = abs(Σ IG − (f_y(x) − f_y(x′))).
+    approximated by the midpoint rule at `steps` points. Complete: Σ IG = f_y(x) − f_y(x′), up to
+    the error of that rule, which `explain` returns as `convergence_gap` [B] = abs(Σ IG − (f_y(x) −
+    f_y(x′))). Costs `steps` gradients, in the memory of one.
 
-    Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks" (2017), Eq. 1 and 3.
-    Costs `steps` gradients, in the memory of one.
+    The map depends on the baseline, and changes within a region in which the network is linear
+    (thesis Example 1); pixels equal to the baseline get 0.
 
     Args:
-        model: see `Method`.
+        model: See `Method`.
         baseline: x′, a finite number or an array that broadcasts to one image [H, W, C].
-        steps: points on the path.
-        chunk_size: see `Method`.
+        steps: Number of points on the path.
+        chunk_size: See `Method`.
+
+    Source: Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks" (2017), Eq. 1
+    and 3.
     """
 
     name = "integrated_gradients"
@@ -48,7 +52,7 @@ class IntegratedGradients(Method):
         def step(k: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             alpha = (tf.cast(k, x.dtype) + 0.5) / self.steps
             there = self.probe(self._start(x) + alpha * way)
-            return k + 1, total + single(there.input_gradient(classes))
+            return k + 1, total + self.input_gradient(there, classes)
 
         _, total = tf.while_loop(
             lambda k, _: k < self.steps,
@@ -59,8 +63,8 @@ class IntegratedGradients(Method):
         return way * total / self.steps
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The channels' sum."""
-        return over_channels(terms, tf.reduce_sum)
+        """The sum over channels."""
+        return over_channels(terms, "sum")
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
         """`convergence_gap` [B] float32."""
@@ -85,15 +89,19 @@ def _baseline(value: Any) -> np.ndarray:
         array = np.asarray(value, "float64")
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            f"baseline: got {value!r}; expected a number or an array shaped like one image."
+            f"baseline: got {value!r}; expected a number, or an array that broadcasts to one image."
         ) from error
     if not np.isfinite(array).all():
-        raise ArgumentError("baseline: got NaN or infinite values; expected finite ones.")
+        raise ArgumentError("baseline: got NaN or infinite values; expected finite numbers.")
     return array
 
 
 def _fitting(baseline: np.ndarray, image: tf.TensorShape) -> np.ndarray:
-    """The baseline, if it broadcasts to an image and no further."""
+    """The baseline with as many axes as an image.
+
+    Raises:
+        ArgumentError: It does not broadcast to the image's shape.
+    """
     sizes = [None] * (image.rank - baseline.ndim) + list(baseline.shape)
     fits = baseline.ndim <= image.rank and all(
         b in (None, 1) or i in (None, b) for b, i in zip(sizes, image, strict=True)

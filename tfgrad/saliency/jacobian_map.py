@@ -1,4 +1,4 @@
-"""The full-Jacobian map, and the map of the biases alone."""
+"""The full-Jacobian map, and the map of the bias-gradients only."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from tfgrad.saliency.full_gradient_method import INPUT, Decomposed
 class FullJacobianMap(Decomposed):
     """s = abs(∇x f ⊙ x) + Σ_l resize(abs(Σ_c f^b_l,c)), channels summed before abs.
 
-    Srinivas and Fleuret, "Full-Jacobian Representation of Neural Networks", Eq. 4. In the input's
-    term abs comes before the sum over colours.
+    In the input's term, abs is taken before the sum over colours. Terms of channels with opposite
+    signs cancel; use `FullGrad`, which takes abs first, where that hides what counts.
 
     Args:
-        model: see `Method`; takes images [B, H, W, C].
-        blocks: whether a convolution and the batch normalisation after it make one term, as in
-            §7.3, rather than two.
-        include_input: whether the input's term enters; without, the map is of the biases alone.
-        resize: see `FullGrad`.
-        chunk_size: see `Method`.
+        model: See `Method`; takes images [B, H, W, C].
+        blocks: Whether a convolution and the batch normalisation after it form one term, as in
+            §7.3, instead of two.
+        include_input: Whether the input's term is included; without it, see `BiasMap`.
+        resize: See `FullGrad`.
+        chunk_size: See `Method`.
+
+    Raises:
+        ModelError: At the first call, if there is no input's term and no layer with a bias.
+
+    Source: Srinivas and Fleuret, "Full-Jacobian Representation of Neural Networks", Eq. 4.
     """
 
     name = "full_jacobian_map"
@@ -44,14 +49,15 @@ class FullJacobianMap(Decomposed):
         super().__init__(model, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The terms; of a block, one."""
+        """The terms, those of a block added up if `blocks` is set."""
         terms = super().attribute(probe, classes)
         if not self.include_input:
             del terms[INPUT]
             if not terms:
                 raise ModelError(
-                    f"model {self.network.name!r}: no layer with positions has a bias, so there "
-                    "is no map of the biases."
+                    f"model {self.network.name!r}: got no layer with positions and a bias; "
+                    "expected at least one, of which the map is made; try include_input=True of "
+                    "'full_jacobian_map'."
                 )
         if self.blocks:
             for term in probe.intercepts:
@@ -62,7 +68,7 @@ class FullJacobianMap(Decomposed):
         return terms
 
     def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        """Channels summed, magnitudes taken, resized and added."""
+        """The sum of all terms: channels summed, then absolute values, then resized."""
         maps = [
             tf.reduce_sum(tf.abs(t), -1) if name == INPUT else tf.abs(tf.reduce_sum(t, -1))
             for name, t in terms.items()
@@ -79,9 +85,12 @@ class FullJacobianMap(Decomposed):
 
 
 class BiasMap(FullJacobianMap):
-    """The biases alone: s = Σ_l resize(abs(Σ_c f^b_l,c)) (full-Jacobian paper, §6).
+    """The bias-gradients only: s = Σ_l resize(abs(Σ_c f^b_l,c)).
 
-    Arguments: see `FullJacobianMap`.
+    Networks without biases (those of batch normalisation included) have no such map. Arguments:
+    see `FullJacobianMap`.
+
+    Source: Srinivas and Fleuret, "Full-Jacobian Representation of Neural Networks", §6.
     """
 
     name = "bias_map"

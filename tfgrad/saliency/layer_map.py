@@ -1,4 +1,4 @@
-"""One layer's bias-gradient, or one neuron's, as a map."""
+"""The bias-gradient of one layer, or of one of its channels, as a map."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from tfgrad.saliency.full_gradient_method import Decomposed
 
 
 class LayerMap(Decomposed):
-    """One layer call's bias-gradient as a map, of all its neurons or of one (thesis Fig. 3.1).
+    """The bias-gradient of one layer call as a map, of all its channels or of one.
 
-    s = resize(Σ_c f^b_l,c), signed, or resize(f^b_l,c) for one channel c.
+    s = resize(Σ_c f^b_l,c), signed, or resize(f^b_l,c) for one channel c. It is one term of the
+    decomposition and does not explain the score by itself; `FullGrad` combines all of them.
 
     Args:
-        model: see `Method`; takes images [B, H, W, C].
-        call: the layer's name, name:1 for its second call, name/activation for the intercept of
-            an activation fused into it; `"input"` for ∇x f ⊙ x. None: the last one with positions.
-        neuron: a channel's index, or None for the sum over channels.
-        resize: see `FullGrad`; None keeps the layer's own size [B, h, w].
-        chunk_size: see `Method`.
+        model: See `Method`; takes images [B, H, W, C].
+        call: Name of the layer, `name:1` for its second call, `name/activation` for the intercept
+            of an activation fused into it; `"input"` for ∇x f ⊙ x. None takes the last call with
+            positions.
+        neuron: Index of the channel; None sums over channels.
+        resize: See `FullGrad`; None keeps the layer's own size [B, h, w].
+        chunk_size: See `Method`.
+
+    Raises:
+        ArgumentError: At the first call, if there is no such call or channel.
+
+    Source: thesis Fig. 3.1.
     """
 
     name = "layer_map"
@@ -43,20 +50,21 @@ class LayerMap(Decomposed):
         super().__init__(model, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
-        """The one call's term, [B, h, w, C] or [B, h, w, 1]."""
+        """The term of the call, [B, h, w, C], or of one channel, [B, h, w, 1]."""
         terms = super().attribute(probe, classes)
         call = list(terms)[-1] if self.call is None else self.call
         if call not in terms:
             raise ArgumentError(
-                f"call: got {call!r}; of model {self.network.name!r} these have a bias-gradient "
-                f"with positions: {', '.join(terms)}."
+                f"call: got {call!r}; expected one of the calls of model {self.network.name!r} "
+                f"that have a bias-gradient with positions: {', '.join(terms)}."
             )
         value = terms[call]
         if self.neuron is None:
             return value
         if not 0 <= self.neuron < value.shape[-1]:
             raise ArgumentError(
-                f"neuron: got {self.neuron}; {call!r} has channels 0 to {value.shape[-1] - 1}."
+                f"neuron: got {self.neuron}; expected a channel of {call!r}, 0 to "
+                f"{value.shape[-1] - 1}."
             )
         return value[..., self.neuron : self.neuron + 1]
 

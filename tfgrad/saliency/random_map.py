@@ -1,4 +1,4 @@
-"""The baseline that every method must beat: a map that knows nothing."""
+"""The control of comparisons: a map that does not depend on the model."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ _SHIFTS = (30, 27, 31)
 
 
 class Random(Method):
-    """Uniform noise in [0, 1) instead of a map: thesis §3.5's random baseline.
+    """Uniform noise in [0, 1), the random baseline of comparisons; it explains nothing.
 
     The map is a function of (seed, the image's pixels) in exact integer arithmetic, so an image
-    gets the same map alone and in any batch, today and tomorrow, on any device.
+    has the same map alone and in any batch, in any process and on any device.
 
     Args:
-        model: see `Method`; only its score and class are used.
-        seed: an int from 0 up.
-        chunk_size: see `Method`.
+        model: See `Method`; only its score and class are used.
+        seed: Integer ≥ 0.
+        chunk_size: See `Method`.
+
+    Source: thesis §3.5.
     """
 
     name = "random"
@@ -35,20 +37,20 @@ class Random(Method):
         super().__init__(model, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
-        """The noise, one number per position."""
+        """The noise, one number for each position."""
         x = self.image(probe)
         keys = _fold(tf.reshape(x, [tf.shape(x)[0], -1]), self.seed)
         shape = tf.shape(x)[:-1] if x.shape.rank > 2 else tf.shape(x)
         positions = tf.range(tf.reduce_prod(shape[1:]), dtype=tf.int64)
         words = _mixed(keys[:, tf.newaxis] + _counted(positions))
-        # 24 bits are what a float32 holds exactly.
+        # A float32 represents 24 bits exactly.
         noise = tf.cast(tf.bitwise.right_shift(words, _word(40)), tf.float32) * 2.0**-24
         return tf.ensure_shape(
             tf.reshape(noise, shape), x.shape[:-1] if x.shape.rank > 2 else x.shape
         )
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The noise as it is."""
+        """The noise, unchanged."""
         return terms
 
     def options(self) -> dict[str, Any]:
@@ -57,8 +59,8 @@ class Random(Method):
 
 
 def _fold(pixels: tf.Tensor, seed: int) -> tf.Tensor:
-    """One word per image [B, D] → [B]; integer sums do not depend on their order."""
-    # Adding 0 makes −0 and 0, which are equal, the same bits.
+    """One word for each image, [B, D] → [B]; integer sums do not depend on their order."""
+    # Adding 0 gives −0 and 0, which are equal, the same bits.
     bits = tf.bitcast(tf.cast(pixels, tf.float32) + 0.0, tf.uint32)
     positions = tf.range(tf.shape(pixels)[1], dtype=tf.int64)
     words = _mixed(tf.cast(bits, tf.uint64) ^ _mixed(_counted(positions)))
@@ -66,13 +68,14 @@ def _fold(pixels: tf.Tensor, seed: int) -> tf.Tensor:
 
 
 def _mixed(words: tf.Tensor) -> tf.Tensor:
-    """SplitMix64's finaliser: each bit of a word depends on every bit of the one before."""
+    """SplitMix64's finaliser: every bit of the result depends on every bit of the word."""
     for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, 1), strict=True):
         words = (words ^ tf.bitwise.right_shift(words, _word(shift))) * _word(multiplier)
     return words
 
 
 def _counted(positions: tf.Tensor) -> tf.Tensor:
+    """The states of SplitMix64 at these positions of its sequence."""
     return (tf.cast(positions, tf.uint64) + _word(1)) * _word(_INCREMENT)
 
 

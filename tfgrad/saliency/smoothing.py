@@ -1,4 +1,4 @@
-"""Attributions averaged over noisy copies of the image, for any method."""
+"""The attributions of any method, averaged over noisy copies of the image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError
+from tfgrad.errors import ArgumentError, TfgradError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.stateless_noise import Draws
@@ -15,24 +15,27 @@ from tfgrad.saliency.input_gradient import InputGradient
 
 
 class Smooth(Method):
-    """A method's raw terms averaged over x + n, and then made into a map.
+    """The map of a method's raw terms averaged over noisy images x + n.
 
-    terms = 1/N Σ t(x + n_i), n_i ~ N(0, (noise · (max x − min x))² I), the range taken per image;
-    with `square`, 1/N Σ t(x + n_i)². What is averaged is signed: the absolute value of a gradient,
-    for instance, is taken of the mean.
+    terms = 1/N Σ t(x + n_i), n_i ~ N(0, (noise · (max x − min x))² I), with the range of each
+    image; with `square`, 1/N Σ t(x + n_i)². The averaged terms are signed: the absolute value of a
+    gradient, for instance, is taken of the mean.
 
-    Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), section 3; squares: Hooker
-    et al., "A Benchmark for Interpretability Methods" (2019). The class is fixed on the clean
-    image. The noise of sample i depends on (seed, i) alone, so every image gets the same pattern
-    (scaled by its range) whatever batch it comes in. Costs N passes, in the memory of one.
+    The class is fixed on the clean image. The noise of sample i depends only on (seed, i), so every
+    image gets the same pattern, scaled by its range, in any batch. Costs N forward and backward
+    passes, in the memory of one. The averages describe a neighbourhood of x: terms that add up to
+    the score at x no longer do so.
 
     Args:
-        method: what is smoothed, any method.
-        samples: N.
-        noise: standard deviation of the noise as a share of the image's range, from 0 up.
-        square: whether to average squares.
-        seed: of the noise, an int.
-        chunk_size: see `Method`; None takes the method's own.
+        method: The method to smooth, any but those of tf-keras-vis.
+        samples: Number of noisy copies N.
+        noise: Standard deviation of the noise as a share of the image's range, ≥ 0.
+        square: Whether to average squares.
+        seed: Seed of the noise, integer ≥ 0.
+        chunk_size: See `Method`; None takes that of `method`.
+
+    Source: Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), section 3; squares:
+    Hooker et al., "A Benchmark for Interpretability Methods" (2019).
     """
 
     def __init__(
@@ -47,8 +50,8 @@ class Smooth(Method):
     ) -> None:
         if not isinstance(method, Method):
             raise ArgumentError(
-                f"method: got a {type(method).__name__}; expected a method built around a model, "
-                "such as Smooth(GradCAM(model))."
+                f"method: got a {type(method).__name__}; expected a method built for a model, such "
+                "as Smooth(GradCAM(model))."
             )
         self.method = method
         self.samples = integer("samples", samples)
@@ -56,23 +59,24 @@ class Smooth(Method):
         self.square = bool(square)
         self.seed = integer("seed", seed, lowest=0)
         super().__init__(method.network, chunk_size=chunk_size or method.chunk_size)
-        # A signature's name, where it is exported.
+        # An exported method's signature has this name.
         self.name = type(self).name or f"smooth_{method.name}"
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
         """The mean of the method's terms, or of their squares."""
         x = self.image(probe)
         pixels = tf.range(1, x.shape.rank)
-        deviation = self.noise * (
+        # The standard deviation of the noise.
+        sigma = self.noise * (
             tf.reduce_max(x, pixels, keepdims=True) - tf.reduce_min(x, pixels, keepdims=True)
         )
 
         one_pass = self._one_pass(x, classes)
 
         def sample(i: Any) -> Any:
-            # One pattern for all: drawn for the first example, broadcast to the others.
+            # One pattern for all examples: drawn for the first one and broadcast to the others.
             (pattern,) = Draws(step=i).normal(x[:1], samples=1, seed=self.seed)
-            terms = one_pass(x + deviation * pattern, classes)
+            terms = one_pass(x + sigma * pattern, classes)
             return tf.nest.map_structure(tf.square, terms) if self.square else terms
 
         def step(i: tf.Tensor, total: Any) -> tuple[tf.Tensor, Any]:
@@ -88,7 +92,7 @@ class Smooth(Method):
         return tf.nest.map_structure(lambda t: t / self.samples, total)
 
     def _one_pass(self, x: tf.Tensor, classes: tf.Tensor) -> Any:
-        """The method's terms, traced once for both places in which a graph needs them."""
+        """The method's terms, traced once although a graph evaluates them in two places."""
         if tf.executing_eagerly():
             return self.method.terms
         return tf.function(self.method.terms, autograph=False).get_concrete_function(
@@ -96,11 +100,15 @@ class Smooth(Method):
         )
 
     def assemble(self, terms: Any, x: tf.Tensor) -> tf.Tensor:
-        """As the method does."""
+        """The map that the smoothed method makes of its terms."""
         return self.method.assemble(terms, x)
 
+    def translated(self, error: tf.errors.InvalidArgumentError) -> TfgradError | None:
+        """The error that the smoothed method raises in its place."""
+        return self.method.translated(error)
+
     def options(self) -> dict[str, Any]:
-        """`method` and its options, `samples`, `noise`, `square`, `seed`."""
+        """`method` with its options, `samples`, `noise`, `square`, `seed`."""
         method = {"name": self.method.name, **self.method.options()}
         return {"method": method, **self._own_options(), "square": self.square}
 
@@ -112,14 +120,9 @@ class SmoothGrad(Smooth):
     """`Smooth` of `InputGradient`: s[h, w] = Σ_c abs(mean_i ∂f_y/∂x[h, w, c] at x + n_i).
 
     Args:
-        model: see `Method`.
-        samples: see `Smooth`.
-        noise: see `Smooth`.
-        seed: see `Smooth`.
-        of: see `InputGradient`.
-        temperature: see `InputGradient`.
-        reduce: see `InputGradient`.
-        chunk_size: see `Method`.
+        model, chunk_size: See `Method`.
+        samples, noise, seed: See `Smooth`, also for the source and for what the map describes.
+        of, temperature, reduce: See `InputGradient`.
     """
 
     name = "smoothgrad"
@@ -148,7 +151,10 @@ class SmoothGrad(Smooth):
 class SmoothGradSquared(SmoothGrad):
     """`SmoothGrad` of squares: s[h, w] = Σ_c mean_i (∂f_y/∂x[h, w, c])² at x + n_i.
 
-    Hooker et al. (2019), section 4. Arguments: see `SmoothGrad`.
+    A mean square contains the gradient's variance under the noise as well as its mean. Arguments:
+    see `SmoothGrad`.
+
+    Source: Hooker et al., "A Benchmark for Interpretability Methods" (2019), section 4.
     """
 
     name = "smoothgrad_squared"

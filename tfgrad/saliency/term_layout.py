@@ -1,4 +1,4 @@
-"""From the terms of a decomposition to maps of the image's size: layout, resizing, rescaling."""
+"""Maps of the image's size from the terms of a decomposition: layout, rescaling, resizing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from tfgrad.gradients.intercepts import Intercept
 
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
-EPSILON = 1e-6  # of the rescaling; the authors' code
+EPSILON = 1e-6  # of the rescaling, as in the authors' code
 
 
 def on_grid(term: Intercept, value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | None:
-    """A term's value laid out as [B, h, w, C], or None if it has no positions in the image.
+    """The value of a term as [B, h, w, C], or None if it has no positions in the image.
 
-    Feature maps are as they are; tokens [B, n, C] are laid out row by row, n = h·w with h/w as in
-    the image, after one class token if there is one. Dense layers, gates [B, 1, 1, C] and
-    attention scores have no positions of their own.
+    Feature maps are returned unchanged. Tokens [B, n, C] are laid out row by row, n = h·w with h/w
+    as in the image, after one class token if there is one. Dense layers, gates [B, 1, 1, C] and
+    attention scores have no positions.
+
+    Args:
+        term: The intercept whose value it is.
+        value: Its bias-gradient or gradient, shaped like the call's output.
+        image: The images, [B, H, W, C].
     """
     shape = value.shape
     if shape.rank == 4 and isinstance(term.inside, _ATTENTION):
@@ -37,10 +42,11 @@ def on_grid(term: Intercept, value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | 
 
 
 def _tokens_on_grid(value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | None:
+    """Tokens [B, n, C] as [B, h, w, C]; None if no grid of the image's aspect ratio has n cells."""
     count, height, width = value.shape[1], image.shape[1], image.shape[2]
     if None in (count, height, width):
         return None
-    for special in (0, 1):  # tokens that stand before the grid
+    for special in (0, 1):  # number of tokens before the grid
         h = math.isqrt(max((count - special) * height // width, 0))
         w = (count - special) // h if h else 0
         if h * w == count - special > 1 and h * width == w * height:
@@ -56,12 +62,12 @@ PARTS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
-def over_channels(values: tf.Tensor, part: str, rescale: str | None) -> tf.Tensor:
+def rescaled_sum(values: tf.Tensor, part: str, rescale: str | None) -> tf.Tensor:
     """Σ_c rescale(part(values))_c, [B, h, w, C] → [B, h, w].
 
     Rescaling subtracts the minimum and divides by maximum − minimum + ε, over all positions and
-    channels of an example (`"layer"`) or over each channel's positions (`"channel"`). It is linear
-    in the values, so that the sum over channels comes first where it can.
+    channels of an example (`"layer"`) or over the positions of each channel (`"channel"`). Over a
+    layer it is an affine function of the values, so the sum over channels can be taken first.
     """
     values = PARTS[part](values)
     if rescale == "channel":
@@ -96,7 +102,7 @@ RESIZE: dict[str, Callable[[tf.Tensor, Any], tf.Tensor]] = {
 def resized_sum(maps: list[tf.Tensor], image: tf.Tensor, resize: str) -> tf.Tensor:
     """The sum of maps [B, h, w] of several sizes at the image's size, [B, H, W].
 
-    Resizing is linear: maps of one size are added first, and resized together.
+    Resizing is linear, so maps of one size are added first and resized together.
     """
     groups: dict[Any, tf.Tensor] = {}
     for number, m in enumerate(maps):
@@ -119,9 +125,10 @@ def at_size(maps: tf.Tensor, image: tf.Tensor, resize: str) -> tf.Tensor:
 
 
 def _matrix(old: Any, new: Any, resize: str) -> tf.Tensor:
-    """Resizing of one axis as a matrix [new, old]: TensorFlow's answer to the unit vectors.
+    """Resizing of one axis as a matrix [new, old]: TensorFlow's resizing of the unit vectors.
 
-    Its kernel has a second derivative for no method and a float64 for none.
+    A matrix product is used because TensorFlow's kernels have no second derivative and compute in
+    float32 only.
     """
     unit = tf.eye(old)[:, :, tf.newaxis, tf.newaxis]
     return tf.transpose(RESIZE[resize](unit, [new, 1])[:, :, 0, 0])

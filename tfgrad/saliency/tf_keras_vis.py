@@ -1,7 +1,7 @@
-"""Methods of tf-keras-vis (`pip install "tfgrad[vis]"`) in the shape of this package.
+"""Methods of tf-keras-vis (`pip install "tfgrad[vis]"`) with the interface of this package.
 
-They run on functional and Sequential models of images, without models inside them, eagerly: they
-cannot be exported, smoothed or differentiated. Maps come as tf-keras-vis computes them, not
+They run eagerly, on functional and Sequential models of images that contain no other models. They
+cannot be exported, smoothed or differentiated. Maps are as tf-keras-vis computes them, not
 normalised.
 """
 
@@ -27,9 +27,13 @@ class _KerasVis(Method):
     """A class of tf-keras-vis, called for every batch.
 
     Args:
-        model: functional or Sequential, with an input [B, H, W, C] and no model inside it.
-        layer: the layer whose feature maps are weighed; None takes the last convolution.
-        chunk_size: see `Method`.
+        model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
+        layer: Name of the layer whose feature maps are weighted; None takes the last convolution.
+        chunk_size: See `Method`.
+
+    Raises:
+        ArgumentError: tf-keras-vis is not installed, or the model has no such layer.
+        ModelError: tf-keras-vis cannot use the model.
     """
 
     _module: ClassVar[str] = ""
@@ -48,26 +52,24 @@ class _KerasVis(Method):
         self._score = _imported("utils.scores").CategoricalScore
 
     def explain(self, x: tf.Tensor, target: Any = None) -> dict[str, tf.Tensor]:
-        """Not there: tf-keras-vis computes outside TensorFlow's graphs.
+        """Not available, as tf-keras-vis computes outside TensorFlow's graphs.
 
         Raises:
-            ModelError: always.
+            ModelError: Always.
         """
         raise ModelError(
-            f"{self.name!r} comes from tf-keras-vis, which cannot be traced or exported. Call the "
-            "method itself on a batch, outside any tf.function; 'gradcam' can be exported."
+            f"method: got {self.name!r}, which comes from tf-keras-vis and cannot be traced or "
+            "exported; expected a call of the method itself on a batch, outside any tf.function; "
+            "try 'gradcam', which can be exported."
         )
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
-        """Not there; see `explain`."""
+        """Not available; see `explain`."""
         return self.explain(probe.x)
 
     def options(self) -> dict[str, Any]:
-        """`layer`, as it was named."""
+        """`layer`, as it was given."""
         return {"layer": self.layer}
-
-    def _count(self, x: tf.Tensor) -> int | None:
-        return self.network.outputs[0].shape[-1]
 
     def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         with keras.StatelessScope(collect_losses=True):
@@ -78,14 +80,15 @@ class _KerasVis(Method):
                 maps = self._maps(_Listed.of(self.network), x, classes.numpy().tolist())
             except (AttributeError, ValueError) as error:
                 raise ModelError(
-                    f"model {self.network.name!r}: tf-keras-vis cannot explain it ({error}). Name "
-                    "a convolution of it as layer=, one that is called once."
+                    f"model {self.network.name!r}: got an error of tf-keras-vis ({error}); "
+                    "expected a model that it can explain; try layer= with the name of a "
+                    "convolution that is called once."
                 ) from error
         if not np.isfinite(maps).all():
             raise ModelError(
-                f"model {self.network.name!r}: {self.name!r} gave NaN or infinite maps. "
-                "tf-keras-vis exponentiates logits, which overflows from 88 on in float32; use "
-                "'gradcam', or a model with smaller logits."
+                f"model {self.network.name!r}: got NaN or infinite maps of {self.name!r}; expected "
+                "finite ones. tf-keras-vis exponentiates logits, which overflows from 88 on in "
+                "float32; try 'gradcam', or a model with smaller logits."
             )
         return tf.constant(maps, tf.float32)
 
@@ -100,10 +103,18 @@ class _KerasVis(Method):
 
 
 class GradCAMPlusPlus(_KerasVis):
-    """Grad-CAM++: positive gradients of exp(f_y), weighed by higher derivatives.
+    """Grad-CAM++: feature maps weighted by positive gradients of exp(f_y) and higher derivatives.
 
-    Chattopadhay et al., "Grad-CAM++" (2018), section 3.2. Arguments: a model, a `layer` (None:
-    the last convolution), `chunk_size`.
+    s = relu(Σ_c w_c A_c), w_c = Σ_{i,j} α_{c,i,j} relu(∂exp(f_y)/∂A_c[i, j]), with α of the paper.
+    Not for models whose logits exceed 88, where exp overflows in float32; use `GradCAM` there.
+
+    Args:
+        model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
+        layer: Name of the layer whose feature maps A are weighted; None takes the last
+            convolution.
+        chunk_size: See `Method`.
+
+    Source: Chattopadhay et al., "Grad-CAM++" (2018), section 3.2.
     """
 
     name = "gradcam_plus_plus"
@@ -111,9 +122,11 @@ class GradCAMPlusPlus(_KerasVis):
 
 
 class LayerCAM(_KerasVis):
-    """LayerCAM: s = relu(Σ_c relu(∂f_y/∂A_c) ⊙ A_c), each position weighed by its own gradient.
+    """LayerCAM: s = relu(Σ_c relu(∂f_y/∂A_c) ⊙ A_c), each position weighted by its own gradient.
 
-    Jiang et al., "LayerCAM" (2021), Eq. 5. Arguments: as for `GradCAMPlusPlus`.
+    Not for nested or subclassed models; use `GradCAM` there. Arguments: see `GradCAMPlusPlus`.
+
+    Source: Jiang et al., "LayerCAM" (2021), Eq. 5.
     """
 
     name = "layercam"
@@ -121,11 +134,14 @@ class LayerCAM(_KerasVis):
 
 
 class ScoreCAM(_KerasVis):
-    """Score-CAM: feature maps weighed by the softmax score of the image seen through each.
+    """Score-CAM: feature maps weighted by the softmax score of the image masked by each.
 
-    Wang et al., "Score-CAM" (2020), section 3. One forward pass per channel of the layer, and all
-    masked copies of a chunk in memory at once: give it a small `chunk_size`. Arguments: as for
+    s = relu(Σ_c w_c A_c), w_c the class's score for x ⊙ A_c, scaled to [0, 1] at the image's size.
+    It needs one forward pass per channel of the layer and holds all masked copies of a chunk in
+    memory: use a small `chunk_size`, or `GradCAM` where the layer has many channels. Arguments: see
     `GradCAMPlusPlus`.
+
+    Source: Wang et al., "Score-CAM" (2020), section 3.
     """
 
     name = "scorecam"
@@ -141,24 +157,24 @@ def activation_maximization(
     seed: int = 0,
     **options: Any,
 ) -> tf.Tensor:
-    """Images that make the logits of classes large, by tf-keras-vis's gradient ascent.
+    """Images with large logits of given classes, by gradient ascent of tf-keras-vis.
 
     Args:
-        model: as for `GradCAMPlusPlus`.
-        classes: one class per image wanted.
-        steps: of the ascent.
-        value_range: (lowest, highest) pixel.
-        seed: of the uniform images it starts from. tf-keras-vis's own jitter and rotation draw
-            from NumPy's global generator.
-        **options: further arguments of `tf_keras_vis.activation_maximization`, such as
-            `regularizers`, `input_modifiers` and `optimizer`. The default optimizer is its RMSprop
+        model: See `GradCAMPlusPlus`.
+        classes: One class for each image.
+        steps: Number of steps of the ascent.
+        value_range: (lowest, highest) value of a pixel.
+        seed: Seed of the uniform start images. The jitter and rotation of tf-keras-vis use NumPy's
+            global generator.
+        **options: Further arguments of `tf_keras_vis.activation_maximization`, such as
+            `regularizers`, `input_modifiers` and `optimizer`. The default optimizer is its RMSprop,
             with the learning rate scaled from its range of 255 to this one.
 
     Returns:
         [len(classes), H, W, C] float32 within `value_range`.
 
     Raises:
-        ArgumentError: a class the model does not have, or an empty range.
+        ArgumentError: The model does not have a class, or the range is empty.
         ModelError: tf-keras-vis cannot use the model.
     """
     low, high = (float(v) for v in value_range)
@@ -169,13 +185,13 @@ def activation_maximization(
     shape = cam.network.inputs[0].shape[1:]
     if None in shape:
         raise ModelError(
-            f"model {cam.network.name!r}: it takes images of any size, {tuple(shape)}; an image "
-            "made from nothing needs one. Give keras.Input a fixed size."
+            f"model {cam.network.name!r}: got images of any size, {tuple(shape)}; expected a fixed "
+            "size, in which the start images can be drawn; try keras.Input with one."
         )
     start = tf.random.stateless_uniform((len(classes), *shape), [seed, 0], low, high)
     resolved = cam._resolved(list(classes), start).numpy().tolist()
     if min(resolved) < 0:
-        raise ArgumentError(f"classes: got {list(classes)}; expected classes from 0 up.")
+        raise ArgumentError(f"classes: got {list(classes)}; expected classes ≥ 0.")
     options.setdefault("optimizer", keras.optimizers.RMSprop((high - low) / 255, rho=0.999))
     maximization = _imported("activation_maximization").ActivationMaximization
     images = maximization(_Listed.of(cam.network))(
@@ -189,10 +205,11 @@ def activation_maximization(
 
 
 class _Listed(keras.Model):
-    """The same network as a functional model whose input is a list, as tf-keras-vis feeds it."""
+    """The same network as a functional model whose input is a list, as tf-keras-vis passes it."""
 
     @classmethod
     def of(cls, network: keras.Model) -> _Listed:
+        """The model around a network's layers."""
         return cls(list(network.inputs), list(network.outputs))
 
     def predict(self, x: Any, batch_size: int = 32, **_: Any) -> np.ndarray:
@@ -206,38 +223,43 @@ class _Listed(keras.Model):
 def _imported(module: str) -> Any:
     try:
         with warnings.catch_warnings():
-            # It names SciPy's functions, and modules of its own, by their deprecated places.
+            # tf-keras-vis imports functions of SciPy, and of its own, by deprecated names.
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(f"tf_keras_vis.{module}")
     except ImportError as error:
         raise ArgumentError(
-            f"method: this one needs the package tf-keras-vis, which cannot be imported ({error}). "
-            'Install it: pip install "tfgrad[vis]".'
+            f"method: got one of tf-keras-vis, which cannot be imported ({error}); expected the "
+            'package to be installed; try pip install "tfgrad[vis]".'
         ) from error
 
 
 def _require_plain(network: keras.Model, dtypes: Sequence[str]) -> None:
-    """Refuse what tf-keras-vis fails on, in words of what it can use."""
-    who, instead = f"model {network.name!r}", "'gradcam' has no such limit."
+    """Reject a network on which tf-keras-vis fails.
+
+    Raises:
+        ModelError: It is subclassed, holds another model, does not take images, or computes in
+            another dtype than these.
+    """
+    who, instead = f"model {network.name!r}", "try 'gradcam', which has no such limit."
     if getattr(network, "inputs", None) is None:
         raise ModelError(
-            f"{who}: it is a subclassed model, and tf-keras-vis needs a functional or Sequential "
-            f"one. {instead}"
+            f"{who}: got a subclassed model; expected a functional or Sequential one for "
+            f"tf-keras-vis; {instead}"
         )
     inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
     if inner is not None:
         raise ModelError(
-            f"{who}: it holds the model {inner.name!r}, and tf-keras-vis cannot look into models "
-            f"inside models. {instead}"
+            f"{who}: got a model that holds the model {inner.name!r}; expected none inside it for "
+            f"tf-keras-vis; {instead}"
         )
     if len(network.inputs[0].shape) != 4:
         raise ModelError(
-            f"{who}: its input is {tuple(network.inputs[0].shape)}; tf-keras-vis needs images "
-            "[batch, height, width, channels]."
+            f"{who}: got an input of shape {tuple(network.inputs[0].shape)}; expected images "
+            "[batch, height, width, channels] for tf-keras-vis."
         )
     for layer in network.layers:
         if layer.compute_dtype not in dtypes:
             raise ModelError(
-                f"{who}: its layer {layer.name!r} computes in {layer.compute_dtype}; tf-keras-vis "
-                f"expects {' or '.join(dtypes)} here. {instead}"
+                f"{who}: got layer {layer.name!r}, which computes in {layer.compute_dtype}; "
+                f"expected {' or '.join(dtypes)} for tf-keras-vis; {instead}"
             )

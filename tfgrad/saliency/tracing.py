@@ -1,4 +1,4 @@
-"""A look at a network's calls and operations, in a graph that is thrown away."""
+"""The graph of a network's calls and operations, traced for inspection and then discarded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ import tensorflow as tf
 from tfgrad.gradients import call_hooks
 
 
-def traced(network: keras.Model, spec: tf.TensorSpec, handler: call_hooks.Handler) -> tf.Graph:
-    """The graph of the network in inference mode, traced once while a handler stands around it."""
+def traced(
+    network: keras.Model, spec: tf.TensorSpec, handler: call_hooks.Handler | None = None
+) -> Any:
+    """The `FuncGraph` of one call of the network in inference mode.
+
+    Args:
+        network: The network; no state of it changes.
+        spec: Shape and dtype of its one input.
+        handler: Sees every call of a layer or operation while the graph is traced; None observes
+            nothing.
+    """
 
     def run(x: tf.Tensor) -> Any:
-        with call_hooks.handled(handler), keras.StatelessScope(collect_losses=True):
+        observer = call_hooks.handled(handler or call_hooks.Handler())
+        with observer, keras.StatelessScope(collect_losses=True):
             return network(x, training=False)
 
-    def trace() -> tf.Graph:
+    def trace() -> Any:
         return tf.function(run, autograph=False).get_concrete_function(spec).graph
 
     # The caller's graphs, tapes and handlers are local to its thread.
@@ -27,7 +37,7 @@ def traced(network: keras.Model, spec: tf.TensorSpec, handler: call_hooks.Handle
 
 
 def operations(graph: tf.Graph) -> list[str]:
-    """The types of a graph's operations, those of the functions it calls included."""
+    """The types of a graph's operations, including those of the functions it calls."""
     definition = graph.as_graph_def()
     bodies = [function.node_def for function in definition.library.function]
     return [node.op for body in (definition.node, *bodies) for node in body]
