@@ -1,19 +1,90 @@
-"""What a run can start from: images, the bounds that hold them, and their centre."""
+"""Images that a sampler starts from: Gaussian noise, or given images with noise added."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.internal.arguments import integer
+from tfgrad.internal.arguments import integer, number
+from tfgrad.internal.stateless_noise import Draws
+from tfgrad.sampling.bounds import Limits, broadcast, check_inside, clipped, limits
 
-Limits = tuple[np.ndarray, np.ndarray] | None
+# Streams of one seed: a start image must not use the random numbers of a sampler's steps.
+STEPS, _NOISE, _NOISED = range(3)
+
+# Number of pixels drawn at a time, as drawing takes about twelve times the memory of the result.
+_PART = 2**20
+
+
+def noise(
+    count: int,
+    shape: tuple[int, ...],
+    seed: int = 0,
+    mean: Any = 0.5,
+    deviation: float = 0.2,
+    bounds: Any = (0.0, 1.0),
+) -> np.ndarray:
+    """Start images of Gaussian pixels, clipped: float32 [count, *shape].
+
+    Args:
+        count: Number of images; those of a smaller count are the first of a larger one.
+        shape: The shape of one image.
+        seed: Seed of the noise, integer ≥ 0.
+        mean: Mean of the pixels, like `centre` of `gradient_ascent`.
+        deviation: Standard deviation of the pixels before clipping, > 0.
+        bounds: (lowest, highest), or None to clip nothing.
+
+    Raises:
+        ArgumentError: An argument is out of its range.
+    """
+    count, seed = integer("count", count), integer("seed", seed, lowest=0)
+    shape = _image_shape(shape)
+    middle = broadcast("mean", mean, shape).astype(np.float32)
+    sigma, within = number("deviation", deviation), limits(bounds, shape)
+    return _perturbed(np.broadcast_to(middle, (count, *shape)), sigma, within, seed, _NOISE)
+
+
+def noised(images: Any, sigma: float = 0.1, seed: int = 0, bounds: Any = (0.0, 1.0)) -> np.ndarray:
+    """Images with Gaussian noise added, clipped: the start of "denoising".
+
+    Args:
+        images: Float images [n, …] within `bounds`.
+        sigma: Standard deviation of the noise in the units of the images, > 0.
+        seed: Seed of the noise, integer ≥ 0; the noise of image i depends on (seed, i) only.
+        bounds: (lowest, highest), or None to clip nothing.
+
+    Returns:
+        Shaped and typed like the images.
+
+    Raises:
+        ArgumentError: The images are not floats or lie outside the bounds, or a number is out of
+            its range.
+        DataError: An image holds NaN or infinite pixels.
+
+    Source: preprint §4.2.1.
+    """
+    x = float_images("images", images)
+    within = limits(bounds, x.shape[1:])
+    check_inside("images", x, within)
+    sigma, seed = number("sigma", sigma), integer("seed", seed, lowest=0)
+    return _perturbed(x, sigma, within, seed, _NOISED)
 
 
 def float_images(name: str, images: Any) -> np.ndarray:
-    """[n, …] of finite floats, as a NumPy array."""
+    """Images [n, …] of finite floats as an array.
+
+    Args:
+        name: Name of the argument, for the message.
+        images: The argument.
+
+    Raises:
+        ArgumentError: The images are no array of floats, lack the batch axis, or there are none.
+        DataError: An image holds NaN or infinite pixels.
+    """
     try:
         x = np.asarray(images)
     except ValueError as error:
@@ -23,7 +94,7 @@ def float_images(name: str, images: Any) -> np.ndarray:
         ) from error
     if not np.issubdtype(x.dtype, np.floating):
         raise ArgumentError(
-            f"{name}: got {x.dtype} images; expected float ones, scaled as in training. Try "
+            f"{name}: got {x.dtype} images; expected float ones, scaled as in training; try "
             "images.astype('float32') / 255."
         )
     if x.ndim < 2 or 0 in x.shape:
@@ -37,8 +108,7 @@ def float_images(name: str, images: Any) -> np.ndarray:
     return x
 
 
-def image_shape(shape: Any) -> tuple[int, ...]:
-    """The sizes of one image, at least one of them."""
+def _image_shape(shape: Any) -> tuple[int, ...]:
     try:
         sizes = tuple(shape)
     except TypeError:
@@ -50,47 +120,14 @@ def image_shape(shape: Any) -> tuple[int, ...]:
     return tuple(integer("shape", size) for size in sizes)
 
 
-def limits(bounds: Any, shape: tuple[int, ...]) -> Limits:
-    """(lowest, highest) as arrays that broadcast against an image."""
-    if bounds is None:
-        return None
-    try:
-        low, high = bounds
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f"bounds: got {bounds!r}; expected (lowest, highest), or None to clip nothing."
-        ) from None
-    low, high = broadcast("bounds", low, shape), broadcast("bounds", high, shape)
-    if not np.all(low < high):
-        raise ArgumentError(f"bounds: got {bounds!r}; expected the lowest below the highest.")
-    return low, high
-
-
-def broadcast(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A finite float array that broadcasts against an image."""
-    try:
-        array = np.asarray(value)
-        fits = np.broadcast_shapes(array.shape, shape) == tuple(shape)
-    except ValueError:
-        fits = False
-    if not fits or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise ArgumentError(
-            f"{name}: got {value!r}; expected a finite number, or an array of them that broadcasts "
-            f"against an image {tuple(shape)}, such as one per channel."
-        )
-    return array.astype(np.float64)
-
-
-def check_inside(name: str, images: np.ndarray, limits: Limits) -> None:
-    """Refuse images that clipping would change, up to float32's rounding."""
-    if limits is None:
-        return
-    low, high = limits
-    slack = 1e-6 * (high - low)
-    if np.all(images >= low - slack) and np.all(images <= high + slack):
-        return
-    raise ArgumentError(
-        f"{name}: got pixels from {images.min():g} to {images.max():g}, which bounds "
-        f"{low.tolist()} to {high.tolist()} would cut off. Scale the images, or give the bounds "
-        "that black and white have for the model."
-    )
+def _perturbed(
+    images: np.ndarray, sigma: float, within: Limits, seed: int, stream: int
+) -> np.ndarray:
+    """Images with independent Gaussian noise added, clipped, in their own dtype."""
+    result = np.empty(images.shape, images.dtype)
+    size = max(1, _PART // math.prod(images.shape[1:]))
+    for first in range(0, len(images), size):
+        x = tf.constant(images[first : first + size])
+        z = Draws(offset=first).normal(x, 1, seed, stream)[0]
+        result[first : first + size] = clipped(x + sigma * z, within)
+    return result
