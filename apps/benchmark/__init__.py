@@ -1,1 +1,1 @@
-"""Ratios of the costs of training steps, maps, sampling and tests, measured in one run."""
+"""Costs of training steps, maps, sampling and tests, as ratios measured in one run."""

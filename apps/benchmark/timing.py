@@ -1,4 +1,4 @@
-"""Times and memory, measured fairly: interleaved in one run, a process for each peak."""
+"""Times, interleaved in one run, and peak memory, each in a process of its own."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """How long one call takes."""
+    """The duration of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -22,7 +22,7 @@ def seconds(function: Callable[[], Any]) -> float:
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int, what: str
 ) -> dict[str, list[float]]:
-    """{name: seconds of every round}; the order turns by one each round."""
+    """{name: seconds of every round}; the order is rotated by one each round."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     order = itertools.cycle(functions)
     for function in functions.values():
@@ -44,14 +44,14 @@ def against(
     rounds: int,
     what: str,
 ) -> dict[str, Any]:
-    """{name: row}, of functions that time themselves, interleaved, and what each is compared with.
+    """{name: row} of functions that time themselves, each compared with another, interleaved.
 
     Args:
-        functions: {name: a function that returns its seconds}.
-        bare: {name: name of the function in whose units it is}.
-        bounds: {name: the ratio that it should not exceed}.
-        rounds: how often.
-        what: the suite's name, for the progress line.
+        functions: {name: function that returns its seconds}.
+        bare: {name: name of the function in whose units the ratio is}.
+        bounds: {name: ratio that should not be exceeded}.
+        rounds: Number of timed rounds.
+        what: Name of the suite, for the progress line.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
@@ -65,19 +65,20 @@ def against(
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown, of what `against` found."""
+    """The rows that `against` returns as a Markdown table."""
     lines = ["| what | ms | ratio | quartiles | bound |", "|---|---|---|---|---|"]
-    for name, one in rows.items():
-        low, high = one["ratio_quartiles"]
-        lines.append(
-            f"| {name} | {one['median_ms']} | {one['ratio']} | {low} to {high} "
-            f"| {one['bound'] or ''} |"
-        )
+    lines += [f"| {name} {cells(one)} |" for name, one in rows.items()]
     return "\n".join(lines)
 
 
+def cells(row: Mapping[str, Any]) -> str:
+    """The cells of a row in a Markdown table: ms, ratio, quartiles, bound."""
+    low, high = row["ratio_quartiles"]
+    return f"| {row['median_ms']} | {row['ratio']} | {low} to {high} | {row['bound'] or ''}"
+
+
 def row(times: Sequence[float], base: Sequence[float], bound: float | None) -> dict[str, Any]:
-    """The median, and the ratios to `base` round by round."""
+    """The median time, and the median and quartiles of the ratios to `base`, round by round."""
     ratios = np.asarray(times) / np.asarray(base)
     return {
         "median_ms": round(1e3 * float(np.median(times)), 2),
@@ -88,14 +89,14 @@ def row(times: Sequence[float], base: Sequence[float], bound: float | None) -> d
 
 
 def memory(name: str) -> int:
-    """The peak that `python -m apps.benchmark --memory_of=name` prints, in a process of its own."""
+    """The peak memory, in MB, that this command prints with --memory_of=name in a new process."""
     command = [sys.executable, "-m", __package__, *sys.argv[1:], f"--memory_of={name}"]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def peak_megabytes() -> int:
-    """Of this process, or of the GPU where there is one."""
+    """The peak memory of this process, or of the GPU where there is one."""
     if tf.config.list_physical_devices("GPU"):
         return round(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20)
     # Not getrusage: a child's maximum starts at what its parent held when it was forked.

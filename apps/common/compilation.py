@@ -8,8 +8,6 @@ import keras
 import tfgrad
 from tfgrad.penalties import Penalty
 
-Rate = float | keras.optimizers.schedules.LearningRateSchedule
-
 
 def optimizer(
     name: str, learning_rate: float, drops: Sequence[int] = (), steps_per_epoch: int = 1
@@ -22,7 +20,7 @@ def optimizer(
         drops: Epochs after which the learning rate is a tenth of what it was, in order.
         steps_per_epoch: Number of steps in an epoch.
     """
-    rate: Rate = learning_rate
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = learning_rate
     if drops:
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             [epoch * steps_per_epoch for epoch in drops],

@@ -45,7 +45,7 @@ class GrowingArrays:
 
     def save(self, **more: np.ndarray) -> None:
         """Write maps.npz, with `more` arrays in it."""
-        arrays = dict(more)
+        arrays: dict[str, Any] = dict(more)
         for name, file in self._files.items():
             file.flush()
             shape = (self._count, *self._shapes[name])

@@ -1,6 +1,8 @@
 """Flags that several apps share, and the objects they describe."""
 
+import math
 import sys
+from typing import TypeVar
 
 from absl import flags
 
@@ -8,6 +10,7 @@ from tfgrad import data, models, penalties
 from tfgrad.errors import ArgumentError
 
 FLAGS = flags.FLAGS
+Number = TypeVar("Number", int, float)
 PENALTIES = ("gradient_norm", "score_matching", "anti_score_matching")
 
 
@@ -86,16 +89,30 @@ def image_size():
     return height, width
 
 
-def numbers(name, kind):
-    """The numbers from 0 up that a list flag holds."""
+def numbers(
+    name: str, kind: type[Number], highest: float = math.inf, empty: bool = True
+) -> list[Number]:
+    """The finite numbers ≥ 0 that a list flag holds.
+
+    Args:
+        name: Name of the flag.
+        kind: `int` or `float`.
+        highest: Largest number that is allowed.
+        empty: Whether the list may be empty.
+
+    Raises:
+        ArgumentError: It holds something else.
+    """
     texts = getattr(FLAGS, name)
     try:
         values = [kind(text) for text in texts]
+        valid = all(0 <= value <= highest and math.isfinite(value) for value in values)
     except ValueError:
-        values = [-1]
-    if not all(0 <= value < float("inf") for value in values):
-        what = "whole numbers" if kind is int else "numbers"
-        raise ArgumentError(f"--{name}: got {','.join(texts)}; expected {what} from 0 up.")
+        valid = False
+    if not valid or not (values or empty):
+        what = ("" if empty else "one or more ") + ("integers" if kind is int else "numbers")
+        bounds = "≥ 0" if highest == math.inf else f"from 0 to {highest:g}"
+        raise ArgumentError(f"--{name}: got {','.join(texts) or 'none'}; expected {what} {bounds}.")
     return values
 
 

@@ -1,185 +1,202 @@
-"""Tests of networks, side by side: noise, density, pixels, energy."""
+"""Tests of networks, a row for each network: noise, density, pixels, energy."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from tfgrad import data, evaluation, saliency, targets
+from tfgrad import data, evaluation, saliency
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation import Measurement
-from tfgrad.evaluation.map_tests import pixel_perturbation
 from tfgrad.evaluation.network_tests import density_ratios, noise_robustness
+from tfgrad.gradients import targets
 from tfgrad.internal.arguments import number
 
 from ..common import shared_flags
-from .networks import Subject
+from . import removal_flags
+from .networks import NetworkUnderTest
+from .report import Report, Rows
+from .suite import Networks, Suite
 
 FLAGS = flags.FLAGS
 BY_BASELINE = "pixels_of_baseline"
+REFERENCES = {"density": (1.0, "noise as likely as images")}
 # The papers' 15×15 corner of 32×32 pixels.
 CORNER = 15 / 32
 
 
-def define_flags():
-    """What these tests take."""
+def define_flags() -> None:
+    """Define the flags of these tests."""
     flags.DEFINE_list(
-        "noise_sigmas", list(map(str, noise_robustness.SIGMAS)), "Noise levels of noise."
+        "noise_sigmas",
+        list(map(str, noise_robustness.SIGMAS)),
+        "Standard deviations of the noise in the noise test.",
     )
-    flags.DEFINE_integer("repeats", 3, "Draws per image of noise.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 3, "Noise samples per image in the noise test.", lower_bound=1)
     flags.DEFINE_list(
-        "density_sigmas", [f"{s:.3g}" for s in density_ratios.SIGMAS], "Those of density."
+        "density_sigmas",
+        [f"{s:.3g}" for s in density_ratios.SIGMAS],
+        "Standard deviations of the noise in the density test.",
     )
     flags.DEFINE_integer(
         "draws",
         None,
-        "Draws per image of density, default: 1; of --methods: of weights in randomisation and of "
-        "signs in bias_sensitivity, averaged, default: 1 and 5.",
+        "Noise samples per image in the density test, default: 1; with --methods, samples to "
+        "average over, of weights in randomisation (default: 1) and of signs in bias_sensitivity "
+        "(default: 5).",
         lower_bound=1,
     )
     flags.DEFINE_string(
-        "target", "label", "Class of density and energy: label, predicted, a number."
+        "target", "label", "Class of density and energy: label, predicted, or a class's number."
     )
-    flags.DEFINE_string("method", "input_gradient", f"Maps: {', '.join(saliency.METHODS)}.")
-    flags.DEFINE_string("baseline", None, "Of --models: judged by everybody's maps too, in pixels.")
+    flags.DEFINE_string(
+        "method",
+        "input_gradient",
+        f"Saliency method that ranks pixels: {', '.join(saliency.METHODS)}.",
+    )
+    flags.DEFINE_string(
+        "baseline",
+        None,
+        "Network among --models that the pixels test also evaluates by the maps of all others.",
+    )
     flags.DEFINE_list(
-        "corner", None, "HEIGHT,WIDTH of energy's region; default: 15/32 of each side."
+        "corner", None, "HEIGHT,WIDTH of the energy test's region; default: 15/32 of each side."
     )
-    flags.DEFINE_float("temperature", 1e3, "The high one of energy.", lower_bound=0)
+    flags.DEFINE_float(
+        "temperature",
+        1e3,
+        "Softmax temperature of the energy test's high-temperature loss.",
+        lower_bound=0,
+    )
 
 
-# What is asked
+# What is checked before a test begins
 
 
-def check(tests, names):
-    """Refuse wrong flags before a test that reads them has begun.
+def check(tests: Sequence[str], names: Collection[str]) -> None:
+    """Check the flags before a test that reads them has begun.
 
     Args:
-        tests: of `TESTS`.
-        names: of the models.
+        tests: Names among `TESTS`.
+        names: Names of the networks.
     """
     if FLAGS.baseline is not None and FLAGS.baseline not in names:
         raise ArgumentError(
             f"--baseline: got {FLAGS.baseline!r}; expected one of {', '.join(names)}."
         )
     if FLAGS.baseline is not None and "pixels" not in tests:
-        raise ArgumentError("--baseline: belongs to --tests=pixels.")
+        raise ArgumentError(
+            f"--baseline: got {FLAGS.baseline!r} without the pixels test; try --tests=pixels."
+        )
     saliency.get(FLAGS.method)
     targets.validated(shared_flags.target(), allow_all=False)
-    numbers("noise_sigmas")
-    numbers("density_sigmas")
+    _sigmas("noise_sigmas")
+    _sigmas("density_sigmas")
     number("--temperature", FLAGS.temperature)
 
 
-def numbers(name, highest=math.inf):
-    """What a list flag holds: numbers from 0 up to the highest, at least one."""
-    values = shared_flags.numbers(name, float)
-    if not values or max(values) > highest:
-        bound = "up" if highest == math.inf else f"to {highest}"
-        raise ArgumentError(
-            f"--{name}: got {','.join(getattr(FLAGS, name)) or 'none'}; expected one or more "
-            f"numbers from 0 {bound}."
-        )
-    return values
-
-
-def check_images(tests, images):
-    """Refuse a region or a class that these images do not have."""
+def check_images(tests: Sequence[str], images: data.Dataset) -> None:
+    """Check that the images have the region and the class that flags name."""
     if "energy" in tests:
         _corner(images)
     target, classes = shared_flags.target(), len(images.classes)
     if isinstance(target, int) and target >= classes:
         raise ArgumentError(
-            f"--target: got class {target}; {images.name!r} has {classes}, so expected 0 to "
-            f"{classes - 1}."
+            f"--target: got class {target}; expected 0 to {classes - 1}, the classes of "
+            f"{images.name!r}."
         )
 
 
-def rehearse(tests, subject, images):
-    """See on one batch whether noise is large enough for its pixels, and whether maps exist."""
-    x, y = next(iter(subject.batches(images).batches))
-    if "density" in tests:
-        density_ratios.check_moves(min(numbers("density_sigmas")), x)
-    if "pixels" in tests:
-        subject.maps(x[:1], y[:1])
+def rehearse(tests: Sequence[str], networks: Networks, images: data.Dataset) -> None:
+    """Check on a first batch that noise changes the pixels, and that maps can be computed."""
+    for tested in networks.values():
+        x, y = next(iter(tested.batches(images).batches))
+        if "density" in tests:
+            density_ratios.check_moves(min(_sigmas("density_sigmas")), x)
+        if "pixels" in tests:
+            tested.maps(x[:1], y[:1])
 
 
-def _baseline(subjects):
-    """The network of --baseline, which must take the images that every other one takes."""
+def _sigmas(name: str) -> list[float]:
+    return shared_flags.numbers(name, float, empty=False)
+
+
+def _baseline(networks: Networks) -> NetworkUnderTest | None:
+    """The network of --baseline, whose images must be normalised as those of all others."""
     if FLAGS.baseline is None:
         return None
-    baseline = subjects[FLAGS.baseline]
-    for name, subject in subjects.items():
-        if not np.array_equal(subject.statistics, baseline.statistics):
+    baseline = networks[FLAGS.baseline]
+    for name, tested in networks.items():
+        if not np.array_equal(tested.statistics, baseline.statistics):
             raise ArgumentError(
-                f"--baseline: {FLAGS.baseline!r} and {name!r} take differently normalised images; "
-                "expected networks trained on the same ones."
+                f"--baseline: got {FLAGS.baseline!r}, whose images are normalised differently from "
+                f"those of {name!r}; expected networks trained on the same images."
             )
     return baseline
 
 
-def _corner(images):
+def _corner(images: data.Dataset) -> np.ndarray:
     """The region of energy, [height, width]."""
     height, width = images.image_shape[:2]
     asked = FLAGS.corner and shared_flags.numbers("corner", int)
-    asked = asked or (round(CORNER * height), round(CORNER * width))
+    asked = asked or [round(CORNER * height), round(CORNER * width)]
     mask = np.zeros((height, width))
     if len(asked) == 2:
         mask[: asked[0], : asked[1]] = 1
     if not 0 < mask.mean() < 1:
         raise ArgumentError(
             f"--corner: got {','.join(map(str, asked))}; expected HEIGHT,WIDTH of a part of the "
-            f"{height}×{width} images, e.g. {round(CORNER * height)},{round(CORNER * width)}."
+            f"{height}×{width} images; try {round(CORNER * height)},{round(CORNER * width)}."
         )
     return mask
 
 
-# The tests: (table, row, measurement)
+# The tests: each yields (table, row, measurement)
 
+Tested = NetworkUnderTest
 Found = Iterator[tuple[str, str, Measurement]]
 
 
-def _noise(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
-    levels = numbers("noise_sigmas")
+def _noise(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Found:
+    levels = _sigmas("noise_sigmas")
     found = evaluation.noise_robustness(
-        subject.network, subject.batches(images), levels, FLAGS.repeats, FLAGS.seed
+        tested.network, tested.batches(images), levels, FLAGS.repeats, FLAGS.seed
     )
-    yield "noise", subject.name, found
+    yield "noise", tested.name, found
 
 
-def _density(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
+def _density(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Found:
     found = evaluation.density_ratios(
-        subject.network,
-        subject.batches(images),
-        numbers("density_sigmas"),
+        tested.network,
+        tested.batches(images),
+        _sigmas("density_sigmas"),
         target=shared_flags.target(),
         draws=FLAGS.draws or 1,
         seed=FLAGS.seed,
     )
-    yield "density", subject.name, found
+    yield "density", tested.name, found
 
 
-def _pixels(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
-    judged = {"pixels": subject}
+def _pixels(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Found:
+    evaluated = {"pixels": tested}
     if baseline is not None:
-        judged[BY_BASELINE] = baseline
-    for table, one in judged.items():
+        evaluated[BY_BASELINE] = baseline
+    for table, one in evaluated.items():
         found = evaluation.pixel_perturbation(
             one.network,
             one.batches(images),
-            subject.maps,
-            numbers("fractions", highest=1),
+            tested.maps,
+            removal_flags.fractions(),
             remove=FLAGS.remove,
-            fill=pixel_perturbation.IMAGE_MEAN if FLAGS.fill is None else FLAGS.fill,
+            fill=removal_flags.fill(),
             score=FLAGS.score or "accuracy",
             seed=FLAGS.seed,
         )
-        yield table, subject.name, found
+        yield table, tested.name, found
 
 
-def _energy(subject: Subject, images: data.Dataset, baseline: Subject | None) -> Found:
+def _energy(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Found:
     asked: dict[str, dict[str, Any]] = {
         "logit": {},
         "loss": {"of": "loss"},
@@ -188,40 +205,60 @@ def _energy(subject: Subject, images: data.Dataset, baseline: Subject | None) ->
     mask = _corner(images)
     for what, options in asked.items():
         found = evaluation.energy_share(
-            subject.network,
-            subject.batches(images),
+            tested.network,
+            tested.batches(images),
             mask,
             target=shared_flags.target(),
             **options,
         )
-        yield "energy", f"{subject.name}, {what}", found
+        yield "energy", f"{tested.name}, {what}", found
 
 
-TESTS: dict[str, Callable[[Subject, data.Dataset, Subject | None], Found]] = {
+TESTS: dict[str, Callable[[Tested, data.Dataset, Tested | None], Found]] = {
     "noise": _noise,
     "density": _density,
     "pixels": _pixels,
     "energy": _energy,
 }
-DEFAULT = tuple(TESTS)
 
 
 # The result
 
 
-def run(tests, subjects, images):
-    """{table: {row: measurement}} of all that is asked."""
-    found: dict[str, dict[str, Measurement]] = {}
-    baseline = _baseline(subjects)
-    asked = [(test, subject) for test in tests for subject in subjects.values()]
-    for i, (test, subject) in enumerate(asked):
-        print(f"{i + 1} of {len(asked)}: {test} of {subject.name}", flush=True)
-        for table, row, measured in TESTS[test](subject, images, baseline):
-            found.setdefault(table, {})[row] = measured
-    return found
+def run(tests: Sequence[str], networks: Networks, images: data.Dataset) -> Report:
+    """Run the tests on all networks."""
+    tables: dict[str, dict[str, Measurement]] = {}
+    baseline = _baseline(networks)
+    pairs = [(test, tested) for test in tests for tested in networks.values()]
+    for i, (test, tested) in enumerate(pairs):
+        print(f"{i + 1} of {len(pairs)}: {test} of {tested.name}", flush=True)
+        for table, row, measured in TESTS[test](tested, images, baseline):
+            tables.setdefault(table, {})[row] = measured
+    content = {
+        test: {name: measured.to_json() for name, measured in rows.items()}
+        for test, rows in tables.items()
+    }
+    return Report(
+        tables=tables,
+        titles={test: _title(test, rows) for test, rows in tables.items()},
+        content={"tests": content},
+        references=REFERENCES,
+    )
 
 
-def title(test, rows):
-    """Of a table: the test's name, and whose predictions are judged where those are one model's."""
+def _title(test: str, rows: Rows) -> str:
+    """The test's name, and the baseline's where it is evaluated by the maps of others."""
     name = next(iter(rows.values())).name
     return f"{name} by other maps, of {FLAGS.baseline}" if test == BY_BASELINE else name
+
+
+SUITE = Suite(
+    tests=tuple(TESTS),
+    default=tuple(TESTS),
+    files=(f"{BY_BASELINE}.png", f"{BY_BASELINE}.csv"),
+    choose="networks; try without --methods",
+    check=check,
+    check_images=check_images,
+    rehearse=rehearse,
+    run=run,
+)

@@ -1,4 +1,4 @@
-"""Networks under test, and the images they are tested on, as flags name them."""
+"""The networks that are tested and the images they are tested on, as flags name them."""
 
 import dataclasses
 import functools
@@ -20,26 +20,32 @@ from ..common.progress import Progress
 FLAGS = flags.FLAGS
 
 
-def define_flags():
-    """Which networks and images."""
-    flags.DEFINE_list("models", [], "NAME=PATH,…: directories of runs, or .keras files.")
-    shared_flags.define_dataset()
-    flags.DEFINE_string("split", "test", "Split or slice to test on.")
-    flags.DEFINE_integer("count", None, "Only the first so many images of it.", lower_bound=1)
-    flags.DEFINE_bool(
-        "normalize", False, "Where no record tells: normalise by --train_split's statistics."
+def define_flags() -> None:
+    """Define which networks and images."""
+    flags.DEFINE_list(
+        "models", [], "NAME=PATH,…, where PATH is the work directory of a run, or a .keras file."
     )
-    flags.DEFINE_string("train_split", "train", "Of --normalize.")
-    flags.DEFINE_integer("batch_size", 256, "Images at a time: bounds memory.", lower_bound=1)
+    shared_flags.define_dataset()
+    flags.DEFINE_string("split", "test", "Split or slice of --dataset to test on.")
+    flags.DEFINE_integer("count", None, "Test only on this many images, the first.", lower_bound=1)
+    flags.DEFINE_bool(
+        "normalize",
+        False,
+        "Normalise by the statistics of --train_split where no record beside a network tells how.",
+    )
+    flags.DEFINE_string("train_split", "train", "Split whose statistics --normalize takes.")
+    flags.DEFINE_integer(
+        "batch_size", 256, "Images per batch; a smaller one needs less memory.", lower_bound=1
+    )
 
 
-def paths():
+def paths() -> dict[str, str]:
     """{name: path} of --models."""
     pairs = [text.partition("=") for text in FLAGS.models]
     names = [name for name, _, _ in pairs]
     if not pairs or not all(name and path for name, _, path in pairs):
         raise ArgumentError(
-            f"--models: got {','.join(FLAGS.models) or 'none'}; expected NAME=PATH,…, such as "
+            f"--models: got {','.join(FLAGS.models) or 'none'}; expected NAME=PATH,…; try "
             "plain=runs/plain,score=runs/score."
         )
     if len(set(names)) < len(names):
@@ -47,8 +53,8 @@ def paths():
     return {name: path for name, _, path in pairs}
 
 
-def images():
-    """The images to test on: the first --count of --split."""
+def images() -> data.Dataset:
+    """The images to test on, the first --count of --split."""
     whole = FLAGS.count is None or "[" in FLAGS.split
     found = _load(FLAGS.split if whole else f"{FLAGS.split}[:{FLAGS.count}]")
     return dataclasses.replace(
@@ -56,19 +62,19 @@ def images():
     )
 
 
-def _load(split):
+def _load(split: str) -> data.Dataset:
     size = shared_flags.image_size()
     return data.load(FLAGS.dataset, split, FLAGS.data_dir, FLAGS.download, size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A network under test.
+class NetworkUnderTest:
+    """A network that is tested.
 
     Attributes:
-        name: in tables.
-        network: images to logits.
-        statistics: (mean, std) of the channels its images are normalised by, or None.
+        name: Name in tables.
+        network: Network from normalised images to logits.
+        statistics: (mean, std) of the channels that normalise its images, or None.
     """
 
     name: str
@@ -77,27 +83,27 @@ class Subject:
 
     @functools.cached_property
     def maps(self) -> Any:
-        """What ranks pixels by this network: --method."""
+        """The method of --method on this network, which ranks pixels."""
         return saliency.get(FLAGS.method)(self.network)
 
     @property
     def black(self) -> Any:
-        """The value of a pixel that was 0, one for each channel where images are normalised."""
+        """The value of a black pixel, one for each channel where images are normalised."""
         if self.statistics is None:
             return 0.0
         mean, std = self.statistics
         return -np.asarray(mean) / np.asarray(std)
 
     def batches(self, images: data.Dataset) -> Any:
-        """Images as this network takes them, with labels."""
+        """Batches of normalised images and labels, which print their progress."""
         stream = data.pipeline(images, FLAGS.batch_size, training=False, normalize=self.statistics)
         return _Watched(stream, len(images))
 
 
 class _Watched:
-    """A stream of batches that says how far it has been read, and how long the rest will take."""
+    """Batches that print how many images have been read, and the time left."""
 
-    def __init__(self, batches: tf.data.Dataset, count: int):
+    def __init__(self, batches: tf.data.Dataset, count: int) -> None:
         self.batches, self.count = batches, count
 
     def __iter__(self) -> Iterator[Any]:
@@ -108,11 +114,16 @@ class _Watched:
             clock.done(done)
 
 
-def load(name, path, images):
-    """The network of a path, which has to take such images.
+def load(name: str, path: str, images: data.Dataset) -> NetworkUnderTest:
+    """Load a network and check that it takes these images.
+
+    Args:
+        name: Name in tables.
+        path: Work directory of a run, or a .keras file.
+        images: Images to test on.
 
     Raises:
-        ModelError: it does not, or returns no logits of their classes.
+        ModelError: The network takes other images, or does not return logits of their classes.
     """
     learned = trained_networks.Learned(path)
     network = learned.network
@@ -121,17 +132,17 @@ def load(name, path, images):
     given, expected = network.input_shape, (None, *images.image_shape)
     if not isinstance(given, tuple) or not tf.TensorShape(given).is_compatible_with(expected):
         raise ModelError(
-            f"--models: {name!r} takes inputs {given}; the images of {images.name!r} are "
-            f"{expected}. Try --image_size, or another --dataset."
+            f"--models: got {name!r}, which takes inputs {given}; expected {expected}, the images "
+            f"of {images.name!r}; try --image_size, or another --dataset."
         )
     if network.output_shape != (None, len(images.classes)):
         raise ModelError(
-            f"--models: {name!r} returns {network.output_shape}; {images.name!r} has "
-            f"{len(images.classes)} classes, so expected logits (None, {len(images.classes)})."
+            f"--models: got {name!r}, which returns {network.output_shape}; expected logits (None, "
+            f"{len(images.classes)}), one for each class of {images.name!r}."
         )
     known = "normalize" in learned.record
     statistics = None
     if known or FLAGS.normalize:
         statistics = learned.statistics(images if known else _load(FLAGS.train_split))
     print(f"{name}: {learned}", flush=True)
-    return Subject(name, network, statistics)
+    return NetworkUnderTest(name, network, statistics)

@@ -1,17 +1,67 @@
-"""How the measurements of several models are shown: a table, records, curves."""
+"""The files of an evaluation: tables, records and curves."""
 
 import csv
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from tfgrad import figures
 from tfgrad.evaluation import Measurement
+from tfgrad.internal import files
 
 Rows = Mapping[str, Measurement]
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a suite has measured.
+
+    Attributes:
+        tables: {test: {name of a row: measurement}}.
+        titles: {test: title of its table}.
+        content: What results.json holds beside flags and versions.
+        summaries: Tables that come first in tables.md.
+        row: Heading of the rows in CSV files.
+        references: {test: (value, meaning) of a horizontal line in its figure}.
+        write_more: Writes further files into a directory.
+    """
+
+    tables: Mapping[str, Rows]
+    titles: Mapping[str, str]
+    content: Mapping[str, Any]
+    summaries: Sequence[str] = ()
+    row: str = "model"
+    references: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
+    write_more: Callable[[str], None] = lambda directory: None
+
+
+def write(directory: str, report: Report, head: Mapping[str, Any]) -> str:
+    """Write all files of a report.
+
+    Args:
+        directory: Directory to write into.
+        report: What was measured.
+        head: What results.json holds first.
+
+    Returns:
+        The content of tables.md.
+    """
+    report.write_more(directory)
+    tables = [text(report.titles[test], rows) for test, rows in report.tables.items()]
+    page = "\n\n".join([*report.summaries, *tables])
+    files.write_text(os.path.join(directory, "tables.md"), page + "\n")
+    for test, rows in report.tables.items():
+        path = os.path.join(directory, test)
+        write_rows(f"{path}.csv", rows, report.row)
+        draw(f"{path}.png", report.titles[test], rows, report.references.get(test))
+    files.write_json(os.path.join(directory, "results.json"), {**head, **report.content})
+    return page
+
+
 def text(title: str, rows: Rows) -> str:
-    """The table in markdown, under a line that says what its numbers are."""
+    """The table in Markdown, under a line that says what its numbers are."""
     first = next(iter(rows.values()))
     unit = " (%)" if first.percent else ""
     over = first.over if len({row.over for row in rows.values()}) == 1 else "what each row says"
@@ -20,7 +70,13 @@ def text(title: str, rows: Rows) -> str:
 
 
 def write_rows(path: str, rows: Rows, row: str = "model") -> None:
-    """A CSV file with a line for each row (a model, or as it is called) and point, all columns."""
+    """Write a CSV file with a line for each row and point, and all columns.
+
+    Args:
+        path: CSV file to write.
+        rows: {name of a row: measurement}.
+        row: Heading of the rows' names.
+    """
     records = [
         {row: name, **record} for name, measured in rows.items() for record in measured.rows()
     ]
@@ -31,13 +87,13 @@ def write_rows(path: str, rows: Rows, row: str = "model") -> None:
 
 
 def draw(path: str, title: str, rows: Rows, reference: tuple[float, str] | None = None) -> None:
-    """A curve for each model, of the points that are finite; single numbers have no figure.
+    """Draw a curve for each row, through its finite points; single numbers have no figure.
 
     Args:
-        path: of the PNG file.
-        title: of the figure.
-        rows: a model's name to its measurement.
-        reference: a horizontal line and what it stands for.
+        path: PNG file to write.
+        title: Title of the figure.
+        rows: {name of a row: measurement}.
+        reference: (value, meaning) of a horizontal line.
     """
     first = next(iter(rows.values()))
     curves = {
@@ -61,5 +117,5 @@ def draw(path: str, title: str, rows: Rows, reference: tuple[float, str] | None 
 
 
 def _spans(values: Sequence[float]) -> bool:
-    """Whether numbers span so much that a logarithmic axis shows them better."""
+    """Whether the numbers span two orders of magnitude, so that a logarithmic axis is better."""
     return min(values) > 0 and max(values) >= 100 * min(values)

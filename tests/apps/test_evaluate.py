@@ -10,7 +10,7 @@ import pytest
 
 import tfgrad
 from apps.evaluate import __main__ as evaluate
-from apps.evaluate import report
+from apps.evaluate import network_tests, report
 from tests.helpers.app_run import in_process
 from tfgrad import data, evaluation
 from tfgrad.evaluation import Measurement
@@ -185,7 +185,7 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
         "a": Measurement(values=(1.0, np.inf), deviations=(0.5, np.inf), **kind),
         "b": Measurement(values=(np.inf, np.inf), deviations=(np.inf, np.inf), **kind),
     }
-    report.draw("", "title", rows, evaluate.REFERENCES["density"])
+    report.draw("", "title", rows, network_tests.REFERENCES["density"])
     report.draw("", "title", {"b": rows["b"]})
     ((curves, options),) = drawn
     assert curves == {"a": {0.1: (1.0, 0.5)}}
@@ -205,7 +205,7 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
         (
             ("--models=a={}/bare.keras", "--baseline=a", "--tests=noise"),
             64,
-            "--baseline: belongs to --tests=pixels",
+            "--baseline: got 'a' without the pixels test; try --tests=pixels",
         ),
         (("--models=a={}/bare.keras", "--method=gradcamm"), 64, "did you mean 'gradcam'?"),
         (("--models=a={}/bare.keras", "--noise_sigmas=much"), 64, "--noise_sigmas: got much"),
@@ -223,7 +223,7 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
         (
             ("--models=a={}/bare.keras", "--target=10"),
             64,
-            "--target: got class 10; 'digits' has 10, so expected 0 to 9",
+            "--target: got class 10; expected 0 to 9, the classes of 'digits'",
         ),
         (("--models=a={}/bare.keras", "--temperature=0"), 64, "--temperature: got 0.0; expected"),
         (("--models=a={}/bare.keras", "--temperature=inf"), 64, "--temperature: got inf; expect"),
@@ -247,13 +247,19 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
         (
             ("--models=a={}/large.keras",),
             65,
-            "'a' takes inputs (None, 9, 9, 1); the images of 'digits' are (None, 8, 8, 1)",
+            "got 'a', which takes inputs (None, 9, 9, 1); expected (None, 8, 8, 1), the images of "
+            "'digits'",
         ),
-        (("--models=a={}/three.keras",), 65, "'a' returns (None, 3); 'digits' has 10 classes"),
+        (
+            ("--models=a={}/three.keras",),
+            65,
+            "got 'a', which returns (None, 3); expected logits (None, 10), one for each class of "
+            "'digits'",
+        ),
         (
             ("--models=a={0}/bare.keras,b={0}/run", "--baseline=a", "--tests=pixels"),
             64,
-            "--baseline: 'a' and 'b' take differently normalised images",
+            "--baseline: got 'a', whose images are normalised differently from those of 'b'",
         ),
     ],
 )

@@ -130,16 +130,21 @@ def test_a_result_of_networks_is_replaced_by_one_of_maps(app, models, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--methods=",), 64, "--methods: got none; name some"),
+        (("--methods=",), 64, "--methods: got none; expected one or more"),
         (("--methods=gradcamm",), 64, "did you mean 'gradcam'?"),
-        (("--methods=fullgrad", "--tests=noise"), 64, "'noise' is a test of networks: drop"),
+        (("--methods=fullgrad", "--tests=noise"), 64, "'noise' is a test of networks; try without"),
         (
             ("--methods=fullgrad", "--tests=roar"),
             64,
             "--tests: got 'roar'; expected some of pixels",
         ),
-        (("--tests=class_flip",), 64, "'class_flip' is a test of maps: add --methods"),
-        (("--methods=fullgrad", "--baseline=a"), 64, "--baseline: belongs to tests of networks"),
+        (("--tests=class_flip",), 64, "'class_flip' is a test of maps; try with --methods"),
+        (
+            ("--methods=fullgrad", "--baseline=a"),
+            64,
+            "--baseline: got 'a' with --methods; expected one of the two, because it belongs to "
+            "tests of networks",
+        ),
         (("--methods=fullgrad", "--fractions=2"), 64, "--fractions: got 2; expected one or more"),
         (("--methods=fullgrad", "--fill=inf"), 64, "--fill: got inf; expected a finite number"),
         (
@@ -150,12 +155,13 @@ def test_a_result_of_networks_is_replaced_by_one_of_maps(app, models, tmp_path):
         (
             ("--methods=fullgrad", "--tests=class_flip", "--from=12"),
             64,
-            "--from: got class 12; the 40 images of 'digits' are of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]",
+            "--from: got class 12; expected one of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], the classes of "
+            "the 40 images of 'digits'",
         ),
         (
             ("--methods=fullgrad", "--tests=class_flip", "--to=10"),
             64,
-            "--to: got class 10; 'digits' has 10, so expected 0 to 9",
+            "--to: got class 10; expected 0 to 9, the classes of 'digits'",
         ),
         (
             ("--methods=gradcam", "--tests=completeness"),

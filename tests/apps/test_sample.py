@@ -117,7 +117,7 @@ def test_langevin_of_images_of_any_size(app, tmp_path):
         (("--model=nowhere",), 65, "--model: 'nowhere' does not exist"),
         (("--judge=nowhere",), 65, "--judge: 'nowhere' does not exist"),
         (("--classes=10",), 64, "--classes: got 10; the model has classes 0 to 9"),
-        (("--classes=cat",), 64, "--classes: got cat; expected whole numbers from 0 up"),
+        (("--classes=cat",), 64, "--classes: got cat; expected integers ≥ 0"),
         (("--start=data",), 64, "--dataset, --start=data: give both or none"),
         (("--dataset=digits",), 64, "--dataset, --start=data: give both or none"),
         (
