@@ -1,18 +1,18 @@
-"""Networks whose gradients say whatever one likes, and whose predictions do not change.
+"""Models with arbitrary logit-gradients and unchanged predictions.
 
-Exact constructions (thesis §5.2, §5.7) around a trained network, with no training at all:
+Exact constructions (thesis §5.2, §5.7) around a trained network, without further training:
 
     mask = tfgrad.penalties.fooling.corner(32, 32, side=15)
     fooled = tfgrad.fooling.shared_shift(network, tfgrad.fooling.Picture(mask, scale=10.0))
     fooled.save("fooled.keras")
 
-| construction      | what is added                         | what moves                          |
-|-------------------|---------------------------------------|-------------------------------------|
-| `shared_shift`    | g(x) to every logit                   | logit-gradients, by ∇g; no loss     |
-| `per_class_shift` | g_i(x) to f_i, abs(g_i − g_j) ≤ ε     | losses by ε, their gradients freely |
-| `rippled`         | ε sin(m·1ᵀx) to a loss                | the loss by ε, its gradient by mεD  |
+| construction      | what is added                       | what changes                            |
+|-------------------|-------------------------------------|-----------------------------------------|
+| `shared_shift`    | g(x) to every logit                 | logit-gradients, by ∇g; no loss         |
+| `per_class_shift` | g_i(x) to f_i, abs(g_i − g_j) ≤ ε   | losses by ≤ ε, their gradients freely   |
+| `rippled`         | ε sin(m·1ᵀx) to a loss              | the loss by ≤ ε, its gradient by ≤ mεD  |
 
-Fine-tuning that does the same to the network's own weights is `tfgrad.penalties.SaliencyFooling`.
+`tfgrad.penalties.SaliencyFooling` fine-tunes the network's own weights to the same effect.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from keras import ops
 
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients.model_checks import check_logits
+from tfgrad.internal.arguments import number
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
 
@@ -35,16 +36,16 @@ class Picture(keras.layers.Layer):
     """A linear form whose gradient is a picture: g_k(x) = scale_k Σ pattern ⊙ x.
 
     Args:
-        pattern: [height, width] for all channels alike, the shape of one image, or a number: 1
-            makes g(x) = scale 1ᵀx.
-        scale: a number, for one output; or one for each of K outputs.
-        **kwargs: as for every Keras layer. Computes in `keras.config.floatx()`, whatever the dtype
-            policy: half precision would round large values to integers.
+        pattern: Array [height, width], used for every channel, an array of the shape of one image,
+            or a number: 1 gives g(x) = scale 1ᵀx.
+        scale: A number, for one output, or one number for each of K outputs.
+        **kwargs: Arguments of every Keras layer. The layer computes in `keras.config.floatx()`
+            whatever the dtype policy, as half precision would round large values to integers.
 
     Shape: images [batch, height, width, channels] to [batch, K], K = 1 for a single scale.
 
     Raises:
-        ArgumentError: a value is not finite, or the pattern does not fit the images.
+        ArgumentError: A value is not finite, or the pattern does not fit the images.
     """
 
     def __init__(self, pattern: Any, scale: Any = 1.0, **kwargs: Any) -> None:
@@ -53,7 +54,7 @@ class Picture(keras.layers.Layer):
         self.scale = _finite("scale", scale, ranks=(0, 1))
 
     def build(self, input_shape: Any) -> None:
-        """Check the pattern against the images."""
+        """Check the pattern against the shape of the images."""
         self._laid_out(tuple(input_shape)[1:])
         super().build(input_shape)
 
@@ -61,7 +62,7 @@ class Picture(keras.layers.Layer):
         """scale Σ pattern ⊙ x of each example, [batch, K]."""
         pattern = ops.convert_to_tensor(self._laid_out(inputs.shape[1:]), self.compute_dtype)
         scale = ops.convert_to_tensor(np.atleast_1d(self.scale), self.compute_dtype)
-        # Keras casts float inputs alone.
+        # Keras casts float inputs only.
         pixels = ops.cast(inputs, self.compute_dtype)
         products = ops.sum(pixels * pattern, axis=tuple(range(1, len(inputs.shape))))
         return ops.expand_dims(products, -1) * scale
@@ -71,12 +72,16 @@ class Picture(keras.layers.Layer):
         return (input_shape[0], self.scale.size)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, arrays as nested lists."""
+        """The constructor's arguments, with arrays as nested lists."""
         numbers = {"pattern": self.pattern.tolist(), "scale": self.scale.tolist()}
         return {**super().get_config(), **numbers}
 
     def _laid_out(self, shape: tuple[int | None, ...]) -> np.ndarray:
-        """The pattern with as many axes as an image."""
+        """The pattern with as many axes as an image.
+
+        Raises:
+            ArgumentError: It does not fit images of this shape.
+        """
         pattern = self.pattern
         if pattern.ndim == 2 and len(shape) == 3:
             first = keras.config.image_data_format() == "channels_first"
@@ -93,16 +98,16 @@ class Picture(keras.layers.Layer):
 
 @_serializable
 class Ripple(keras.layers.Layer):
-    """amplitude · sin(z): small values whatever z, and steep ones where z is steep.
+    """amplitude · sin(z): bounded values, with a gradient as steep as that of z.
 
     Args:
-        amplitude: a finite number from 0 up.
-        **kwargs: as for every Keras layer; the dtype as of `Picture`.
+        amplitude: Finite number ≥ 0.
+        **kwargs: Arguments of every Keras layer; the dtype is chosen as in `Picture`.
 
-    Input and output shape: any, the same.
+    Shape: any; the output's is the input's.
 
     Raises:
-        ArgumentError: the amplitude is no such number.
+        ArgumentError: The amplitude is not a finite number ≥ 0.
     """
 
     def __init__(self, amplitude: float, **kwargs: Any) -> None:
@@ -125,24 +130,24 @@ class Ripple(keras.layers.Layer):
 def shared_shift(network: keras.Model, g: Any) -> keras.Model:
     """Add one function of the image to all logits: f̃_i(x) = f_i(x) + g(x).
 
-    Predictions, probabilities, losses and loss-gradients stay, as softmax does not see g;
-    logit-gradients become ∇f_i + ∇g, which can be any field. A difference of two logits stays too.
+    Predictions, probabilities, losses, loss-gradients and differences of two logits do not change,
+    as softmax is invariant to g; logit-gradients become ∇f_i + ∇g, which can be any field.
 
     In floating point a logit is rounded to ε_mach abs(f_i + g), ε_mach = 6e-8 in float32, and so
-    is the loss; a loss-gradient is off by about ε_mach ‖∇g‖. Keep abs(g) below 1e3 for losses right
-    to 1e-4, or use float64. A confident example's loss-gradient is tiny: there the error is small
-    beside the logit-gradients, not beside it.
+    is the loss; a loss-gradient has an error of about ε_mach ‖∇g‖. Keep abs(g) below 1e3 for losses
+    correct to 1e-4, or use float64. The loss-gradient of a confident example is tiny: there the
+    error is small relative to the logit-gradients, but not relative to the loss-gradient.
 
     Args:
-        network: a functional or Sequential model from one image to logits [batch, classes].
-        g: a Keras layer or model from the same images to [batch, 1], for instance a `Picture`.
+        network: A functional or Sequential model from one image to logits [batch, classes].
+        g: A Keras layer or model from the same images to [batch, 1], for instance a `Picture`.
 
     Returns:
-        A functional model from images to logits, which holds the network and shares its weights.
+        A functional model from images to logits, which contains the network and shares its weights.
 
     Raises:
-        ArgumentError: the network has no known input, or g is no such layer.
-        ModelError: the network returns probabilities, or no logits [batch, classes].
+        ArgumentError: The network has no known input, or g is not such a layer.
+        ModelError: The network returns probabilities, or no logits [batch, classes].
 
     Source: thesis §5.2, §5.7.
     """
@@ -151,34 +156,34 @@ def shared_shift(network: keras.Model, g: Any) -> keras.Model:
 
 
 def per_class_shift(network: keras.Model, phases: Any, epsilon: float) -> keras.Model:
-    """Add a small function of its own to each logit: f̃_i = f_i + g_i, g_i = ½ε sin(phases_i(x)).
+    """Add a different small function to each logit: f̃_i = f_i + g_i, g_i = ½ε sin(phases_i(x)).
 
-    Whatever the phases are, abs(g_i − g_j) ≤ ε. With p the softmax of f, the loss of class i moves
-    by log Σ_j p_j exp(g_j − g_i), so that exactly, with no O(ε²),
+    For any phases, abs(g_i − g_j) ≤ ε. With p the softmax of f, the loss of class i changes by
+    log Σ_j p_j exp(g_j − g_i), so that exactly, without an O(ε²),
 
         abs(ℓ̃_i − ℓ_i) ≤ log(p_i + (1 − p_i) exp ε) ≤ ε,
 
-    and its gradient, with p̃ the softmax of f̃, by
+    and its gradient, with p̃ the softmax of f̃, changes by
 
         Σ_j p̃_j (∇g_j − ∇g_i) + Σ_j (p̃_j − p_j) ∇f_j,
 
-    the first sum without bound where phases are steep. Both carry the factor 1 − p̃_i or p̃ − p: a
-    class of low probability moves most, a confident one hardly. The predicted class can change only
-    where the largest two logits differ by less than ε.
+    where the first sum is unbounded as the phases get steeper. Both have the factor 1 − p̃_i or
+    p̃ − p: the loss of a class of low probability changes most, that of a confident one hardly. The
+    predicted class can change only where the largest two logits differ by less than ε.
 
     Args:
-        network: as for `shared_shift`.
-        phases: a Keras layer or model from the same images to [batch, classes], in radians, for
-            instance `Picture(pattern, scale=[m_1, …, m_K])`; its gradient is what loss-gradients
-            will show. Phases that are all alike are a shared shift, which moves no loss.
-        epsilon: ε, from 0 up.
+        network: See `shared_shift`.
+        phases: A Keras layer or model from the same images to [batch, classes], in radians, for
+            instance `Picture(pattern, scale=[m_1, …, m_K])`; loss-gradients will show its gradient.
+            Equal phases are a shared shift, which changes no loss.
+        epsilon: ε ≥ 0.
 
     Returns:
-        A functional model from images to logits, which holds the network and shares its weights.
+        A functional model from images to logits, which contains the network and shares its weights.
 
     Raises:
-        ArgumentError: the network has no known input, or `phases` is no such layer.
-        ModelError: the network returns probabilities, or no logits [batch, classes].
+        ArgumentError: The network has no known input, or `phases` is not such a layer.
+        ModelError: The network returns probabilities, or no logits [batch, classes].
 
     Source: Srinivas and Fleuret's preprint, §2.1 and its supplement, where the bound has an O(ε²).
     """
@@ -189,23 +194,23 @@ def per_class_shift(network: keras.Model, phases: Any, epsilon: float) -> keras.
 
 
 def rippled(loss: Any, x: Any, epsilon: float, frequency: float) -> Any:
-    """ℓ̃ = ℓ + ε sin(m·1ᵀx): a loss that hardly moves, with a gradient that does.
+    """ℓ̃ = ℓ + ε sin(m·1ᵀx): a loss that hardly changes, with a gradient that does.
 
     abs(ℓ̃ − ℓ) ≤ ε, and ‖∇x ℓ̃ − ∇x ℓ‖₁ = m ε D abs(cos(m·1ᵀx)) ≤ m ε D for x of D entries. The phase
-    is computed in float64: sine and cosine of a large one show its rounding.
+    is computed in float64, as sine and cosine of a large phase amplify its rounding.
 
     Args:
-        loss: ℓ, one float for each example, [batch].
-        x: the float images it is a function of, [batch, …].
-        epsilon: ε, from 0 up.
-        frequency: m, from 0 up.
+        loss: The loss ℓ of each example, float [batch].
+        x: The float images of which it is a function, [batch, …].
+        epsilon: ε ≥ 0.
+        frequency: m ≥ 0.
 
     Returns:
-        [batch], typed like the loss.
+        The loss ℓ̃, [batch], in the dtype of `loss`.
 
     Raises:
-        ArgumentError: a number is not finite, or below 0; loss or images are no floats, or are not
-            as many as each other.
+        ArgumentError: A number is not finite or is below 0; loss or images are not floats, or
+            their batch sizes differ.
 
     Source: thesis §5.7.1.
     """
@@ -214,18 +219,23 @@ def rippled(loss: Any, x: Any, epsilon: float, frequency: float) -> Any:
     if loss.shape.rank == 0 or not loss.shape.is_compatible_with(x.shape[:1]):
         raise ArgumentError(
             f"loss: got shape {loss.shape} for x of shape {x.shape}; expected one number for each "
-            "example, [batch]. Ask a Keras loss for reduction=None."
+            "example, [batch]; try reduction=None of a Keras loss."
         )
     phase = frequency * tf.reduce_sum(tf.cast(x, tf.float64), axis=tf.range(1, tf.rank(x)))
     return loss + tf.cast(epsilon * tf.sin(phase), loss.dtype)
 
 
-def _traced(network):
-    """(the symbolic image, its logits) of a network that can be fooled."""
+def _traced(network: Any) -> tuple[Any, Any]:
+    """The symbolic image and its logits.
+
+    Raises:
+        ArgumentError: The network is not a functional or Sequential model with one input.
+        ModelError: The network returns probabilities, or no logits [batch, classes].
+    """
     inputs = getattr(network, "inputs", None)
     if not isinstance(network, keras.Model) or not inputs or len(inputs) != 1:
         raise ArgumentError(
-            f"network: got {getattr(network, 'name', type(network).__name__)!r}, expected a "
+            f"network: got {getattr(network, 'name', type(network).__name__)!r}; expected a "
             "functional or Sequential model with one input. Of a PenalizedModel give its .network."
         )
     x = keras.Input(batch_shape=inputs[0].shape, dtype=inputs[0].dtype, name="image")
@@ -233,41 +243,51 @@ def _traced(network):
     if not isinstance(logits, keras.KerasTensor) or len(logits.shape) != 2:
         raise ModelError(
             f"network {network.name!r}: got outputs {network.output_shape}; expected logits "
-            "[batch, classes]. tfgrad.models.one_head keeps one of several."
+            "[batch, classes]; try tfgrad.models.one_head, which keeps one of several."
         )
     check_logits(network, tf.TensorSpec(x.shape, x.dtype))
     return x, logits
 
 
-def _called(name, layer, x, outputs):
-    """What a layer makes of the image, [batch, outputs]."""
+def _called(name: str, layer: Any, x: Any, outputs: int) -> Any:
+    """The layer's output for the symbolic image, [batch, outputs].
+
+    Raises:
+        ArgumentError: The argument `name` is not a layer, or returns another shape.
+    """
     if not isinstance(layer, keras.layers.Layer):
         raise ArgumentError(
             f"{name}: got a {type(layer).__name__}; expected a Keras layer or model from images "
-            f"to [batch, {outputs}], e.g. tfgrad.fooling.Picture."
+            f"to [batch, {outputs}]; try tfgrad.fooling.Picture."
         )
     y = layer(x)
     if tuple(y.shape[1:]) != (outputs,):
         raise ArgumentError(
-            f"{name}: {layer.name!r} returns {tuple(y.shape)} for {x.shape}; expected "
+            f"{name}: got {layer.name!r}, which returns {tuple(y.shape)} for {x.shape}; expected "
             f"{(None, outputs)}."
         )
     return y
 
 
-def _shifted(network, x, logits, shift, suffix):
+def _shifted(network: keras.Model, x: Any, logits: Any, shift: Any, suffix: str) -> keras.Model:
+    """The model that returns logits + shift, in float32 or wider."""
     dtype = keras.backend.result_type(logits.dtype, "float32")
     total = keras.layers.Add(dtype=dtype, name="shifted_logits")([logits, shift])
     return keras.Model(x, total, name=f"{network.name}_{suffix}")
 
 
-def _finite(name, values, ranks):
-    """A float64 array of one of these ranks, or an ArgumentError."""
+def _finite(name: str, values: Any, ranks: tuple[int, ...]) -> np.ndarray:
+    """A finite float64 array of one of these ranks.
+
+    Raises:
+        ArgumentError: The argument `name` is not.
+    """
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            f"{name}: got {type(values).__name__} that is no array ({error}); expected numbers."
+            f"{name}: got {type(values).__name__} that is no array ({error}); expected finite "
+            f"numbers of rank {' or '.join(map(str, ranks))}."
         ) from error
     if array.ndim not in ranks or not array.size or not np.isfinite(array).all():
         raise ArgumentError(
@@ -277,20 +297,25 @@ def _finite(name, values, ranks):
     return array
 
 
-def _floats(name, values):
-    """A tensor of floats, or an ArgumentError."""
+def _floats(name: str, values: Any) -> tf.Tensor:
+    """A tensor of floats.
+
+    Raises:
+        ArgumentError: The argument `name` is of another dtype.
+    """
     tensor = tf.convert_to_tensor(values)
     if not tensor.dtype.is_floating:
         raise ArgumentError(
-            f"{name}: got {tensor.dtype.name}, which has no gradient; expected floats. Try "
+            f"{name}: got {tensor.dtype.name}, which has no gradient; expected floats; try "
             f"tf.cast({name}, tf.float32)."
         )
     return tensor
 
 
-def _size(name, value):
-    """The float, or an ArgumentError."""
-    array = _finite(name, value, ranks=(0,))
-    if array < 0:
-        raise ArgumentError(f"{name}: got {value!r}; expected a number from 0 up.")
-    return float(array)
+def _size(name: str, value: Any) -> float:
+    """A finite number ≥ 0, also out of an array or tensor of rank 0.
+
+    Raises:
+        ArgumentError: The argument `name` is not.
+    """
+    return number(name, _finite(name, value, ranks=(0,)).item(), zero=True)

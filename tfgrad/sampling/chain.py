@@ -189,6 +189,6 @@ def _check_finite(
         return
     step = first + (norms.shape[1] if fine.all() else int(fine.argmin()))
     raise NonFiniteError(
-        f"step_size: got {step_size:g}; expected finite iterates, but at step {step} an image, its "
-        "score or its gradient is NaN or infinite; try a smaller step_size, or bounds=(0.0, 1.0)."
+        f"step_size: got {step_size:g}; at step {step} an image, its score or its gradient is NaN "
+        "or infinite; expected finite ones; try a smaller step_size, or bounds=(0.0, 1.0)."
     )
