@@ -8,18 +8,26 @@ import numpy as np
 import pytest
 
 from apps.reproduce import __main__ as reproduce
-from apps.reproduce import examination, papers
+from apps.reproduce import papers
 from apps.reproduce.results import tables
-from apps.reproduce.runners import examinations, networks, students
-from apps.reproduce.schema import ACCURACY_COLUMN, FULL, Metric, Subject, Term, Training
+from apps.reproduce.runners import examinations, network_training
+from apps.reproduce.runners.bench import Bench, Options
+from apps.reproduce.schema import (
+    ACCURACY_COLUMN,
+    FULL,
+    Examination,
+    Examined,
+    ExaminedNetwork,
+    Metric,
+    Term,
+    Training,
+)
 from tfgrad import data
 from tfgrad.penalties import AntiScoreMatching
 from tfgrad.penalties.fooling import corner
 
 DECLARED = [
-    name
-    for name in papers.DECLARED
-    if isinstance(papers.declared(name, "small"), examination.Examination)
+    name for name in papers.DECLARED if isinstance(papers.declared(name, "small"), Examination)
 ]
 SHORT = Training(epochs=2, drops=(1,), batch_size=64, augment="flip")
 CORNER = corner(8, 8, side=3).tolist()
@@ -35,14 +43,14 @@ def subject(label, *terms, **changes):
         "activation": "softplus",
         "normalize": False,
     }
-    return Subject(label=label, terms=terms, **(settings | changes))
+    return ExaminedNetwork(label=label, terms=terms, **(settings | changes))
 
 
 def tiny(**changes):
     plain = subject("plain", keep=(1,))
     rows = (
-        examination.Examined("plain", plain),
-        examination.Examined(
+        Examined("plain", plain),
+        Examined(
             "score matching",
             subject("score", Term("ScoreMatching", 1e-4, {"stability": 1e-3})),
             paper={"gan_test": {FULL: (72.75, None)}},
@@ -69,11 +77,11 @@ def tiny(**changes):
         "judge": subject("judge", activation="relu", train_split="train[200:500]"),
         "reference": plain,
     }
-    return examination.Examination(**{**defaults, **changes})
+    return Examination(**{**defaults, **changes})
 
 
 def run(table, work_dir, **options):
-    return reproduce.run(table, str(work_dir), students.Options(**options), table.cells())
+    return reproduce.run(table, str(work_dir), Options(**options), table.cells())
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +130,7 @@ def test_networks_are_trained_once_and_shared(complete):
     assert sum(name.endswith(".json") for name in found) == 3
     assert sum("-epoch1.keras" in name for name in found) == 1
     before = {name: (directory / name).stat().st_mtime_ns for name in found if "keras" in name}
-    early = examination.Examined("after an epoch", subject("plain", keep=(1,)), epoch=1)
+    early = Examined("after an epoch", subject("plain", keep=(1,)), epoch=1)
     other = tiny(name="other", rows=(early,), tests={"noise": tiny().tests["noise"]})
     (record,) = run(other, work_dir / "other", networks_dir=str(directory)).values()
     assert record["trained"][-1]["epoch"] == 1
@@ -133,11 +141,11 @@ def test_networks_are_trained_once_and_shared(complete):
 def test_the_copy_of_an_epoch_is_that_epochs(complete):
     work_dir, _ = complete
     first = subject("plain", training=Training(1, (1,), 64, augment="flip"))
-    bench = examinations.Bench(tiny(), str(work_dir), students.Options())
+    bench = Bench(tiny(), str(work_dir), Options())
     alone = bench.network(first).network
-    kept = examinations.Bench(
-        tiny(), str(work_dir), students.Options(networks_dir=str(work_dir / "networks"))
-    ).network(subject("plain", keep=(1,)), epoch=1)
+    kept = Bench(tiny(), str(work_dir), Options(networks_dir=str(work_dir / "networks"))).network(
+        subject("plain", keep=(1,)), epoch=1
+    )
     assert kept.statistics(bench.test) is None  # the copy's images are not normalised either
     for a, b in zip(alone.weights, kept.network.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-7)
@@ -149,8 +157,8 @@ def test_fine_tuning_starts_from_the_trained_weights(complete):
     frozen = Training(1, (), 64, learning_rate=0.0)
     plain = subject("plain", keep=(1,))
     tuned = dataclasses.replace(plain, label="tuned", training=frozen, start=plain, keep=())
-    options = students.Options(networks_dir=str(work_dir / "networks"))
-    bench = examinations.Bench(tiny(), str(work_dir), options)
+    options = Options(networks_dir=str(work_dir / "networks"))
+    bench = Bench(tiny(), str(work_dir), options)
     a, b = bench.network(plain).network, bench.network(tuned).network
     for v, w in zip(a.trainable_variables, b.trainable_variables, strict=True):
         np.testing.assert_array_equal(v.numpy(), w.numpy())
@@ -159,9 +167,7 @@ def test_fine_tuning_starts_from_the_trained_weights(complete):
 @pytest.mark.slow
 def test_the_traces_of_both_modes_are_the_penalty_s(complete):
     work_dir, records = complete
-    bench = examinations.Bench(
-        tiny(), str(work_dir), students.Options(networks_dir=str(work_dir / "networks"))
-    )
+    bench = Bench(tiny(), str(work_dir), Options(networks_dir=str(work_dir / "networks")))
     network = bench.network(tiny().rows[0].subject).network
     one = AntiScoreMatching(estimator="antithetic", sigma=0.1, threshold=1e30)
     x, y = bench.examples().images[:16], bench.examples().labels[:16]
@@ -201,7 +207,7 @@ def test_what_is_declared_can_be_built(scale):
         subjects |= {row.subject.name: row.subject for row in table.rows}
     for one in subjects.values():
         small = dataclasses.replace(one, network="vgg4", width=0.01)
-        model = networks.build(small, (32, 32, 3), 10)
+        model = network_training.build(small, (32, 32, 3), 10)
         built = [type(penalty).__name__ for penalty in model.penalties]
         assert built == [term.penalty for term in one.terms]
         dropout = [n for n in model.network.layers if isinstance(n, keras.layers.Dropout)]
@@ -216,7 +222,7 @@ def test_the_judge_saw_other_images_than_the_networks():
 
 
 def test_test_images_come_class_by_class():
-    bench = examinations.Bench(tiny(), "unused", students.Options())
+    bench = Bench(tiny(), "unused", Options())
     images, labels = bench.one_of_each(20)
     assert list(labels) == list(range(10)) * 2
     for image, label in zip(images, labels, strict=True):

@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 
 from apps.reproduce import __main__ as reproduce
-from apps.reproduce.examination import Examination
 from apps.reproduce.papers import faithfulness
-from apps.reproduce.runners import map_tests, students
-from apps.reproduce.schema import ACCURACY_COLUMN, Permuted, Subject, Training
+from apps.reproduce.papers.faithfulness_rows import SIGNED, explained_rows
+from apps.reproduce.runners import saliency_maps
+from apps.reproduce.runners.bench import Options
+from apps.reproduce.schema import (
+    ACCURACY_COLUMN,
+    BRIGHTNESS,
+    CENTRE,
+    Examination,
+    ExaminedNetwork,
+    Explained,
+    Permuted,
+    Training,
+)
 from tfgrad.evaluation import Measurement
 
-NETWORK = Subject(
+NETWORK = ExaminedNetwork(
     label="plain",
     network="vgg4",
     width=0.1,
@@ -28,8 +38,8 @@ PERMUTED = Permuted(
 )
 METHODS = {
     "Random": ("random", {}),
-    "FullGrad (no abs)": ("fullgrad", faithfulness.SIGNED),
-    "Centre": (faithfulness.CENTRE, {}),
+    "FullGrad (no abs)": ("fullgrad", SIGNED),
+    "Centre": (CENTRE, {}),
 }
 
 
@@ -40,14 +50,14 @@ def table(tests, methods=METHODS):
         scale="small",
         tests=tests,
         metrics=(ACCURACY_COLUMN,),
-        rows=faithfulness._rows(NETWORK, methods),
+        rows=explained_rows(NETWORK, methods),
         examples=100,
         reference=PERMUTED,
     )
 
 
 def run(table, work_dir):
-    records = reproduce.run(table, str(work_dir), students.Options(), table.cells())
+    records = reproduce.run(table, str(work_dir), Options(), table.cells())
     return {cell.row.label: records[cell.id] for cell in table.cells()}
 
 
@@ -66,13 +76,15 @@ def complete(tmp_path_factory):
 
 def test_brightness_knows_no_model():
     images = np.random.default_rng(0).random((2, 3, 4, 3), "float32")
-    by = faithfulness.Explained("Brightness", NETWORK, method=faithfulness.BRIGHTNESS)
-    np.testing.assert_allclose(map_tests._function(None, by)(images), images.mean(-1), rtol=1e-6)
+    by = Explained("Brightness", NETWORK, method=BRIGHTNESS)
+    np.testing.assert_allclose(
+        saliency_maps.map_function(None, by)(images), images.mean(-1), rtol=1e-6
+    )
 
 
 def test_the_centre_is_the_same_for_all_images():
-    by = faithfulness.Explained("Centre", NETWORK, method=faithfulness.CENTRE)
-    found = map_tests._function(None, by)(np.ones((2, 3, 5, 1), "float32")).numpy()
+    by = Explained("Centre", NETWORK, method=CENTRE)
+    found = saliency_maps.map_function(None, by)(np.ones((2, 3, 5, 1), "float32")).numpy()
     down, across = np.mgrid[-1:1:3j, -1:1:5j]
     np.testing.assert_allclose(found, [1 - (down**2 + across**2) / 2] * 2, rtol=1e-6)
 
@@ -80,7 +92,7 @@ def test_the_centre_is_the_same_for_all_images():
 def test_coarser_maps_are_means_of_squares():
     maps = np.random.default_rng(0).random((2, 6, 9), "float32")
     means = maps.reshape(2, 2, 3, 3, 3).mean((2, 4))
-    found = map_tests._coarser(maps, 3).numpy()
+    found = saliency_maps.coarser(maps, 3).numpy()
     np.testing.assert_allclose(found[:, 1::3, 1::3], means, rtol=1e-5)  # The squares' centres.
     np.testing.assert_allclose(found[:, 1, 2], (2 * means[:, 0, 0] + means[:, 0, 1]) / 3, rtol=1e-5)
 
@@ -88,7 +100,7 @@ def test_coarser_maps_are_means_of_squares():
 @pytest.mark.parametrize("declared", [faithfulness.figure_3_2b, faithfulness.coarseness_retrained])
 def test_rows_do_not_share_their_trainings(declared):
     rows = declared("small").rows
-    assert len({map_tests._trainings(row) for row in rows}) == len(rows)
+    assert len({saliency_maps.trainings_name(row) for row in rows}) == len(rows)
 
 
 @pytest.mark.slow

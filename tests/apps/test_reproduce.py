@@ -7,10 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+from apps.common.trained_networks import Learned
 from apps.reproduce import __main__ as reproduce
 from apps.reproduce import papers
 from apps.reproduce.results import tables
-from apps.reproduce.runners import students, toy
+from apps.reproduce.runners import network_training, students, toy
+from apps.reproduce.runners.bench import Options
 from apps.reproduce.schema import ACCURACY, Cell, Row, Source, declaration, digest
 from tests.helpers.app_run import in_process
 from tests.helpers.reproduce_cases import SHORT, tiny
@@ -19,7 +21,7 @@ from tfgrad.errors import ModelError, ResumeError
 
 
 def run(table, work_dir, **options):
-    return reproduce.run(table, str(work_dir), students.Options(**options), table.cells())
+    return reproduce.run(table, str(work_dir), Options(**options), table.cells())
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_a_teacher_of_other_settings_is_refused(complete):
     work_dir, _ = complete
     source = Source("vgg4", 0.1, "digits", dataclasses.replace(SHORT, epochs=3))
     with pytest.raises(ResumeError, match="trained under other settings"):
-        students.trained(source, lambda *_: None, str(work_dir / "teachers"))
+        network_training.trained(source, lambda *_: None, str(work_dir / "teachers"))
 
 
 def test_a_damaged_cell_is_refused(complete):
@@ -123,7 +125,7 @@ def test_the_table_alone_trains_nothing(complete, capsys):
     work_dir, _ = complete
     before = (work_dir / "tiny.md").read_text()
     (work_dir / "tiny.md").unlink()
-    reproduce.run(tiny(), str(work_dir), students.Options(), tiny().cells(), table_only=True)
+    reproduce.run(tiny(), str(work_dir), Options(), tiny().cells(), table_only=True)
     assert (work_dir / "tiny.md").read_text() == before
     assert "| Match activations |" in capsys.readouterr().out
 
@@ -131,32 +133,32 @@ def test_the_table_alone_trains_nothing(complete, capsys):
 def test_the_table_alone_tells_of_the_settings_of_its_cells(complete):
     work_dir, _ = complete
     longer = tiny(training=dataclasses.replace(SHORT, epochs=9), width=0.5)
-    reproduce.run(longer, str(work_dir), students.Options(), [], table_only=True)
+    reproduce.run(longer, str(work_dir), Options(), [], table_only=True)
     text = (work_dir / "tiny.md").read_text()
     assert "digits, vgg4 at width 0.1, adam 0.001, ×0.1 after 1 of 2 epochs" in text
     with pytest.raises(ResumeError, match="holds tiny at --scale=small"):
         paper_scale = tiny(scale="paper")
-        reproduce.run(paper_scale, str(work_dir), students.Options(), [], table_only=True)
+        reproduce.run(paper_scale, str(work_dir), Options(), [], table_only=True)
 
 
 def test_a_given_teacher_is_part_of_the_declaration(complete):
     work_dir, _ = complete
-    given = students.Options(teacher=str(work_dir / "teachers" / "vgg4-digits.keras"))
+    given = Options(teacher=str(work_dir / "teachers" / "vgg4-digits.keras"))
     settings = students.settings(tiny(), given)
-    assert settings["teacher"] != students.settings(tiny(), students.Options())["teacher"]
+    assert settings["teacher"] != students.settings(tiny(), Options())["teacher"]
     cell = tiny().cells()[0]
-    other = declaration(students.settings(tiny(), students.Options()), cell)
+    other = declaration(students.settings(tiny(), Options()), cell)
     assert digest(declaration(settings, cell)) != digest(other)
     assert "teacher network given as a file" in tiny().as_run(settings).summary()
     with pytest.raises(ResumeError, match=r"settings\.teacher"):
         run(tiny(), work_dir, teacher=given.teacher)
     with pytest.raises(ModelError, match="cannot be read"):
-        students.settings(tiny(), students.Options(teacher="nowhere.keras"))
+        students.settings(tiny(), Options(teacher="nowhere.keras"))
 
 
 def test_a_teacher_brings_the_statistics_of_its_images(complete):
     work_dir, _ = complete
-    learned = students.Learned(str(work_dir / "teachers" / "vgg4-digits.keras"))
+    learned = Learned(str(work_dir / "teachers" / "vgg4-digits.keras"))
     mean, std = data.channel_statistics(data.load("digits", "train"))
     np.testing.assert_allclose(learned.statistics(None)[0], mean)
     np.testing.assert_allclose(learned.statistics(None)[1], std)
@@ -165,7 +167,7 @@ def test_a_teacher_brings_the_statistics_of_its_images(complete):
 
 def test_sessions_are_cleared_between_cells_without_losing_the_teacher(complete):
     work_dir, _ = complete
-    bench = students.Bench(tiny(), str(work_dir), students.Options())
+    bench = students.StudentBench(tiny(), str(work_dir), Options())
     x = np.random.RandomState(0).rand(2, 8, 8, 1).astype("float32")
     before = bench.teacher.network(x).numpy()
     keras.backend.clear_session()
@@ -237,10 +239,19 @@ def test_the_list(app, capsys):
         (["t9.9"], "--experiment: got 't9.9'"),
         ([], "--experiment: got None"),
         (["t4.2", "--part=3/2"], "--part: got '3/2'"),
-        (["t4.3", "--teacher=x.keras"], "--teacher: t4.3 uses none"),
-        (["f2.1", "--dataset=cifar10"], "--dataset: f2.1 has settings of its own"),
-        (["t5.1", "--epochs=3"], "--epochs: t5.1 has settings of its own"),
-        (["t2.3", "--scale=paper"], "--teacher: not given"),
+        (
+            ["t4.3", "--teacher=x.keras"],
+            "--teacher: got 'x.keras'; expected none, because t4.3 uses none",
+        ),
+        (
+            ["f2.1", "--dataset=cifar10"],
+            "--dataset: got 'cifar10'; expected none, because f2.1 has settings of its own",
+        ),
+        (
+            ["t5.1", "--epochs=3"],
+            "--epochs: got 3; expected none, because t5.1 has settings of its own",
+        ),
+        (["t2.3", "--scale=paper"], "--teacher: got none; expected a resnet34 trained on imagenet"),
     ],
 )
 def test_usage_errors(app, capsys, tmp_path, arguments, message):

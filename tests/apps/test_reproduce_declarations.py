@@ -7,8 +7,8 @@ import pytest
 
 from apps.reproduce import papers
 from apps.reproduce.papers.distillation import LAYERS
-from apps.reproduce.results import tables
-from apps.reproduce.runners import students, toy
+from apps.reproduce.results import cells as kept
+from apps.reproduce.runners import network_training, students, toy
 from apps.reproduce.schema import ACCURACY, Experiment, Row, Term, Training
 from tests.helpers.reproduce_cases import SHORT, tiny
 from tfgrad import models, penalties
@@ -21,7 +21,7 @@ BOTH = [(name, scale) for name in papers.DECLARED for scale in papers.SCALES]
 
 
 class FakeBench:
-    """As much of a bench as building a student takes."""
+    """The attributes of a bench that building a student uses."""
 
     def __init__(self, table, image_shape, classes):
         self.experiment, self.classes = table, classes
@@ -88,7 +88,7 @@ def test_a_schedule_is_squeezed():
 
 def test_parts_are_disjoint_and_complete():
     table = papers.declared("t4.2", "small")
-    parts = [tables.narrowed(table, part=f"{i}/3") for i in range(3)]
+    parts = [kept.narrowed(table, part=f"{i}/3") for i in range(3)]
     ids = [cell.id for part in parts for cell in part]
     assert len(ids) == len(set(ids))
     assert set(ids) == {cell.id for cell in table.cells()}
@@ -97,7 +97,7 @@ def test_parts_are_disjoint_and_complete():
 
 def test_rows_sizes_and_seeds_narrow_down():
     table = papers.declared("t4.2", "small")
-    cells = tables.narrowed(table, rows=["1", "Match FG + Att"], sizes=["50"], seeds=["1", "3"])
+    cells = kept.narrowed(table, rows=["1", "Match FG + Att"], sizes=["50"], seeds=["1", "3"])
     assert [(c.size, c.seed, c.row.label) for c in cells] == [
         (50, seed, label) for seed in (1, 3) for label in ("Cross-entropy", "Match FG + Att")
     ]
@@ -108,7 +108,7 @@ def test_rows_sizes_and_seeds_narrow_down():
 )
 def test_what_there_is_not_is_refused(asked):
     with pytest.raises(ArgumentError, match=f"--{next(iter(asked))}"):
-        tables.narrowed(papers.declared("t4.2", "small"), **asked)
+        kept.narrowed(papers.declared("t4.2", "small"), **asked)
 
 
 # What is built from them
@@ -123,7 +123,7 @@ def test_every_row_of_every_experiment_can_be_built(name, scale):
     bench = FakeBench(table, (*side, 3), classes=7)
     for row in table.rows:
         network = students.build_student(bench, row, (*side, 3))
-        built = [students.build_penalty(term) for term in row.terms]
+        built = [network_training.build_penalty(term) for term in row.terms]
         assert [type(p).__name__ for p in built] == [term.penalty for term in row.terms]
         assert [p.weight for p in built] == [term.weight for term in row.terms]
         for term in row.terms:
@@ -150,7 +150,7 @@ def test_the_richest_rows_hear_all_that_the_teacher_says(name, row):
 
 def test_dropout_is_inserted_behind_its_layer_and_weights_stay():
     network = models.get("vgg4", (8, 8, 1), 3, width=0.1)
-    copy = students.with_dropout(network, "act2", 0.5)
+    copy = network_training.with_dropout(network, "act2", 0.5)
     names = [layer.name for layer in copy.layers]
     assert names.index("act2_dropout") == names.index("act2") + 1
     assert copy.get_layer("pool2").input is copy.get_layer("act2_dropout").output
@@ -195,7 +195,7 @@ def test_slopes_of_the_toy_are_derivatives():
 def test_supervision_of_weight_zero_teaches_nothing():
     network = models.get("vgg4", (8, 8, 1), 3, width=0.1)
     model = students.penalized(FakeBench(tiny(teacher=None), (8, 8, 1), 3), network, ())
-    students.compile_model(model, SHORT, 16, supervised=0.0)
+    network_training.compile_model(model, SHORT, 16, supervised=0.0)
     before = network.get_layer("logits").kernel.numpy()
     x, y = np.random.RandomState(0).rand(16, 8, 8, 1), np.zeros(16, "int32")
     history = model.fit(x.astype("float32"), y, verbose=0)
@@ -205,7 +205,7 @@ def test_supervision_of_weight_zero_teaches_nothing():
 
 def test_penalties_take_their_layers_as_pairs():
     term = Term("AttentionMatching", 2.0, {"layers": [["act1", "act2"]], "power": 1})
-    penalty = students.build_penalty(term)
+    penalty = network_training.build_penalty(term)
     assert isinstance(penalty, penalties.AttentionMatching)
     assert [tuple(pair) for pair in penalty.layers] == [("act1", "act2")]
     assert penalty.weight == 2.0

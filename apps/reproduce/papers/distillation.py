@@ -5,8 +5,8 @@ from typing import Any
 
 from ..schema import CIFAR10_BESIDE_CIFAR100, Experiment, Row, Source, Term, Training, paper
 
-# Activations with 64, 128 and 256 channels, at three resolutions that the teacher has too.
-# (student, teacher): the teacher is a VGG-9.
+# Pairs of a student's and the teacher's layer, by student; the teacher is a VGG-9. They are
+# activations with 64, 128 and 256 channels, at three resolutions that both networks have.
 LAYERS = {
     "vgg4": (("act1", "act1"), ("act2", "act2"), ("act3", "act4")),
     "vgg6": (("act1", "act1"), ("act2", "act2"), ("act3", "act4")),
@@ -15,7 +15,7 @@ LAYERS = {
 }
 
 _TEACHER_TRAINING = Training(epochs=15, drops=(12,), batch_size=64, augment=True)
-# Not in the thesis, which only gives the accuracies: 64.78 % and 66.82 %, 90.49 % on CIFAR-10.
+# The thesis does not give the schedule, only accuracies: 64.78 % and 66.82 %, 90.49 % on CIFAR-10.
 _PAPER_TEACHER_TRAINING = Training(epochs=200, drops=(100, 150), batch_size=128, augment=True)
 
 
@@ -25,26 +25,26 @@ def _teacher(dataset: str, scale: str) -> Source:
     return Source("vgg9", 0.25, dataset, _TEACHER_TRAINING)
 
 
-def _activations(weight):
+def _activations(weight: float) -> Term:
     return Term("ActivationMatching", weight)
 
 
-def _input_gradients(weight):
+def _input_gradients(weight: float) -> Term:
     return Term("JacobianMatching", weight, {"target": "label"})
 
 
-def _attention(weight, student):
+def _attention(weight: float, student: str) -> Term:
     layers = [list(pair) for pair in LAYERS[student]]
     return Term("AttentionMatching", weight, {"layers": layers, "power": 1})
 
 
-def _bias_gradients(weight, student):
+def _bias_gradients(weight: float, student: str) -> Term:
     layers = [[name.replace("act", "conv") for name in pair] for pair in LAYERS[student]]
     return Term("BiasGradientMatching", weight, {"layers": layers, "target": "label"})
 
 
 def table_2_1(scale: str) -> Experiment:
-    """Table 2.1: which of cross-entropy, activations and Jacobians to match."""
+    """Table 2.1: cross-entropy, and matching of activations and of Jacobians."""
     sizes = (1, 5, 10, 50, 100, 500)
     matched, slopes = _activations(1.0), _input_gradients(1.0)
     rows = tuple(
@@ -85,7 +85,9 @@ def table_2_1(scale: str) -> Experiment:
     )
 
 
-def _full_gradient_rows(student: str, sizes: tuple[int, ...], numbers: tuple[str, ...]):
+def _full_gradient_rows(
+    student: str, sizes: tuple[int, ...], numbers: tuple[str, ...]
+) -> tuple[Row, ...]:
     """The seven rows of Tables 4.1 and 4.2; every constant is 10."""
     a, ig = _activations(10.0), _input_gradients(10.0)
     att, bias = _attention(10.0, student), _bias_gradients(10.0, student)
@@ -126,12 +128,20 @@ _PAPER_TRAINING = Training(epochs=300, drops=(250,), batch_size=128)
 _SMALL_TRAINING = Training(epochs=100, drops=(83,), batch_size=32)
 
 
-def _full_gradient_table(name, title, scale, dataset, sizes, numbers, small_sizes):
+def _full_gradient_table(
+    number: str,
+    scale: str,
+    dataset: str,
+    sizes: tuple[int, ...],
+    numbers: tuple[str, ...],
+    small_sizes: tuple[tuple[int, int], ...],
+) -> Experiment:
     rows = _full_gradient_rows("vgg11", sizes, numbers)
     at_paper = scale == "paper"
+    data = dataset.upper().replace("CIFAR", "CIFAR-")
     return Experiment(
-        name=name,
-        title=title,
+        name=f"t{number}",
+        title=f"Table {number}: full-gradient distillation from a VGG-9 into a VGG-11, {data}",
         scale=scale,
         dataset=dataset,
         student="vgg11",
@@ -145,53 +155,37 @@ def _full_gradient_table(name, title, scale, dataset, sizes, numbers, small_size
 
 def table_4_1(scale: str) -> Experiment:
     """Table 4.1: full-gradient distillation on CIFAR-100."""
-    return _full_gradient_table(
-        "t4.1",
-        "Table 4.1: full-gradient distillation from a VGG-9 into a VGG-11, CIFAR-100",
-        scale,
-        "cifar100",
-        (5, 10, 50, 100, 500),
-        _TABLE_4_1,
-        ((5, 2), (10, 2)),
-    )
+    sizes = (5, 10, 50, 100, 500)
+    return _full_gradient_table("4.1", scale, "cifar100", sizes, _TABLE_4_1, ((5, 2), (10, 2)))
 
 
 def table_4_2(scale: str) -> Experiment:
     """Table 4.2: full-gradient distillation on CIFAR-10."""
-    return _full_gradient_table(
-        "t4.2",
-        "Table 4.2: full-gradient distillation from a VGG-9 into a VGG-11, CIFAR-10",
-        scale,
-        "cifar10",
-        (50, 100, 500, 1000, 5000),
-        _TABLE_4_2,
-        ((50, 4), (100, 2)),
-    )
+    sizes = (50, 100, 500, 1000, 5000)
+    return _full_gradient_table("4.2", scale, "cifar10", sizes, _TABLE_4_2, ((50, 4), (100, 2)))
 
 
 def attention_weights(scale: str) -> Experiment:
-    """Beside Table 4.2: how much attention has to weigh before it helps.
+    """Beside Table 4.2: the weight from which attention matching helps.
 
-    The thesis gives every term the constant 10, and does not say over what its losses average: a
-    mean over logits or pixels instead of a sum weighs attention more. The sweep measures what that
-    is worth.
+    The thesis gives every term the constant 10, and does not say whether its losses are sums or
+    means: a mean over logits or pixels instead of a sum increases the relative weight of attention.
+    The sweep measures the effect.
     """
     base = table_4_2(scale)
-    rows = []
-    for factor in (10, 100, 1000):
-        attention = _attention(10.0 * factor, "vgg11")
-        rows.append(
+    gradients = (_activations(10.0), _input_gradients(10.0))
+    attention, biases = _attention(1000.0, "vgg11"), _bias_gradients(1000.0, "vgg11")
+    rows = [
+        *(
             Row(
                 f"Match attention, weight ×{factor}",
-                (_activations(10.0), attention),
+                (_activations(10.0), _attention(10.0 * factor, "vgg11")),
                 10.0,
             )
-        )
-    gradients = (_activations(10.0), _input_gradients(10.0))
-    maps = (_attention(1000.0, "vgg11"), _bias_gradients(1000.0, "vgg11"))
-    rows += [
-        Row("Match FG + Att, both maps' weights ×100", (*gradients, maps[1], maps[0]), 10.0),
-        Row("Match iG + Att, attention's weight ×100", (*gradients, maps[0]), 10.0),
+            for factor in (10, 100, 1000)
+        ),
+        Row("Match FG + Att, both maps' weights ×100", (*gradients, biases, attention), 10.0),
+        Row("Match iG + Att, attention's weight ×100", (*gradients, attention), 10.0),
     ]
     return dataclasses.replace(
         base,
@@ -204,7 +198,7 @@ def attention_weights(scale: str) -> Experiment:
 
 
 def figure_4_1a(scale: str) -> Experiment:
-    """Figure 4.1a: attention and bias-gradients help the input-gradients to match."""
+    """Figure 4.1a: matching attention and bias-gradients improves the match of input-gradients."""
     at_paper = scale == "paper"
     base = table_4_1(scale) if at_paper else table_4_2(scale)
     wanted = ("Match input-gradients (iG)", "Match iG + Att", "Match FG + Att")

@@ -6,6 +6,7 @@ from ..schema import (
     ACCURACY,
     ACCURACY_COLUMN,
     FULL,
+    REDUCTION,
     Experiment,
     Metric,
     Row,
@@ -16,28 +17,34 @@ from ..schema import (
 )
 
 WEIGHT = 10.0
-# Logits of the teacher, over which the activation loss is averaged here: with the sum of Prop. 1
-# and the thesis's constant and step the student did not even fit its training set.
+# Number of the teacher's logits. The activation loss is their mean here: with the sum of
+# Proposition 1, the thesis's constant and its step size, the student did not fit its training set.
 _TEACHER_CLASSES = {"small": 10, "paper": 1000}
-# The end of a residual stage, by the teacher's depth.
+# The last activation of each residual stage, by teacher.
 STAGES = {
     "resnet9": tuple(f"stage{stage}_block1_act2" for stage in (1, 2, 3, 4)),
     "resnet34": tuple(
         f"stage{stage}_block{blocks}_act2" for stage, blocks in ((1, 3), (2, 4), (3, 6), (4, 3))
     ),
 }
-REDUCTION = "reduction"
 _REDUCTION_COLUMN = Metric(REDUCTION, "gradient loss reduction (%)", 100.0, 2, " %")
 _SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 1e-3, "batch_size": 8}
 
 
 def _pairs(scale: str) -> tuple[tuple[str, str], ...]:
-    """(student, teacher) layers whose maps have equal sides, of growing depth."""
+    """Pairs of a student's and a teacher's layer with maps of equal size, from shallow to deep."""
     stages = STAGES["resnet34" if scale == "paper" else "resnet9"]
     return tuple(zip(("act1", "pool1", "pool2", "pool3"), stages, strict=True))
 
 
-def _terms(scale, pair, attention=False, jacobian=False, window: float | None = 0.2):
+def _terms(
+    scale: str,
+    pair: tuple[str, str],
+    attention: bool = False,
+    jacobian: bool = False,
+    window: float | None = 0.2,
+) -> tuple[Term, ...]:
+    """Matching of activations, and of the attention of a pair of layers and its Jacobian."""
     mean = WEIGHT / _TEACHER_CLASSES[scale]
     terms = [Term("ActivationMatching", mean, {"head": "source"})]
     layers = [list(pair)]
@@ -49,12 +56,19 @@ def _terms(scale, pair, attention=False, jacobian=False, window: float | None = 
     return tuple(terms)
 
 
-def _experiment(name, title, scale, rows, sizes, **more) -> Experiment:
+def _experiment(
+    name: str,
+    title: str,
+    scale: str,
+    rows: tuple[Row, ...],
+    sizes: tuple[tuple[int, int], ...],
+    **more: Any,
+) -> Experiment:
     at_paper = scale == "paper"
     side = (224, 224) if at_paper else (64, 64)
     training = Training(epochs=8, drops=(6,), batch_size=64, augment=True)
 
-    def source(network):
+    def source(network: str) -> Source:
         if at_paper:
             return Source(network, 1.0, "imagenet", None, side)
         return Source(network, 0.25, "cifar10", training, side)
@@ -132,7 +146,7 @@ def table_2_3(scale: str) -> Experiment:
 
 
 def table_2_4(scale: str) -> Experiment:
-    """Table 2.4: how deep the matched layers lie."""
+    """Table 2.4: depth of the matched layers."""
     published = ((22.39, 25.88), (21.98, 15.59), (20.45, 11.55), (20.03, 1.25))
     depths = ("(7, 2)", "(15, 4)", "(27, 6)", "(33, 8)")
     rows = tuple(
@@ -157,7 +171,7 @@ def table_2_4(scale: str) -> Experiment:
 
 
 def table_2_5(scale: str) -> Experiment:
-    """Table 2.5: the window of the pooling before the Jacobian."""
+    """Table 2.5: window of the average pooling before the Jacobian."""
     pair = _pairs(scale)[2]
     rows = tuple(
         Row(

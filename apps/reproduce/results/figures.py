@@ -1,4 +1,4 @@
-"""The figures among the experiments, drawn from the records of their cells."""
+"""Figures of experiments, drawn from the records of their cells."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,22 +9,24 @@ import numpy as np
 from tfgrad import figures
 from tfgrad.evaluation import Measurement
 
-from ..examination import Examination
-from ..runners.toy import GRID, Toy
-from ..schema import Experiment, Table
-from .tables import Records
+from ..schema import Cell, Examination, Experiment, Table, Toy
+from ..schema.toy import GRID
+from .cells import Records
+
+# A function of (experiment, records, base path) that draws a figure, and returns its path or None.
+Drawer = Callable[[Examination, Records, str], str | None]
 
 
 def draw(table: Table, records: Records, base: str) -> list[str]:
-    """Draw what an experiment shows, as far as its cells are done.
+    """Draw the figures of an experiment from the cells that are done.
 
     Args:
-        table: the experiment.
-        records: of its cells.
-        base: the pictures' path without ".png".
+        table: The experiment.
+        records: Records of its cells.
+        base: Path of the pictures without ".png".
 
     Returns:
-        The paths.
+        The paths of the pictures.
     """
     if isinstance(table, Examination):
         drawn = [
@@ -51,7 +53,7 @@ def _angles(table: Experiment, records: Records, path: str) -> str | None:
         _over_seeds(found),
         x_label="epoch",
         y_label="angle of input-gradients, training set (°)",
-        title=table.title.partition(":")[0],
+        title=_title(table),
     )
 
 
@@ -73,12 +75,12 @@ def _curves(table: Toy, records: Records, path: str) -> str | None:
         points=(first["points"], first["values"]),
         x_label="x",
         y_label="logit",
-        title=table.title.partition(":")[0],
+        title=_title(table),
     )
 
 
-def _measured(key: str, name: str, x_label: str, y_label: str, **options: Any) -> Callable:
-    """A drawing of the curves that cells keep under `key`, a line a row."""
+def _measured(key: str, name: str, x_label: str, y_label: str, **options: Any) -> Drawer:
+    """A function that draws the curves under `key` in the records, one line for each row."""
 
     def drawn(table: Examination, records: Records, base: str) -> str | None:
         curves = {
@@ -88,7 +90,7 @@ def _measured(key: str, name: str, x_label: str, y_label: str, **options: Any) -
         }
         if not curves:
             return None
-        title = table.title.partition(":")[0]
+        title = _title(table)
         return figures.curves(
             f"{base}{name}.png", curves, x_label=x_label, y_label=y_label, title=title, **options
         )
@@ -124,7 +126,7 @@ def _gradients(table: Examination, records: Records, base: str) -> str | None:
 
 
 def _retraining(table: Examination, records: Records, base: str) -> str | None:
-    """Accuracy against the share removed, a line a method, over the seeds that are done."""
+    """Accuracy against the share of removed pixels: one line per method, averaged over seeds."""
     found: dict[str, dict[float, list[float]]] = {}
     for cell in table.cells():
         if "retraining" in records.get(cell.id, {}):
@@ -139,7 +141,7 @@ def _retraining(table: Examination, records: Records, base: str) -> str | None:
         _over_seeds(found),
         x_label="share of pixels removed, the most salient first",
         y_label="accuracy after retraining",
-        title=table.title.partition(":")[0],
+        title=_title(table),
     )
 
 
@@ -159,19 +161,19 @@ def _maps(table: Examination, records: Records, base: str) -> str | None:
         f"{base}.png",
         first["images"],
         {label: arrays["maps"] for label, arrays in found.items()},
-        title=table.title.partition(":")[0],
+        title=_title(table),
     )
 
 
 def _rows(path: str, rows: Mapping[str, np.ndarray], table: Table) -> str | None:
     if not rows:
         return None
-    title = table.title.partition(":")[0]
-    return figures.grid(path, [list(r) for r in rows.values()], captions=list(rows), title=title)
+    images = [list(row) for row in rows.values()]
+    return figures.grid(path, images, captions=list(rows), title=_title(table))
 
 
 def _arrays(table: Examination, records: Records, base: str, name: str) -> dict[str, Any]:
-    """What the cells of the first seed keep beside their records, if `name` is among it."""
+    """The arrays beside the records of the first seed's cells, by label, if they have `name`."""
     found = {}
     for cell in _first(table):
         path = os.path.join(os.path.dirname(base), "images", f"{cell.id}.npz")
@@ -182,11 +184,16 @@ def _arrays(table: Examination, records: Records, base: str, name: str) -> dict[
     return found
 
 
-def _first(table: Table) -> list[Any]:
+def _title(table: Table) -> str:
+    """The title up to its colon, "Figure 5.1"."""
+    return table.title.partition(":")[0]
+
+
+def _first(table: Table) -> list[Cell]:
     return [cell for cell in table.cells() if cell.seed == 0]
 
 
-_DRAWN: Mapping[str, tuple[Callable[[Examination, Records, str], str | None], ...]] = {
+_DRAWN: Mapping[str, tuple[Drawer, ...]] = {
     "density": (
         _measured(
             "density",

@@ -1,144 +1,21 @@
-"""Cells of an experiment on disk, and the table that they make."""
+"""The table of an experiment, beside the published numbers."""
 
-import json
-import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfgrad.errors import ArgumentError, ResumeError
-
-from ...common import work_directory
-from ..schema import Cell, Metric, Table, declaration, digest
-
-Records = Mapping[str, dict[str, Any]]
-
-
-class Store:
-    """WORK_DIR/cells: a file for every finished cell, which several processes may share."""
-
-    def __init__(self, work_dir: str):
-        self.directory = os.path.join(work_dir, "cells")
-        try:
-            os.makedirs(self.directory, exist_ok=True)
-        except OSError as error:
-            raise ArgumentError(
-                f"--work_dir: {work_dir!r} cannot be written ({error.strerror}); choose another "
-                "directory."
-            ) from error
-
-    def path(self, cell: Cell) -> str:
-        """Where a cell's record lies."""
-        return os.path.join(self.directory, f"{cell.id}.json")
-
-    def write(self, cell: Cell, settings: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Keep a record, with what it was made of."""
-        described = declaration(settings, cell)
-        write_text(
-            self.path(cell),
-            json.dumps({"digest": digest(described), "declaration": described, **record}) + "\n",
-        )
-
-    def read(self, cells: Iterable[Cell], settings: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The records there are, by the cells' ids.
-
-        Args:
-            cells: which to look for.
-            settings: what they must have been made with; None: all the same.
-
-        Raises:
-            ResumeError: a record is damaged, or was made with other settings.
-        """
-        records: dict[str, Any] = {}
-        cells = [cell for cell in cells if os.path.exists(self.path(cell))]
-        for cell in cells:
-            record = records[cell.id] = work_directory.read_json(self.path(cell))
-            if not isinstance(record, dict) or "declaration" not in record:
-                raise ResumeError(
-                    f"--work_dir: {self.path(cell)!r} is damaged; remove it and start again."
-                )
-        if settings is None:
-            settings = {}
-            for record in records.values():  # Only some rows tell of a pre-trained network.
-                settings = record["declaration"]["settings"] | settings
-        for cell in cells:
-            path, record = self.path(cell), records[cell.id]
-            expected = declaration(settings, cell)
-            if record.get("digest") != digest(expected):
-                changes = "; ".join(differences(record["declaration"], expected)) or "its digest"
-                raise ResumeError(
-                    f"--work_dir: {path!r} was made under other settings: {changes}. Choose "
-                    "another --work_dir, or remove that file."
-                )
-        return records
-
-
-def write_text(path: str, text: str) -> None:
-    """Write aside, under a name of this process, and rename."""
-    aside = f"{path}.tmp-{os.getpid()}"
-    with open(aside, "w") as file:
-        file.write(text)
-    os.replace(aside, path)
-
-
-def differences(earlier: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two declarations, a line each."""
-    if isinstance(earlier, dict) and isinstance(now, dict):
-        lines = []
-        for key in sorted(set(earlier) | set(now)):
-            inner = f"{name}.{key}" if name else key
-            lines += differences(earlier.get(key), now.get(key), inner)
-        return lines
-    return [] if earlier == now else [f"{name} was {earlier!r}, now {now!r}"]
-
-
-def narrowed(
-    table: Table,
-    rows: Sequence[str] = (),
-    sizes: Sequence[str] = (),
-    seeds: Sequence[str] = (),
-    part: str = "0/1",
-) -> list[Cell]:
-    """The cells that a command asks for.
-
-    Args:
-        table: the experiment.
-        rows: numbers from 1, or labels; none: all.
-        sizes: none: all.
-        seeds: none: all.
-        part: "i/n" takes every nth cell of these, from the ith.
-
-    Raises:
-        ArgumentError: a row, size or seed there is none of, or a malformed part.
-    """
-    names = {text: row.slug for i, row in enumerate(table.rows, 1) for text in (str(i), row.label)}
-    known_sizes = {str(size): size for size, _ in table.sizes}
-    most = max(count for _, count in table.sizes)
-    wanted_rows = _chosen("rows", rows, names)
-    wanted_sizes = _chosen("sizes", sizes, known_sizes)
-    wanted_seeds = _chosen("seeds", seeds, {str(seed): seed for seed in range(most)})
-    cells = [
-        cell
-        for cell in table.cells()
-        if cell.row.slug in wanted_rows and cell.size in wanted_sizes and cell.seed in wanted_seeds
-    ]
-    index, _, count = part.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ArgumentError(f"--part: got {part!r}; expected INDEX/COUNT from 0, e.g. 0/2 and 1/2.")
-    return cells[int(index) :: int(count)]
-
-
-def _chosen(flag: str, texts: Sequence[str], known: Mapping[str, Any]) -> set[Any]:
-    for text in texts:
-        if text not in known:
-            raise ArgumentError(f"--{flag}: got {text!r}; choose from {', '.join(known)}.")
-    return {known[text] for text in texts} if texts else set(known.values())
+from ..schema import Metric, Table
+from .cells import Records
 
 
 def results(table: Table, records: Records) -> list[dict[str, Any]]:
-    """Mean, deviation over seeds (population) and number of seeds of every row, size and metric."""
+    """The numbers of every row, size and metric, as NAME.json keeps them.
+
+    They are the mean and the (population) standard deviation over seeds, the number of seeds, all
+    values, the reasons of failures, and the published (mean, standard deviation).
+    """
     rows = []
     for row in table.rows:
         columns = []
@@ -163,7 +40,7 @@ def results(table: Table, records: Records) -> list[dict[str, Any]]:
 
 
 def markdown(table: Table, records: Records) -> str:
-    """The table, the paper's numbers beside one's own."""
+    """The table in Markdown, with published numbers behind measured ones."""
     rows = results(table, records)
     header, rule, published = ["row"], ["---"], []
     for i, (size, metric) in enumerate(_columns(table)):
@@ -183,7 +60,7 @@ def markdown(table: Table, records: Records) -> str:
 
 
 def page(table: Table, records: Records, commands: Sequence[str], more: Sequence[str] = ()) -> str:
-    """The table under its title, with the settings, what to know, and the commands."""
+    """The page NAME.md: title, settings, pictures, table, notes and commands."""
     done = len(records)
     notes = ["Own numbers: mean ± standard deviation over n seeds (population); the paper's beside"]
     if table.note:
@@ -201,7 +78,7 @@ def page(table: Table, records: Records, commands: Sequence[str], more: Sequence
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """What to type."""
+    """The command line of this run."""
     return shlex.join(["python", "-m", "apps.reproduce", *arguments])
 
 
@@ -228,8 +105,8 @@ def _published(numbers: tuple[float, float | None] | None) -> str:
     return f"{mean:g}" if deviation is None else f"{mean:g} ± {deviation:g}"
 
 
-def said(record: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
-    """What came of a cell, in a few words."""
+def in_words(record: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
+    """The results of one cell in a few words."""
     if "failed" in record:
         return f"failed: {record['failed']}"
     found = [m for m in metrics if m.key in record]

@@ -1,1 +1,1 @@
-"""What runs the cells of an experiment."""
+"""Runs the cells of experiments: trains networks, examines them, and returns records."""

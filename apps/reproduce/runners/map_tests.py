@@ -1,43 +1,49 @@
-"""Puts one saliency method on one trained network to a test: what Chapter 3's cells run."""
+"""Tests of one saliency method on one trained network, for one cell each."""
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 import tfgrad
-from tfgrad import evaluation, saliency
+from tfgrad import data, evaluation, saliency
 
 from ...common.progress import Progress
 from ...common.trained_networks import Learned, accuracy, normalised
-from ..papers.faithfulness import BRIGHTNESS, CENTRE, LOGIT, Coarsened, Explained
-from ..schema import Permuted, Subject
-from . import networks
-from .trained_networks import compile_model
+from ..schema import LOGIT, Explained, Permuted
+from . import network_training
+from .bench import Bench, Found
+from .saliency_maps import (
+    coarser,
+    compared_maps,
+    map_function,
+    maps_name,
+    maps_of_predicted,
+    maps_or_control,
+    square,
+    trainings_name,
+)
 
-if TYPE_CHECKING:
-    from .examinations import Bench, Found
-
-CHANGE = "change of the top probability"
+CHANGE = "change of the top probability"  # A score of `tfgrad.evaluation.pixel_perturbation`.
 _MAPS_BATCH = 125
 
 
 def perturbation(
-    bench: "Bench",
+    bench: Bench,
     learned: Learned,
     seed: int,
     by: Explained,
-    fractions,
+    fractions: Sequence[float],
     fill: float,
     score: str = CHANGE,
-) -> "Found":
-    """What is left of the output without the least salient pixels."""
+) -> Found:
+    """Change of the output when the least salient pixels are removed."""
     measured = evaluation.pixel_perturbation(
         learned.network,
         bench.batches(learned),
-        _of_predicted(learned, by),
+        maps_of_predicted(learned, by),
         fractions,
         fill=fill,
         score=score,
@@ -54,7 +60,7 @@ def perturbation(
 
 
 def flip(
-    bench: "Bench",
+    bench: Bench,
     learned: Learned,
     seed: int,
     by: Explained,
@@ -62,12 +68,12 @@ def flip(
     to: int,
     fraction: float,
     fill: float,
-) -> "Found":
-    """Δ log-odds of one class against another; signs are what it tests."""
+) -> Found:
+    """Δ log-odds of one class against another, a test of the signs of attributions."""
     measured = evaluation.class_flip(
         learned.network,
         bench.batches(learned),
-        _maps(learned, by),
+        maps_or_control(learned, by),
         source,
         to,
         fraction,
@@ -85,18 +91,18 @@ def flip(
 
 
 def retraining(
-    bench: "Bench",
+    bench: Bench,
     learned: Learned,
     seed: int,
     by: Explained,
-    fractions,
+    fractions: Sequence[float],
     blank: bool = False,
-) -> "Found":
+) -> Found:
     """The accuracy of networks retrained without the most salient pixels (ROAR).
 
-    Of `blank` images, black but for the removed pixels, which are white: what masks alone tell.
+    With `blank`, images are black and removed pixels white, which shows how much masks alone tell.
     """
-    network: Subject = bench.experiment.subject
+    network = bench.experiment.subject
     train, test = (
         bench.load(network.dataset, network.image_size, split)
         for split in (network.train_split, network.test_split)
@@ -105,30 +111,13 @@ def retraining(
     assert schedule is not None
 
     def build() -> tfgrad.PenalizedModel:
-        model = networks.build(network, train.image_shape, len(train.classes))
-        compile_model(model, schedule, len(train), jit_compile=bench.options.jit_compile)
+        model = network_training.build(network, train.image_shape, len(train.classes))
+        network_training.compile_model(
+            model, schedule, len(train), jit_compile=bench.options.jit_compile
+        )
         return model
 
-    name, function = _slug(by), _maps(learned, by)
-    square, trainings = _square(by), _trainings(by)
-    maps: Any = function
-    if not isinstance(function, str):
-        maps = tuple(
-            evaluation.saved_maps(
-                function,
-                images,
-                os.path.join(bench.work_dir, "maps", f"{name}-{split}"),
-                normalize=normalize,
-                batch_size=_MAPS_BATCH,
-                name=None if isinstance(function, saliency.Method) else by.method,
-                progress=_said(f"maps, {name}, {split}"),
-            )
-            for split, images in (("train", train), ("test", test))
-        )
-        if by.magnitude:
-            maps = tuple(np.abs(np.asarray(part)) for part in maps)
-        if square > 1:
-            maps = tuple(_coarser(np.asarray(part), square).numpy() for part in maps)
+    trainings, maps = trainings_name(by), _saved_maps(bench, learned, by, train, test)
     if blank:
         train, test = (
             dataclasses.replace(images, images=np.zeros_like(images.images))
@@ -147,7 +136,7 @@ def retraining(
         augment=schedule.augment,
         normalize=normalize,
         fill=1.0 if blank else "mean",
-        progress=_said(f"trainings, {trainings}, seed {seed}"),
+        progress=_printed(f"trainings, {trainings}, seed {seed}"),
     ).values()
     found: dict[str, Any] = {
         f"retrained_{fraction:g}": value
@@ -156,11 +145,37 @@ def retraining(
     return found | {"retraining": measured.to_json()}, {}
 
 
-def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found":
-    """How alike maps are to those of the reference, which learned permuted labels.
+def _saved_maps(
+    bench: Bench, learned: Learned, by: Explained, train: data.Dataset, test: data.Dataset
+) -> Any:
+    """Maps of both splits, kept in WORK_DIR/maps; or the name of the random control."""
+    function, name = maps_or_control(learned, by), maps_name(by)
+    if isinstance(function, str):
+        return function
+    maps = []
+    for split, images in (("train", train), ("test", test)):
+        found = evaluation.saved_maps(
+            function,
+            images,
+            os.path.join(bench.work_dir, "maps", f"{name}-{split}"),
+            normalize=learned.statistics(train),
+            batch_size=_MAPS_BATCH,
+            name=None if isinstance(function, saliency.Method) else by.method,
+            progress=_printed(f"maps, {name}, {split}"),
+        )
+        if by.magnitude:
+            found = np.abs(np.asarray(found))
+        if square(by) > 1:
+            found = coarser(np.asarray(found), square(by)).numpy()
+        maps.append(found)
+    return tuple(maps)
 
-    Its weights, the order of its images and its permutation are of the cell's seed, and none of the
-    explained network's seed, from whose first weights it would otherwise begin.
+
+def labels(bench: Bench, learned: Learned, seed: int, by: Explained) -> Found:
+    """Similarity of the maps to those of the reference, which learned permuted labels.
+
+    The seed of the reference's weights, image order and permutation depends on the cell, and is not
+    the explained network's, with which both networks would have the same initial weights.
     """
     reference = bench.experiment.reference
     assert isinstance(reference, Permuted)
@@ -168,8 +183,8 @@ def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found
     other = bench.network(dataclasses.replace(reference, seed=seed, permutation=seed))
 
     def method(network: Any) -> Any:
-        function = _function(network, by)
-        return _judged(function, by) if _square(by) > 1 else function
+        function = map_function(network, by)
+        return compared_maps(function, by) if square(by) > 1 else function
 
     measured = evaluation.label_randomisation(
         learned.network,
@@ -195,89 +210,30 @@ def labels(bench: "Bench", learned: Learned, seed: int, by: Explained) -> "Found
 
 
 def maps(
-    bench: "Bench",
+    bench: Bench,
     learned: Learned,
     seed: int,
     by: Explained,
     count: int,
-) -> "Found":
-    """Maps of a few test images, to be looked at."""
+) -> Found:
+    """Maps of a few test images, for a picture."""
     images, labels = bench.one_of_each(count)
-    found = np.asarray(_function(learned.network, by)(images))
+    found = np.asarray(map_function(learned.network, by)(images))
     if by.magnitude:
         found = np.abs(found)
     return {}, {"images": images, "labels": labels, "maps": found}
 
 
-def _maps(learned: Learned, by: Explained) -> Any:
-    """A function of (images, class), or the word for the control where that is left as it is."""
-    if by.method == saliency.Random.name and _square(by) == 1:
-        return by.method
-    return _function(learned.network, by)
+def _printed(what: str) -> Callable[[int, int], None]:
+    """A function of (done, total) that prints the progress of something long.
 
-
-def _function(network: Any, by: Explained) -> Any:
-    """A function of (images, class) around a network."""
-    if by.method == BRIGHTNESS:
-        return lambda x, y=None: tf.reduce_mean(x, -1)
-    if by.method == CENTRE:
-        return _nearness
-    return saliency.get(by.method)(network, **by.options)
-
-
-def _nearness(x: Any, y: Any = None) -> Any:
-    """1 in the middle of every image, 0 in its corners: [b, H, W, C] → [b, H, W]."""
-    down, across = (tf.linspace(-1.0, 1.0, size) ** 2 for size in x.shape[1:3])
-    one = 1 - (down[:, tf.newaxis] + across) / 2
-    return tf.tile(one[tf.newaxis], [tf.shape(x)[0], 1, 1])
-
-
-def _of_predicted(learned: Learned, by: Explained) -> Any:
-    """Maps of the predicted class, whatever the label."""
-    function = _maps(learned, by)
-    if isinstance(function, str):
-        return function
-    judged = _judged(function, by)
-    return lambda x, y: judged(x)
-
-
-def _judged(function: Any, by: Explained) -> Any:
-    """Maps as tests of pixels take them: their sizes, averaged over a row's squares."""
-    square = _square(by)
-
-    def maps(x: Any, y: Any = None) -> Any:
-        found = tf.abs(function(x, y)) if by.magnitude else function(x, y)
-        return _coarser(found, square) if square > 1 else found
-
-    return maps
-
-
-def _coarser(maps: Any, side: int) -> Any:
-    """Maps [batch, H, W] averaged over squares, and interpolated between their centres."""
-    pooled = tf.nn.avg_pool2d(maps[..., tf.newaxis], side, side, "SAME")
-    return tf.image.resize(pooled, maps.shape[1:])[..., 0]
-
-
-def _said(what: str) -> Any:
-    """Prints how far something long is; what an earlier process has done takes no time."""
+    The first call tells what an earlier process has done, which does not count for the time left.
+    """
     line: list[Progress] = []
 
-    def say(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if not line:
             line.append(Progress(total, done, what))
         line[0].done(done)
 
-    return say
-
-
-def _square(by: Explained) -> int:
-    return by.square if isinstance(by, Coarsened) else 1
-
-
-def _slug(by: Explained) -> str:
-    return "-".join([by.method, *(f"{name}_{value}" for name, value in by.options.items())])
-
-
-def _trainings(by: Explained) -> str:
-    """The name of a row's trainings; rows that coarsen the same maps share these, not those."""
-    return _slug(by) + (f"-squares_{_square(by)}" if _square(by) > 1 else "")
+    return report

@@ -1,6 +1,5 @@
-"""Matching slopes, or values under input noise: Figure 2.1's one-dimensional toy."""
+"""Runs the cells of the one-dimensional toy experiment."""
 
-import dataclasses
 import gc
 import time
 from collections.abc import Mapping
@@ -14,82 +13,14 @@ import tfgrad
 from tfgrad import layers, penalties
 from tfgrad.errors import NonFiniteError
 
-from ..schema import Cell, Line, Metric, Table
-from .students import Record
-
-GRID = np.linspace(-1.2, 1.2, 193, dtype=np.float32)[:, None]
-_STEPS_PER_EPOCH = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class ToyRow(Line):
-    """What the student matches: values at the points, also slopes, or values at noisy copies."""
-
-    slopes: bool = False
-    copies: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Toy(Table):
-    """Students of a fixed function of one variable.
-
-    Attributes:
-        sizes: numbers of points, and seeds.
-        sigma: of the noise; slopes are matched with the weight σ² that Proposition 1 gives them.
-            Noisy copies are drawn once, N for each point, as an enlarged training set.
-    """
-
-    sigma: float = 0.1
-    width: int = 64
-    beta: float = 4.0
-    epochs: int = 40
-    drop: int = 32
-    learning_rate: float = 1e-2
-
-    def size_title(self, size: int) -> str:
-        """The heading of a column."""
-        return f"{size} points"
-
-    def summary(self) -> str:
-        """The settings in a line."""
-        return (
-            f"a smooth teacher of one variable; students: two softplus layers of {self.width}; "
-            f"noise σ = {self.sigma:g}, slopes weighed σ²; Adam {self.learning_rate:g}, ×0.1 after "
-            f"{self.drop * _STEPS_PER_EPOCH:,} of {self.epochs * _STEPS_PER_EPOCH:,} steps"
-        )
-
-
-def figure_2_1(scale: str) -> Toy:
-    """Figure 2.1: a few points, their slopes, and noise around them."""
-    copies = (1, 10, 100, 1000, 10_000) if scale == "paper" else (1, 10, 100, 1000)
-    rows = (
-        ToyRow("Values only"),
-        ToyRow("Values and slopes", slopes=True),
-        *(
-            ToyRow(f"Values at {n:,} noisy cop{'ies' if n > 1 else 'y'} of each point", copies=n)
-            for n in copies
-        ),
-    )
-    return Toy(
-        name="f2.1",
-        title="Figure 2.1: matching slopes does what matching many noisy copies does",
-        scale=scale,
-        sizes=((6, 5 if scale == "paper" else 3),),
-        rows=rows,
-        metrics=(
-            Metric("error", "error to the teacher (rms)", 1.0, 3),
-            Metric("slope_error", "error of the slopes at the points (rms)", 1.0, 3),
-            Metric(
-                "difference", "slopes' difference to those of “values and slopes” (rms)", 1.0, 3
-            ),
-        ),
-        note="errors of values are taken between the outermost points; the paper has no numbers",
-    )
+from ..schema import Cell, Toy
+from ..schema.toy import GRID, STEPS_PER_EPOCH
+from .epoch_logs import EpochLogs
 
 
 def teacher() -> keras.Model:
-    """A wiggly function of one variable, the same in every run."""
-    random = np.random.RandomState(3)  # Its stream is frozen for good.
+    """An oscillating function of one variable, the same in every run."""
+    random = np.random.RandomState(3)  # NumPy guarantees its stream across versions.
     x = keras.Input((1,))
     hidden = keras.layers.Dense(24, activation="tanh", name="hidden")
     network = keras.Model(x, keras.layers.Dense(1, name="logits")(hidden(x)), name="teacher")
@@ -101,13 +32,13 @@ def teacher() -> keras.Model:
 
 
 def points(count: int, seed: int) -> np.ndarray:
-    """Where the student is told something: jittered, so that they cover [−1, 1]."""
+    """Training points [count, 1] of the student: jittered, and spread over [−1, 1]."""
     jitter = np.random.RandomState(seed).uniform(-0.25, 0.25, size=count)
     return (2 * (np.arange(count) + 0.5 + jitter) / count - 1).astype(np.float32)[:, None]
 
 
 def student(width: int, beta: float) -> keras.Model:
-    """Two smooth hidden layers."""
+    """A network of one variable with two softplus layers."""
     x = inputs = keras.Input((1,))
     for i in (1, 2):
         x = keras.layers.Dense(width, kernel_initializer="he_normal", name=f"hidden{i}")(x)
@@ -115,15 +46,19 @@ def student(width: int, beta: float) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(1, name="logits")(x), name="student")
 
 
-class Bench:
-    """The teacher; there is nothing else to prepare."""
+class ToyBench:
+    """The experiment and its teacher, shared by all cells."""
 
-    def __init__(self, experiment: Toy):
+    def __init__(self, experiment: Toy) -> None:
         self.experiment, self.teacher = experiment, teacher()
 
 
-def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
-    """Train one student and compare its curve with the teacher's."""
+def run_cell(bench: ToyBench, cell: Cell) -> dict[str, Any]:
+    """Train one student and compare its curve with the teacher's.
+
+    Returns:
+        Errors, curves, seconds and the logs of every epoch; or the reason of a failed training.
+    """
     keras.backend.clear_session()
     gc.collect()
     keras.utils.set_random_seed(cell.seed)
@@ -141,20 +76,20 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
         matching.append(penalties.JacobianMatching(toy.sigma**2, target=0))
     model = tfgrad.PenalizedModel(network, matching, teacher=bench.teacher)
     rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [toy.drop * _STEPS_PER_EPOCH], [toy.learning_rate, toy.learning_rate * 0.1]
+        [toy.drop * STEPS_PER_EPOCH], [toy.learning_rate, toy.learning_rate * 0.1]
     )
-    # The cross-entropy of a single logit is zero: nothing is learned but what is matched.
+    # The cross-entropy of a single logit is zero, so that only the penalties train the student.
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), cross_entropy, jit_compile=False)
     batch = (tf.constant(x), tf.zeros(len(x), tf.int32))
-    record = Record()
+    logs = EpochLogs()
     result: dict[str, Any] = {}
     try:
         model.fit(
             tf.data.Dataset.from_tensors(batch).repeat(),
-            steps_per_epoch=_STEPS_PER_EPOCH,
+            steps_per_epoch=STEPS_PER_EPOCH,
             epochs=toy.epochs,
-            callbacks=[record],
+            callbacks=[logs],
             shuffle=False,
             verbose=0,
         )
@@ -162,29 +97,23 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     except NonFiniteError as error:
         result["failed"] = str(error)
     result["seconds"] = round(time.perf_counter() - start, 2)
-    result["final"] = record.epochs[-1] if record.epochs else {}
-    result["epochs"] = record.epochs
-    return result
+    return result | logs.record()
 
 
 def _measured(taught: keras.Model, network: keras.Model, where: np.ndarray) -> dict[str, Any]:
     inside = (where.min() <= GRID[:, 0]) & (where.max() >= GRID[:, 0])
-    curves = {name: values_and_slopes(n, GRID)[0] for name, n in _both(taught, network)}
-    values = {name: values_and_slopes(n, where)[0] for name, n in _both(taught, network)}
-    slopes = {name: values_and_slopes(n, where)[1] for name, n in _both(taught, network)}
+    teacher_curve, curve = (values_and_slopes(one, GRID)[0] for one in (taught, network))
+    teacher_values, teacher_slopes = values_and_slopes(taught, where)
+    _, slopes = values_and_slopes(network, where)
     return {
-        "error": _rms(curves["student"][inside] - curves["teacher"][inside]),
-        "slope_error": _rms(slopes["student"] - slopes["teacher"]),
-        "curve": curves["student"].round(5).tolist(),
-        "teacher_curve": curves["teacher"].round(5).tolist(),
+        "error": _rms(curve[inside] - teacher_curve[inside]),
+        "slope_error": _rms(slopes - teacher_slopes),
+        "curve": curve.round(5).tolist(),
+        "teacher_curve": teacher_curve.round(5).tolist(),
         "points": where[:, 0].tolist(),
-        "values": values["teacher"].tolist(),
-        "slopes": slopes["student"].tolist(),
+        "values": teacher_values.tolist(),
+        "slopes": slopes.tolist(),
     }
-
-
-def _both(taught, network):
-    return (("teacher", taught), ("student", network))
 
 
 def _rms(differences: np.ndarray) -> float:
@@ -192,7 +121,7 @@ def _rms(differences: np.ndarray) -> float:
 
 
 def values_and_slopes(network: keras.Model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """f and df/dx at every x."""
+    """f [n] and df/dx [n] at x [n, 1], in float64."""
     inputs = tf.constant(x)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
@@ -202,7 +131,7 @@ def values_and_slopes(network: keras.Model, x: np.ndarray) -> tuple[np.ndarray, 
 
 
 def compared(toy: Toy, records: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The records, with how far the slopes are from those of the student that matched slopes."""
+    """The records, with the difference of slopes to the student that matched slopes."""
     complete = {}
     reference = next(row for row in toy.rows if row.slopes)
     for cell in toy.cells():
