@@ -6,11 +6,11 @@ Exact constructions (thesis §5.2, §5.7) around a trained network, without furt
     fooled = tfgrad.fooling.shared_shift(network, tfgrad.fooling.Picture(mask, scale=10.0))
     fooled.save("fooled.keras")
 
-| construction      | what is added                       | what changes                            |
-|-------------------|-------------------------------------|-----------------------------------------|
-| `shared_shift`    | g(x) to every logit                 | logit-gradients, by ∇g; no loss         |
-| `per_class_shift` | g_i(x) to f_i, abs(g_i − g_j) ≤ ε   | losses by ≤ ε, their gradients freely   |
-| `rippled`         | ε sin(m·1ᵀx) to a loss              | the loss by ≤ ε, its gradient by ≤ mεD  |
+| construction      | what is added                     | what changes                           |
+|-------------------|-----------------------------------|----------------------------------------|
+| `shared_shift`    | g(x) to every logit               | logit-gradients, by ∇g; no loss        |
+| `per_class_shift` | g_i(x) to f_i, abs(g_i − g_j) ≤ ε | losses by ≤ ε, their gradients freely  |
+| `rippled`         | ε sin(m·1ᵀx) to a loss            | the loss by ≤ ε, its gradient by ≤ mεD |
 
 `tfgrad.penalties.SaliencyFooling` fine-tunes the network's own weights to the same effect.
 """
