@@ -248,7 +248,7 @@ def test_listeners_hear_the_inner_layer_say_what_the_outer_one_says():
     x = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype("float32")
     outer = network.layers[0].name
     for training in (True, False):
-        with call_hooks.recorded(["conv", outer]) as outputs:
+        with call_hooks.recorded_outputs(["conv", outer]) as outputs:
             network(x, training=training)
         np.testing.assert_array_equal(outputs["conv"], outputs[outer])
 
@@ -286,10 +286,13 @@ def test_its_full_gradients_add_up():
     ("arguments", "message"),
     [
         (("conv", 0.1), r"layer: got str; expected a Keras layer with a bias"),
-        ((L.Dense(3, use_bias=False, name="d"), 0.1), r"layer: 'd' \(Dense\) has no bias"),
+        (
+            (L.Dense(3, use_bias=False, name="d"), 0.1),
+            r"layer: got 'd' \(Dense\), which has no bias; expected",
+        ),
         ((L.Dense(3), -0.1), r"stddev: got -0.1"),
         ((L.Dense(3), float("nan")), r"stddev: got nan"),
-        ((L.Dense(3), "0.1"), r"stddev: got '0.1'; expected a number"),
+        ((L.Dense(3), "0.1"), r"stddev: got '0.1'; expected a finite number"),
         ((L.Dense(3), True), r"stddev: got True"),
     ],
 )
@@ -303,5 +306,7 @@ def test_wrong_arguments(arguments, message):
     [lambda: L.EinsumDense("ab,bc->ac", 3), lambda: L.ReLU(), lambda: L.LayerNormalization()],
 )
 def test_a_layer_that_turns_out_to_have_no_bias(layer):
-    with pytest.raises(ArgumentError, match=r"layer: .* has no bias to put noise on"):
+    with pytest.raises(
+        ArgumentError, match=r"layer: got .*, which has no bias; expected a layer with one; try"
+    ):
         BiasNoise(layer(), 0.1).build((None, 4))

@@ -1,9 +1,9 @@
-"""Keras layers whose second derivative is right, and noise on biases.
+"""Keras layers with correct second derivatives, and noise on biases.
 
-A gradient penalty differentiates twice, and some Keras layers are right only once: their moments
-stop the gradient of the mean (`tf.nn.moments`), or the gradient of their kernel has none itself
-(`ResizeBilinearGrad`). The layers below are subclasses with the same name, arguments, weights and
-outputs, so weights files and architectures carry over; only the arithmetic differs.
+A gradient penalty differentiates twice. The second derivative of some Keras layers is wrong: their
+moments stop the gradient of the mean (`tf.nn.moments`), or the gradient operation of their kernel
+has no gradient itself (`ResizeBilinearGrad`). The layers below are subclasses with the same names,
+arguments, weights and outputs, so weights files and architectures carry over.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from keras import ops
 
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import keras_private
+from tfgrad.internal.arguments import number
 from tfgrad.internal.precision import promoted_to_float32
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
@@ -24,17 +25,17 @@ _serializable = keras.saving.register_keras_serializable("tfgrad")
 class Softplus(keras.layers.Layer):
     """Smooth rectifier: φ(z) = log(1 + exp(βz)) / β.
 
-    Its curvature φ″(z) = β s(βz) (1 − s(βz)), s the logistic function, is what score matching
-    sees; that of ReLU is zero almost everywhere. φ tends to ReLU as β grows.
+    Score matching needs its curvature φ″(z) = β s(βz) (1 − s(βz)), s the logistic function; that of
+    ReLU is zero almost everywhere. φ tends to ReLU as β grows.
 
-    The result is computed in float32 or wider and cast to the compute dtype: in float16 βz
-    overflows long before z does.
+    The result is computed in float32 or wider and cast to the compute dtype, because βz overflows
+    in float16 long before z does.
 
     Args:
         beta: β > 0. Chapter 5 uses 10.
-        **kwargs: as for every Keras layer.
+        **kwargs: Arguments of every Keras layer.
 
-    Input and output shape: any, the same.
+    Shape: input and output have the same, arbitrary shape.
 
     Raises:
         ArgumentError: β is not a positive finite number.
@@ -45,16 +46,12 @@ class Softplus(keras.layers.Layer):
 
     def __init__(self, beta: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(beta, bool) or not isinstance(beta, (int, float, np.number)):
-            raise ArgumentError(f"beta must be a positive number, not {beta!r}; try beta=10.0")
-        if not 0.0 < float(beta) < float("inf"):
-            raise ArgumentError(f"beta must be positive and finite, not {beta!r}; try beta=10.0")
-        self.beta = float(beta)
+        self.beta = number("beta", beta)
         self.supports_masking = True
         keras_private.build_at_once(self)
 
     def call(self, inputs: Any) -> Any:
-        """φ(inputs), in the compute dtype."""
+        """φ(inputs) in the compute dtype."""
         z = promoted_to_float32(inputs)
         return ops.cast(ops.softplus(self.beta * z) / self.beta, self.compute_dtype)
 
@@ -69,19 +66,20 @@ class Softplus(keras.layers.Layer):
 
 @_serializable
 class LayerNormalization(keras.layers.LayerNormalization):
-    """`keras.layers.LayerNormalization`, right to second order.
+    """`keras.layers.LayerNormalization` with a correct second derivative.
 
-    y = γ (x − μ) / √(v + ε) + β, μ = mean(x), v = mean((x − μ)²) over `axis`, with the gradient of
-    μ inside v kept: stopping it leaves ∂y/∂x right, because Σ(x − μ) = 0, but not ∂²y/∂x².
+    y = γ (x − μ) / √(v + ε) + β with μ = mean(x) and v = mean((x − μ)²) over `axis`. The gradient
+    of μ inside v is kept. Keras stops it, which leaves ∂y/∂x correct because Σ(x − μ) = 0, but
+    makes ∂²y/∂x² wrong.
 
-    Arguments, weights and shapes are Keras's; statistics are float32 or wider.
+    Arguments, weights and shapes are those of Keras; statistics are float32 or wider.
 
     Source: Ba et al. 2016.
     """
 
     def call(self, inputs: Any) -> Any:
         """Normalise over `axis`."""
-        if self.rms_scaling:  # Keras takes a variance here that is already right
+        if self.rms_scaling:  # the variance that Keras uses here stops no gradient
             return super().call(inputs)
         x = promoted_to_float32(inputs)
         mean, variance = _moments(x, self.axis, keepdims=True)
@@ -99,12 +97,12 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
 @_serializable
 class GroupNormalization(keras.layers.GroupNormalization):
-    """`keras.layers.GroupNormalization`, right to second order.
+    """`keras.layers.GroupNormalization` with a correct second derivative.
 
     y = γ (x − μ) / √(v + ε) + β with μ and v over the positions and the channels of one group of
-    one example, the gradient of μ inside v kept. `groups=-1` is instance normalisation.
+    one example. The gradient of μ inside v is kept. `groups=-1` is instance normalisation.
 
-    Arguments, weights and shapes are Keras's; statistics are float32 or wider.
+    Arguments, weights and shapes are those of Keras; statistics are float32 or wider.
 
     Source: Wu and He 2018.
     """
@@ -126,17 +124,18 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
 @_serializable
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization`, right to second order in training mode too.
+    """`keras.layers.BatchNormalization` with a correct second derivative, in training mode too.
 
-    y = γ (x − μ) / √(v + ε) + β. In training μ and v are those of the batch, the gradient of μ
-    inside v kept, and the moving statistics move as Keras moves them, masks and renormalisation
-    included; in inference they are the moving ones. On several replicas each
-    normalises by its own examples and, unlike Keras's, the moving statistics are their mean.
+    y = γ (x − μ) / √(v + ε) + β. In training mode μ and v are those of the batch, the gradient of μ
+    inside v is kept, and the moving statistics are updated as in Keras, with masks and
+    renormalisation; in inference mode μ and v are the moving statistics. With several replicas each
+    normalises by its own examples; the moving statistics are the mean over the replicas, which they
+    are not in Keras.
 
-    Arguments, weights and shapes are Keras's; statistics are float32 or wider.
+    Arguments, weights and shapes are those of Keras; statistics are float32 or wider.
 
     Raises:
-        ArgumentError: `synchronized=True`.
+        ArgumentError: `synchronized` is True.
 
     Source: Ioffe and Szegedy 2015.
     """
@@ -145,35 +144,38 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(*args, **kwargs)
         if self.synchronized:
             raise ArgumentError(
-                f"layer {self.name!r}: synchronized=True is not supported; use synchronized=False "
-                "(each replica normalises by its own batch) or tfgrad.layers.GroupNormalization"
+                f"synchronized: got True for the layer {self.name!r}; expected False (each "
+                "replica normalises by its own examples); try tfgrad.layers.GroupNormalization, "
+                "which does not depend on the batch."
             )
 
     def add_weight(self, *args: Any, trainable: bool = True, **kwargs: Any) -> Any:
-        """Create a weight; the moving ones are averaged over replicas, where Keras's differ."""
+        """Create a weight; moving statistics are averaged over replicas, unlike in Keras."""
         if not trainable:
             kwargs["aggregation"] = "mean"
         return super().add_weight(*args, trainable=trainable, **kwargs)
 
     def _moments(self, inputs: Any, mask: Any) -> Any:
-        if mask is not None:  # Keras writes these out, nothing is stopped
+        if mask is not None:  # Keras computes these without tf.nn.moments
             return super()._moments(inputs, mask)
         return _moments(inputs, keras_private.reduction_axes(self), keepdims=False)
 
 
 @_serializable
 class Resizing(keras.layers.Resizing):
-    """`keras.layers.Resizing`, right to second order.
+    """`keras.layers.Resizing` with a correct second derivative.
 
-    y = M_h x M_wᵀ for every image and channel: resizing is linear and separable, so it is two
-    products with constant matrices, and a product has every derivative. The matrices are TF's own,
-    read off by resizing the identity; hence any `interpolation`, with or without `antialias`.
+    y = M_h x M_wᵀ for every image and channel. Resizing is linear and separable, so it equals two
+    products with constant matrices, and a product has derivatives of every order. The matrices come
+    from TensorFlow, which resizes the identity; so every `interpolation` is supported, with or
+    without `antialias`.
 
-    Arguments are Keras's. Values agree with Keras's to float32 rounding, unless the device rounds
-    matrix products to TF32, as GPUs do by default. Integer images take Keras's way: they have no
-    gradient.
+    Arguments are those of Keras. Values agree with Keras to float32 rounding, unless the device
+    rounds matrix products to TF32, as GPUs do by default. Integer images have no gradient and are
+    resized by Keras.
 
-    Shape: `[batch, height, width, channels]`, or as `data_format` says; unbatched images too.
+    Shape: `[batch, height, width, channels]`, or as `data_format` says; one image without the batch
+    axis, too.
     """
 
     def _transform_images(self, images: Any, transformation: Any, interpolation: str) -> Any:
@@ -215,12 +217,14 @@ class Resizing(keras.layers.Resizing):
 
 @_serializable
 class UpSampling2D(keras.layers.UpSampling2D):
-    """`keras.layers.UpSampling2D`, right to second order for every interpolation.
+    """`keras.layers.UpSampling2D` with a correct second derivative for every interpolation.
 
     y = M_h x M_wᵀ with constant matrices (see `Resizing`); `"nearest"` repeats rows and columns as
     Keras does.
 
-    Arguments are Keras's. Shape: `[batch, height, width, channels]`, or as `data_format` says.
+    Arguments are those of Keras.
+
+    Shape: `[batch, height, width, channels]`, or as `data_format` says.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -236,28 +240,29 @@ class UpSampling2D(keras.layers.UpSampling2D):
 
 @_serializable
 class BiasNoise(keras.layers.Wrapper):
-    """Multiplicative Gaussian noise on the bias of a dense or convolution layer, in training.
+    """Multiplicative Gaussian noise on the bias of a dense or convolution layer, in training mode.
 
-    z + b ⊙ φ, φ ~ N(0, σ²), for the layer's pre-activation z = w·x + b: every example and every
-    position has a φ of its own. The layer's fused activation comes after the noise. In inference
-    the layer is called as it is.
+    z + b ⊙ φ with φ ~ N(0, σ²), for the layer's pre-activation z = w·x + b; φ is drawn
+    independently for every example and every position. The layer's activation is applied after the
+    noise. In inference mode the layer is called unchanged.
 
     To first order the expected squared error grows by σ² ‖b ⊙ ∇_b f‖² (Prop. 10), which
-    `tfgrad.penalties.BiasGradientNorm` adds without drawing anything. The noise on *activations* of
+    `tfgrad.penalties.BiasGradientNorm` adds without sampling. The noise on *activations* of
     Eq. 4.1, z ⊙ ξ with ξ ~ N(1, σ²), is `keras.layers.GaussianDropout(σ² / (1 + σ²))`.
 
     Args:
-        layer: a layer whose call ends in adding its `bias` and applying its `activation`, if it
+        layer: A layer whose call ends in adding its `bias` and applying its `activation`, if it
             has one: dense, einsum-dense, every convolution.
-        stddev: σ ≥ 0.
-        seed: of the draws, an int; None draws one. As Dropout's, it starts anew in a loaded model.
-        **kwargs: as for every Keras layer.
+        stddev: Standard deviation σ ≥ 0.
+        seed: Integer seed of the noise; None draws one. As in Dropout, the sequence restarts in a
+            loaded model.
+        **kwargs: Arguments of every Keras layer.
 
-    Input and output shape: the layer's.
+    Shape: input and output shapes are those of the layer.
 
     Raises:
-        ArgumentError: the layer has no bias (when it is built, at the latest), or σ is not a finite
-            number from 0 up.
+        ArgumentError: The layer has no bias (raised when it is built, at the latest), or σ is not a
+            finite number ≥ 0.
 
     Source: Srinivas, *Gradient-based Methods for Deep Model Interpretability*, §4.3, Prop. 10.
     """
@@ -265,27 +270,24 @@ class BiasNoise(keras.layers.Wrapper):
     def __init__(self, layer: Any, stddev: float, seed: int | None = None, **kwargs: Any) -> None:
         if not isinstance(layer, keras.layers.Layer):
             raise ArgumentError(
-                f"layer: got {type(layer).__name__}; expected a Keras layer with a bias, e.g. "
+                f"layer: got {type(layer).__name__}; expected a Keras layer with a bias; try "
                 "keras.layers.Conv2D(64, 3)."
             )
         super().__init__(layer, **kwargs)
-        if isinstance(stddev, bool) or not isinstance(stddev, (int, float, np.number)):
-            raise ArgumentError(f"stddev: got {stddev!r}; expected a number from 0 up.")
-        if not 0.0 <= float(stddev) < float("inf"):
-            raise ArgumentError(f"stddev: got {stddev!r}; expected a finite number from 0 up.")
+        stddev = number("stddev", stddev, zero=True)
         if layer.built or getattr(layer, "use_bias", None) is False:
             self._check_bias()
-        self.stddev, self.seed = float(stddev), seed
+        self.stddev, self.seed = stddev, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = layer.supports_masking
 
     def build(self, input_shape: Any = None) -> None:
-        """Build the layer, unless it is built."""
+        """Build the layer if it is not built yet."""
         super().build(input_shape)
         self._check_bias()
 
     def call(self, inputs: Any, training: bool | None = False) -> Any:
-        """The layer at `inputs`, its bias noisy in training."""
+        """The layer's output for `inputs`, with noise on its bias in training mode."""
         if not training or not self.stddev:
             return self.layer(inputs)
         activation = getattr(self.layer, "activation", None)
@@ -294,11 +296,11 @@ class BiasNoise(keras.layers.Wrapper):
         return _twin(self.layer, activation=lambda z: activation(self._with_noise(z)))(inputs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        """The layer's mask."""
+        """The mask that the layer computes."""
         return self.layer.compute_mask(inputs, previous_mask)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The layer's."""
+        """The layer's output shape."""
         return self.layer.compute_output_shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -308,8 +310,9 @@ class BiasNoise(keras.layers.Wrapper):
     def _check_bias(self) -> None:
         if getattr(self.layer, "bias", None) is None:
             raise ArgumentError(
-                f"layer: {self.layer.name!r} ({type(self.layer).__name__}) has no bias to put "
-                "noise on; try use_bias=True, or keras.layers.GaussianDropout for activations."
+                f"layer: got {self.layer.name!r} ({type(self.layer).__name__}), which has no bias; "
+                "expected a layer with one; try use_bias=True, or keras.layers.GaussianDropout for "
+                "noise on activations."
             )
 
     def _with_noise(self, z: Any) -> Any:
@@ -322,9 +325,9 @@ class BiasNoise(keras.layers.Wrapper):
 
 
 def _twin(layer: Any, **replaced: Any) -> Any:
-    """The layer, its variables and its losses, with some attributes replaced.
+    """A copy of the layer that shares its variables and losses, with some attributes replaced.
 
-    The layer itself does not change, so other threads do not notice.
+    The layer itself does not change, which other threads may be calling.
     """
     twin = object.__new__(type(layer))
     twin.__dict__.update(layer.__dict__)
@@ -333,7 +336,7 @@ def _twin(layer: Any, **replaced: Any) -> Any:
 
 
 def _moments(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
-    """Mean and variance over `axes`, both differentiable without end."""
+    """Mean and variance over `axes`, both with derivatives of every order."""
     mean = ops.mean(x, axis=axes, keepdims=True)
     variance = ops.mean(ops.square(x - mean), axis=axes, keepdims=True)
     if not keepdims:
@@ -365,7 +368,7 @@ def _resize_axis(x: Any, axis: int, length: Any, method: str, antialias: bool = 
     """Resize one axis of a floating tensor: a product with the matrix [length, old length]."""
     old = _length(x, axis)
     if isinstance(old, int) and isinstance(length, int):
-        with tf.init_scope():  # a constant of the graph: XLA knows not every resize operation
+        with tf.init_scope():  # a constant: XLA does not support every resize operation
             matrix = _resize_matrix(old, length, method, antialias).numpy()
     else:
         matrix = _resize_matrix(old, length, method, antialias)
@@ -380,7 +383,7 @@ def _resize_axis(x: Any, axis: int, length: Any, method: str, antialias: bool = 
 
 
 def _resize_matrix(old: Any, length: Any, method: str, antialias: bool) -> Any:
-    """TF's own answer to the unit vectors: row o holds the weights of output o."""
+    """TensorFlow's result for the unit vectors: row o holds the weights of output o."""
     identity = tf.eye(old)[:, tf.newaxis, :]  # one column, which keeps its length 1
     return tf.image.resize(identity, (length, 1), method=method, antialias=antialias)[:, 0, :]
 

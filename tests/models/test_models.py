@@ -209,24 +209,40 @@ GOOD = {"input_shape": (32, 32, 3), "classes": 10}
 @pytest.mark.parametrize(
     ("build", "wrong", "message"),
     [
-        (models.vgg, {"depth": 16}, r"depth=16 is unknown; choose one of \[4, 6, 9, 11\]"),
-        (models.vgg, {"depth": True}, "depth=True is unknown"),
-        (models.resnet, {"depth": 50}, r"depth=50 is unknown; choose one of \[9, 18, 34\]"),
-        (models.vgg, {"input_shape": (32, 32)}, r"input_shape=\(32, 32\) must be three positive"),
-        (models.vgg, {"input_shape": (None, 32, 3)}, "input_shape=.* must be three positive"),
-        (models.vgg, {"input_shape": 32}, "input_shape=32 must be three positive"),
-        (models.vgg, {"classes": 0}, "classes=0 must be a positive integer"),
-        (models.resnet, {"classes": 2.0}, "classes=2.0 must be a positive integer"),
-        (models.vgg, {"width": 0}, "width=0 must be a finite number above 0"),
-        (models.vgg, {"width": float("nan")}, "width=nan must be a finite number above 0"),
-        (models.vgg, {"beta": -1.0}, "beta=-1.0 must be a finite number above 0"),
-        (models.vgg, {"activation": "tanh"}, r"activation='tanh' .* \['relu', 'softplus'\]"),
+        (models.vgg, {"depth": 16}, r"depth: got 16; expected one of \[4, 6, 9, 11\]"),
+        (models.vgg, {"depth": True}, "depth: got True; expected one of"),
+        (models.resnet, {"depth": 50}, r"depth: got 50; expected one of \[9, 18, 34\]"),
+        (
+            models.vgg,
+            {"input_shape": (32, 32)},
+            r"input_shape: got \(32, 32\); expected three integers ≥ 1",
+        ),
+        (
+            models.vgg,
+            {"input_shape": (None, 32, 3)},
+            r"input_shape: got .*; expected three integers ≥ 1",
+        ),
+        (models.vgg, {"input_shape": 32}, "input_shape: got 32; expected three integers ≥ 1"),
+        (models.vgg, {"classes": 0}, "classes: got 0; expected an integer ≥ 1"),
+        (models.resnet, {"classes": 2.0}, "classes: got 2.0; expected an integer ≥ 1"),
+        (models.vgg, {"width": 0}, "width: got 0; expected a finite number above 0"),
+        (models.vgg, {"width": float("nan")}, "width: got nan; expected a finite number above 0"),
+        (models.vgg, {"beta": -1.0}, "beta: got -1.0; expected a finite number above 0"),
+        (
+            models.vgg,
+            {"activation": "tanh"},
+            "activation: got 'tanh'; expected one of 'relu', 'softplus'",
+        ),
         (
             models.vgg,
             {"input_shape": (28, 28, 1)},
-            r"input_shape=\(28, 28, 1\) is too small for depth=9, .* 5 times.* at least 32",
+            r"input_shape: got \(28, 28, 1\); expected .* at least 32 for depth=9, .* 5 times; try",
         ),
-        (models.vgg, {"depth": 4, "input_shape": (8, 7, 1)}, r"halves the image 3 .* at least 8"),
+        (
+            models.vgg,
+            {"depth": 4, "input_shape": (8, 7, 1)},
+            "at least 8 .* halves the image 3 times",
+        ),
     ],
 )
 def test_refusals_say_what_is_allowed(build, wrong, message):
@@ -236,5 +252,5 @@ def test_refusals_say_what_is_allowed(build, wrong, message):
 
 @pytest.mark.parametrize("name", ["vgg16", "VGG9", None, ["vgg9"]])
 def test_unknown_names(name):
-    with pytest.raises(ArgumentError, match=r"is no known network; choose one of .*'resnet34'"):
+    with pytest.raises(ArgumentError, match=r"name: got .* one of .*'resnet34'"):
         models.get(name, **GOOD)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.arguments import one_of
 from tfgrad.models.heads import one_head, two_heads
 from tfgrad.models.resnet_networks import DEPTHS as _RESNET_DEPTHS
 from tfgrad.models.resnet_networks import resnet
@@ -31,30 +32,28 @@ def get(
     """Build one of the networks in `NAMES`, for instance "vgg9" or "resnet18".
 
     Args:
-        name: one of `NAMES`.
+        name: One of `NAMES`; also the name of the model.
         input_shape: (height, width, channels).
-        classes: the number of logits.
-        width: the channel multiplier.
-        activation: "relu" or "softplus".
+        classes: Number of logits.
+        width: Multiplier of the channels.
+        activation: "relu", or "softplus" for softplus(βz)/β.
         beta: β of the softplus.
-        batch_norm: False leaves batch normalisation out; a VGG only.
+        batch_norm: Whether convolutions are followed by batch normalisation; a ResNet needs it.
 
     Returns:
-        A model from images [batch, height, width, channels] to logits [batch, classes], which
-        carries `name`.
+        A model from images [batch, height, width, channels] to logits [batch, classes].
 
     Raises:
-        ArgumentError: for an unknown name, and whatever `vgg` and `resnet` refuse.
+        ArgumentError: The name is unknown, or an argument is one that `vgg` or `resnet` rejects.
     """
-    if name not in NAMES:
-        raise ArgumentError(f"name={name!r} is no known network; choose one of {list(NAMES)}.")
+    one_of("name", name, NAMES)
     builder, depth = _BUILDERS[name]
     options = {"width": width, "activation": activation, "beta": beta, "name": name}
     if not batch_norm:
         if builder is not vgg:
             raise ArgumentError(
-                f"batch_norm=False: {name!r} does not train without batch normalisation; "
-                "choose a VGG."
+                f"batch_norm: got False; expected True for {name!r}, which does not train without "
+                "batch normalisation; try a VGG."
             )
         options["batch_norm"] = False
     return builder(depth, input_shape, classes, **options)

@@ -1,13 +1,13 @@
-"""What both families of networks are made of: argument checks, normalisation, activation, head."""
+"""Parts of both network families: argument checks, normalisation, activation, convolution, head."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.arguments import integer, is_integer, number, one_of
 from tfgrad.layers import BatchNormalization, Softplus
 
 ACTIVATIONS = ("relu", "softplus")
@@ -15,11 +15,11 @@ _FEWEST_CHANNELS = 4
 
 
 def normalization(name: str) -> keras.layers.Layer:
-    """Batch normalisation right to second order, which costs no more than Keras's own.
+    """Return a batch normalisation with a correct second derivative, at the cost of Keras's own.
 
-    Momentum and ε are the defaults of the framework the papers' code was written in (their 0.1 is
-    Keras's 0.9). Keras's own 0.99 needs hundreds of steps before inference mode can be trusted,
-    more than a run on a few images per class has.
+    Momentum and ε are the defaults of the framework in which the papers' code was written (its 0.1
+    is 0.9 in Keras). With Keras's default of 0.99 the moving statistics need hundreds of steps to
+    settle, more than a run on a few images per class has.
     """
     return BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
 
@@ -48,7 +48,7 @@ def convolution(
 
 def head(classes: int) -> Callable[[Any], Any]:
     """Return global average pooling and the dense layer that ends in logits."""
-    # A loss and its gradients want full-precision logits, whatever the body computes in.
+    # A loss and its gradients need logits in full precision, whatever the body computes in.
     half = keras.config.dtype_policy().compute_dtype in ("float16", "bfloat16")
     pool = keras.layers.GlobalAveragePooling2D(name="global_pool")
     logits = keras.layers.Dense(
@@ -62,11 +62,6 @@ def scaled(channels: int, width: float) -> int:
     return max(_FEWEST_CHANNELS, math.floor(channels * width + 0.5))
 
 
-def is_count(value: object) -> bool:
-    """Tell whether a value is a positive integer (`True` is not a number here)."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) > 0
-
-
 def check_arguments(
     depth: object,
     depths: Sequence[int],
@@ -76,32 +71,23 @@ def check_arguments(
     activation: object,
     beta: object,
 ) -> None:
-    """Refuse what no network of either family can be built from.
+    """Check the arguments that both families take.
 
     Raises:
-        ArgumentError: naming the argument, what came and what is allowed.
+        ArgumentError: An argument has the wrong type or is out of range.
     """
     if isinstance(depth, bool) or depth not in depths:
-        raise ArgumentError(f"depth={depth!r} is unknown; choose one of {list(depths)}.")
+        raise ArgumentError(f"depth: got {depth!r}; expected one of {list(depths)}.")
     if (
         not isinstance(input_shape, (tuple, list))
         or len(input_shape) != 3
-        or not all(is_count(size) for size in input_shape)
+        or not all(is_integer(size) and size > 0 for size in input_shape)
     ):
         raise ArgumentError(
-            f"input_shape={input_shape!r} must be three positive integers, "
-            "(height, width, channels), without the batch."
+            f"input_shape: got {input_shape!r}; expected three integers ≥ 1, (height, width, "
+            "channels), without the batch."
         )
-    if not is_count(classes):
-        raise ArgumentError(f"classes={classes!r} must be a positive integer.")
-    for argument, value in (("width", width), ("beta", beta)):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not (math.isfinite(value) and value > 0)
-        ):
-            raise ArgumentError(f"{argument}={value!r} must be a finite number above 0.")
-    if activation not in ACTIVATIONS:
-        raise ArgumentError(
-            f"activation={activation!r} is unknown; choose one of {list(ACTIVATIONS)}."
-        )
+    integer("classes", classes)
+    number("width", width)
+    number("beta", beta)
+    one_of("activation", activation, ACTIVATIONS)

@@ -5,25 +5,26 @@ from typing import Any
 import keras
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.arguments import integer
 from tfgrad.internal.keras_private import producer
-from tfgrad.models import _blocks
 
 TARGET, SOURCE = "target", "source"
 
 
 def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
-    """Give a classifier a second head for the classes that a teacher knows.
+    """Add a second head for the classes of a teacher to a classifier.
 
     Args:
-        network: a functional or Sequential model that ends in a dense layer of logits.
-        source_classes: how many logits the teacher has.
+        network: A functional or Sequential model that ends in a dense layer of logits.
+        source_classes: Number of logits of the teacher.
 
     Returns:
-        A model from the same inputs to {"target": network's logits, "source": new logits}, both
-        from the layer before the last. It shares the network's layers; the new head is He-normal.
+        A model from the same inputs to {"target": logits of the network [batch, classes], "source":
+        new logits [batch, source_classes]}. Both heads take the input of the network's last layer.
+        The model shares the network's layers; the new head is initialised He-normal.
 
     Raises:
-        ArgumentError: the network does not end in a dense layer, or has several outputs.
+        ArgumentError: The network does not end in a dense layer of logits, or has several outputs.
 
     Example:
 
@@ -38,23 +39,24 @@ def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
 
     Source: thesis §2.5, Figure 2.2; Li and Hoiem 2016.
     """
-    if not _blocks.is_count(source_classes):
-        raise ArgumentError(f"source_classes={source_classes!r} must be a positive integer.")
+    integer("source_classes", source_classes)
     outputs = getattr(network, "outputs", None)
     if not outputs or len(outputs) != 1:
         raise ArgumentError(
-            f"network: {getattr(network, 'name', network)!r} is no functional or Sequential model "
-            "with one output; build a model with outputs {'target': ..., 'source': ...} yourself."
+            f"network: got {getattr(network, 'name', network)!r}; expected a functional or "
+            "Sequential model with one output; try to build a model with outputs {'target': ..., "
+            "'source': ...} yourself."
         )
     last, node = producer(outputs[0])  # the very call: the layer may have others
     if not isinstance(last, keras.layers.Dense):
         raise ArgumentError(
-            f"network: {network.name!r} ends in {last.name!r} ({type(last).__name__}); expected a "
-            "dense layer of logits, beside which the second head can stand."
+            f"network: got {network.name!r}, which ends in {last.name!r} ({type(last).__name__}); "
+            "expected a dense layer of logits, whose input the second head can share."
         )
     if last.activation is not keras.activations.linear:
         raise ArgumentError(
-            f"network: {network.name!r} ends in the activation of {last.name!r}; expected logits."
+            f"network: got {network.name!r}, which ends in the activation of {last.name!r}; "
+            "expected logits; try activation=None in that layer."
         )
     head = keras.layers.Dense(
         source_classes,
@@ -69,20 +71,23 @@ def two_heads(network: keras.Model, source_classes: int) -> keras.Model:
 
 
 def one_head(network: keras.Model, head: Any = TARGET) -> keras.Model:
-    """The plain classifier that one head of a network makes, sharing its layers.
+    """The classifier that consists of one head of a network and shares its layers.
 
     Args:
-        network: a functional model whose outputs are a dict or a list.
-        head: the key or index of the output to keep.
+        network: A functional model whose outputs are a dict or a list.
+        head: Key or index of the output to keep.
+
+    Returns:
+        A model from the same inputs to the logits of that head, [batch, classes].
 
     Raises:
-        ArgumentError: there is no such head.
+        ArgumentError: The network has no such head.
     """
     outputs = getattr(network, "output", None)
     keys = outputs if isinstance(outputs, dict) else range(len(outputs or ()))
     if not isinstance(outputs, dict | list | tuple) or head not in keys:
-        raise ArgumentError(
-            f"head: got {head!r}; network {getattr(network, 'name', network)!r} has "
-            + (f"the heads {list(keys)}." if isinstance(outputs, dict | list | tuple) else "one.")
-        )
+        several = isinstance(outputs, dict | list | tuple)
+        expected = f"one of {list(keys)}" if several else "a network with several heads"
+        name = getattr(network, "name", network)
+        raise ArgumentError(f"head: got {head!r} for the network {name!r}; expected {expected}.")
     return keras.Model(network.input, outputs[head], name=network.name)

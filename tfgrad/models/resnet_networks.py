@@ -25,27 +25,28 @@ def resnet(
     A 3×3 stem, four stages of basic blocks with 64, 128, 256 and 512 channels, global average
     pooling and one dense layer. A basic block is conv, norm, activation, conv, norm, plus the
     shortcut, then activation (He et al., 2016). Convolutions have no bias. Stages 2 to 4 start with
-    stride 2; where the shape changes, the shortcut is a 1×1 convolution with batch normalisation.
+    stride 2; if the shape changes, the shortcut is a 1×1 convolution with batch normalisation.
     Layers are named `stem_conv`, `stem_bn`, `stem_act`, `stage1_block1_conv1`, `…_bn1`, `…_act1`,
     `…_conv2`, `…_bn2`, `…_shortcut_conv`, `…_shortcut_bn`, `…_add`, `…_act2`, …, `global_pool`,
-    `logits`; weights start He-normal.
+    `logits`. Weights are initialised He-normal.
 
     Args:
         depth: 9, 18 or 34.
         input_shape: (height, width, channels), any size.
-        classes: the number of logits.
-        width: multiplies the channels of every stage; the product is rounded to the nearest
-            integer and never falls below 4.
-        activation: "relu", or "softplus" for softplus(βz)/β, Chapter 5's choice.
-        beta: β of the softplus; ignored with "relu".
-        name: the model's name, by default "resnet9", "resnet18", ….
+        classes: Number of logits.
+        width: Multiplier of the channels of every stage; the product is rounded to the nearest
+            integer and is at least 4.
+        activation: "relu", or "softplus" for softplus(βz)/β as in Chapter 5.
+        beta: β of the softplus; unused with "relu".
+        name: Name of the model, by default "resnet9", "resnet18", ….
 
     Returns:
-        A model from images [batch, height, width, channels] to logits [batch, classes]; no softmax.
+        A model from images [batch, height, width, channels] to logits [batch, classes], without a
+        softmax.
 
     Raises:
-        ArgumentError: for an unknown depth or activation, a malformed input shape, or a number out
-            of range.
+        ArgumentError: The depth or activation is unknown, the input shape is malformed, or a
+            number is out of range.
 
     Example:
         >>> resnet(9, (8, 8, 1), classes=10, width=0.25).output_shape

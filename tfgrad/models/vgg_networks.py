@@ -8,8 +8,8 @@ from tfgrad.errors import ArgumentError
 from tfgrad.models import _blocks
 
 # Numbers are channels of a 3×3 convolution, M is a 2×2 max-pool. VGG-4 and VGG-9: thesis §2.12.1
-# (the authors' code drops VGG-9's last M and flattens); VGG-11: the authors' code, the text also
-# calls it 13-layer; VGG-6 is not spelled out anywhere, this one is ours.
+# (the authors' code omits the last M of VGG-9 and flattens); VGG-11: the authors' code, the text
+# also calls it 13-layer; VGG-6 is not specified in any source, so its plan is our own.
 _PLANS = {
     4: "64 M 128 M 512 M",
     6: "64 M 128 M 256 M 512 M 512 M",
@@ -31,29 +31,30 @@ def vgg(
 ) -> keras.Model:
     """Build a VGG network as a plain functional Keras model.
 
-    Blocks of 3×3 convolution (with bias), batch normalisation and activation, 2×2 max-pools
-    between them, then global average pooling and one dense layer. The depth counts the
+    Blocks of 3×3 convolution (with bias), batch normalisation and activation with 2×2 max-pools
+    between them, followed by global average pooling and one dense layer. The depth counts the
     convolutions and the dense layer. Layers are named `conv1`, `bn1`, `act1`, …, `pool1`, …,
-    `global_pool`, `logits`; weights start He-normal.
+    `global_pool`, `logits`. Weights are initialised He-normal.
 
     Args:
         depth: 4, 6, 9 or 11.
         input_shape: (height, width, channels). Both sides must be at least 8 for VGG-4 (three
             pools) and 32 for the others (five pools).
-        classes: the number of logits.
-        width: multiplies the channels of every convolution; the product is rounded to the nearest
-            integer and never falls below 4.
+        classes: Number of logits.
+        width: Multiplier of the channels of every convolution; the product is rounded to the
+            nearest integer and is at least 4.
         activation: "relu", or "softplus" for softplus(βz)/β.
-        beta: β of the softplus; ignored with "relu".
-        batch_norm: whether each convolution is followed by batch normalisation.
-        name: the model's name, by default "vgg4", "vgg6", ….
+        beta: β of the softplus; unused with "relu".
+        batch_norm: Whether each convolution is followed by batch normalisation.
+        name: Name of the model, by default "vgg4", "vgg6", ….
 
     Returns:
-        A model from images [batch, height, width, channels] to logits [batch, classes]; no softmax.
+        A model from images [batch, height, width, channels] to logits [batch, classes], without a
+        softmax.
 
     Raises:
-        ArgumentError: for an unknown depth or activation, a malformed or too small input shape,
-            or a number out of range.
+        ArgumentError: The depth or activation is unknown, the input shape is malformed or too
+            small, or a number is out of range.
 
     Example:
         >>> vgg(4, (8, 8, 1), classes=10, width=0.25).output_shape
@@ -63,11 +64,11 @@ def vgg(
     plan = _PLANS[depth].split()
     smallest = 2 ** plan.count("M")
     if min(input_shape[:2]) < smallest:
+        other = "" if depth == 4 else ", depth=4 (at least 8) or a ResNet (any size)"
         raise ArgumentError(
-            f"input_shape={tuple(input_shape)!r} is too small for depth={depth}, which halves the "
-            f"image {plan.count('M')} times: height and width must be at least {smallest}. Enlarge "
-            f"the images to ({smallest}, {smallest})"
-            + ("." if depth == 4 else ", or take depth=4 (at least 8) or a ResNet (any size).")
+            f"input_shape: got {tuple(input_shape)!r}; expected height and width of at least "
+            f"{smallest} for depth={depth}, which halves the image {plan.count('M')} times; try "
+            f"larger images{other}."
         )
     x = inputs = keras.Input(tuple(input_shape), name="image")
     convolutions = pools = 0
