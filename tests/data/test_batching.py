@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfgrad import data
-from tfgrad.data import batching
+from tfgrad.data import augmentation, batching
 from tfgrad.errors import ArgumentError
 
 # The numbers of a batch identify its examples: label i belongs to the image filled with i.
@@ -204,7 +204,7 @@ def shifted(image, down, right):
 def test_flip_and_shift(mirrored, vertical, down, horizontal, right):
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)  # Pads of 2 and 3.
     draw = np.array([[0.49 if mirrored else 0.5, vertical, horizontal]], np.float32)
-    result = batching.flip_and_shift(tf.constant(image[None]), tf.constant(draw))[0].numpy()
+    result = augmentation.flip_and_shift(tf.constant(image[None]), tf.constant(draw))[0].numpy()
     expected = shifted(image, down, right)
     np.testing.assert_array_equal(result, expected[:, ::-1] if mirrored else expected)
 
@@ -219,7 +219,7 @@ def test_augmentation_mirrors_half_and_shifts_everywhere():
     assert x.max() <= 255.0
     middle = x[:, 16, :, 0]
     rising = middle[:, 17] > middle[:, 16]
-    assert 0.4 < rising.mean() < 0.6  # Deviation 0.025.
+    assert 0.4 < rising.mean() < 0.6  # Standard deviation 0.025.
     offsets = {round(float(v)) for v in middle[rising][:, 16] - 17}
     assert offsets == set(range(-4, 5))
     rows = (x[:, :, 16, 0] > 0).sum(axis=1)
@@ -260,27 +260,42 @@ def test_augmentation_depends_on_seed_epoch_and_example_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
-        ({"batch_size": 2.0}, "batch_size=2.0 must be an integer"),
-        ({"seed": -1}, "seed=-1 must be an integer of at least 0"),
-        ({"seed": 2**63}, "seed=9223372036854775808 must be below"),
-        ({"epochs": 0}, "epochs=0 must be an integer of at least 1"),
-        ({"start_epoch": -1}, "start_epoch=-1 must be an integer of at least 0"),
-        ({"training": False}, "epochs was given with training=False"),
-        ({"training": False, "epochs": None, "augment": True}, "augment was given with training"),
-        ({"augment": "crop"}, "augment='crop' must be True, False or 'flip'"),
-        ({"batch_size": 64, "drop_remainder": True}, "drops all 23 examples of 'arrays'"),
-        ({"shard": 2}, r"shard=2 must be two integers, \(index, count\)"),
-        ({"shard": (2, 2)}, r"shard=\(2, 2\) must satisfy 0 <= index < count"),
-        ({"shard": (0, 6)}, "batch_size=5 among 6 workers.*raise batch_size"),
-        ({"normalize": 0.5}, r"normalize=0.5 must be \(mean, std\)"),
-        ({"normalize": ([0.1, 0.2], [1.0])}, "mean=.* must be 1 finite numbers"),
-        ({"normalize": ([0.1], [np.nan])}, "std=.* must be 1 finite numbers"),
-        ({"normalize": ([0.1], [0.0])}, "std=.* must be above 0"),
-        ({"edit": "black"}, "edit='black' must be a function"),
-        ({"edit": lambda x, i: x[:, :4]}, r"edit makes .*\(1, 4, 8, 1\) of images uint8 \(1, 8"),
-        ({"edit": lambda x, i: tf.cast(x, tf.float32)}, "edit makes .*float32.* of images uint8"),
-        ({"edit": lambda x, i: None}, "edit makes .*NoneType.* of images uint8"),
+        ({"batch_size": 0}, "batch_size: got 0; expected an integer ≥ 1"),
+        ({"batch_size": 2.0}, "batch_size: got 2.0; expected an integer"),
+        ({"seed": -1}, "seed: got -1; expected an integer ≥ 0"),
+        ({"seed": 2**63}, "seed: got 9223372036854775808; expected an integer below"),
+        ({"epochs": 0}, "epochs: got 0; expected an integer ≥ 1"),
+        ({"start_epoch": -1}, "start_epoch: got -1; expected an integer ≥ 0"),
+        ({"training": False}, "epochs: got 2 with training=False.*; expected None. Drop epochs"),
+        (
+            {"training": False, "epochs": None, "augment": True},
+            "augment: got True with training=False",
+        ),
+        ({"augment": "crop"}, "augment: got 'crop'; expected True, False or 'flip'"),
+        (
+            {"batch_size": 64, "drop_remainder": True},
+            "drop_remainder: .* drops all 23 examples of 'arrays'",
+        ),
+        ({"shard": 2}, r"shard: got 2; expected two integers, \(index, count\)"),
+        ({"shard": (2, 2)}, r"shard: got \(2, 2\); expected 0 <= index < count"),
+        (
+            {"shard": (0, 6)},
+            r"shard: got \(0, 6\) with batch_size=5; expected at most 5.*Raise batch_size",
+        ),
+        ({"normalize": 0.5}, r"normalize: got 0.5; expected \(mean, std\)"),
+        ({"normalize": ([0.1, 0.2], [1.0])}, "normalize: got mean=.*; expected 1 finite numbers"),
+        ({"normalize": ([0.1], [np.nan])}, "normalize: got std=.*; expected 1 finite numbers"),
+        ({"normalize": ([0.1], [0.0])}, "normalize: got std=.*; expected numbers above 0"),
+        ({"edit": "black"}, "edit: got 'black'; expected a function"),
+        (
+            {"edit": lambda x, i: x[:, :4]},
+            r"edit: got .*returns .*\(1, 4, 8, 1\); expected .*images, uint8 \(1, 8",
+        ),
+        (
+            {"edit": lambda x, i: tf.cast(x, tf.float32)},
+            "edit: got .*returns .*float32.*; expected .*images, uint8",
+        ),
+        ({"edit": lambda x, i: None}, "edit: got .*returns .*NoneType.*; expected .*images, uint8"),
     ],
 )
 def test_pipeline_arguments(options, message):

@@ -29,19 +29,39 @@ def spoiled(value):
 @pytest.mark.parametrize(
     ("images", "targets", "message"),
     [
-        (spoiled(np.nan), [0, 1, 2], r"'arrays' hold NaN or infinite pixels, first in image 1"),
-        (spoiled(np.inf), [0, 1, 2], r"NaN or infinite pixels, first in image 1"),
-        (spoiled(1.5), [0, 1, 2], r"lie in \[0.5, 1.5\]; expected float pixels in \[0, 1\]"),
+        (
+            spoiled(np.nan),
+            [0, 1, 2],
+            r"images: got NaN or infinite pixels in 'arrays', first in image 1",
+        ),
+        (spoiled(np.inf), [0, 1, 2], r"NaN or infinite pixels in .*, first in image 1"),
+        (
+            spoiled(1.5),
+            [0, 1, 2],
+            r"pixels in \[0.5, 1.5\] in .*; expected float pixels in \[0, 1\]",
+        ),
         (FLOATS * 255, [0, 1, 2], r"Divide pixels in \[0, 255\] by 255"),
-        (FLOATS[..., 0], [0, 1, 2], r"shape \(3, 4, 4\); expected .*pass images\[..., None\]"),
-        (FLOATS[0, 0], [0, 1, 2], r"shape \(4, 1\); expected \[n, height, width, channels\]\."),
-        (FLOATS[:0], [], r"are empty: shape \(0, 4, 4, 1\)"),
-        (FLOATS.astype(np.int64), [0, 1, 2], r"are int64; expected uint8"),
-        (FLOATS, [0, 1], r"has 3 images but 2 labels"),
-        (FLOATS, [0, -1, 2], r"span -1 to 2; expected class indices from 0"),
-        (FLOATS, np.eye(3, dtype=int), r"look one-hot: shape \(3, 3\).*np.argmax"),
-        (FLOATS, np.zeros((3, 1), int), r"have shape \(3, 1\).*Pass labels\[:, 0\]"),
-        (FLOATS, [0.0, 1.0, 2.0], r"are float64; expected integer class indices"),
+        (
+            FLOATS[..., 0],
+            [0, 1, 2],
+            r"shape \(3, 4, 4\) in .*; expected .*pass images\[..., None\]",
+        ),
+        (
+            FLOATS[0, 0],
+            [0, 1, 2],
+            r"shape \(4, 1\) in .*; expected \[n, height, width, channels\]\.$",
+        ),
+        (FLOATS[:0], [], r"empty shape \(0, 4, 4, 1\)"),
+        (FLOATS.astype(np.int64), [0, 1, 2], r"images: got int64 in 'arrays'; expected uint8"),
+        (FLOATS, [0, 1], r"labels: got 2 in 'arrays'; expected 3, one per image"),
+        (FLOATS, [0, -1, 2], r"labels: got -1 to 2 in 'arrays'; expected class indices from 0"),
+        (FLOATS, np.eye(3, dtype=int), r"shape \(3, 3\) in .* one-hot .*np.argmax"),
+        (FLOATS, np.zeros((3, 1), int), r"shape \(3, 1\) in .*Pass labels\[:, 0\]"),
+        (
+            FLOATS,
+            [0.0, 1.0, 2.0],
+            r"labels: got float64 in 'arrays'; expected integer class indices",
+        ),
     ],
 )
 def test_unusable_arrays(images, targets, message):
@@ -50,7 +70,9 @@ def test_unusable_arrays(images, targets, message):
 
 
 def test_labels_beyond_the_classes():
-    with pytest.raises(DataError, match="span 0 to 2, but its 2 classes are numbered 0 to 1"):
+    with pytest.raises(
+        DataError, match=r"labels: got 0 to 2 in .*; expected 0 to 1, the .* of its 2 classes"
+    ):
         data.from_arrays(FLOATS, [0, 1, 2], classes=["cat", "dog"])
 
 
@@ -81,12 +103,14 @@ def test_slices_of_digits(split, count):
 
 @pytest.mark.parametrize("split", ["validation", "train[", "train[1]", "train+test"])
 def test_unknown_splits_of_digits(split):
-    with pytest.raises(DataError, match="is unknown for 'digits'; choose 'train', 'test'"):
+    with pytest.raises(DataError, match="is unknown for 'digits'; expected 'train', 'test'"):
         data.load("digits", split)
 
 
 def test_an_empty_slice_of_digits():
-    with pytest.raises(DataError, match=r"split='test\[5:5\]' of 'digits' is empty"):
+    with pytest.raises(
+        DataError, match=r"split: got 'test\[5:5\]', which is empty in 'digits'; expected"
+    ):
         data.load("digits", "test[5:5]")
 
 
@@ -104,7 +128,7 @@ def test_digits_resized():
 
 @pytest.mark.parametrize("image_size", [32, (32,), (0, 32), (32.0, 32)])
 def test_malformed_image_sizes(image_size):
-    with pytest.raises(ArgumentError, match=r"image_size=.* must be two positive integers"):
+    with pytest.raises(ArgumentError, match=r"image_size: got .*; expected two integers ≥ 1"):
         data.load("digits", "test", image_size=image_size)
 
 
@@ -128,13 +152,16 @@ def test_subset_keeps_image_and_label_together():
 
 def test_subset_of_too_few():
     dataset = data.from_arrays(FLOATS, [0, 0, 1], classes=["cat", "dog"])
-    with pytest.raises(DataError, match=r"class 'dog' of 'arrays' \(train\) has 1 ex.*per_class=2"):
+    with pytest.raises(
+        DataError,
+        match=r"per_class: got 2; expected at most 1, .* class 'dog' of 'arrays' \(train\)",
+    ):
         data.subset(dataset, 2, seed=0)
 
 
 @pytest.mark.parametrize(("argument", "value"), [("per_class", 0), ("seed", -1), ("seed", 0.5)])
 def test_subset_arguments(argument, value):
-    with pytest.raises(ArgumentError, match=f"{argument}={value} must be an integer of at least"):
+    with pytest.raises(ArgumentError, match=f"{argument}: got {value}; expected an integer ≥ "):
         data.subset(
             data.from_arrays(FLOATS, [0, 1, 2]), **{"per_class": 1, "seed": 0, argument: value}
         )

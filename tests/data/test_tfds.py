@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tfgrad import data
+from tfgrad.data import tfds as reader
 from tfgrad.errors import DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -67,7 +68,9 @@ def test_a_tfds_set(tiny):
 
 
 def test_sizes_that_vary(tiny):
-    with pytest.raises(DataError, match=r"vary in size \(shape \(None, None, 3\)\); give image_si"):
+    with pytest.raises(
+        DataError, match=r"image_size: got None .*vary in size \(shape \(None, None, 3\)\); exp"
+    ):
         data.load("tiny_photos/varying", data_dir=tiny)
     resized = data.load("tiny_photos/varying", data_dir=tiny, image_size=(3, 5))
     assert resized.images.shape == (6, 3, 5, 3)
@@ -80,15 +83,24 @@ def test_sizes_that_vary(tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "tiny_photo"}, "is no data set that TFDS knows. Close .*'tiny_photos'.*'digits'"),
-        ({"name": "tiny_photos/other"}, "name='tiny_photos/other' cannot be opened: .*other"),
-        ({"name": "tiny_photos/text"}, "is no image classification set: .* found text: Text"),
-        ({"split": "validation"}, r"split='validation' is unknown .*'test': 2, 'train': 6"),
-        ({"split": "train[:7]"}, r"split='train\[:7\]' is unknown .*'train': 6"),
-        ({"split": "train["}, r"split='train\[' is unknown"),
-        ({"split": "train[3:3]"}, "is empty"),
+        ({"name": "tiny_photo"}, "unknown to TFDS; expected 'digits' or .*Close .*'tiny_photos'"),
+        (
+            {"name": "tiny_photos/other"},
+            "name: got 'tiny_photos/other', which cannot be opened .*other",
+        ),
+        (
+            {"name": "tiny_photos/text"},
+            "is no image classification set .it has text: Text.; expected",
+        ),
+        (
+            {"split": "validation"},
+            r"split: got 'validation', which is unknown .*'test': 2, 'train': 6",
+        ),
+        ({"split": "train[:7]"}, r"split: got 'train\[:7\]', which is unknown .*'train': 6"),
+        ({"split": "train["}, r"split: got 'train\[', which is unknown"),
+        ({"split": "train[3:3]"}, "which is empty in 'tiny_photos/fixed'; expected"),
         ({"name": "tiny_photos/single", "split": "test"}, r"use slices .* 'train\[80%:\]' to test"),
-        ({"data_dir": "/nowhere"}, "data_dir='/nowhere' is no directory"),
+        ({"data_dir": "/nowhere"}, "data_dir: got '/nowhere', which is no directory; expected"),
     ],
 )
 def test_unusable_tfds_sets(tiny, options, message):
@@ -97,7 +109,7 @@ def test_unusable_tfds_sets(tiny, options, message):
 
 
 def test_a_set_that_is_not_prepared(tmp_path):
-    with pytest.raises(DataError, match=r"is not prepared: .* pass download=True"):
+    with pytest.raises(DataError, match=r"is not prepared .*; expected .* pass download=True"):
         data.load("tiny_photos/fixed", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
     assert len(data.load("tiny_photos/fixed", data_dir=tmp_path, download=True)) == 6
@@ -113,12 +125,12 @@ def test_a_truncated_file(tmp_path):
     TinyPhotos(data_dir=str(tmp_path), config="fixed").download_and_prepare()
     (record,) = tmp_path.glob("tiny_photos/fixed/1.0.0/*-train.tfrecord*")
     record.write_bytes(record.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"cannot be read after .* of 6 examples"):
+    with pytest.raises(DataError, match=r"cannot be read after .* of 6 examples .*; expected all"):
         data.load("tiny_photos/fixed", data_dir=tmp_path)
 
 
 def test_a_set_too_large_for_memory(tiny, monkeypatch):
-    monkeypatch.setattr(tfds, "MEMORY_LIMIT", 400)  # 6 images of 4 · 6 · 3 are 432 bytes.
+    monkeypatch.setattr(reader, "MEMORY_LIMIT", 400)  # 6 images of 4 · 6 · 3 are 432 bytes.
     with pytest.raises(DataError, match=r"6 images of 4×6×3.*split='train\[:10000\]'"):
         data.load("tiny_photos/fixed", data_dir=tiny)
     assert len(data.load("tiny_photos/fixed", "train[:5]", data_dir=tiny)) == 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -32,7 +32,7 @@ _OTHERS = {
 _SMALLER = ". Try a smaller copy of the image."
 
 # The image's name in messages: a str, or a string tensor where only the graph knows it.
-Name = str | tf.Tensor
+Name: TypeAlias = str | tf.Tensor
 
 
 def check_arguments(size: Any, channels: Any, max_bytes: Any, max_pixels: Any) -> None:
