@@ -1,1 +1,1 @@
-"""Shared by the packages of tfgrad; nothing in here is public."""
+"""Helpers that the packages of tfgrad share; nothing here is public."""

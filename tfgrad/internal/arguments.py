@@ -1,4 +1,4 @@
-"""Checks of options that rooms share; each names the argument that it refuses."""
+"""Checks of arguments; each error names the argument, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfgrad.errors import ArgumentError
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is an integer of any width; True and False are not."""
+    """Whether a value is an integer of Python or NumPy; True and False are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -20,7 +20,7 @@ def integer(name: str, value: Any, lowest: int = 1) -> int:
     """The value as an int ≥ `lowest`.
 
     Raises:
-        ArgumentError: the value is no integer, or is below `lowest`.
+        ArgumentError: The value is no integer, or is below `lowest`.
     """
     if not is_integer(value) or value < lowest:
         raise ArgumentError(f"{name}: got {value!r}; expected an integer ≥ {lowest}.")
@@ -28,10 +28,10 @@ def integer(name: str, value: Any, lowest: int = 1) -> int:
 
 
 def number(name: str, value: Any, zero: bool = False) -> float:
-    """The finite float above 0, or from 0 up where `zero` is allowed.
+    """The value as a finite float > 0, or ≥ 0 if `zero` is allowed.
 
     Raises:
-        ArgumentError: it is none.
+        ArgumentError: The value is no such number.
     """
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
@@ -41,10 +41,10 @@ def number(name: str, value: Any, zero: bool = False) -> float:
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> str:
-    """The value, if it is one of the choices.
+    """The value, which must be one of the choices.
 
     Raises:
-        ArgumentError: it is none of them; the message lists them, the likeliest first.
+        ArgumentError: It is none of them. The message lists them and suggests the most similar.
     """
     if not isinstance(value, str) or value not in choices:
         known = ", ".join(map(repr, choices))
@@ -53,6 +53,6 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> str:
 
 
 def suggestion(value: Any, choices: Collection[str]) -> str:
-    """The words that introduce a list of choices, with the likeliest one first."""
+    """The words that introduce a list of choices in a message; they suggest the most similar."""
     close = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
     return f"did you mean {close[0]!r}? Expected one of " if close else "expected one of "

@@ -1,4 +1,7 @@
-"""Files and directories that appear whole or not at all: written aside, then renamed."""
+"""Atomic writing of files and directories: under a temporary name, then renamed.
+
+A reader sees the previous content or the whole new one, and a failed writer leaves the previous.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,14 @@ def _temporary(path: str, suffix: str = "") -> str:
 
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike[str], suffix: str = "") -> Iterator[str]:
-    """A temporary name to write; renamed to `path` if the block ends without an error.
+    """A temporary name to write to; renamed to `path` if the block ends without an error.
 
     Args:
-        path: the file; one that exists stays as it is until it is replaced.
-        suffix: an ending that the temporary name must have, for writers that choose by it.
+        path: The file. An existing one stays unchanged until it is replaced.
+        suffix: Ending of the temporary name, for writers that choose a format by it.
 
     Raises:
-        OSError: as the block or the renaming raises it; the temporary file is removed.
+        OSError: Raised by the block or by the renaming; the temporary file is removed.
     """
     path = os.fspath(path)
     temporary = _temporary(path, suffix)
@@ -47,28 +50,31 @@ def replaced(path: str | os.PathLike[str], suffix: str = "") -> Iterator[str]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8 atomically."""
     with replaced(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a binary file atomically."""
     with replaced(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write content as indented JSON, whole or not at all."""
+    """Write content as indented JSON atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def replaced_directory(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A new directory; renamed to `path`, in place of what is there, if the block ends well.
+    """A new directory; renamed to `path` if the block ends without an error.
+
+    Args:
+        path: The directory. An existing one stays unchanged until it is replaced.
 
     Raises:
-        OSError: as the block or the renaming raises it; `path` is then as it was.
+        OSError: Raised by the block or by the renaming; `path` is then unchanged.
     """
     path = os.path.normpath(path)
     temporary = _temporary(path)
@@ -81,11 +87,11 @@ def replaced_directory(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def _rename_over(directory: str, path: str) -> None:
-    """Rename a directory to one that may exist already, which is removed once all went well."""
+    """Rename a directory to one that may exist, which is removed after that."""
     if not os.path.isdir(path):
         os.rename(directory, path)
         return
-    old = f"{path}.old-{os.getpid()}"
+    old = f"{path}.old-{os.getpid()}-{threading.get_ident()}"
     os.rename(path, old)
     try:
         os.rename(directory, path)
@@ -96,26 +102,27 @@ def _rename_over(directory: str, path: str) -> None:
 
 
 def make_directory(path: str | os.PathLike[str]) -> str:
-    """The directory, made if need be.
+    """The path of a directory, which is created if it does not exist.
 
     Raises:
-        ArgumentError: it cannot be made.
+        ArgumentError: It cannot be created.
     """
     path = os.fspath(path)
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise ArgumentError(
-            f"directory: {path!r} cannot be written ({error.strerror}); choose another."
+            f"directory: got {path!r}, which cannot be written ({error.strerror}); expected a "
+            "writable one."
         ) from error
     return path
 
 
 @contextlib.contextmanager
 def alone(directory: str) -> Iterator[None]:
-    """Wait until nobody else is at work on a directory, and keep others waiting meanwhile.
+    """Hold a lock on a directory: one process or thread at a time runs the block.
 
-    Windows has no such lock, so that there nobody waits.
+    Windows has no such lock; there the block runs at once.
     """
     with open(os.path.join(directory, _LOCK), "w") as lock:
         if fcntl is not None:

@@ -1,9 +1,9 @@
-"""Every private name of Keras that the project touches, in one place.
+"""All private names of Keras that the project uses.
 
-Each has no public counterpart in Keras 3.15. A new version of Keras is tried against this module
-first; `make test-nightly` runs the tests on the newest one.
+None of them has a public counterpart in Keras 3.15. `make test-nightly` runs the tests with the
+newest nightly build of Keras; a name that a new version lacks is replaced here.
 
-Two more names are methods of Keras that subclasses here override, and so stand in their classes:
+Three more private names are methods that subclasses override, and stand in their classes:
 `GroupNormalization._apply_normalization` and `BatchNormalization._moments` (`tfgrad.layers`), and
 `Model._maybe_symbolic_build` (`tfgrad.training`).
 """
@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# Models whose own `call` these modules define pass outputs from layer to layer and do nothing else.
+# Models with the `call` that one of these modules defines only pass outputs from layer to layer.
 _GRAPHS_OF_LAYERS = ("keras.src.models.functional", "keras.src.models.sequential")
 _OPERATIONS = "keras.src.ops."
 
@@ -23,17 +23,17 @@ _OPERATIONS = "keras.src.ops."
 def flatten_layers(
     layer: keras.layers.Layer, *, include_self: bool = True, recursive: bool = True
 ) -> list[keras.layers.Layer]:
-    """The layers inside a layer or model, in the order Keras keeps them, itself first."""
+    """The layers inside a layer or model in Keras's order, the layer itself first."""
     return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
 
 
 def has_layers(layer: keras.layers.Layer) -> bool:
-    """Whether any layer is an attribute of this one, directly."""
+    """Whether a layer directly contains another one."""
     return bool(keras.tree.flatten(getattr(layer, "_layers", [])))
 
 
 def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The weights that belong to a layer itself and not to layers inside it."""
+    """The weights of a layer itself, without those of the layers inside it."""
     return layer._trainable_variables + layer._non_trainable_variables
 
 
@@ -64,7 +64,7 @@ def arguments_of_nodes(operation: keras.Operation) -> list[Any]:
 
 
 def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, Any]:
-    """(operation, node): the very symbolic call that put out a Keras tensor."""
+    """(operation, node) of the symbolic call that returned a Keras tensor."""
     history = tensor._keras_history
     return history.operation, history.operation._inbound_nodes[history.node_index]
 
@@ -83,33 +83,33 @@ def with_mask_of(twin: Any, tensor: Any) -> Any:
 
 
 def without_call_information(error: Exception) -> Exception:
-    """The error, to which Keras does not add the arguments of every call it passes through."""
+    """The error, marked so that Keras does not append the arguments of enclosing calls to it."""
     error._keras_call_info_injected = True  # type: ignore[attr-defined]
     return error
 
 
 def build_at_once(layer: keras.layers.Layer) -> None:
-    """Mark a layer without weights as built, as Keras's own activation layers do."""
+    """Mark a layer without weights as built, as Keras's activation layers do."""
     layer._build_at_init()
 
 
 def broadcast_shape(layer: keras.layers.GroupNormalization, input_shape: Any) -> Any:
-    """The shape in which a group normalisation's weights meet its grouped inputs."""
+    """The shape that broadcasts a group normalisation's weights to its grouped inputs."""
     return layer._create_broadcast_shape(input_shape)
 
 
 def reduction_axes(layer: keras.layers.BatchNormalization) -> list[int]:
-    """The axes over which a batch normalisation takes its moments."""
+    """The axes over which a batch normalisation computes its moments."""
     return layer._reduction_axes
 
 
 def track_loss(model: keras.Model, value: tf.Tensor, sample_weight: tf.Tensor) -> None:
-    """Add a loss to the metric `loss`, which a `train_step` of one's own must do itself."""
+    """Update the metric `loss`, which a custom `train_step` must do itself."""
     model._loss_tracker.update_state(value, sample_weight=sample_weight)
 
 
 def additional_losses(model: keras.Model) -> list[tf.Tensor]:
-    """The losses of layers and regularisers, each as this replica's share."""
+    """The losses of layers and regularisers, each scaled to this replica's share."""
     return [model._aggregate_additional_loss(loss) for loss in model.losses]
 
 

@@ -1,4 +1,4 @@
-"""Widening of half-precision numbers: the one place where it is decided what is too narrow."""
+"""Conversion of half-precision numbers to float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_half(dtype: tf.DType) -> bool:
 
 
 def at_least_float32(tensor: Any) -> tf.Tensor:
-    """The tensor, or variable's value, in float32 if it is half precision, else unchanged."""
+    """A tensor or a variable's value in float32 if it is half precision, else unchanged."""
     tensor = tf.convert_to_tensor(tensor)
     return tf.cast(tensor, tf.float32) if is_half(tensor.dtype) else tensor
 
@@ -25,8 +25,9 @@ def nest_at_least_float32(nest: Any) -> Any:
 
 
 def promoted_to_float32(x: Any) -> Any:
-    """x as Keras promotes it together with float32: half precision and integers become float32.
+    """x in the dtype to which Keras promotes it together with float32.
 
-    For the `call` of layers, where x may be symbolic.
+    Half precision and integers become float32, float64 stays. For the `call` of layers, whose x may
+    be symbolic.
     """
     return keras.ops.cast(x, keras.backend.result_type(x.dtype, "float32"))

@@ -1,14 +1,13 @@
-"""Noise that depends on (seed, step, example) and on nothing else.
+"""Random noise as a function of (seed, step, example).
 
-An estimator with random draws must give the same numbers whether a global batch is processed on
-one device or cut over n replicas. So noise is not taken from a stateful stream: example i of the
-global batch owns the counters [i·m, (i+1)·m) of a counter-based generator, and a replica that
-holds examples [a, b) draws just these.
+A stochastic estimator must give the same values whether a global batch is processed on one device
+or divided among n replicas. Therefore the noise does not come from a generator with state: example
+i of the global batch uses the counters [i·m, (i+1)·m) of a counter-based generator, and a replica
+with the examples [a, b) uses only theirs.
 """
 
 import dataclasses
 import math
-from typing import Any
 
 import tensorflow as tf
 
@@ -19,27 +18,27 @@ _PER_COUNTER = 4
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Where in the random sequence a batch stands.
+    """The noise of one batch, identified by its training step and its place in the global batch.
 
     Attributes:
-        step: the training step, int or int64 scalar.
-        offset: the position of the batch's first example in the global batch.
+        step: Training step, an int or an integer scalar tensor.
+        offset: Index of the batch's first example in the global batch, likewise.
     """
 
-    step: Any = 0
-    offset: Any = 0
+    step: int | tf.Tensor = 0
+    offset: int | tf.Tensor = 0
 
-    def normal(self, like, samples: int, seed: int, stream: int = 0):
+    def normal(self, like: tf.Tensor, samples: int, seed: int, stream: int = 0) -> list[tf.Tensor]:
         """Standard normal noise for `samples` perturbations of every example.
 
         Args:
-            like: the tensor to be perturbed, [batch, …].
-            samples: how many draws per example.
-            seed: of the estimator.
-            stream: tells apart the several inputs of one network.
+            like: The tensor to be perturbed, [batch, …].
+            samples: Number of draws per example.
+            seed: Seed of the estimator.
+            stream: Index of the input in a network with several; each has independent noise.
 
         Returns:
-            A list of `samples` tensors shaped and typed like `like`.
+            `samples` tensors with the shape and dtype of `like`.
         """
         shape = tf.shape(like)
         per_example = tf.reduce_prod(shape[1:]) * samples
@@ -59,11 +58,17 @@ class Draws:
         return [tf.ensure_shape(d, like.shape) for d in draws]
 
 
-def _box_muller(words):
-    """√(−2 ln u) (cos 2πv, sin 2πv) of pairs of uniform words: float32 normals, as many as words.
+def _box_muller(words: tf.Tensor) -> tf.Tensor:
+    """√(−2 ln u) (cos 2πv, sin 2πv) for pairs (u, v) of uniform numbers.
 
-    TensorFlow's kernels and XLA make the same words of a counter and different normals of the
-    words. Computed in float64 and rounded to float32, these do not depend on who computes them.
+    TensorFlow's kernels and XLA yield the same words for a counter, but different normal numbers
+    for the words. Computed in float64 and rounded to float32, they agree.
+
+    Args:
+        words: Uniform uint32, [batch, n], n even.
+
+    Returns:
+        Standard normal float32, [batch, n].
     """
     uniform = (tf.cast(words, tf.float64) + 0.5) * 2.0**-32
     radius = tf.sqrt(-2.0 * tf.math.log(uniform[:, ::2]))
