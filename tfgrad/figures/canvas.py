@@ -1,28 +1,39 @@
-"""Figures as objects, and a PNG written whole; the only importer of matplotlib with `figures`."""
+"""Figures as objects, written as PNG files; the only importer of matplotlib.
+
+A figure's file appears whole or not at all. Figures do not use `matplotlib.pyplot`: the caller's
+backend, styles and open figures are unaffected, and no display is needed. matplotlib is imported
+when a figure is drawn, so that the package works without it.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-import threading
-from contextlib import suppress
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_BYTES = 300_000
-# Dots per inch and colours: a large grid of photographs gets coarser until it is small enough.
+# Dots per inch and number of colours: a large grid of photographs is written more coarsely until it
+# is small enough.
 _QUALITIES = ((110, None), (110, 256), (80, 256), (60, 256), (45, 256), (45, 32))
+_MISSING = "Pictures need matplotlib, which is not installed. Try: pip install 'tfgrad[figures]'"
 
 
 def new_figure(size: tuple[float, float], layout: str | None = None) -> Figure:
-    """An empty white figure of a size in inches, apart from `matplotlib.pyplot`.
+    """An empty white figure, independent of `matplotlib.pyplot`.
+
+    Args:
+        size: Width and height in inches.
+        layout: A layout engine of matplotlib; None places nothing by itself.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -31,38 +42,43 @@ def new_figure(size: tuple[float, float], layout: str | None = None) -> Figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib, which is not installed. Try: pip install 'tfgrad[figures]'"
-        ) from error
+        raise ImportError(_MISSING) from error
     figure = Figure(figsize=size, dpi=110, layout=layout, facecolor="white")  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     return figure
+
+
+def colour_map(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A colour map of matplotlib: values in 0 to 1, […] → colours with opacity, […, 4].
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import colormaps
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+    return colormaps[name]
 
 
 def write(figure: Figure, path: str | os.PathLike[str]) -> str:
     """Write a figure as a PNG of at most `MAX_BYTES` where that is possible; returns the path.
 
     Raises:
-        ArgumentError: the path cannot be written.
+        ArgumentError: The path cannot be written.
     """
     path = os.fspath(path)
-    temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}"
     try:
         for dpi, colours in _QUALITIES:
             content = _png(figure, dpi, colours)
             if len(content) <= MAX_BYTES:
                 break
-        with open(temporary, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
+        write_bytes(path, content)
     except OSError as error:
         raise ArgumentError(
-            f"path: {path!r} cannot be written ({error.strerror}). Choose a file in an existing "
-            "directory."
+            f"path: {path!r} cannot be written ({error.strerror}); expected a file in an existing "
+            "directory; try another path."
         ) from error
-    finally:
-        with suppress(OSError):
-            os.remove(temporary)
     return path
 
 
@@ -70,7 +86,7 @@ def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     if colours is not None:
-        from PIL import Image  # comes with matplotlib
+        from PIL import Image  # a requirement of matplotlib
 
         picture = Image.open(content).convert("RGB")
         palette = picture.quantize(colours)
@@ -86,13 +102,19 @@ def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
 def finite(values: ArrayLike, name: str) -> np.ndarray:
     """The values as float64.
 
+    Args:
+        values: The argument.
+        name: Name of the argument, for the message.
+
     Raises:
-        ArgumentError: they are no numbers, or not all finite.
+        ArgumentError: The values are not numbers, or not all finite.
     """
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"{name}: got {type(values).__name__}, expected numbers.") from error
+        raise ArgumentError(f"{name}: got {type(values).__name__}; expected numbers.") from error
     if not np.isfinite(array).all():
-        raise ArgumentError(f"{name}: got NaN or infinite values, which have no colour.")
+        raise ArgumentError(
+            f"{name}: got NaN or infinite values, which have no colour; expected finite numbers."
+        )
     return array

@@ -1,4 +1,4 @@
-"""Scores as lines or bars: along an axis, by epoch, functions of one variable, in panels."""
+"""Scores as curves or bars: along an axis, by epoch, functions of one variable, in panels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from tfgrad.errors import ArgumentError
 from tfgrad.figures.canvas import finite, new_figure, write
 
-_PANELS = 4  # in a row
-_INSIDE = 5  # names that a legend among the curves has room for
+_PANELS = 4  # per row
+_INSIDE = 5  # number of curves up to which the legend stands inside the axes
 _Draw = Callable[[Any, str, Any, dict[str, Any]], None]
 
 
@@ -29,24 +29,24 @@ def curves(
     horizontal: tuple[float, str] | None = None,
     x_names: Mapping[float, str] | None = None,
 ) -> str:
-    """Draw a score along an axis, a line with error bars for each model.
+    """Draw a score along an axis: a line with error bars for each model.
 
     Args:
-        path: the PNG to write.
-        curves: a model's name to {x: (mean, deviation)}, or to {x: (mean, low, high)} where the
-            bar is not symmetric.
-        x_label, y_label: what stands below the axes and to their left.
-        log_x, log_y: whether an axis is logarithmic, which takes values above 0.
-        title: a line above.
-        horizontal: a value to draw a line of reference at, and its name, such as (0.1, "chance").
-        x_names: {x: what stands below it in place of the number}.
+        path: The PNG file to write.
+        curves: {name of a model: {x: (mean, standard deviation)}}, or {x: (mean, low, high)} for
+            bars that are not symmetric.
+        x_label, y_label: Labels of the axes.
+        log_x, log_y: Whether an axis is logarithmic, which requires values > 0.
+        title: A line above the axes.
+        horizontal: Value and name of a horizontal reference line, such as (0.1, "chance").
+        x_names: {x: the label of its tick instead of the number}.
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: there is no curve, one is empty, not finite or has other points, a bar does
-            not contain its mean, or a logarithmic axis is given values from 0 down.
+        ArgumentError: There is no curve, one is empty, not finite or has other points, a bar does
+            not contain its mean, or a logarithmic axis gets values ≤ 0.
         ImportError: matplotlib is not installed.
     """
 
@@ -55,8 +55,8 @@ def curves(
         for option, asked, values in (("log_x", log_x, x), ("log_y", log_y, mean)):
             if asked and values.min() <= 0:
                 raise ArgumentError(
-                    f"{option}: curves[{name!r}] has {values.min():g}; a logarithmic axis takes "
-                    "values above 0. Leave that point or the option out."
+                    f"{option}: got {values.min():g} in curves[{name!r}]; expected values above 0 "
+                    "on a logarithmic axis; try without that point or the option."
                 )
         axes.errorbar(x, mean, yerr=(mean - low, high - mean), label=name, capsize=3, **style)
 
@@ -80,19 +80,19 @@ def history(
     y_label: str = "value",
     title: str | None = None,
 ) -> str:
-    """Draw metrics over epochs, as `History.history` of `fit` holds them.
+    """Draw metrics over epochs, such as `History.history` of `fit`.
 
     Args:
-        path: the PNG to write.
-        metrics: a metric's name to its value after each epoch.
-        y_label: what stands to the left.
-        title: a line above.
+        path: The PNG file to write.
+        metrics: {name of a metric: its value after each epoch}.
+        y_label: Label of the vertical axis.
+        title: A line above the axes.
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: there is no metric, or one is empty or not finite.
+        ArgumentError: There is no metric, or one is empty or not finite.
         ImportError: matplotlib is not installed.
     """
 
@@ -114,33 +114,34 @@ def functions(
     y_label: str = "f(x)",
     title: str | None = None,
 ) -> str:
-    """Draw functions of one variable; the first is the reference, drawn broad and grey.
+    """Draw functions of one variable; the first is the reference, a broad grey line.
 
     Args:
-        path: the PNG to write.
-        x: where the functions were evaluated, [n].
-        curves: a function's name to its values, [n].
-        points: (x, y) of single points to mark, each [m].
-        x_label, y_label: what stands below the axes and to their left.
-        title: a line above.
+        path: The PNG file to write.
+        x: The points at which the functions were evaluated, [n].
+        curves: {name of a function: its values, [n]}.
+        points: (x, y) of points to mark, each [m].
+        x_label, y_label: Labels of the axes.
+        title: A line above the axes.
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: there is no curve, or lengths do not fit, or a value is not finite.
+        ArgumentError: There is no curve, lengths do not fit, or a value is not finite.
         ImportError: matplotlib is not installed.
     """
     where = finite(x, "x")
     marked = None if points is None else finite(points, "points")
     if marked is not None and (marked.ndim != 2 or len(marked) != 2):
-        raise ArgumentError(f"points: got shape {marked.shape}, expected (x, y), each [m].")
+        raise ArgumentError(f"points: got shape {marked.shape}; expected (x, y), each [m].")
 
     def draw(axes: Any, name: str, values: Any, style: dict[str, Any]) -> None:
         heights = finite(values, f"curves[{name!r}]")
         if heights.shape != where.shape or where.ndim != 1:
             raise ArgumentError(
-                f"curves[{name!r}]: got shape {heights.shape}, expected that of x, {where.shape}."
+                f"curves[{name!r}]: got shape {heights.shape}; expected [n] like x, which has "
+                f"shape {where.shape}."
             )
         first = not axes.lines
         broad = {"linewidth": 5, "color": "0.8"} if first else {"linewidth": 1.6}
@@ -158,25 +159,27 @@ def bars(
     control: str | None = None,
     title: str | None = None,
 ) -> str:
-    """Draw scores side by side: a panel for each test, a bar for each method, four in a row.
+    """Draw scores side by side: a panel for each test, four in a row, a bar for each method.
 
     Args:
-        path: the PNG to write.
-        panels: a test's heading to {method: (score, deviation)}. Methods stand in the order in
-            which they first appear; one that a panel does not have is left blank there.
-        control: a method whose score is drawn as a line through the panel.
-        title: a line above all.
+        path: The PNG file to write.
+        panels: {heading of a test: {method: (score, standard deviation)}}. Methods are in the
+            order in which they first appear; a panel leaves the others' lines blank.
+        control: A method whose score is drawn as a line through the panel.
+        title: A line above the panels.
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: there is nothing to draw, or a number is not finite.
+        ArgumentError: There is nothing to draw, or a number is not finite.
         ImportError: matplotlib is not installed.
     """
     names = list(dict.fromkeys(name for scores in panels.values() for name in scores))
     if not names:
-        raise ArgumentError(f"panels: got nothing to draw in {dict(panels)}.")
+        raise ArgumentError(
+            f"panels: got nothing to draw in {dict(panels)}; expected one score or more."
+        )
     columns = min(len(panels), _PANELS)
     rows = -(-len(panels) // columns)
     size = (1.6 + 2.4 * columns, rows * (0.9 + 0.28 * len(names)) + (0.3 if title else 0))
@@ -204,7 +207,11 @@ def bars(
 
 
 def _bars(name: str, points: Mapping[float, Sequence[float]]) -> tuple[np.ndarray, ...]:
-    """x in order, and there the mean and the ends of its bar."""
+    """x in ascending order, with the means and the lower and upper ends of their bars.
+
+    Raises:
+        ArgumentError: The points have another form, are not finite, or a bar excludes its mean.
+    """
     try:
         table = np.array([[x, *points[x]] for x in sorted(points)], np.float64)
     except (TypeError, ValueError):
@@ -218,8 +225,8 @@ def _bars(name: str, points: Mapping[float, Sequence[float]]) -> tuple[np.ndarra
     low, high = ends if len(ends) == 2 else (mean - ends[0], mean + ends[0])
     if (low > mean).any() or (high < mean).any():
         raise ArgumentError(
-            f"curves[{name!r}]: a bar ends before its mean; expected low ≤ mean ≤ high, and no "
-            "deviation below 0."
+            f"curves[{name!r}]: got a bar that ends before its mean; expected low ≤ mean ≤ high, "
+            "and no standard deviation below 0."
         )
     return x, mean, low, high
 
@@ -234,13 +241,21 @@ def _figure(
     title: str | None,
     finish: Callable[[Any], None] = lambda axes: None,
 ) -> str:
+    """Draw every curve into one pair of axes with a legend; `finish` is called before the labels.
+
+    Raises:
+        ArgumentError: There is no curve, or one is empty.
+    """
     if not curves or not all(len(points) for points in curves.values()):
-        raise ArgumentError(f"{argument}: got nothing to draw in {dict(curves)}.")
+        raise ArgumentError(
+            f"{argument}: got nothing to draw in {dict(curves)}; expected one point or more for "
+            "each name."
+        )
     crowded = len(curves) > _INSIDE
     figure = new_figure((7.5 if crowded else 6.0, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for i, (name, points) in enumerate(curves.items()):
-        # The marker tells lines apart where colours do not (print, colour blindness).
+        # Markers distinguish lines where colours do not (print, colour blindness).
         draw(axes, name, points, {"marker": "osD^vPX*"[i % 8], "markersize": 4.5, "linewidth": 1.6})
     finish(axes)
     axes.set_xlabel(x_label)

@@ -1,0 +1,54 @@
+"""Arrays as pictures [H, W, 3] in 0 to 1: stretched images, coloured maps, overlays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfgrad.figures.canvas import colour_map
+
+SEQUENTIAL = ("inferno", "magma", "viridis", "gray")
+SCALES = ("percentile", "contrast", "minmax")
+_DIVERGING = "RdBu_r"
+_PERCENTILE = 99.0  # a single extreme pixel must not darken the rest of its map
+
+
+def stretched(images: np.ndarray) -> np.ndarray:
+    """Images in 0 to 1: as they are, or all stretched alike if any value lies outside."""
+    low, high = images.min(), images.max()
+    if low >= 0 and high <= 1:
+        return images
+    return (images - low) / max(high - low, np.finfo(np.float64).tiny)
+
+
+def coloured(
+    values: np.ndarray, *, scale: str = "percentile", sequential: str = "inferno"
+) -> list[np.ndarray]:
+    """Maps [n, H, W] as n pictures [H, W, 3].
+
+    Args:
+        values: The maps, signed if any value is negative.
+        scale: One of `SCALES`; see `saliency_grid`.
+        sequential: One of `SEQUENTIAL`, the colour map of maps without negative values.
+    """
+    signed = bool((values < 0).any())
+    colours = colour_map(_DIVERGING if signed else sequential)
+    pictures = []
+    for one in values:
+        low = 0.0 if signed or scale == "percentile" else one.min()
+        if not signed and scale == "minmax":
+            high = one.max()
+        else:
+            high = np.percentile(np.abs(one), _PERCENTILE)
+        bound = (high - low) or np.abs(one).max() or 1.0  # sparse maps, and maps of zeros
+        scaled = np.clip((one - low) / bound, -1, 1)
+        pictures.append(colours((scaled + 1) / 2 if signed else scaled)[..., :3])
+    return pictures
+
+
+def laid_over(colours: np.ndarray, image: np.ndarray, opacity: float) -> np.ndarray:
+    """A coloured map [h, w, 3] over the image [H, W, C] in greys, at the image's size."""
+    height, width = image.shape[:2]
+    rows = np.arange(height) * colours.shape[0] // height
+    columns = np.arange(width) * colours.shape[1] // width
+    grey = image.mean(-1, keepdims=True)
+    return opacity * colours[rows][:, columns] + (1 - opacity) * grey
