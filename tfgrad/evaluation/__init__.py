@@ -1,22 +1,18 @@
-"""Experiments on a trained model: each a function from model and data to a small table."""
+"""Experiments on a trained model: each is a function from model and data to a small table."""
 
 from tfgrad.evaluation.comparison.compare import compare
 from tfgrad.evaluation.comparison.result import Comparison, Cost
-from tfgrad.evaluation.map_tests.axioms import (
-    bias_sensitivity,
-    completeness,
-    shift_agreement,
-    weak_dependence,
-)
+from tfgrad.evaluation.map_tests.bias_sensitivity import bias_sensitivity
 from tfgrad.evaluation.map_tests.class_flip import class_flip
+from tfgrad.evaluation.map_tests.completeness import completeness
+from tfgrad.evaluation.map_tests.label_randomisation import label_randomisation, permuted_labels
+from tfgrad.evaluation.map_tests.map_shards import MapShards
 from tfgrad.evaluation.map_tests.pixel_perturbation import pixel_perturbation
-from tfgrad.evaluation.map_tests.randomisation import (
-    label_randomisation,
-    permuted_labels,
-    randomisation,
-)
+from tfgrad.evaluation.map_tests.randomisation import randomisation
 from tfgrad.evaluation.map_tests.remove_and_retrain import remove_and_retrain
-from tfgrad.evaluation.map_tests.saved_maps import MapShards, saved_maps
+from tfgrad.evaluation.map_tests.saved_maps import saved_maps
+from tfgrad.evaluation.map_tests.shift_agreement import shift_agreement
+from tfgrad.evaluation.map_tests.weak_dependence import weak_dependence
 from tfgrad.evaluation.measurement import Measurement
 from tfgrad.evaluation.network_tests.density_ratios import density_ratios
 from tfgrad.evaluation.network_tests.energy_share import energy_share

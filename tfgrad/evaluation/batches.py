@@ -1,4 +1,4 @@
-"""How the tests of a trained model read their data, and what they refuse."""
+"""How the tests of a trained model read their data, and which data they reject."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ Placed = tuple[Any, Any, tf.Tensor]
 
 
 def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Iterator[Placed]:
-    """(images, labels, the first one's index int64) of every batch, in one pass; empty ones not.
+    """Every batch as (images, labels, index of its first image int64), in one pass.
 
-    Labels that are read are [batch], also where the data set has [batch, 1].
+    Empty batches are skipped. Labels that are read have shape [batch], also where the data set has
+    [batch, 1].
 
     Args:
-        batches: a data set of (images, labels).
-        network: what is asked about them.
-        target: a validated target; only `"label"` reads labels, which are then checked.
+        batches: A data set of (images, labels).
+        network: The network that the images are passed to.
+        target: A validated target; only `"label"` reads labels, which are then checked.
 
     Raises:
-        ArgumentError: the data set is none, can be read only once, has no end or is empty; its
-            elements are no pairs of float images and labels, as many of one as of the other; sizes
-            or types change from batch to batch; or the network does not take such images.
-        DataError: a label is no class of the network.
-        ModelError: the network's output is not logits [batch, classes].
+        ArgumentError: `batches` is no data set, can be read only once, has no end or is empty; its
+            elements are no pairs of float images and as many labels; sizes or types change from
+            batch to batch; or the network does not take such images.
+        DataError: A label is no class of the network.
+        ModelError: The network's output is not logits [batch, classes].
     """
     _check_readable(batches)
     first, kind, classes = 0, None, 0
@@ -59,9 +60,10 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
 def per_image(
     function: Callable[[Any, Any, tf.Tensor], tf.Tensor], batches: Iterator[Placed]
 ) -> np.ndarray:
-    """What a function of (images, labels, the first one's index) says of each image, [n, …].
+    """The results [n, …] of a function of (images, labels, index of the first image) per image.
 
-    It is traced once, for batches of any size, and its answers are fetched after the last batch.
+    The function is traced once, for batches of any size, and its results are fetched after the last
+    batch.
     """
     traced, parts = None, []
     for batch in batches:
@@ -75,22 +77,22 @@ def per_image(
 
 
 def one_by_one(function: Callable[[tf.Tensor], tf.Tensor], values: Any, dtype: Any) -> tf.Tensor:
-    """What a function says of each value, stacked; the memory is that of one."""
+    """The results of a function of each value, stacked; memory is bounded by one call."""
     return tf.map_fn(function, values, fn_output_signature=dtype, parallel_iterations=1)
 
 
 def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "network") -> int:
-    """How many classes a network tells apart, asked by way of the first image.
+    """The number of classes of a network, found by a call on the first image.
 
     Args:
-        network: from images to logits.
-        x: images [batch, …], or a nest of inputs.
-        argument: what messages call the images.
-        whose: what they call the network.
+        network: A model from images to logits.
+        x: Images [batch, …], or a nest of inputs.
+        argument: The argument that messages name for the images.
+        whose: The noun that messages use for the network.
 
     Raises:
-        ArgumentError: the network does not take such images.
-        ModelError: its output is not logits [batch, classes].
+        ArgumentError: The network does not take such images.
+        ModelError: Its output is not logits [batch, classes].
     """
     try:
         answer = network(tf.nest.map_structure(lambda t: t[:1], x), training=False)
@@ -98,16 +100,16 @@ def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "n
         raise
     except (ValueError, tf.errors.InvalidArgumentError) as error:
         got = tf.nest.map_structure(lambda t: (None, *t.shape[1:]), x)
-        expected = getattr(network, "input_shape", "others")
+        expected = getattr(network, "input_shape", "other shapes")
         raise ArgumentError(
             f"{argument}: got shape {got}; the {whose} takes {expected}. Resize the images, or "
-            f"take a {whose} trained on such."
+            f"pass a {whose} trained on this shape."
         ) from error
     return output_heads.logits(network, answer, None).shape[-1]
 
 
 def channel_axis() -> int:
-    """Where `keras.config.image_data_format()` has the channels of images [batch, …]: 1 or 3."""
+    """The channel axis of images under `keras.config.image_data_format()`: 1 or 3."""
     return 1 if keras.config.image_data_format() == "channels_first" else 3
 
 
@@ -115,7 +117,7 @@ def image_size(x: Any) -> tuple[int, int]:
     """(height, width) of images.
 
     Raises:
-        ArgumentError: they are none.
+        ArgumentError: x has another form than images.
     """
     if not tf.is_tensor(x) or x.shape.rank != 4:
         order = "C, H, W" if channel_axis() == 1 else "H, W, C"
@@ -128,20 +130,20 @@ def image_size(x: Any) -> tuple[int, int]:
 
 
 def where_finite(values: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The values [batch], NaN for the images of which a logit is NaN or infinite."""
+    """The values [batch], replaced by NaN where a logit of the image is NaN or infinite."""
     finite = tf.reduce_all(tf.math.is_finite(logits), -1)
     return tf.where(finite, values, tf.constant(np.nan, values.dtype))
 
 
 def check_finite(values: np.ndarray, what: str) -> None:
-    """Refuse numbers of which no mean exists.
+    """Check that all numbers are finite, so that they have a mean.
 
     Args:
-        values: [n, …].
-        what: whose argument and what they are, in the plural: "network: the logits".
+        values: Numbers [n, …], one row per image.
+        what: The argument and the quantity in the plural: "network: the logits".
 
     Raises:
-        NonFiniteError: those of some image are NaN or infinite.
+        NonFiniteError: Values of some image are NaN or infinite.
     """
     finite = np.isfinite(values).reshape(len(values), -1).all(-1)
     if not finite.all():
@@ -152,10 +154,10 @@ def check_finite(values: np.ndarray, what: str) -> None:
 
 
 def check_end(name: str, data: Any) -> None:
-    """Refuse a `tf.data.Dataset` that is known to have no end.
+    """Check that a `tf.data.Dataset` is not known to be infinite.
 
     Raises:
-        ArgumentError: it is one.
+        ArgumentError: It is infinite.
     """
     endless = tf.data.INFINITE_CARDINALITY
     if isinstance(data, tf.data.Dataset) and data.cardinality() == endless:
@@ -166,14 +168,14 @@ def check_end(name: str, data: Any) -> None:
 
 
 def noise_levels(sigmas: Iterable[float]) -> tuple[float, ...]:
-    """Standard deviations from 0 up, at least one.
+    """Standard deviations ≥ 0 as floats.
 
     Raises:
-        ArgumentError: they are none.
+        ArgumentError: There is none, or one is negative, NaN or infinite.
     """
     levels = list(sigmas)
     if not levels or not all(0 <= level < float("inf") for level in levels):
-        raise ArgumentError(f"sigmas: got {levels}; expected numbers from 0 up.")
+        raise ArgumentError(f"sigmas: got {levels}; expected finite numbers ≥ 0, at least one.")
     return tuple(float(level) for level in levels)
 
 
@@ -214,7 +216,7 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 
 
 def _count(x: Any, y: Any) -> int:
-    """How many images a batch has."""
+    """The number of images in a batch."""
     counts = {tuple(t.shape[:1]) for t in tf.nest.flatten((x, y))}
     if len(counts) > 1 or () in counts:
         shapes = [tf.nest.map_structure(lambda t: tuple(t.shape), part) for part in (x, y)]
@@ -228,9 +230,9 @@ def _count(x: Any, y: Any) -> int:
 def _check_labels(y: Any, classes: int) -> None:
     if tf.is_tensor(y) and (y.shape[1:].num_elements() != 1 or not y.dtype.is_integer):
         raise ArgumentError(
-            f"batches: got labels {y.dtype.name} {tuple(y.shape)}; expected class indices, whole "
-            "numbers [batch]. Try tf.argmax(y, -1) where they are one-hot, tf.cast(y, tf.int32) "
-            "where they are not whole."
+            f"batches: got labels {y.dtype.name} {tuple(y.shape)}; expected class indices, "
+            "integers [batch]. Try tf.argmax(y, -1) for one-hot labels, tf.cast(y, tf.int32) for "
+            "floats."
         )
     targets.labels(y, classes)
     low, high = int(np.min(y)), int(np.max(y))
@@ -242,7 +244,7 @@ def _check_labels(y: Any, classes: int) -> None:
 
 
 def _kind(nest: Any) -> Any:
-    """Specifications of tensors, for batches of any size."""
+    """The specifications of a nest of tensors, with any batch size."""
     return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), nest)
 
 

@@ -1,4 +1,4 @@
-"""What a test found of one model: a small table with a name, a direction and a seed."""
+"""The result of one test of one model: a small table with a name, a direction and a seed."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ HIGHER, LOWER = "higher", "lower"
 
 
 def spread(values: ArrayLike) -> np.ndarray:
-    """The standard deviation along the first axis, with n − 1 below the root; 0 of one value."""
+    """The standard deviation along the first axis, with n − 1 below the root; 0 for one value."""
     found = np.asarray(values)
     return found.std(0, ddof=min(1, len(found) - 1))
 
 
 def standard_error(values: ArrayLike) -> np.ndarray:
-    """Of the mean along the first axis; 0 of one value, which says nothing of it."""
+    """The standard error of the mean along the first axis; 0 for one value, which has none."""
     return spread(values) / np.sqrt(len(np.asarray(values)))
 
 
 def over_draws(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error of numbers [draws, images], of which NaN ones are left out.
+    """Mean and standard error of numbers [draws, images]; NaN entries are left out.
 
-    The mean is that over images of their means over draws. Its error is √(e₁² + e₂²), with e₁ that
-    over images and e₂ that over draws, which a single draw does not show. NaN of none.
+    The mean is taken over draws first and over images then. Its error is √(e₁² + e₂²), where e₁ is
+    the standard error over images and e₂ that over draws, which a single draw does not show. Both
+    are NaN if every entry is.
     """
     each = [_known_means(values.T), _known_means(values)]
     if not len(each[0]):
@@ -41,27 +42,28 @@ def over_draws(values: np.ndarray) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A score, at one point or along an axis, with its deviation and further columns.
+    """A score, at one point or along an axis, with its uncertainty and further columns.
 
     Attributes:
-        name: of the test, such as "accuracy under input noise".
-        score: what the values are, with their unit: the label of a figure's upright axis.
+        name: Name of the test, such as "accuracy under input noise".
+        score: What the values are, with their unit; the label of a figure's vertical axis.
         direction: `"higher"` or `"lower"`, whichever is better.
-        values: the score at each point.
-        deviations: of each value, 0 where there is nothing to deviate; `over` says over what.
-        over: what the deviations are taken over, such as "3 noise draws".
-        along: the axis, such as "noise σ"; empty for a single number.
-        points: positions on that axis; (0.0,) for a single number.
-        columns: further numbers at each point, {name: values}.
-        examples: how many images were measured.
-        seed: of all that was drawn.
-        percent: whether tables show the score, and the columns of a single number, in %.
-        labels: names of the points where numbers say nothing, such as layers; empty otherwise.
-        reference: how many of the first points are of the model as it came, which a curve shows and
-            its mean does not count.
+        values: The score at each point.
+        deviations: Standard deviation or standard error of each value, as `over` states; 0 where
+            there is only one sample.
+        over: What the deviations are taken over, such as "3 noise draws".
+        along: Name of the axis, such as "noise σ"; empty for a single number.
+        points: Positions on that axis; (0.0,) for a single number.
+        columns: Further numbers at each point, {name: values}.
+        examples: Number of images that were measured.
+        seed: Seed of all random numbers.
+        percent: Whether tables show the score, and the columns of a single number, in %.
+        labels: Names of the points where positions have no meaning, such as layers; else empty.
+        reference: Number of leading points that belong to the unchanged model; a curve shows them
+            and its mean excludes them.
 
     Raises:
-        ArgumentError: lengths differ, or the direction is none.
+        ArgumentError: Lengths differ, or `direction` is unknown.
     """
 
     name: str
@@ -97,25 +99,25 @@ class Measurement:
 
     @property
     def value(self) -> float:
-        """The score of a test that gives a single number.
+        """The score of a test that returns a single number.
 
         Raises:
-            ArgumentError: it gives several.
+            ArgumentError: The test returns several.
         """
         if len(self.values) != 1:
             raise ArgumentError(
-                f"{self.name!r} has {len(self.values)} values along {self.along!r}; ask for "
-                ".values, or for .curve()."
+                f"value: got {self.name!r}, which has {len(self.values)} values along "
+                f"{self.along!r}; expected a test of a single number. Try .values or .curve()."
             )
         return self.values[0]
 
     def curve(self) -> dict[float, tuple[float, float]]:
-        """{point: (value, deviation)}, as `tfgrad.figures.curves` draws it."""
+        """{point: (value, deviation)}, the form that `tfgrad.figures.curves` draws."""
         pairs = zip(self.values, self.deviations, strict=True)
         return dict(zip(self.points, pairs, strict=True))
 
     def rows(self) -> list[dict[str, Any]]:
-        """A record for every point, for a data frame or a CSV file."""
+        """One record per point, for a data frame or a CSV file."""
         return [
             {
                 **({self.along: place} if self.along else {}),
@@ -127,14 +129,14 @@ class Measurement:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it; numbers that are not finite become None."""
+        """All fields in a form that JSON can hold; numbers that are not finite become None."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Measurement:
-        """What `to_json` returned."""
+        """The measurement whose `to_json` returned this content."""
 
-        def numbers(values):
+        def numbers(values: Sequence[float | None]) -> tuple[float, ...]:
             return tuple(math.nan if value is None else float(value) for value in values)
 
         arrays = {name: numbers(content[name]) for name in ("values", "deviations", "points")}
@@ -144,16 +146,16 @@ class Measurement:
 
     @staticmethod
     def markdown(rows: Mapping[str, Measurement]) -> str:
-        """A table with a row per model: value ± deviation at each point.
+        """A Markdown table with one row per model: value ± deviation at each point.
 
-        A single number has its further columns beside it; a last column says what deviations are
-        taken over, where that is not the same for all rows.
+        A test of a single number shows its further columns, too. A last column states what the
+        deviations are taken over, if rows differ in that.
 
         Args:
-            rows: a model's name to the same test's result.
+            rows: {name of a model: its result in the same test}.
 
         Raises:
-            ArgumentError: there is no row, or one is of another test or has other points than the
+            ArgumentError: There is no row, or a row is of another test or has other points than the
                 first.
         """
         if not rows:
@@ -163,7 +165,7 @@ class Measurement:
         for name, row in rows.items():
             if same(row) != same(first):
                 raise ArgumentError(
-                    f"rows: {name!r} is {row.name!r} at {row._places()}, the first row "
+                    f"rows: got {name!r}, which is {row.name!r} at {row._places()}, after "
                     f"{first.name!r} at {first._places()}; expected the same test at the same "
                     "points in every row."
                 )
@@ -179,7 +181,7 @@ class Measurement:
         return "\n".join([table_row(titles), "|---" * len(titles) + "|", *map(table_row, cells)])
 
     def _places(self) -> list[str]:
-        """The points as tables name them."""
+        """The points as tables show them."""
         return list(self.labels) or [f"{point:g}" for point in self.points]
 
     def _cells(self) -> list[str]:
@@ -197,17 +199,17 @@ class Measurement:
 
 
 def counted(count: int, what: str) -> str:
-    """A number with its noun, as tables say it."""
+    """A number with its noun, in the singular or plural."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def table_row(cells: Sequence[str]) -> str:
-    """A row of a Markdown table, which neither bars nor line breaks in a cell end."""
+    """A row of a Markdown table; bars and line breaks inside cells are escaped."""
     return "| " + " | ".join(in_line(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 def in_line(text: str) -> str:
-    """Without line breaks."""
+    """The text on one line."""
     return " ".join(text.split())
 
 

@@ -1,9 +1,9 @@
-"""Records of results that are kept on disk: reading them, and refusing those of other settings."""
+"""Records of results that are kept on disk: reading them, and rejecting those of other settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tfgrad.errors import ResumeError
@@ -11,10 +11,10 @@ from tfgrad.evaluation.digests import plain
 
 
 def read_record(path: str) -> dict[str, Any] | None:
-    """The JSON object in a file, None if there is no file.
+    """The JSON object in a file, or None if there is no such file.
 
     Raises:
-        ResumeError: the file holds something else.
+        ResumeError: The file holds something else.
     """
     try:
         with open(path) as file:
@@ -25,18 +25,24 @@ def read_record(path: str) -> dict[str, Any] | None:
         content = None
     if not isinstance(content, dict):
         raise ResumeError(
-            f"directory: {path!r} is damaged or not ours; remove it, or choose another directory."
+            f"directory: got {path!r}, which is damaged or not a record; expected a JSON object. "
+            "Remove the file, or choose another directory."
         )
     return content
 
 
 def check_same(path: str, earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on with what was made under other settings.
+    """Check that kept results were made under the settings that are wanted now.
+
+    Args:
+        path: The file or directory, as the message names it.
+        earlier: The settings that were read from it.
+        wanted: The settings of this call; they need not be in the form that JSON returns.
 
     Raises:
-        ResumeError: settings differ; it names those that do.
+        ResumeError: Settings differ; the message names those that do.
     """
-    different = list(_differences(earlier, plain(wanted)))
+    different = differences(earlier, plain(wanted))
     if different:
         raise ResumeError(
             f"directory: {path!r} was made under other settings: {'; '.join(different)}. Choose "
@@ -44,10 +50,21 @@ def check_same(path: str, earlier: Mapping[str, Any], wanted: Mapping[str, Any])
         )
 
 
-def _differences(earlier: Any, wanted: Any, at: str = "") -> Iterator[str]:
-    if isinstance(earlier, Mapping) and isinstance(wanted, Mapping):
-        for name in sorted({*earlier, *wanted}):
-            inside = f"{at}.{name}" if at else name
-            yield from _differences(earlier.get(name), wanted.get(name), inside)
-    elif earlier != wanted:
-        yield f"{at} was {earlier!r}, now {wanted!r}"
+def differences(earlier: Any, now: Any, name: str = "") -> list[str]:
+    """The entries in which two nested mappings differ, one sentence for each.
+
+    Args:
+        earlier: The content that was kept, as JSON returns it.
+        now: The content of this call, in the same form.
+        name: The name of the content inside a larger one; empty for the whole.
+
+    Returns:
+        Sentences such as "options.samples was 2, now 3", in alphabetical order of the names.
+    """
+    if isinstance(earlier, Mapping) and isinstance(now, Mapping):
+        found = []
+        for key in sorted({*earlier, *now}):
+            inside = f"{name}.{key}" if name else key
+            found += differences(earlier.get(key), now.get(key), inside)
+        return found
+    return [] if earlier == now else [f"{name} was {earlier!r}, now {now!r}"]

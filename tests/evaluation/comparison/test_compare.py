@@ -14,7 +14,10 @@ from tests.helpers.comparing_cases import COUNT, FEW, digits, linear, network
 from tfgrad import evaluation, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.evaluation import Cost, Measurement, compare
-from tfgrad.evaluation.comparison import compare as module
+from tfgrad.evaluation.comparison import cost
+from tfgrad.evaluation.comparison.compared_model import ComparedModel
+from tfgrad.evaluation.comparison.known_tests import TESTS
+from tfgrad.evaluation.comparison.methods import candidates
 
 L = keras.layers
 PAGE = pathlib.Path(__file__).parents[3] / "docs" / "faithfulness.md"
@@ -55,7 +58,7 @@ def test_the_truth_wins_and_random_loses():
 
 def test_each_test_is_its_function_s(batches):
     model, method = network(), saliency.InputTimesGradient
-    asked = [*module.TESTS]
+    asked = [*TESTS]
     options = {"pixels": FEW, "pixels_most": FEW, "randomisation": {"order": "independent"}}
     options["class_flip"] = {"source": 1, "to": 7}
     found = compare(model, batches, {"m": method(model)}, asked, images=20, options=options, seed=5)
@@ -72,12 +75,14 @@ def test_each_test_is_its_function_s(batches):
         "pixels_most": evaluation.pixel_perturbation(
             model, batches, of_predicted, fractions, remove="most", **change
         ),
-        "class_flip": module.class_flip(model, batches, maps, 1, 7, seed=5),
-        "randomisation": module.randomisation(model, first, method, order="independent", seed=5),
-        "completeness": module.completeness(model, first, method),
-        "bias_sensitivity": module.bias_sensitivity(model, first, method, seed=5),
-        "weak_dependence": module.weak_dependence(model, first, method, seed=5),
-        "shift_agreement": module.shift_agreement(model, first, method),
+        "class_flip": evaluation.class_flip(model, batches, maps, 1, 7, seed=5),
+        "randomisation": evaluation.randomisation(
+            model, first, method, order="independent", seed=5
+        ),
+        "completeness": evaluation.completeness(model, first, method),
+        "bias_sensitivity": evaluation.bias_sensitivity(model, first, method, seed=5),
+        "weak_dependence": evaluation.weak_dependence(model, first, method, seed=5),
+        "shift_agreement": evaluation.shift_agreement(model, first, method),
     }
     for test, one in expected.items():
         got = found.measurements[test]["m"]
@@ -204,7 +209,7 @@ def test_a_method_of_another_model_is_refused_where_that_is_asked(batches):
     for test in of_models:
         (sentence,) = found.failures[test].values()
         expected = (
-            "methods: 'other' is built around another model than the one .*; pass its class or name"
+            "methods: 'other' is built around another model than the .*; expected .* Pass its class"
         )
         assert re.match(expected, sentence)
     direct = evaluation.pixel_perturbation(
@@ -272,7 +277,7 @@ def test_constant_maps_are_counted_below_the_table(batches):
         ({"tests": ["pixel"]}, r"tests: got 'pixel'; did you mean 'pixels'\?"),
         (
             {"tests": ["label_randomisation"]},
-            r"'label_randomisation', which trains networks of its",
+            r"'label_randomisation', which needs further networks; exp",
         ),
         ({"tests": {"mine": 3}}, r"tests: 'mine' is a int with options \{\}; expected a name, or"),
         ({"options": {"flip": {}}}, r"options: got 'flip'; expected one of 'pixels'"),
@@ -307,11 +312,11 @@ def test_a_model_or_labels_that_do_not_fit(batches):
 def test_a_cost_is_the_median_per_image(batches, monkeypatch):
     """Milliseconds of (method, input-gradient); the first pair warms up, 300 ms are enough."""
     took = iter(ms / 1e3 for ms in (99, 9, 32, 16, 24, 8, 180, 45))
-    monkeypatch.setattr(module, "_seconds", lambda function, x, y: next(took))
+    monkeypatch.setattr(cost, "seconds_of", lambda function, x, y: next(took))
     model = network(False)
-    task = module._Task(model, batches.take(1), 4)  # one batch of 16, three times
-    candidate, _ = module.candidates(["input_gradient"], model, 0)
-    assert module._cost(task, candidate) == Cost(pytest.approx(2.0), pytest.approx(3.0))
+    compared = ComparedModel(model, batches.take(1), 4)  # one batch of 16, three times
+    candidate, _ = candidates(["input_gradient"], model, 0)
+    assert cost.measured_cost(compared, candidate) == Cost(pytest.approx(2.0), pytest.approx(3.0))
 
 
 # The page
@@ -330,4 +335,4 @@ def test_the_page_runs(batches, tmp_path, monkeypatch, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"faithfulness.png", "faithfulness.csv"}
     assert "| random |" in capsys.readouterr().out
     named = set(re.findall(r"^\| `(\w+)`", page, flags=re.MULTILINE))
-    assert named == {*module.TESTS, "remove_and_retrain", "label_randomisation"}
+    assert named == {*TESTS, "remove_and_retrain", "label_randomisation"}

@@ -10,7 +10,7 @@ from tests.helpers.comparing_cases import COUNT, FEW, digits, linear, network
 from tfgrad import evaluation, saliency
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation import compare
-from tfgrad.evaluation.comparison import compare as module
+from tfgrad.evaluation.comparison import cost
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def counted(function):
 
 
 def test_maps_that_tests_share_are_computed_once(batches, monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS", 0)
+    monkeypatch.setattr(cost, "_SECONDS", 0)
     # One of each size that warms up, and three.
     model, timed = network(False), (16 + 8) + (16 + 16 + 8)
     gradient = saliency.InputGradient(model)
@@ -103,7 +103,7 @@ def test_images_that_change_between_passes_are_refused(batches, changing):
     x, y = (np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True))
     both = ["pixels", "pixels_most"]
     options = dict.fromkeys(both, FEW)
-    with pytest.raises(ArgumentError, match="data: its images change from pass to pass"):
+    with pytest.raises(ArgumentError, match="data: got images that change from pass to pass"):
         compare(network(False), changing(x, y), ["input_gradient"], both, options=options)
     # Maps that are made as the pixels are read belong to them, whatever comes in the next pass.
     one = compare(network(False), changing(x, y), "random", "pixels", options={"pixels": FEW})

@@ -1,4 +1,4 @@
-"""Maps of networks whose layers are drawn anew: how they are compared, and what is refused."""
+"""Maps of networks whose layers are re-initialised: how they are compared, and what is refused."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tests.helpers.redraw_cases import (
+from tests.helpers.reinitialise_cases import (
     SHAPE,
     L,
     assert_equal,
@@ -21,7 +21,11 @@ from tfgrad import data, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.evaluation import label_randomisation, permuted_labels, randomisation
 from tfgrad.evaluation.map_tests.map_similarity import rank_correlation, structural_similarity
-from tfgrad.evaluation.map_tests.reinitialise import layers_with_weights, redraw, restored
+from tfgrad.evaluation.map_tests.reinitialise import (
+    layers_with_weights,
+    reinitialise_layer,
+    restored,
+)
 
 GRADIENT = saliency.get("input_gradient")
 
@@ -50,7 +54,7 @@ def test_the_curve_against_stages_made_by_hand(order):
             if order == "independent":
                 restore()
             seed = int(np.random.SeedSequence([4, 0, i]).generate_state(1)[0])
-            change = redraw(layers[path], path, seed)
+            change = reinitialise_layer(layers[path], path, seed)
             signed = np.array(spearman(trained_maps, method(x, 1).numpy()))
             each = np.abs(signed)
             assert result.values[i + 1] == pytest.approx(each.mean(), abs=1e-6)
@@ -81,7 +85,7 @@ def test_draws_are_averaged_image_by_image():
             restore()
             for i, path in enumerate(("logits", "conv")):
                 seed = int(np.random.SeedSequence([1, draw, i]).generate_state(1)[0])
-                changes[draw, i] = redraw(layers[path], path, seed)
+                changes[draw, i] = reinitialise_layer(layers[path], path, seed)
                 sizes[draw, i] = np.abs(spearman(before, method(x, 1).numpy()))
     result = randomisation(network, x, GRADIENT, seed=1, target=1, draws=3)
     assert result.labels == ("none", "logits", "conv")
@@ -232,7 +236,9 @@ def test_stale_traces_and_noise_are_refused():
 
 
 def test_layers_that_come_back_as_they_were_are_refused():
-    with pytest.raises(ModelError, match=r"layer 'logits' \(Dense\): drawn anew, its weights are"):
+    with pytest.raises(
+        ModelError, match=r"layer 'logits' \(Dense\): re-initialised, its weights are"
+    ):
         randomisation(sequential(kernel_initializer="ones"), images(), GRADIENT)
 
 
@@ -246,7 +252,7 @@ def test_a_layer_whose_initialiser_holds_its_numbers_is_refused():
         network.layers[-1].set_weights([kernel + moved, np.ones(3)])  # a bias is no kernel
         return network
 
-    message = r"layer 'logits' \(Dense\): drawn anew.*'kernel' moved by 0.46; expected 1.1, a"
+    message = r"layer 'logits' \(Dense\): re-initialised.*'kernel' moved by 0.46; expected 1.1, a"
     with pytest.raises(ModelError, match=message):
         randomisation(tuned(0.04), images(), GRADIENT)
     assert randomisation(tuned(0.2), images(), GRADIENT).columns["weights changed"][1] > 0.1

@@ -1,4 +1,4 @@
-"""Which layers of a network are drawn anew, what is drawn, and what is put back."""
+"""Which layers of a network are re-initialised, with which weights, and what is restored."""
 
 import random
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.redraw_cases import (
+from tests.helpers.reinitialise_cases import (
     SHAPE,
     L,
     Scaled,
@@ -22,7 +22,11 @@ from tests.helpers.redraw_cases import (
 from tfgrad import saliency
 from tfgrad.errors import ModelError
 from tfgrad.evaluation import randomisation
-from tfgrad.evaluation.map_tests.reinitialise import layers_with_weights, redraw, restored
+from tfgrad.evaluation.map_tests.reinitialise import (
+    layers_with_weights,
+    reinitialise_layer,
+    restored,
+)
 
 GRADIENT = saliency.get("input_gradient")
 
@@ -49,7 +53,7 @@ def test_layers_stand_in_the_order_of_their_reads_once_and_by_path():
 
 
 @pytest.mark.parametrize("make", [functional, subclassed])
-def test_every_layer_is_drawn_anew_and_put_back(make):
+def test_every_layer_is_reinitialised_and_restored(make):
     network = make()
     before = weights(network)
     layers = layers_with_weights(network, images(1))
@@ -58,7 +62,7 @@ def test_every_layer_is_drawn_anew_and_put_back(make):
         for seed in (3, 3, 4):
             restore()
             for path, layer in layers.items():
-                assert redraw(layer, path, seed) > 0.05, path
+                assert reinitialise_layer(layer, path, seed) > 0.05, path
             drawn.append(np.concatenate([w.ravel() for w in weights(network)]))
     assert_equal(network, before)
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -80,14 +84,14 @@ def test_initialisers_of_the_layer_draw():
     he, norm, logits = layers_with_weights(network, images(1)).values()
     drawn = []
     for seed in (0, 1):
-        redraw(he, "he", seed)
+        reinitialise_layer(he, "he", seed)
         drawn.append(he.kernel.numpy())
     assert np.std(drawn[0]) == pytest.approx(np.sqrt(2 / 18), rel=0.1)  # fan-in 3·3·2
     assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 0.2  # seed=1 is replaced
     assert not he.bias.numpy().any()
-    redraw(norm, "norm", 0)
+    reinitialise_layer(norm, "norm", 0)
     assert [np.unique(w.numpy()).tolist() for w in norm.weights] == [[1], [0], [0], [1]]
-    redraw(logits, "logits", 0)
+    reinitialise_layer(logits, "logits", 0)
     limit = np.sqrt(6 / (16 * 64 + 50))
     assert 0.95 * limit < np.abs(logits.kernel.numpy()).max() <= limit
     assert (logits.bias.numpy() == 1).all()
@@ -96,7 +100,7 @@ def test_initialisers_of_the_layer_draw():
 def test_what_a_configuration_does_not_bring_back_is_shuffled():
     layer = subclassed().scaled
     before = layer.gain.numpy()
-    change = redraw(layer, "scaled", 0)
+    change = reinitialise_layer(layer, "scaled", 0)
     after = layer.gain.numpy()
     np.testing.assert_array_equal(np.sort(after.ravel()), np.sort(before.ravel()))
     assert change == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
@@ -185,11 +189,11 @@ def test_a_single_number_is_drawn_from_a_normal_of_its_size():
     drawn = []
     for seed in range(400):
         layer.gain.assign(4.0)
-        redraw(layer, "tempered", seed)
+        reinitialise_layer(layer, "tempered", seed)
         drawn.append(float(layer.gain))
     assert np.std(drawn) == pytest.approx(4, rel=0.1) and abs(np.mean(drawn)) < 0.6
     layer.gain.assign(4.0)
-    redraw(layer, "tempered", 0)
+    reinitialise_layer(layer, "tempered", 0)
     assert float(layer.gain) == drawn[0]
 
 
@@ -198,13 +202,13 @@ def test_drawing_leaves_the_users_own_random_numbers_alone():
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    redraw(layer, "conv", 0)
+    reinitialise_layer(layer, "conv", 0)
     assert random.random() == expected
 
 
 def test_a_norm_over_several_axes_has_no_kernel():
     layer = L.LayerNormalization(axis=(1, 2))
     layer.build((None, 6, 2))
-    assert redraw(layer, "norm", 0) == 0
+    assert reinitialise_layer(layer, "norm", 0) == 0
     layer.gamma.assign(layer.gamma * 1.01)
-    assert redraw(layer, "norm", 0) == pytest.approx(0.01, rel=0.02)
+    assert reinitialise_layer(layer, "norm", 0) == pytest.approx(0.01, rel=0.02)

@@ -24,7 +24,7 @@ from tests.test_distribution import finish, run
 from tfgrad import data
 from tfgrad.errors import DataError, ResumeError
 from tfgrad.evaluation import saved_maps
-from tfgrad.evaluation.map_tests.remove_and_retrain import _Maps
+from tfgrad.evaluation.map_tests.method_maps import MethodMaps
 
 
 def test_the_patch_that_carries_the_label(tmp_path):
@@ -203,7 +203,7 @@ def test_runs_of_other_settings_are_refused_by_name(tmp_path):
             retrained(tmp_path, **{"maps": maps, **change})
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     (tmp_path / "all-0.0-seed0.json").write_text("{")
-    with pytest.raises(ResumeError, match=r"all-0.0-seed0\.json' is damaged"):
+    with pytest.raises(ResumeError, match=r"all-0.0-seed0\.json', which is damaged"):
         retrained(tmp_path, maps)
 
 
@@ -338,5 +338,5 @@ def test_runs_from_other_first_weights_are_refused(tmp_path):
 
 def test_the_control_s_maps_of_training_and_test_are_not_the_same():
     both = [patched(TEST, 1)] * 2
-    train, test = (maps[:].numpy().ravel() for maps in _Maps("random", "random", *both)._maps)
+    train, test = (maps[:].numpy().ravel() for maps in MethodMaps("random", "random", *both)._maps)
     assert abs(np.corrcoef(train, test)[0, 1]) < 0.05

@@ -70,10 +70,10 @@ def two_outputs():
             r"training images: got float64 \(0, 6, 6\)",
         ),
         ({"builder": None}, ArgumentError, "build: got a NoneType; expected a function"),
-        ({"builder": lambda: None}, ArgumentError, "build: returned a NoneType"),
-        ({"builder": uncompiled}, ArgumentError, "build: returned a model that is not compiled"),
-        ({"builder": unbuilt}, ArgumentError, "build: returned a model that is not built"),
-        ({"builder": the_same}, ArgumentError, "build: returned the same model again"),
+        ({"builder": lambda: None}, ArgumentError, "build: got a NoneType; expected a compiled"),
+        ({"builder": uncompiled}, ArgumentError, "build: got a model that is not compiled"),
+        ({"builder": unbuilt}, ArgumentError, "build: got a model that is not built"),
+        ({"builder": the_same}, ArgumentError, "build: got the same model again"),
         ({"builder": two_outputs}, ModelError, "got 2 outputs"),
         ({"builder": lambda: build(classes=4)}, ArgumentError, "a model of 4 classes for 3"),
         (
@@ -85,7 +85,7 @@ def two_outputs():
         (
             {"sets": (patched(9, 0), data.from_arrays(np.zeros((9, 6, 5, 2)), np.arange(9) % 3))},
             ArgumentError,
-            r"test: got images \(6, 5, 2\) of 3 classes; training images are \(6, 6, 2\)",
+            r"test: got images \(6, 5, 2\) of 3 classes; expected \(6, 6, 2\)",
         ),
     ],
 )

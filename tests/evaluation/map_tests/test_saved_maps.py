@@ -14,7 +14,8 @@ from tfgrad import data, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError, ResumeError
 from tfgrad.evaluation import pixel_perturbation
 from tfgrad.evaluation.digests import layers_digest
-from tfgrad.evaluation.map_tests.saved_maps import MapShards, saved_maps
+from tfgrad.evaluation.map_tests.map_shards import MapShards
+from tfgrad.evaluation.map_tests.saved_maps import saved_maps
 from tfgrad.internal.files import alone
 
 SHAPE = (5, 4, 3)
@@ -111,7 +112,7 @@ def test_a_killed_call_recomputes_the_open_shard_alone(tmp_path):
     method, images = saliency.SmoothGrad(network(), samples=3), dataset()
     with pytest.raises(KeyboardInterrupt):
         saved_maps(Counting(method, 13), images, tmp_path / "killed", **SHARD)
-    with pytest.raises(DataError, match=r"-00001\.npy' is missing or damaged; call tfgrad"):
+    with pytest.raises(DataError, match=r"-00001\.npy' is missing or damaged; .* Call tfgrad"):
         MapShards(tmp_path / "killed")[:]
     counting = Counting(method)
     resumed = saved_maps(counting, images, tmp_path / "killed", **SHARD)
@@ -119,6 +120,15 @@ def test_a_killed_call_recomputes_the_open_shard_alone(tmp_path):
     whole = saved_maps(Counting(method), images, tmp_path / "whole", **SHARD)
     np.testing.assert_array_equal(resumed, whole)
     assert set(files(tmp_path / "killed")) == set(files(tmp_path / "whole"))
+
+
+def test_files_that_a_killed_process_left_are_removed(tmp_path):
+    """Neither those of this version nor that of 0.1 stay; other files do."""
+    for name in ("0123abcd-00001.npy.tmp-12-34.npy", "unfinished.npy", "notes.npy"):
+        (tmp_path / name).write_bytes(b"cut short")
+    saved_maps(saliency.InputGradient(network()), dataset(), tmp_path)
+    assert [name for name in files(tmp_path) if "tmp" in name or "unfinished" in name] == []
+    assert (tmp_path / "notes.npy").exists()
 
 
 def test_a_directory_in_use_is_waited_for(tmp_path):
@@ -157,7 +167,7 @@ def test_a_damaged_shard_is_computed_anew(tmp_path, kind):
     method = saliency.InputGradient(network())
     maps = saved_maps(Counting(method), dataset(), tmp_path, **SHARD)
     made, before = np.asarray(maps), files(tmp_path)
-    replaced(pathlib.Path(maps._path(1)), kind)
+    replaced(pathlib.Path(maps._files.path(1)), kind)
     with pytest.raises(DataError, match="missing or damaged"):
         maps[:]
     counting = Counting(method)
@@ -197,7 +207,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
             saved(**change)
     assert files(tmp_path) == before
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ResumeError, match=r"manifest\.json' is damaged"):
+    with pytest.raises(ResumeError, match=r"manifest\.json', which is damaged"):
         saved()
 
 
@@ -232,7 +242,7 @@ def test_a_map_that_is_not_finite_is_kept_counted_and_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": lambda x, y: x[..., 0]}, "name: got None with a bare function"),
+        ({"method": lambda x, y: x[..., 0]}, "name: got None with a plain function"),
         ({"method": "fullgrad"}, "method: got a str; expected a function"),
         ({"method": lambda x, y: x, "name": "x"}, r"maps of shape \(3, 5, 4, 3\) .*\(3, 5, 4\)"),
         ({"dataset": np.zeros((3, *SHAPE))}, "dataset: got a ndarray; expected a tfgrad.data.Data"),
@@ -273,7 +283,7 @@ def test_a_layer_that_cannot_say_its_options_is_refused():
     """Two networks that differ in it alone would have one name."""
     x = keras.Input((4,))
     network = keras.Model(x, keras.layers.Dense(2)(Opaque(lambda t: 2.0 * t)(x)))
-    with pytest.raises(ModelError, match=r"\(Opaque\): it has no get_config.*Write its get_config"):
+    with pytest.raises(ModelError, match=r"\(Opaque\): got no get_config.*Write its get_config"):
         layers_digest(network)
 
 

@@ -201,9 +201,9 @@ def test_the_defaults_are_those_of_the_figure():
 def test_what_density_ratios_refuse():
     x, network = np.ones((8, 4), "float32"), one_slope(1.0)
     for sigmas in ((), (-0.1,), (math.nan,)):
-        with pytest.raises(ArgumentError, match=r"sigmas: got \[.*expected numbers from 0 up"):
+        with pytest.raises(ArgumentError, match=r"sigmas: got \[.*expected finite numbers ≥ 0"):
             density_ratios(network, stream(x), sigmas)
-    with pytest.raises(ArgumentError, match=r"draws: got 0; expected a whole number from 1"):
+    with pytest.raises(ArgumentError, match=r"draws: got 0; expected an integer ≥ 1"):
         density_ratios(network, stream(x), draws=0)
     with pytest.raises(ArgumentError, match=r"target: got 'all'"):
         density_ratios(network, stream(x), target="all")
@@ -261,7 +261,7 @@ def test_what_the_gan_test_refuses():
         with pytest.raises(ArgumentError, match=r"labels: got .*; expected 3 integers"):
             gan_test(judge(), images, wrong)
     for wrong in ([0, 1, 3], [-1, 0, 1]):
-        with pytest.raises(DataError, match=r"labels: got classes from .*; the judge has 0 to 2"):
+        with pytest.raises(DataError, match=r"labels: got classes from .*; expected 0 to 2"):
             gan_test(judge(), images, wrong)
     with pytest.raises(DataError, match=r"images: got none"):
         gan_test(judge(), images[:0], [])

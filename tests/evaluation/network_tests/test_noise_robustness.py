@@ -100,13 +100,15 @@ def test_the_network_is_traced_once_whatever_the_last_batch():
 
 
 def test_errors():
-    with pytest.raises(ArgumentError, match=r"sigmas: got \[0.1, -0.1\]; expected numbers from 0"):
+    with pytest.raises(
+        ArgumentError, match=r"sigmas: got \[0.1, -0.1\]; expected finite numbers ≥ 0"
+    ):
         noise_robustness(linear(), batches(8), (0.1, -0.1))
-    with pytest.raises(ArgumentError, match=r"sigmas: got \[nan\]; expected numbers from 0"):
+    with pytest.raises(ArgumentError, match=r"sigmas: got \[nan\]; expected finite numbers ≥ 0"):
         noise_robustness(linear(), batches(8), (math.nan,))
     with pytest.raises(ArgumentError, match=r"sigmas: got \[\]"):
         noise_robustness(linear(), batches(8), ())
-    with pytest.raises(ArgumentError, match=r"repeats: got 0; expected a whole number from 1"):
+    with pytest.raises(ArgumentError, match=r"repeats: got 0; expected an integer ≥ 1"):
         noise_robustness(linear(), batches(8), repeats=0)
     with pytest.raises(ArgumentError, match=r"batches: got an empty data set"):
         noise_robustness(linear(), batches(8).take(0))

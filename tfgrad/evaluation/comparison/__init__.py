@@ -1,1 +1,1 @@
-"""Saliency methods against tests, in one table."""
+"""Saliency methods and tests of them, in one table."""

@@ -1,4 +1,4 @@
-"""The methods that a comparison judges: maps of its model, and the same around changed models."""
+"""The methods of a comparison: their maps of the compared model, and of changed models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Maps = Callable[[Any, Any], Any]
 
 @dataclasses.dataclass
 class Candidate:
-    """A method to be judged.
+    """A method to be evaluated.
 
     Attributes:
-        name: in the table.
-        method: a name or class of methods, a method, or a function of (images, classes).
-        network: the model of the comparison.
-        seed: of the control.
+        name: Name in the table.
+        method: A name or class of methods, a method, or a function of (images, classes).
+        network: The model of the comparison.
+        seed: Seed of the control.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Candidate:
 
     @property
     def control(self) -> bool:
-        """Whether it knows nothing."""
+        """Whether the method is the control, which does not look at the model."""
         return _is_control(self.method)
 
     @functools.cached_property
     def maps(self) -> Maps:
-        """Its maps of images; a method that is built keeps its own model, whichever that is."""
+        """The map function; a method that is already built keeps its own model."""
         return self.method if self._factory is None else self._factory(self.network)
 
     def build(self, model: Any) -> Maps:
-        """The method around the model of the comparison or a changed one, which it must explain.
+        """The method around the compared model or a changed copy, which it must explain.
 
         Raises:
-            ArgumentError: it is built around another model, or cannot be built anew.
+            ArgumentError: The method is built around another model, or cannot be built again.
         """
         if self._factory is not None:
             return self._factory(model)
@@ -55,14 +55,15 @@ class Candidate:
             return self.method if model is self.network else _like(self.method, model)
         if model is not self.network:
             raise ArgumentError(
-                f"methods: {self.name!r} is a function of images, which explains one model; this "
-                "test asks about changed ones. Pass a name, a class of methods or a method."
+                f"methods: {self.name!r} is a function of images, which explains one model; "
+                "expected a method that can be built around others, as this test changes the "
+                "model. Pass a name, a class of methods or a method."
             )
         return self.method
 
     @functools.cached_property
     def _factory(self) -> Callable[[Any], Maps] | None:
-        """What makes the method of a model; None where it is made."""
+        """The function from a model to the method; None if the method is already built."""
         if self.control:
             return functools.partial(saliency.Random, seed=self.seed)
         if isinstance(self.method, str):
@@ -73,13 +74,18 @@ class Candidate:
     def _check_own(self) -> None:
         if not _same(self.method.network, self.network):
             raise ArgumentError(
-                f"methods: {self.name!r} is built around another model than the one compared, "
-                "which this test asks about; pass its class or name, or build it around that one."
+                f"methods: {self.name!r} is built around another model than the one compared; "
+                "expected the same, as this test evaluates it. Pass its class or name, or build it "
+                "around that model."
             )
 
 
 def candidates(methods: Any, network: Any, seed: int) -> list[Candidate]:
-    """What is asked, and the control."""
+    """The methods to be evaluated, the control included; see `compare`.
+
+    Raises:
+        ArgumentError: A method does not exist or has the name of the control.
+    """
     found = named("methods", methods, "names of tfgrad.saliency, or {name: method}")
     found.setdefault(CONTROL, CONTROL)
     for name, method in found.items():
@@ -88,7 +94,16 @@ def candidates(methods: Any, network: Any, seed: int) -> list[Candidate]:
 
 
 def named(argument: str, given: Any, expected: str) -> dict[str, Any]:
-    """{name: item} of names or of a mapping."""
+    """{name: item}, from names or from a mapping.
+
+    Args:
+        argument: The argument that messages name.
+        given: A name, several names, or a mapping.
+        expected: The description of what the argument takes, for messages.
+
+    Raises:
+        ArgumentError: `given` has another form, or is empty.
+    """
     if isinstance(given, str):
         given = [given]
     if not isinstance(given, Iterable):
@@ -107,11 +122,11 @@ def _is_control(method: Any) -> bool:
 
 
 def _check(name: str, method: Any) -> None:
-    """Refuse what is no method before anything is computed."""
+    """Reject what is no method before anything is computed."""
     if name == CONTROL and not _is_control(method):
         raise ArgumentError(
             f"methods: got a {type(method).__name__} by the name of {CONTROL!r}, which is the "
-            "control's; choose another name."
+            "control's; expected another name."
         )
     if isinstance(method, str):
         saliency.get(method)
@@ -123,14 +138,14 @@ def _check(name: str, method: Any) -> None:
 
 
 def _same(network: Any, other: Any) -> bool:
-    """Whether two are one: of a model that takes a dict, every look makes a new one around it."""
+    """Whether two models are one; `model_checks.network` wraps a model that takes a dict anew."""
     ends, others = (getattr(model, "outputs", None) or [] for model in (network, other))
     shared = len(ends) == len(others) > 0 and all(map(operator.is_, ends, others))
     return network is other or shared
 
 
 def _like(method: saliency.Method, model: Any) -> saliency.Method:
-    """The same method, around another model."""
+    """The same method around another model."""
     options = method.options()
     try:
         if type(method) is saliency.Smooth:
@@ -139,5 +154,5 @@ def _like(method: saliency.Method, model: Any) -> saliency.Method:
     except TypeError as error:
         raise ArgumentError(
             f"methods: {method!r} cannot be built around another model ({error}); expected "
-            "options() to return what its class takes besides the model."
+            "options() to return the arguments that its class takes besides the model."
         ) from error

@@ -1,4 +1,4 @@
-"""What a comparison of saliency methods found: one table of methods × tests."""
+"""The result of a comparison of saliency methods: one table of methods × tests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tfgrad.internal.arguments import one_of
 
 CONTROL = "random"
 STANDARD_ERROR = "standard error"
-# Columns that are 0 where every map says something.
+# Columns that are 0 where every map ranks pixels.
 COUNTED = ("maps left out", "constant maps")
 COST = "ms per map"
-# Scores that are nearer to one another, relatively, are the same in float32.
+# Scores whose relative difference is smaller are equal in float32.
 _ROUNDING = 1e-6
 _BOLD = (
     "bold: the best, if every other score is further away than twice the error of the difference, "
@@ -28,11 +28,11 @@ _BOLD = (
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one map takes, on the machine and with the batches of the comparison.
+    """The time of one map, on the machine and with the batches of the comparison.
 
     Attributes:
-        milliseconds: per image.
-        gradients: the same in input-gradients of this model.
+        milliseconds: Milliseconds per image.
+        gradients: The same time in units of an input-gradient of this model.
     """
 
     milliseconds: float
@@ -41,14 +41,14 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Every method's result in every test, what a map costs, and what could not be had.
+    """Every method's result in every test, the cost of a map, and the failures.
 
     Attributes:
-        methods: the rows, in order; the control `"random"` is one.
+        methods: The rows, in order; the control `"random"` is one.
         measurements: {test: {method: Measurement}}; a pair that failed is missing.
-        failures: {test: {method: the sentence that says why}}; of a method whose cost alone could
-            not be had, under `"ms per map"`.
-        costs: {method: Cost}; a method without any map has none.
+        failures: {test: {method: the reason}}; the reason is under `"ms per map"` if only the cost
+            could not be measured.
+        costs: {method: Cost}; a method that never returned a map has none.
     """
 
     methods: tuple[str, ...]
@@ -62,15 +62,16 @@ class Comparison:
         return tuple(self.measurements)
 
     def summary(self, test: str, method: str) -> tuple[float, float]:
-        """(score, deviation) of a pair in one number each, NaN for a pair that failed.
+        """(score, deviation) of a pair in one number each; NaN for a pair that failed.
 
-        Of a curve, the means over its points: the area under it where the points are equally far
-        apart; NaN if the score of any point is, as that of the others is another one. The mean of
-        the deviations is the deviation of the mean if points deviate together, as they do on the
-        same images, and otherwise more than that. Points of reference do not count.
+        For a curve these are means over its points, which is the area under it if the points are
+        equally spaced. The score is NaN if that of any point is, because the mean over the others
+        is another quantity. The mean of the deviations is the deviation of the mean if points vary
+        together, as they do on the same images, and an upper bound otherwise. Points of reference
+        are not counted.
 
         Raises:
-            ArgumentError: there is no such test or method.
+            ArgumentError: There is no such test or method.
         """
         found = self._measured(test).get(one_of("method", method, self.methods))
         if found is None or any(map(math.isnan, found.values)):
@@ -78,17 +79,18 @@ class Comparison:
         return _mean(found.values[found.reference :]), _mean(found.deviations[found.reference :])
 
     def best(self, test: str) -> str | None:
-        """The best method by the test's own direction; None where it may be so by chance.
+        """The best method by the test's own direction; None if the difference may be chance.
 
         Every other score must be further away than twice the error of the difference,
         2·√(e₁² + e₂²), where e is the standard error that the test reports in a column, or else the
-        deviation, and every measurement must be of at least two examples. Of two methods that are
+        deviation, and every measurement must be of at least two examples. If two methods are
         equally good, with normal and independent errors, one is then the best in 4.6 % of cases.
-        On the same images errors are mostly alike, which makes a difference surer than that.
-        Methods whose score is not finite do not count; one that is left alone is not the best.
+        On the same images errors are mostly positively correlated, so that the rule is cautious.
+        Methods whose score is not finite are not counted; a method without competitors is not the
+        best.
 
         Raises:
-            ArgumentError: there is no such test.
+            ArgumentError: There is no such test.
         """
         found = self._measured(test)
         scores = {method: self.summary(test, method)[0] for method in found}
@@ -106,7 +108,7 @@ class Comparison:
         return first if all(clear(other) for other in scores if other != first) else None
 
     def markdown(self) -> str:
-        """The table, the best of each column bold, and below it what the columns are.
+        """The table with the best of each column in bold, and the meaning of the columns below it.
 
         Costs are the last columns and never bold.
         """
@@ -120,15 +122,15 @@ class Comparison:
         return f"{table}\n\n" + "\n".join(f"- {in_line(note)}" for note in self._notes())
 
     def rows(self) -> list[dict[str, Any]]:
-        """A record for each pair and point, a pair that failed included; costs are repeated."""
+        """One record per pair and point, failed pairs included; costs are repeated."""
         return [row for test in self.tests for m in self.methods for row in self._rows(test, m)]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write `rows`."""
+        """Write `rows` to a CSV file."""
         write_csv(path, self.rows())
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it; numbers that are not finite become None."""
+        """All fields in a form that JSON can hold; numbers that are not finite become None."""
         return {
             "methods": list(self.methods),
             "tests": {
@@ -141,7 +143,7 @@ class Comparison:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Comparison:
-        """What `to_json` returned."""
+        """The comparison whose `to_json` returned this content."""
         return Comparison(
             methods=tuple(content["methods"]),
             measurements={
@@ -153,7 +155,7 @@ class Comparison:
         )
 
     def panels(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """{heading of a test: {method: (score, deviation)}}, as `tfgrad.figures.bars` draws it."""
+        """{heading of a test: {method: (score, deviation)}}, the form of `tfgrad.figures.bars`."""
         panels: dict[str, dict[str, tuple[float, float]]] = {}
         for test in self.tests:
             found = {method: self.summary(test, method) for method in self.methods}
@@ -163,18 +165,20 @@ class Comparison:
         return panels
 
     def draw(self, path: str | os.PathLike[str], title: str | None = None) -> str:
-        """Bars for each test, in one PNG; the control's score is a line through all.
+        """Draw bars for each test into one PNG; the control's score is a line across them.
+
+        Args:
+            path: Path of the PNG.
+            title: Title of the figure.
 
         Returns:
             The path.
 
         Raises:
-            ArgumentError: there is no score to draw, or the path cannot be written.
+            ArgumentError: There is no score to draw, or the path cannot be written.
             ImportError: matplotlib is not installed.
         """
         return figures.bars(path, self.panels(), control=CONTROL, title=title)
-
-    # Inside
 
     def _measured(self, test: str) -> Mapping[str, Measurement]:
         return self.measurements[one_of("test", test, self.tests)]
@@ -223,12 +227,12 @@ class Comparison:
                     yield f"{test} of {method}: {unknown} of {len(found.values)} points unknown"
 
     def _by_sentence(self) -> dict[str, str]:
-        """{what went wrong: the pairs that it went wrong for}."""
+        """{reason of a failure: the pairs that failed for it}."""
         pairs: dict[str, list[str]] = {}
         for test, row in self.failures.items():
             for method, sentence in row.items():
                 pairs.setdefault(sentence, []).append(f"{test} of {method}")
-        return {sentence: ", ".join(of) for sentence, of in pairs.items()}
+        return {sentence: ", ".join(names) for sentence, names in pairs.items()}
 
     def _rows(self, test: str, method: str) -> Iterator[dict[str, Any]]:
         cost = self.costs.get(method)
@@ -265,7 +269,13 @@ COLUMNS = (
 
 
 def write_csv(path: str | os.PathLike[str], rows: list[dict[str, Any]], *first: str) -> None:
-    """Write records of `Comparison.rows`, further columns first."""
+    """Write records of `Comparison.rows` to a CSV file.
+
+    Args:
+        path: Path of the file.
+        rows: The records.
+        first: Names of further columns, which come first.
+    """
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*first, *COLUMNS])
         writer.writeheader()
@@ -277,7 +287,7 @@ def _mean(numbers: Sequence[float]) -> float:
 
 
 def _described(test: str, found: Measurement) -> str:
-    """What the numbers of a column are."""
+    """The meaning of a column's numbers."""
     score = found.name if found.score in found.name else f"{found.name}: {found.score}"
     score = found.score if found.name == test.replace("_", " ") else score
     along = ""

@@ -1,1 +1,1 @@
-"""Tests of saliency methods: is a map faithful?"""
+"""Tests of saliency methods: is a map faithful to its network?"""

@@ -1,4 +1,4 @@
-"""A network with images and one class for each: what tests of a method's maps are made on."""
+"""A network with images and a class for each: the input of tests of a method's maps."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from tfgrad.internal.arguments import integer
 from tfgrad.saliency import Method
 
 
-class Subject:
+class ExplainedModel:
     """A network, images in batches, and the class of each that is explained.
 
     Args:
-        model: a built Keras model from images to logits, or a `PenalizedModel` of one.
-        images: float [n, H, W, C], as the model takes them.
-        target: None or `"predicted"`, an int, or ints [n], −1 for the predicted class.
-        batch_size: how many images are looked at together.
+        model: A built Keras model from images to logits, or a `PenalizedModel` of one.
+        images: Images, float [n, H, W, C], as the model takes them.
+        target: None or `"predicted"`, an int, or ints [n]; −1 means the predicted class.
+        batch_size: Number of images per call.
 
     Attributes:
-        network: the model.
-        batches: its images, [b, H, W, C] each.
-        logits: of all images, [n, classes].
-        classes: of all images, int32 [n], fixed on the network as it came.
+        network: The model.
+        batches: Its images, [b, H, W, C] each.
+        logits: The logits of all images, [n, classes].
+        classes: The classes of all images, int32 [n], fixed on the network as it came.
 
     Raises:
-        ArgumentError: the images or the target do not fit the model.
-        DataError: an image holds NaN or infinite pixels.
-        ModelError: the model is not built, or returns no logits.
-        NonFiniteError: a logit is NaN or infinite.
+        ArgumentError: The images or the target do not fit the model.
+        DataError: An image holds NaN or infinite pixels.
+        ModelError: The model is not built, or returns no logits.
+        NonFiniteError: A logit is NaN or infinite.
     """
 
     def __init__(self, model: Any, images: Any, target: Any, batch_size: int) -> None:
@@ -60,24 +60,24 @@ class Subject:
         return self.classes.shape[0]
 
     def forward(self, batches: Any = None) -> np.ndarray:
-        """The logits [n, classes] under the weights as they are now; see `each`."""
+        """The logits [n, classes] under the current weights; see `each`."""
         return self.each(self._logits, batches)
 
     def compiled(self, function: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]) -> Any:
-        """A function of (images, classes, the first one's index), traced once for all batches."""
+        """A function of (images, classes, index of the first), traced once for all batches."""
         traced = tf.function(function, autograph=False)
         return traced.get_concrete_function(
             self._spec, tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int64)
         )
 
     def probe(self, x: tf.Tensor, needs: Needs | None = None) -> Probe:
-        """The network at x, with nothing of it moved."""
-        # Losses that layers add to a call would stay behind in the model.
+        """The probe of the network at x; the network's state does not change."""
+        # Losses that layers add during a call would otherwise stay in the model.
         with keras.StatelessScope(collect_losses=True):
             return Probe(self.network, x, needs=needs)
 
     def gradient(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        """∇x of each image's logit, like x; to be compiled."""
+        """∇x of each image's logit, shaped like x; to be compiled."""
         return tf.nest.flatten(self.probe(x).input_gradient(classes))[0]
 
     def of_class(self, logits: np.ndarray) -> np.ndarray:
@@ -85,11 +85,11 @@ class Subject:
         return targets.select(tf.constant(logits.astype("float64")), self.classes).numpy()
 
     def each(self, function: Callable[..., Any], batches: Any = None) -> np.ndarray:
-        """What a function of (images, classes, the first one's index) says of each image, [n, …].
+        """The results [n, …] of a function of (images, classes, index of the first) per image.
 
         Args:
-            function: returns batch first.
-            batches: other images in their place, in the same batches.
+            function: Returns a result with the batch axis first.
+            batches: Other images in the place of the own ones, in batches of the same sizes.
         """
         parts, start = [], 0
         for x in batches or self.batches:
@@ -103,7 +103,7 @@ class Subject:
         """The maps [n, H, W] of a function of (images, classes); see `each`.
 
         Raises:
-            ArgumentError: the function returns something else.
+            ArgumentError: The function returns something else.
         """
 
         def checked(x: tf.Tensor, classes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
@@ -124,9 +124,9 @@ def built(method: Any, network: Any) -> Callable[[tf.Tensor, tf.Tensor], Any]:
     """The map function of a method around a network.
 
     Raises:
-        ArgumentError: the method is no function from a model to a function.
+        ArgumentError: The method is no function from a model to a function.
     """
-    advice = "tfgrad.saliency.get('fullgrad') is one, and so is lambda m: FullGrad(m, resize=…)."
+    advice = "Try tfgrad.saliency.get('fullgrad'), or lambda m: FullGrad(m, resize=…)."
     if not callable(method) or isinstance(method, Method):
         raise ArgumentError(
             f"method: got {method!r}; expected a function from a model to a function of (images, "
@@ -143,28 +143,28 @@ def built(method: Any, network: Any) -> Callable[[tf.Tensor, tf.Tensor], Any]:
         ) from error
     if not callable(found):
         raise ArgumentError(
-            f"method: it returns a {type(found).__name__} for a model; expected a function of "
-            f"(images, classes). {advice}"
+            f"method: got one that returns a {type(found).__name__} for a model; expected a "
+            f"function of (images, classes). {advice}"
         )
     return found
 
 
 def summary(values: np.ndarray, drawn: str = "") -> dict[str, Any]:
-    """Mean and standard error of numbers as a `Measurement` takes them; NaN ones are left out.
+    """Mean and standard error of numbers as fields of a `Measurement`; NaN ones are left out.
 
     Args:
-        values: [n], or [draws, n].
-        drawn: what was drawn, such as "signs".
+        values: Numbers, [n] or [draws, n].
+        drawn: Noun for what was drawn, such as "signs".
 
     Raises:
-        DataError: all are NaN.
+        DataError: All are NaN.
     """
     rows = np.atleast_2d(values)
     count = int((~np.isnan(rows)).any(0).sum())
     if not count:
         raise DataError(
-            f"maps: those of all {rows.shape[1]} images are constant, zero, NaN or infinite, and "
-            "say nothing. Look at the network's weights, or take another method."
+            f"maps: those of all {rows.shape[1]} images are constant, zero, NaN or infinite; "
+            "expected some that rank pixels. Look at the network's weights, or try another method."
         )
     mean, error = over_draws(rows)
     several = f" and {len(rows)} draws of {drawn}" if len(rows) > 1 else ""
@@ -199,11 +199,11 @@ def _checked_images(images: Any, dtype: str) -> tf.Tensor:
 
 
 def _classes(target: Any, logits: np.ndarray) -> tf.Tensor:
-    """Of each image, int32 [n]."""
+    """The class of each image, int32 [n]."""
     named = targets.validated(target, allow_all=False)
     if isinstance(named, str) and named == "label":
         raise ArgumentError(
-            "target: got 'label', and there are no labels here; pass the classes as ints [n], one "
-            "int, or None for the predicted class."
+            "target: got 'label', but there are no labels here; expected the classes as ints [n], "
+            "one int, or None for the predicted class."
         )
     return targets.classes(named, tf.constant(logits))

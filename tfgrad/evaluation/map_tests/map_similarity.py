@@ -1,4 +1,4 @@
-"""How alike two sets of maps are, image by image; NaN where a map tells nothing to compare."""
+"""How similar two sets of maps are, image by image; NaN where a map cannot be compared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-# Of Wang et al. (2004): the side and the deviation of the Gaussian window.
+# Side and standard deviation of the Gaussian window, from Wang et al. (2004).
 _WINDOW, _SIGMA = 11, 1.5
-# Maps compared at once; it bounds memory and changes no number.
+# Number of maps compared at once; it bounds memory and changes no number.
 _AT_ONCE = 64
 
 _Comparison = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -30,7 +30,7 @@ def _in_slices(compare: _Comparison) -> _Comparison:
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Spearman's correlation of pixels, [n, H, W] twice → [n]; ties share their mean rank.
 
-    NaN where one of the two is constant or not finite, for which it does not exist.
+    NaN where one of the two is constant or not finite, so that the correlation does not exist.
     """
     same = np.array([np.array_equal(one, other) for one, other in zip(a, b, strict=True)])
     known = varies(a) & varies(b)
@@ -39,10 +39,10 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(known, np.where(same, 1.0, correlation), np.nan)
 
 
-def remembered(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """`rank_correlation`, and 0 where a map that ranked pixels no longer does: [n, H, W] → [n].
+def rank_correlation_or_zero(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """`rank_correlation`, but 0 where only the second map is constant: [n, H, W] twice → [n].
 
-    NaN where the one before is constant, or one of the two is not finite.
+    NaN where the first map is constant, or one of the two is not finite.
     """
     forgotten = varies(before) & finite(after) & ~varies(after)
     return np.where(forgotten, 0.0, rank_correlation(before, after))
@@ -52,8 +52,8 @@ def remembered(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """SSIM of absolute maps, each scaled to [0, 1] by its maximum: [n, H, W] twice → [n].
 
-    The Gaussian window has side 11 and deviation 1.5; on maps smaller than that it shrinks to
-    their smaller side, and its deviation in proportion. NaN where a map is not finite.
+    The Gaussian window has side 11 and standard deviation 1.5; for smaller maps the side is their
+    smaller side and the standard deviation shrinks in proportion. NaN where a map is not finite.
     """
     known = finite(a) & finite(b)
     side = min(_WINDOW, *a.shape[1:])
@@ -66,7 +66,7 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @_in_slices
 def relative_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """‖b − a‖ / ‖a‖ of each map, [n, H, W] twice → [n]; NaN where a is zero or one not finite."""
+    """‖b − a‖ / ‖a‖ of each map, [n, H, W] twice → [n]; NaN if a is zero or one is not finite."""
     a, b = (maps.reshape(len(maps), -1).astype(np.float64) for maps in (a, b))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         size = np.linalg.norm(a, axis=1)
@@ -75,18 +75,18 @@ def relative_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def varies(maps: np.ndarray) -> np.ndarray:
-    """Which maps rank pixels: finite and not constant, bool [n]."""
+    """Whether each map ranks pixels, being finite and not constant: bool [n]."""
     flat = maps.reshape(len(maps), -1)
     return finite(maps) & (flat.max(1) > flat.min(1))
 
 
 def finite(maps: np.ndarray) -> np.ndarray:
-    """Which maps hold neither NaN nor infinite pixels, bool [n]."""
+    """Whether each map holds neither NaN nor infinite pixels: bool [n]."""
     return np.isfinite(maps).reshape(len(maps), -1).all(1)
 
 
 def _standard_ranks(maps: np.ndarray) -> np.ndarray:
-    """Mean ranks with mean 0 and norm 1, [n, pixels]; zeros of a constant map."""
+    """Ranks scaled to mean 0 and norm 1, [n, pixels]; zeros for a constant map."""
     ranks = stats.rankdata(maps.reshape(len(maps), -1), axis=1)
     ranks -= ranks.mean(1, keepdims=True)
     size = np.linalg.norm(ranks, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Maps that rank pixels, and the pixels that are replaced: what every test by removal shares."""
+"""Maps that rank pixels, and the replacement of pixels: shared by all tests by removal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import Placed, channel_axis, image_size
+from tfgrad.evaluation.batches import Placed, channel_axis, check_finite, image_size
 from tfgrad.internal.arguments import one_of
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.internal.stateless_noise import Draws
@@ -22,7 +22,7 @@ def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
     """The fractions as floats.
 
     Raises:
-        ArgumentError: there is none, or one is not in [0, 1].
+        ArgumentError: There is none, or one is not in [0, 1].
     """
     if isinstance(fractions, str) or not isinstance(fractions, Iterable):
         raise ArgumentError(
@@ -35,11 +35,15 @@ def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
 
 
 def checked_maps(maps: Any) -> Any:
-    """A function of (images, labels), an array or what is sliced like one, or the word `RANDOM`."""
+    """Maps as a function of (images, labels), something sliced like an array, or `RANDOM`.
+
+    Raises:
+        ArgumentError: `maps` is another string, or a mapping.
+    """
     if isinstance(maps, str) and maps != RANDOM:
         raise ArgumentError(
             f"maps: got {maps!r}; expected a function of (images, labels), an array "
-            f"[n, H, W], or {RANDOM!r}. tfgrad.saliency.get(name)(model) makes a function."
+            f"[n, H, W], or {RANDOM!r}. Try tfgrad.saliency.get(name)(model)."
         )
     if isinstance(maps, Mapping):
         raise ArgumentError(
@@ -51,9 +55,17 @@ def checked_maps(maps: Any) -> Any:
 
 
 def mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
-    """Batches ((images, maps), labels, the first one's index), maps made as they are read.
+    """Batches ((images, maps), labels, index of the first), with maps computed on the way.
 
-    Maps come in their own floating type, whole numbers in float64; see `finite_maps`.
+    Maps keep their own floating type; integers become float64.
+
+    Args:
+        batches: Batches (images, labels, index of the first).
+        maps: See `checked_maps`.
+        seed: Seed of `RANDOM`.
+
+    Raises:
+        ArgumentError: Maps do not fit the images in shape or number.
     """
     read = 0
     for x, y, first in batches:
@@ -78,33 +90,34 @@ def mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
 
 
 def comparable(maps: Any) -> tf.Tensor:
-    """Maps as a tensor of their own floating type, whole numbers in float64."""
+    """Maps as a tensor of their own floating type; integers become float64."""
     maps = tf.convert_to_tensor(maps)
     return maps if maps.dtype.is_floating else tf.cast(maps, tf.float64)
 
 
 def finite_maps(maps: tf.Tensor) -> tf.Tensor:
-    """Which maps [batch, H, W] are finite, so that they rank pixels: bool [batch]."""
+    """Whether each map of [batch, H, W] is finite, so that it can rank pixels: bool [batch]."""
     return tf.reduce_all(tf.math.is_finite(maps), [1, 2])
 
 
 def constant_maps(maps: tf.Tensor) -> tf.Tensor:
-    """Which maps [batch, H, W] have one value everywhere: bool [batch]."""
+    """Whether each map of [batch, H, W] has one value everywhere: bool [batch]."""
     return tf.equal(tf.reduce_max(maps, [1, 2]), tf.reduce_min(maps, [1, 2]))
 
 
-def left_out(finite: np.ndarray, whose: str = "maps") -> int:
-    """How many images are not counted because their map ranks nothing.
+def left_out(finite: np.ndarray, whose: str = "maps", stacklevel: int = 3) -> int:
+    """The number of images that are not counted because their map is not finite.
 
     Args:
-        finite: of `finite_maps`, for every image in order.
-        whose: what messages call the maps.
+        finite: Whether the map of each image is finite, bool [n]; see `finite_maps`.
+        whose: The argument that messages name for the maps.
+        stacklevel: Number of callers up to the one that the warning is attributed to.
 
     Warns:
-        UserWarning: there are some; it names the first.
+        UserWarning: There are some; it names the first.
 
     Raises:
-        DataError: no image is left.
+        DataError: No image is left.
     """
     count = int(np.sum(~finite))
     if count == len(finite):
@@ -117,16 +130,40 @@ def left_out(finite: np.ndarray, whose: str = "maps") -> int:
             f"{whose}: that of image {int(finite.argmin())} holds NaN or infinite values, as "
             f"{count} of {len(finite)} do; these images are left out.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     return count
+
+
+def counted_rows(
+    table: np.ndarray, finite: np.ndarray, whose: str = "maps"
+) -> tuple[np.ndarray, int]:
+    """The results of the images with a finite map, and the number of the other images.
+
+    Args:
+        table: The results of all images, [n, …].
+        finite: Whether the map of each image is finite, bool [n].
+        whose: The argument that messages name for the maps.
+
+    Warns:
+        UserWarning: An image is left out.
+
+    Raises:
+        DataError: No image is left.
+        NonFiniteError: A result of the remaining images is NaN or infinite, as logits are.
+    """
+    missing = left_out(finite, whose, stacklevel=4)
+    # Set to 0 and not yet dropped, so that the message counts images as the data set does.
+    kept = np.where(finite.reshape(-1, *[1] * (table.ndim - 1)), table, 0)
+    check_finite(kept, "network: the logits")
+    return table[finite], missing
 
 
 def ranks(values: tf.Tensor) -> tf.Tensor:
     """The position of each pixel in ascending order: int32 [batch, H, W].
 
-    Among equal values a random order decides, the same for all images and at any time. Reading
-    order would take whole blocks of a map with many zeros, and so show what blocks are worth.
+    Ties are broken by one random order, the same for all images and in all calls. Reading order
+    would remove whole blocks of a map with many zeros, and so measure the effect of blocks.
     """
     pixels = int(np.prod(values.shape[1:]))
     shuffled = np.random.default_rng(0).permutation(pixels)
@@ -137,12 +174,16 @@ def ranks(values: tf.Tensor) -> tf.Tensor:
 
 
 def filling(x: tf.Tensor, fill: Any) -> tf.Tensor:
-    """What replaces pixels of the images, to be broadcast."""
+    """The values that replace pixels of the images, to be broadcast.
+
+    Raises:
+        ArgumentError: `fill` does not fit the images.
+    """
     sides = [axis for axis in (1, 2, 3) if axis != channel_axis()]
     channels = x.shape[channel_axis()]
     if isinstance(fill, str):
         one_of("fill", fill, (IMAGE_MEAN,))
-        # A sum over a large image leaves the range of float16.
+        # A sum over a large image exceeds the range of float16.
         return tf.cast(tf.reduce_mean(at_least_float32(x), sides, keepdims=True), x.dtype)
     value = np.asarray(fill)
     if value.dtype.kind not in "iuf" or not np.isfinite(value).all():
@@ -159,24 +200,24 @@ def removed(x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor) -
     """Images whose `count` lowest-ranked pixels are replaced, all channels of a pixel at once.
 
     Args:
-        x: images [batch, H, W, C].
-        rank: of `ranks`, int32 [batch, H, W].
-        count: how many pixels, int32, a number or [batch, 1, 1].
-        value: of `filling`.
+        x: Images [batch, H, W, C].
+        rank: The ranks of the pixels, int32 [batch, H, W]; see `ranks`.
+        count: Number of pixels, int32, a scalar or [batch, 1, 1].
+        value: The replacement; see `filling`.
     """
     return tf.where(tf.expand_dims(rank < count, channel_axis()), value, x)
 
 
 def pixels_in(fraction: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-    """round(fraction · pixels), halves up: int32."""
+    """round(fraction · pixels), with halves rounded up: int32."""
     return tf.cast(tf.math.floor(fraction * tf.cast(pixels, tf.float64) + 0.5), tf.int32)
 
 
 def ranked(maps: Any) -> np.ndarray:
-    """The `ranks` of maps [n, H, W] of a whole data set, read a thousand at a time.
+    """The `ranks` of the maps [n, H, W] of a whole data set, read a thousand at a time.
 
     Returns:
-        [n, H, W], the smallest unsigned integers that hold H·W.
+        [n, H, W], in the smallest unsigned integer type that holds H·W.
     """
     found = np.empty(maps.shape, np.min_scalar_type(int(np.prod(maps.shape[1:]))))
     for rows in _thousands(maps):
@@ -185,20 +226,25 @@ def ranked(maps: Any) -> np.ndarray:
 
 
 def finite_rows(maps: Any) -> np.ndarray:
-    """Which maps of a whole data set [n, H, W] are finite, read a thousand at a time: bool [n]."""
+    """`finite_maps` of a whole data set [n, H, W], read a thousand at a time: bool [n]."""
     return _rows(maps, finite_maps)
 
 
 def constant_rows(maps: Any) -> np.ndarray:
-    """Which maps of a whole data set [n, H, W] are constant and rank nothing: bool [n]."""
+    """`constant_maps` of a whole data set [n, H, W], read a thousand at a time: bool [n]."""
     return _rows(maps, constant_maps)
 
 
 def check_varying(constant: int, count: int, whose: str = "maps") -> None:
-    """Refuse maps that are all constant.
+    """Check that some maps rank pixels.
+
+    Args:
+        constant: Number of constant maps.
+        count: Number of maps.
+        whose: The argument that messages name for the maps.
 
     Raises:
-        DataError: they are.
+        DataError: All maps are constant.
     """
     if constant == count:
         raise DataError(

@@ -1,4 +1,4 @@
-"""A network's weights: drawn anew layer by layer, their biases moved, and all put back."""
+"""A network's weights: re-initialised layer by layer, biases scaled, and all restored."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import tensorflow as tf
 from tfgrad.errors import ModelError
 from tfgrad.internal.keras_private import flatten_layers, own_weights
 
-# What Keras's layers call what they add; the intercept of a batch norm, β − γμ/√(v + ε), is linear
-# in β and μ together.
+# Names of additive weights in Keras's layers; the intercept of a batch norm, β − γμ/√(v + ε), is
+# linear in β and μ together.
 BIASES = ("bias", "beta", "moving_mean")
-# What has several axes in a norm over several, and is no kernel all the same.
+# These have several axes in a norm over several axes, without being kernels.
 _NO_KERNELS = (*BIASES, "gamma", "moving_variance")
-# A kernel that moves by less than this share of its norm still is what it was.
+# A kernel that moves by less than this share of its norm counts as unchanged.
 _LEAST_MOVE = 0.1
 
 
 @contextlib.contextmanager
 def restored(network: keras.Model) -> Iterator[Callable[[], None]]:
-    """Whatever happens inside, a network's variables are afterwards as before, bit by bit.
+    """Restore a network's variables at the end of the block, bit by bit, also after an exception.
 
     Yields:
-        A function that puts them back at once.
+        A function that restores them at once.
     """
     before = [(variable, tf.identity(variable.value)) for variable in network.variables]
 
@@ -45,16 +45,17 @@ def restored(network: keras.Model) -> Iterator[Callable[[], None]]:
 def layers_with_weights(network: keras.Model, x: tf.Tensor) -> dict[str, Any]:
     """{path: layer} of the layers whose own weights the network reads, in the order of last reads.
 
-    Every kind of layer counts, frozen or not, called or not (as where `call` takes a kernel out of
-    its layer to normalise it), but for `Normalization`, whose numbers describe data. A layer that
-    several paths share appears once, one whose weights nothing reads not at all.
+    Every kind of layer counts, frozen or not, called or not (`call` may take a kernel out of its
+    layer to normalise it), except `Normalization`, whose numbers describe data. A layer that
+    several paths share appears once, one whose weights are not read does not appear.
 
     Args:
-        network: a built model.
-        x: one image [1, …], to see what is read.
+        network: A built model.
+        x: One image [1, …], for the forward pass that is traced.
 
     Raises:
-        ModelError: there is none; or the network reads a float variable that no layer owns.
+        ModelError: There is no such layer, or the network reads a float variable that no layer
+            owns.
     """
     reads = _last_reads(network, x)
     found = []
@@ -64,33 +65,33 @@ def layers_with_weights(network: keras.Model, x: tf.Tensor) -> dict[str, Any]:
             found.append((max(times), path, layer))
     if not found:
         raise ModelError(
-            f"model {network.name!r}: it reads no weights of its layers, so there is nothing to "
-            "draw anew. Pass a trained network."
+            f"model {network.name!r}: it reads no weights of its layers, so none can be "
+            "re-initialised; expected a trained network."
         )
     return {path: layer for _, path, layer in sorted(found, key=lambda entry: entry[0])}
 
 
-def redraw(layer: Any, path: str, seed: int) -> float:
-    """Give a layer's own weights new initial values, and say how far they moved.
+def reinitialise_layer(layer: Any, path: str, seed: int) -> float:
+    """Give a layer's own weights new initial values, and return how far they moved.
 
-    A twin is built from the layer's configuration, so that its own initialisers draw, each with a
-    seed of ours in the place of a fixed one. Of a layer that its configuration does not bring back
-    the entries of each weight are shuffled, which keeps their distribution; a weight of one entry
-    is drawn from a normal with that as its deviation.
+    A second layer is built from the configuration, so that the layer's own initialisers draw, each
+    with a seed derived from `seed` instead of a fixed one. If the configuration does not restore
+    the layer, the entries of each weight are shuffled, which keeps their distribution; a weight of
+    one entry is drawn from a normal with that entry as its standard deviation.
 
     Args:
-        layer: of `layers_with_weights`.
-        path: what messages call it.
-        seed: of all that is drawn.
+        layer: A layer of `layers_with_weights`.
+        path: The layer's path, as messages name it.
+        seed: Seed of all random numbers.
 
     Returns:
         ‖new − old‖ / ‖old‖ over its weights together, infinite where the old ones are all zero. It
-        is 0 where there is nothing to draw, as in an untrained batch norm.
+        is 0 where the initial values are those it has, as in an untrained batch norm.
 
     Raises:
-        ModelError: a kernel, which is a weight of two axes or more (but for those of a norm and
+        ModelError: A kernel, which is a weight of at least two axes (except those of a norm, and
             single numbers), moved by less than a tenth of its norm, as where the initialiser holds
-            pretrained numbers; or it is zero, and the whole layer came back as it was.
+            pretrained numbers; or a kernel is zero, and the layer did not change at all.
     """
     weights = own_weights(layer)
     old = [_numbers(w) for w in weights]
@@ -103,11 +104,10 @@ def redraw(layer: Any, path: str, seed: int) -> float:
         least = _LEAST_MOVE * _norm([before])
         if _is_kernel(weight) and (moved == 0 or _norm([move]) < least):
             raise ModelError(
-                f"layer {path!r} ({type(layer).__name__}): drawn anew, its weights are what they "
-                f"were: {weight.name!r} moved by {_norm([move]):.2g}; expected {least:.2g}, a "
-                "tenth of its norm, or more. What it is drawn from is too near: give the layer a "
-                "random initialiser (and, if it is of your own, get_config), or pass a network "
-                "that was trained further."
+                f"layer {path!r} ({type(layer).__name__}): re-initialised, its weights are what "
+                f"they were: {weight.name!r} moved by {_norm([move]):.2g}; expected {least:.2g} or "
+                "more, a tenth of its norm. Give the layer a random initialiser (and, if the class "
+                "is your own, get_config), or pass a network that was trained further."
             )
     return moved / size if size else (np.inf if moved else 0.0)
 
@@ -118,12 +118,17 @@ def _is_kernel(weight: Any) -> bool:
 
 
 def move_biases(network: keras.Model, step: float, seed: Sequence[int]) -> None:
-    """Multiply every entry of every bias by 1 + step or 1 − step, as its coin says.
+    """Multiply every entry of every bias by 1 + step or 1 − step, with random signs.
 
-    β and μ of a batch norm share their coins, which scales a channel's intercept as a whole.
+    β and μ of a batch norm share their signs, which scales a channel's intercept as a whole.
+
+    Args:
+        network: The network.
+        step: The relative step.
+        seed: Seed of the signs.
 
     Raises:
-        ModelError: there is no weight called one of `BIASES`, or all are zero.
+        ModelError: There is no weight called one of `BIASES`, or all are zero.
     """
     by_layer = [
         [w for w in own_weights(layer) if w.name in BIASES] for layer in flatten_layers(network)
@@ -132,21 +137,21 @@ def move_biases(network: keras.Model, step: float, seed: Sequence[int]) -> None:
     if not any(np.any(_numbers(w)) for _, w in found):
         raise ModelError(
             f"model {network.name!r}: it has no weight called {', '.join(BIASES)} that is not "
-            "zero, so no bias can be moved. Train it first, or take another measurement."
+            "zero; expected a bias to scale. Train the model first, or use another measurement."
         )
     for i, weight in found:
-        coins = np.random.default_rng([*seed, i]).choice([-1, 1], weight.shape)
-        weight.assign(weight.value * (1 + step * coins))
+        signs = np.random.default_rng([*seed, i]).choice([-1, 1], weight.shape)
+        weight.assign(weight.value * (1 + step * signs))
 
 
 def _last_reads(network: Any, x: tf.Tensor) -> dict[int, int]:
-    """{id of a variable's handle: when it is read last}, of what one forward pass reads.
+    """{id of a variable's handle: time of its last read}, for the reads of one forward pass.
 
-    A trace is asked, which sees every read, of frozen weights too; the time is the number of the
-    operation that reads, or that runs the loop or function inside which one does.
+    They are taken from a trace, which contains every read, also of frozen weights. The time is the
+    index of the operation that reads, or that runs the loop or function in which one does.
 
     Raises:
-        ModelError: a float variable among them is not the network's.
+        ModelError: A float variable among them is not the network's.
     """
 
     def forward(x: tf.Tensor) -> Any:
@@ -170,24 +175,24 @@ def _check_owned(network: Any, read: list[tf.Variable]) -> None:
     own = [*network.variables, *network.metrics_variables]
     known = {id(handle) for variable in own for handle in _handles(variable)}
     for variable in read:
-        # What is no float is a seed or a count.
+        # Variables of other types are seeds or counts.
         if variable.dtype.is_floating and id(variable.handle) not in known:
             raise ModelError(
                 f"model {network.name!r}: it reads the variable {variable.name!r}, which belongs "
-                "to none of its layers, so it cannot be drawn anew. Make it with add_weight, or "
-                "let the model keep the layer that owns it as an attribute."
+                "to none of its layers; expected a weight that can be re-initialised. Create it "
+                "with add_weight, or store the layer that owns it as an attribute of the model."
             )
 
 
 def _handles(variable: Any) -> list[Any]:
-    """Of a Keras variable: one, or one for each replica."""
+    """The handles of a Keras variable: one, or one for each replica."""
     value = variable.value
     several = isinstance(value, tf.distribute.DistributedValues)
     return [replica.handle for replica in (value.values if several else [value])]
 
 
 def _walked(network: Any) -> Iterator[tuple[str, Any]]:
-    """(path, layer) of a network and of all inside it, each once."""
+    """(path, layer) of a network and of all layers inside it, each once."""
     seen: set[int] = set()
 
     def inside(outer: Any, path: str) -> Iterator[Any]:
@@ -202,14 +207,14 @@ def _walked(network: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _initial(layer: Any, seed: int) -> list[np.ndarray] | None:
-    """The own weights of a twin; None where the layer's configuration does not make one."""
+    """The own weights of a second layer; None if the configuration does not make one."""
     state = random.getstate()
-    random.seed(seed)  # Keras seeds initialisers without a seed from here.
+    random.seed(seed)  # Keras derives the seeds of initialisers without one from it.
     try:
         twin = type(layer).from_config(_reseeded(layer.get_config()))
         twin.build_from_config(layer.get_build_config())
         values = [_numbers(w) for w in own_weights(twin)]
-    except Exception:  # A layer's own code may fail in any way where it was not made for this.
+    except Exception:  # A custom layer's code may fail in any way here.
         return None
     finally:
         random.setstate(state)
@@ -218,7 +223,7 @@ def _initial(layer: Any, seed: int) -> list[np.ndarray] | None:
 
 
 def _reseeded(config: Any) -> Any:
-    """A configuration with other seeds wherever it has some."""
+    """A configuration with other values for all entries called "seed"."""
     if isinstance(config, dict):
         return {
             name: random.randrange(2**31) if name == "seed" else _reseeded(inner)
@@ -228,7 +233,7 @@ def _reseeded(config: Any) -> Any:
 
 
 def _shuffled(values: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    """The same entries in another order; a single float, which has none, from a normal."""
+    """The same entries in another order; a single float is drawn from a normal instead."""
     rng = np.random.default_rng(seed)
     return [
         value * rng.standard_normal(value.shape)

@@ -1,1 +1,1 @@
-"""Tests of a trained network."""
+"""Tests of a trained network: robustness, gradients and implicit density."""

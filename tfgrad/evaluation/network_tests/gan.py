@@ -1,6 +1,9 @@
-"""Generated images before an independent judge (thesis Table 5.1)."""
+"""Generated images, classified by an independent network (thesis Table 5.1)."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,29 +15,35 @@ from tfgrad.gradients.model_checks import check_logits
 from tfgrad.internal.arguments import integer
 
 
-def gan_test(judge, images, labels, classes=None, batch_size=256) -> Measurement:
-    """The share of generated images that a judge puts in the class they were generated for.
+def gan_test(
+    judge: Any,
+    images: Any,
+    labels: Any,
+    classes: int | None = None,
+    batch_size: int = 256,
+) -> Measurement:
+    """The share of generated images that an independent network puts in the intended class.
 
-    The judge is trained on real images and independently of the model that generated. The test
-    sees quality and no diversity; higher is better, 1 / classes is chance.
+    The network, `judge`, is trained on real images and independently of the model that generated.
+    The test measures quality, not diversity; higher is better, 1 / classes is chance.
 
     Args:
-        judge: a Keras model from images [batch, …] to logits [batch, classes].
-        images: what was generated, float [n, …], as the judge takes them.
-        labels: the class that each was generated for, integers [n].
-        classes: how many classes the generating model has, to be sure that the judge has as many.
-        batch_size: images per forward pass.
+        judge: A Keras model from images [batch, …] to logits [batch, classes].
+        images: Generated images, float [n, …], as the judge takes them.
+        labels: The class that each image was generated for, integers [n].
+        classes: Number of classes of the generating model, to check that the judge has as many.
+        batch_size: Number of images per forward pass.
 
     Returns:
         The share in [0, 1] and its binomial standard error; as a column the mean probability that
-        the judge gives the class.
+        the judge assigns to the class.
 
     Raises:
-        ArgumentError: the judge has another number of classes or does not take such images, or
+        ArgumentError: The judge has another number of classes or does not take such images, or
             there are not as many labels as images.
-        DataError: there is no image, a pixel is NaN or infinite, or a label is no class.
-        ModelError: the judge returns probabilities.
-        NonFiniteError: a logit of the judge is.
+        DataError: There is no image, a pixel is NaN or infinite, or a label is no class.
+        ModelError: The judge returns probabilities.
+        NonFiniteError: A logit of the judge is NaN or infinite.
 
     Source: thesis §5.5.1, Table 5.1; Shmelkov et al., *How good is my GAN?*, ECCV 2018.
     """
@@ -64,7 +73,7 @@ def gan_test(judge, images, labels, classes=None, batch_size=256) -> Measurement
     )
 
 
-def _images(images):
+def _images(images: Any) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype.kind != "f" or images.ndim < 2:
         raise ArgumentError(
@@ -82,7 +91,7 @@ def _images(images):
     return images
 
 
-def _labels(labels, count, classes):
+def _labels(labels: Any, count: int, classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ArgumentError(
@@ -91,7 +100,7 @@ def _labels(labels, count, classes):
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(
-            f"labels: got classes from {labels.min()} to {labels.max()}; the judge has 0 to "
-            f"{classes - 1}."
+            f"labels: got classes from {labels.min()} to {labels.max()}; expected 0 to "
+            f"{classes - 1}, those of the judge."
         )
     return labels

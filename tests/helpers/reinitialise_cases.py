@@ -1,4 +1,4 @@
-"""Networks whose layers are drawn anew, and images for them."""
+"""Networks whose layers are re-initialised, and images for them."""
 
 import keras
 import numpy as np

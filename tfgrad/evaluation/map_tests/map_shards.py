@@ -1,0 +1,152 @@
+"""Maps [n, H, W] on disk, in shards of which only the requested rows come into memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfgrad.errors import ArgumentError, DataError
+from tfgrad.evaluation.digests import digest
+from tfgrad.evaluation.map_tests.pixel_removal import finite_rows, ranked
+from tfgrad.evaluation.records import read_record
+
+MANIFEST = "manifest.json"
+DTYPE = np.dtype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFiles:
+    """The files of a directory of maps.
+
+    Attributes:
+        directory: The directory.
+        settings: What the maps depend on; `"shape"` and `"shard_size"` are among it.
+    """
+
+    directory: str
+    settings: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of all maps, (n, H, W)."""
+        count, height, width = self.settings["shape"]
+        return count, height, width
+
+    @property
+    def size(self) -> int:
+        """The number of maps in a shard; the last one may have fewer."""
+        return self.settings["shard_size"]
+
+    def bounds(self, index: int) -> tuple[int, int]:
+        """The first image of a shard, and the first one of the next."""
+        return index * self.size, min((index + 1) * self.size, self.shape[0])
+
+    def path(self, index: int) -> str:
+        """The file of a shard; the settings' digest in its name keeps other maps apart."""
+        return os.path.join(self.directory, f"{digest(self.settings)[:8]}-{index:05d}.npy")
+
+    def readable(self, index: int) -> np.ndarray | None:
+        """A shard that is not yet in memory; None if it is missing, cut short or something else."""
+        try:
+            found = np.load(self.path(index), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        first, last = self.bounds(index)
+        right = isinstance(found, np.memmap) and found.dtype == DTYPE
+        return found if right and found.shape == (last - first, *self.shape[1:]) else None
+
+    def missing(self) -> list[int]:
+        """The indices of the shards that cannot be read."""
+        count = -(-self.shape[0] // self.size)
+        return [index for index in range(count) if self.readable(index) is None]
+
+
+class MapShards:
+    """Maps [n, H, W] float32 on disk, of which only the requested rows come into memory.
+
+    `maps[a:b]` is an array; every test of `tfgrad.evaluation` takes the object in place of one.
+
+    Args:
+        directory: The directory that `saved_maps` has written.
+
+    Attributes:
+        shape: The shape of all maps, (n, H, W).
+        dtype: The type of the maps, float32.
+        settings: What the maps were computed with.
+
+    Raises:
+        ArgumentError: The directory holds no maps.
+        ResumeError: Its manifest is damaged.
+    """
+
+    dtype = DTYPE
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = os.fspath(directory)
+        settings = read_record(os.path.join(self.directory, MANIFEST))
+        if settings is None:
+            raise ArgumentError(
+                f"directory: got {self.directory!r}, which has no {MANIFEST}; expected one that "
+                "tfgrad.evaluation.saved_maps has written."
+            )
+        self.settings = settings
+        self._files = ShardFiles(self.directory, settings)
+        self.shape: tuple[int, int, int] = self._files.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """The maps of consecutive images.
+
+        Raises:
+            ArgumentError: `rows` is no range of step 1.
+            DataError: A shard is missing or damaged.
+        """
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise ArgumentError(f"maps: got [{rows!r}]; expected a range of images, maps[a:b].")
+        start, stop, _ = rows.indices(len(self))
+        size = self._files.size
+        found = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype)
+        for index in range(start // size, -(-stop // size) if len(found) else 0):
+            first, last = self._files.bounds(index)
+            low, high = max(start, first), min(stop, last)
+            found[low - start : high - start] = self._shard(index)[low - first : high - first]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"MapShards({self.directory!r}, {self.settings['method']}, {self.shape})"
+
+    @functools.cached_property
+    def left_out(self) -> int:
+        """The number of maps with NaN or infinite values; tests do not count their images."""
+        return int((~finite_rows(self)).sum())
+
+    def ranks(self) -> np.ndarray:
+        """The position of each pixel in ascending order, in every map.
+
+        Ties are broken by one random order, as in `pixel_perturbation`.
+
+        Returns:
+            [n, H, W], in the smallest unsigned integer type that holds H·W; undefined for maps that
+            are not finite.
+        """
+        return ranked(self)
+
+    def _shard(self, index: int) -> np.ndarray:
+        found = self._files.readable(index)
+        if found is None:
+            raise DataError(
+                f"maps: {self._files.path(index)!r} is missing or damaged; expected a shard of "
+                f"{self._files.size} maps. Call tfgrad.evaluation.saved_maps again, which computes "
+                "the missing ones."
+            )
+        return found
