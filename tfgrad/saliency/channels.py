@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
+
+from tfgrad.internal.arguments import one_of
+from tfgrad.saliency.base import Method
 
 REDUCE: dict[str, Callable[..., tf.Tensor]] = {
     "abs_sum": lambda g, axis: tf.reduce_sum(tf.abs(g), axis),
@@ -25,3 +29,25 @@ def over_channels(values: tf.Tensor, reduce: str) -> tf.Tensor:
         reduce: A key of `REDUCE`.
     """
     return REDUCE[reduce](values if values.shape.rank > 2 else values[..., tf.newaxis], axis=-1)
+
+
+class ChannelReduced(Method):
+    """A method whose terms are shaped like x and whose map is their reduction over channels.
+
+    Args:
+        model: See `Method`.
+        reduce: Reduction over a pixel's channels, a key of `REDUCE`.
+        chunk_size: See `Method`.
+    """
+
+    def __init__(self, model: Any, reduce: str, *, chunk_size: int | None = None) -> None:
+        self.reduce = one_of("reduce", reduce, REDUCE)
+        super().__init__(model, chunk_size=chunk_size)
+
+    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """The terms with their channels reduced."""
+        return over_channels(terms, self.reduce)
+
+    def options(self) -> dict[str, Any]:
+        """`reduce`."""
+        return {"reduce": self.reduce}

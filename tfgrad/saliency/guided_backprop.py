@@ -11,10 +11,8 @@ import tensorflow as tf
 from tfgrad.errors import ModelError
 from tfgrad.gradients import call_hooks
 from tfgrad.gradients.probe import Probe
-from tfgrad.internal.arguments import one_of
 from tfgrad.internal.keras_private import with_mask_of
-from tfgrad.saliency.base import Method
-from tfgrad.saliency.channels import REDUCE, over_channels
+from tfgrad.saliency.channels import ChannelReduced
 from tfgrad.saliency.tracing import operations, traced
 
 _FUNCTIONS = (
@@ -47,7 +45,7 @@ _OTHERS = (keras.activations.hard_sigmoid, keras.activations.hard_silu)
 _OPERATIONS = ("Relu", "Relu6")
 
 
-class GuidedBackprop(Method):
+class GuidedBackprop(ChannelReduced):
     """The input-gradient, with negative gradients stopped at the output of every ReLU.
 
     At a ReLU with input z and incoming gradient g the backward pass propagates g · [z > 0] ·
@@ -78,9 +76,8 @@ class GuidedBackprop(Method):
     def __init__(
         self, model: Any, reduce: str = "abs_sum", *, chunk_size: int | None = None
     ) -> None:
-        self.reduce = one_of("reduce", reduce, REDUCE)
         self._guided: set[tuple[int | None, ...]] = set()
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, reduce, chunk_size=chunk_size)
 
     def probe(self, x: tf.Tensor) -> Probe:
         """A probe of the network at x with every ReLU guided."""
@@ -95,17 +92,9 @@ class GuidedBackprop(Method):
         """The guided gradient, shaped like x."""
         return self.input_gradient(probe, classes)
 
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The gradient with its channels reduced."""
-        return over_channels(terms, self.reduce)
-
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
         """`gradient`, before the channels are reduced."""
         return {"gradient": tf.cast(terms, tf.float32)}
-
-    def options(self) -> dict[str, Any]:
-        """`reduce`."""
-        return {"reduce": self.reduce}
 
 
 class _Guide(call_hooks.Handler):

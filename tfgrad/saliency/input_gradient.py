@@ -9,13 +9,12 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
-from tfgrad.saliency.base import Method
-from tfgrad.saliency.channels import REDUCE, over_channels
+from tfgrad.saliency.channels import ChannelReduced
 
 OF = ("logit", "loss", "log_probability")
 
 
-class InputGradient(Method):
+class InputGradient(ChannelReduced):
     """The gradient of a class's score: s[h, w] = Σ_c |∂f_y/∂x[h, w, c]|.
 
     The map shows local sensitivity. It does not add up to the score and is zero where units are
@@ -53,13 +52,12 @@ class InputGradient(Method):
     ) -> None:
         self.of = one_of("of", of, OF)
         self.temperature = number("temperature", temperature)
-        self.reduce = one_of("reduce", reduce, REDUCE)
         if self.of == "logit" and self.temperature != 1.0:
             raise ArgumentError(
                 f"temperature: got {temperature!r} with of='logit', which has no softmax; expected "
                 "1; try of='loss' or of='log_probability'."
             )
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, reduce, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x of the scalar, shaped like x."""
@@ -70,20 +68,16 @@ class InputGradient(Method):
         )
         return -gradient if self.of == "loss" else gradient
 
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The gradient with its channels reduced."""
-        return over_channels(terms, self.reduce)
-
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
         """`gradient`, before the channels are reduced."""
         return {"gradient": tf.cast(terms, tf.float32)}
 
     def options(self) -> dict[str, Any]:
         """`of`, `temperature`, `reduce`."""
-        return {"of": self.of, "temperature": self.temperature, "reduce": self.reduce}
+        return {"of": self.of, "temperature": self.temperature, **super().options()}
 
 
-class InputTimesGradient(Method):
+class InputTimesGradient(ChannelReduced):
     """Pixels times their gradient: s[h, w] = Σ_c x[h, w, c] ∂f_y/∂x[h, w, c], signed.
 
     Σ_{h,w} s = f_y(x) for a piecewise linear network without biases (thesis Eq. 3.1); with biases
@@ -102,17 +96,8 @@ class InputTimesGradient(Method):
     name = "input_times_gradient"
 
     def __init__(self, model: Any, reduce: str = "sum", *, chunk_size: int | None = None) -> None:
-        self.reduce = one_of("reduce", reduce, REDUCE)
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, reduce, chunk_size=chunk_size)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """x ⊙ ∇x f, shaped like x."""
         return self.image(probe) * self.input_gradient(probe, classes)
-
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The product with its channels reduced."""
-        return over_channels(terms, self.reduce)
-
-    def options(self) -> dict[str, Any]:
-        """`reduce`."""
-        return {"reduce": self.reduce}

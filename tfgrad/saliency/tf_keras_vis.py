@@ -136,10 +136,10 @@ class LayerCAM(_KerasVis):
 class ScoreCAM(_KerasVis):
     """Score-CAM: feature maps weighted by the softmax score of the image masked by each.
 
-    s = relu(Σ_c w_c A_c), w_c the class's score for x ⊙ A_c, scaled to [0, 1] at the image's size.
-    It needs one forward pass per channel of the layer and holds all masked copies of a chunk in
-    memory: use a small `chunk_size`, or `GradCAM` where the layer has many channels. Arguments: see
-    `GradCAMPlusPlus`.
+    s = relu(Σ_c w_c A_c), with w_c the class's score for x ⊙ A_c, where A_c is resized to the image
+    and scaled to [0, 1]. One forward pass per channel of the layer, with all masked copies of a
+    chunk in memory: use a small `chunk_size`, or `GradCAM` where there are many channels.
+    Arguments: see `GradCAMPlusPlus`.
 
     Source: Wang et al., "Score-CAM" (2020), section 3.
     """
