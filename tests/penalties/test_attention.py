@@ -290,7 +290,9 @@ def test_a_layer_called_twice_and_a_nested_network(float64):
         np.testing.assert_allclose(
             penalty.per_example(net, images(), teacher=teacher()), expected, rtol=1e-12
         )
-    message = r"network 'teacher' did not call 'wide:1'.*calls on record: \['wide'\]"
+    message = (
+        r"layers: got 'wide:1', which network 'teacher' did not call.*; expected one of \['wide'\]"
+    )
     with pytest.raises(ArgumentError, match=message):
         AttentionMatching(layers=[("conv:1", "wide:1")]).per_example(
             nested, images(), teacher=teacher()
@@ -321,7 +323,9 @@ def test_matching_layers(capsys):
 
 
 def test_matching_layers_of_no_common_size():
-    with pytest.raises(ArgumentError, match=r"no map of 'student' \(3x3, 2x2\) has the size of"):
+    with pytest.raises(
+        ArgumentError, match=r"got 'student' with maps of 3x3, 2x2 and 'teacher' with"
+    ):
         matching_layers(student(), teacher(shape=(9, 9, 1)))
     with pytest.raises(ArgumentError, match="kind: got 'maps'; expected one of 'attention', 'bia"):
         matching_layers(student(), teacher(), kind="maps")
@@ -335,9 +339,15 @@ def test_matching_layers_of_no_common_size():
     [
         (["conv3"], r"layers: network 'student' has no layer named 'conv3'; did you mean 'conv"),
         ([("conv1", "featurs")], r"network 'teacher' has no layer named 'featurs'; did you mean"),
-        ([("pool", "deep")], r"layers: 'pool' of network 'student' has outputs of shape \(3, 2\)"),
-        ([("conv1", "flat")], r"layers: 'flat' of network 'teacher' has outputs of shape \(3, 8\)"),
-        ([("conv1:1", "deep")], r"network 'student' did not call 'conv1:1'"),
+        (
+            [("pool", "deep")],
+            r"layers: got 'pool' of network 'student', which has outputs of shape \(3, 2\)",
+        ),
+        (
+            [("conv1", "flat")],
+            r"layers: got 'flat' of network 'teacher', which has outputs of shape \(3, 8\)",
+        ),
+        ([("conv1:1", "deep")], r"layers: got 'conv1:1', which network 'student' did not call"),
     ],
 )
 @pytest.mark.parametrize("cls", [AttentionMatching, AttentionJacobianMatching])
@@ -352,10 +362,10 @@ def test_maps_that_do_not_fit():
         for k, n in (((1, 3), "s"), ((3, 1), "t"))
     )
     x = images().astype("float32")
-    message = r"the maps of \('map', 'map'\) have sizes \(4, 2\) and \(2, 4\)"
+    message = r"layers: got \('map', 'map'\), whose maps have sizes \(4, 2\) and \(2, 4\)"
     with pytest.raises(ArgumentError, match=message + ", of which neither is the smaller"):
         AttentionMatching(layers=["map"]).per_example(net, x, teacher=taught)
-    with pytest.raises(ArgumentError, match=message + "; one pixel can serve both only if"):
+    with pytest.raises(ArgumentError, match=message + "; expected equal sizes"):
         AttentionJacobianMatching(layers=["map"]).per_example(net, x, teacher=taught)
 
 

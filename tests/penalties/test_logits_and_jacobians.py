@@ -255,12 +255,14 @@ def test_layer_norm_is_refused_for_jacobians_and_not_for_activations():
 @pytest.mark.parametrize("case", ["activation", "jacobian_label", "cross_entropy_all"])
 def test_other_classes(case):
     x = images().astype("float32")
-    with pytest.raises(ArgumentError, match=r"teacher: has 5 logits, the network 'student' has 3"):
+    with pytest.raises(
+        ArgumentError, match=r"teacher: got 5 logits; expected 3, as many as .*'student'"
+    ):
         PENALTIES[case]().per_example(student(), x, LABELS, teacher=teacher(classes=5))
 
 
 def test_other_inputs():
-    message = r"teacher: takes inputs \(None, 6, 6, 1\), the network takes \(None, 4, 4, 1\)"
+    message = r"teacher: got a model of inputs \(None, 6, 6, 1\); expected \(None, 4, 4, 1\)"
     with pytest.raises(ArgumentError, match=message):
         ActivationMatching().per_example(
             student(), images().astype("float32"), teacher=teacher(shape=(6, 6, 1))
@@ -278,7 +280,9 @@ def test_a_teacher_that_ends_in_softmax():
 
 @pytest.mark.parametrize("taught", [None, "vgg", L.Dense(3)])
 def test_no_teacher(taught):
-    with pytest.raises(ArgumentError, match=r"teacher: got .*; 'activation_matching' matches a"):
+    with pytest.raises(
+        ArgumentError, match=r"teacher: got .*; expected .*, which 'activation_matching' matches"
+    ):
         ActivationMatching().per_example(student(), images().astype("float32"), teacher=taught)
 
 

@@ -135,11 +135,11 @@ def test_the_papers_corner():
     [
         ([1, 2], r"mask: got shape \(2,\); expected \[height, width\]"),
         (np.ones((2, 2, 1)), "without channels"),
-        ([[1, -1]], "from -1 to 1; expected finite numbers from 0 up"),
-        ([[np.nan, 1]], "expected finite numbers from 0 up"),
+        ([[1, -1]], "from -1 to 1; expected finite numbers ≥ 0"),
+        ([[np.nan, 1]], "expected finite numbers ≥ 0"),
         ([[0, 0]], "at least one above 0"),
         (None, "mask: got"),
-        ("corner", "mask: got str that is no array"),
+        ("corner", "mask: got str, which is no array"),
     ],
 )
 def test_masks_are_refused(mask, message):

@@ -214,9 +214,11 @@ def test_lessons_in_evaluate_predict_and_validation():
 def test_lessons_for_other_penalties():
     x, y = data()
     lessons = compiled([ActivationMatching()]).lessons(x, y)
-    with pytest.raises(ArgumentError, match=r"the lessons do not answer 'logit gradient/label.*"):
+    with pytest.raises(
+        ArgumentError, match=r"x: got lessons that .*; expected 'logit gradient/label"
+    ):
         compiled([ActivationMatching(), JacobianMatching()]).fit(lessons, y, verbose=0)
-    with pytest.raises(ArgumentError, match="teacher: this model has none, so there are no less"):
+    with pytest.raises(ArgumentError, match="teacher: got None; expected a model with a teach"):
         tfgrad.PenalizedModel(student(), [GradientNorm()]).lessons(x, y)
     with pytest.raises(ArgumentError, match="x: got no examples"):
         compiled([ActivationMatching()]).lessons(x[:0], y[:0])
@@ -321,13 +323,18 @@ def test_a_random_teacher_is_asked_in_inference_mode():
 @pytest.mark.parametrize(
     ("penalties", "taught", "error", "message"),
     [
-        ([ActivationMatching()], None, ArgumentError, "teacher: got NoneType; 'activation_match"),
+        (
+            [ActivationMatching()],
+            None,
+            ArgumentError,
+            "teacher: got NoneType; expected .* 'activation_match",
+        ),
         ([GradientNorm()], teacher, ArgumentError, "teacher: got 'teacher', but no penalty match"),
         (
             [ActivationMatching()],
             lambda: teacher(shape=(6, 6, 1)),
             ArgumentError,
-            r"teacher: takes inputs \(None, 6, 6, 1\), the network takes \(None, 4, 4, 1\)",
+            r"teacher: got a model of inputs \(None, 6, 6, 1\); expected \(None, 4, 4, 1\)",
         ),
         (
             [AttentionMatching(layers=[("conv1", "conv1")])],
@@ -351,7 +358,9 @@ def test_models_that_cannot_be_made(penalties, taught, error, message):
 def test_a_teacher_that_shares_the_student_s_weights():
     taught = teacher()
     net = tfgrad.models.two_heads(taught, 3)
-    with pytest.raises(ArgumentError, match="teacher: 'teacher' shares weights with network"):
+    with pytest.raises(
+        ArgumentError, match="teacher: got 'teacher', which shares weights with network"
+    ):
         tfgrad.PenalizedModel(net, [ActivationMatching(head="source")], teacher=taught)
 
 
@@ -359,7 +368,7 @@ def test_other_classes_are_refused_before_a_step():
     model = compiled([ActivationMatching()], taught=teacher(classes=5))
     before = model.network.get_weights()
     x, y = data(3)
-    with pytest.raises(ArgumentError, match=r"teacher: has 5 logits.*two_heads"):
+    with pytest.raises(ArgumentError, match=r"teacher: got 5 logits; expected 3.*two_heads"):
         model.fit(x, y, verbose=0)
     for a, b in zip(model.network.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -94,7 +94,7 @@ def test_lessons_of_something_else():
     model = tfgrad.PenalizedModel(functional(), [ActivationMatching()], teacher=functional())
     with pytest.raises(ArgumentError, match="x, y: got 6, 5 examples"):
         model.lessons(images(), np.arange(5))
-    with pytest.raises(ArgumentError, match="x, y: got a int"):
+    with pytest.raises(ArgumentError, match="x, y: got int; expected arrays"):
         model.lessons(images(), [0, 1, 2, 0, 1, 2])
 
 

@@ -1,6 +1,9 @@
-"""What every penalty shares: a weight, a name, one number per example, serialisation."""
+"""Base class of the penalties: weight, name, head, one value per example, serialisation."""
 
-import numbers
+from __future__ import annotations
+
+import inspect
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
@@ -8,6 +11,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import number
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.penalties.checks import check_network, check_teacher
 from tfgrad.penalties.teacher import Teacher, needs_of
@@ -16,57 +20,67 @@ PACKAGE = "tfgrad"
 
 
 class Penalty:
-    """A number per example, made of gradients, that training makes small.
+    """One value per example, computed from gradients, that training reduces.
 
-    Subclasses say what they differentiate in `needs` and compute the number in `compute`.
+    Subclasses declare in `needs` what they differentiate and compute the value in `compute`.
 
     Args:
         weight: λ, a float or a `keras.optimizers.schedules.LearningRateSchedule` of the
-            optimizer's step. A float weight can be changed at any time, from a callback for
-            instance (`penalty.weight = 0.1`), and takes effect at the next step without
+            optimizer's step. A float weight can be changed at any time, for instance from a
+            callback (`penalty.weight = 0.1`), and takes effect at the next step without
             retracing.
-        name: of the penalty and of its metric.
-        head: which output, of a network with several: its key or index, or a pair (the network's,
-            the teacher's).
+        name: Name of the penalty and of its metric.
+        head: Output of a network with several: its key or index, or a pair (the network's, the
+            teacher's).
     """
 
-    def __init__(self, weight=1.0, name=None, head=None):
+    # Arguments that `repr` puts last. The records of retrained networks contain these texts, so
+    # their order must not change.
+    _shown_last: tuple[str, ...] = ("head",)
+
+    def __init__(self, weight: Any = 1.0, name: str | None = None, head: Any = None) -> None:
         self.name = name or type(self).__name__
-        self.head = _validated_head(head)
+        self.head = _checked_head(head)
         if "/" in self.name:
-            raise ArgumentError(f"name: got {name!r}; a metric's name cannot hold '/'.")
+            raise ArgumentError(
+                f"name: got {name!r}; expected a name without '/', which the name of a metric "
+                "cannot contain."
+            )
         if isinstance(weight, keras.optimizers.schedules.LearningRateSchedule):
             self._schedule, self._weight = weight, None
         else:
             self._schedule = None
             # Float64 holds any λ of a float64 network; a half-precision policy must not round it.
             self._weight = keras.Variable(
-                _float_weight(weight), dtype="float64", trainable=False, name=f"{self.name}_weight"
+                _checked_weight(weight),
+                dtype="float64",
+                trainable=False,
+                name=f"{self.name}_weight",
             )
 
     @property
-    def weight(self):
+    def weight(self) -> Any:
         """λ: the current float, or the schedule."""
         return self._schedule if self._weight is None else float(self._weight.numpy())
 
     @weight.setter
-    def weight(self, value):
+    def weight(self, value: float) -> None:
         if self._weight is None:
             raise ArgumentError(
-                f"weight: {self.name!r} follows a schedule; it cannot be set to {value!r}. "
-                "Build the penalty with a float weight to change it while training."
+                f"weight: got {value!r}, but {self.name!r} follows a schedule; expected no "
+                "assignment. Build the penalty with a float weight to change it during training."
             )
-        self._weight.assign(_float_weight(value))
+        self._weight.assign(_checked_weight(value))
 
-    def weight_at(self, step, dtype):
-        """λ as a scalar tensor at an optimizer step, inside a graph or out of it."""
+    def weight_at(self, step: Any, dtype: Any) -> tf.Tensor:
+        """λ as a scalar tensor at an optimizer step, inside a graph or eagerly."""
         if self._weight is None:
             return tf.cast(self._schedule(step), dtype)
         return tf.cast(self._weight.value, dtype)
 
     @property
     def wants_smooth(self) -> bool:
-        """Whether a network without second derivatives makes the penalty meaningless."""
+        """Whether the penalty is meaningless on a network without second derivatives."""
         return False
 
     @property
@@ -84,36 +98,46 @@ class Penalty:
         return Needs()
 
     def teacher_needs(self) -> Needs | None:
-        """What a probe of the teacher must prepare; None: there is no teacher in this penalty."""
+        """What a probe of the teacher must prepare; None for a penalty without a teacher."""
         return None
 
     @property
     def compares_logits(self) -> bool:
-        """Whether the teacher's logits enter, so that probabilities would falsify them."""
+        """Whether the teacher's logits are used, so that probabilities would falsify them."""
         return self.teacher_needs() is not None
 
-    def compute(self, probe: Probe):
-        """The penalty of every example, [batch], unweighted, from a probe of the batch.
+    def compute(self, probe: Probe) -> tf.Tensor:
+        """The unweighted penalty of every example, [batch].
 
-        The probe is on the penalty's `head`.
+        Args:
+            probe: A probe of the batch, on the penalty's `head`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no compute(probe).")
 
-    def per_example(self, network, x, y=None, teacher=None, *, training=False, seed=0):
-        """The bare penalty, for anyone who wants no trainer.
+    def per_example(
+        self,
+        network: keras.Model,
+        x: Any,
+        y: Any = None,
+        teacher: keras.Model | None = None,
+        *,
+        training: bool = False,
+        seed: Any = 0,
+    ) -> tf.Tensor:
+        """The unweighted penalty, computed without `PenalizedModel`.
 
-        Differentiable with respect to the network's weights under a `tf.GradientTape` of yours.
-        Moves no batch-norm statistics and no random seed.
+        Differentiable with respect to the network's weights under an outer `tf.GradientTape`.
+        Batch-norm statistics and random seeds stay unchanged.
 
         Args:
-            network: a Keras model that returns logits [batch, classes].
-            x: float inputs [batch, …].
-            y: integer labels [batch], where the target needs them; {head: labels} for a network
+            network: A Keras model that returns logits [batch, classes].
+            x: Float inputs [batch, …].
+            y: Integer labels [batch], for targets that need them; {head: labels} for a network
                 with several heads.
-            teacher: a Keras model, for penalties that match one; runs in inference mode, and no
-                gradient flows into it.
-            training: the mode of the network's forward pass.
-            seed: stands for the training step in the draws of a random estimator.
+            teacher: A Keras model, for penalties that match one. It runs in inference mode, and
+                no gradient flows into it.
+            training: Mode of the network's forward pass.
+            seed: Takes the place of the training step in the draws of a random estimator.
 
         Returns:
             [batch], unweighted.
@@ -135,42 +159,64 @@ class Penalty:
             )
             return self.compute(probe.on(self.head))
 
-    def get_config(self):
-        """Constructor arguments; a float weight is saved as it stands now."""
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments; a float weight is saved with its current value."""
         weight = self.weight
         if self._weight is None:
             weight = keras.saving.serialize_keras_object(weight)
-        return {"weight": weight, "name": self.name}
+        config = {"weight": weight, "name": self.name}
+        if _takes_head(type(self)):
+            config["head"] = self.head
+        return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The penalty that `get_config` described."""
         config = dict(config)
         if isinstance(config.get("weight"), dict):
             config["weight"] = keras.saving.deserialize_keras_object(config["weight"])
+        if config.get("head") is None:  # not every constructor has this argument
+            config.pop("head", None)
         return cls(**config)
 
-    def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
+    def __repr__(self) -> str:
+        config = self.get_config()
+        last = [name for name in self._shown_last if name in config]
+        names = [name for name in config if name not in last] + last
+        return f"{type(self).__name__}({', '.join(f'{name}={config[name]!r}' for name in names)})"
 
 
-def _validated_head(head):
+def _takes_head(penalty: type[Penalty]) -> bool:
+    """Whether the constructor has an argument `head`, or passes keyword arguments on."""
+    parameters = inspect.signature(penalty).parameters
+    return "head" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _checked_head(head: Any) -> Any:
+    """The head as given, a pair as a tuple.
+
+    Raises:
+        ArgumentError: It is no key, index or pair of these.
+    """
     parts = tuple(head) if isinstance(head, list | tuple) else (head,)
     kinds = all(isinstance(p, str | int | None) and not isinstance(p, bool) for p in parts)
     if len(parts) > 2 or not kinds or (isinstance(head, list | tuple) and len(parts) != 2):
         raise ArgumentError(
-            f"head: got {head!r}; expected the key or index of an output, or a pair (network's, "
-            "teacher's)."
+            f"head: got {head!r}; expected the key or index of an output, or a pair (the "
+            "network's, the teacher's)."
         )
     return parts if len(parts) == 2 else head
 
 
-def _float_weight(value):
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 <= float(value) < float("inf"):
+def _checked_weight(value: Any) -> float:
+    """The weight as a float.
+
+    Raises:
+        ArgumentError: It is no finite number ≥ 0.
+    """
+    try:
+        return number("weight", value, zero=True)
+    except ArgumentError as error:
         raise ArgumentError(
-            f"weight: got {value!r}; expected a finite number from 0 up, or a "
-            "keras.optimizers.schedules.LearningRateSchedule."
-        )
-    return float(value)
+            f"{error} Or pass a keras.optimizers.schedules.LearningRateSchedule to the constructor."
+        ) from None

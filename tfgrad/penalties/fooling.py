@@ -1,4 +1,8 @@
-"""Fine-tuning that moves a network's logit-gradients into any picture (thesis §5.7.2)."""
+"""Fine-tuning that moves a network's logit-gradients into a given picture (thesis §5.7.2)."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -7,17 +11,19 @@ import tensorflow as tf
 from tfgrad import losses
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import targets
+from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.penalties.base import PACKAGE, Penalty
+from tfgrad.penalties.feature_maps import channels_first
 
 
-def corner(height, width, side):
+def corner(height: int, width: int, side: int) -> np.ndarray:
     """A mask [height, width] of ones in the side × side top left corner, zeros elsewhere.
 
     Figure 5.5 has side 15 of 32 × 32, 22 % of the image.
 
     Raises:
-        ArgumentError: the corner is empty, or larger than the image.
+        ArgumentError: The corner is empty, or larger than the image.
     """
     sizes = {"height": height, "width": width, "side": side}
     height, width, side = (integer(name, value) for name, value in sizes.items())
@@ -35,28 +41,28 @@ def corner(height, width, side):
 class SaliencyFooling(Penalty):
     """‖s − m‖², s = Σ_c abs(∇x f_y) / Σ_{h,w,c} abs(∇x f_y), m = mask / Σ mask (Eq. 5.7).
 
-    Trains a network to predict as before and to have logit-gradients wherever the mask says: what
-    they show is no property of the predictions. Loss-gradients follow much less.
+    Trains a network to keep its predictions and to have logit-gradients wherever the mask is: the
+    picture they show is no property of the predictions. Loss-gradients follow much less.
 
     By hand, f_0 = 3 x_1 − x_2, mask (1, 0): s = (¾, ¼), so (¼)² + (¼)² = ⅛. With a = abs(w_0) and
     t = Σ a, ∂/∂a_j = (2/t) (d_j − Σ_i s_i d_i), d = s − m: (−1/16, 3/16), and −3/16 for w_02 = −1.
 
-    A zero gradient counts as s = 0: the value is then ‖m‖², its gradient zero.
+    A zero gradient counts as s = 0: the value is then ‖m‖², and its gradient is zero.
 
     Args:
         weight: λ; the papers give none. The value is at most about ‖m‖² = 1/k for a mask of k
-            pixels, 0.0044 for 15 × 15, so that λ of the order of k is what bites. On the 8 × 8
+            pixels, 0.0044 for 15 × 15, so that λ of the order of k has an effect. On the 8 × 8
             digits with k = 16 a dense network's share inside rose from 23 % to 77 % at λ = 10 and
             to 86 % at λ = 100, its accuracy fell from 98.3 % to 96.7 % and 93.9 %.
-        mask: [height, width] of the images, any numbers from 0 up, not all 0: a nested list, an
-            array or a tensor. `corner` makes the papers' one.
-        target: whose logit; not `"all"`.
-        name: of the metric.
-        head: which output, of a network with several.
+        mask: Numbers ≥ 0, not all 0, [height, width] of the images: a nested list, an array or a
+            tensor. `corner` makes the one of the papers.
+        target: The logit f_y, see `tfgrad.targets`; not `"all"`.
+        name: Name of the metric.
+        head: Output of a network with several.
 
     Raises:
-        ArgumentError: an argument is out of its range, or the images are not of the mask's size.
-        ModelError: the network has several inputs, or its input is no image.
+        ArgumentError: An argument is out of its range, or the images are not of the mask's size.
+        ModelError: The network has several inputs, or its input is no image.
 
     Example:
 
@@ -68,47 +74,52 @@ class SaliencyFooling(Penalty):
     Source: thesis §5.7.2; Heo, Joo and Moon 2019.
     """
 
-    def __init__(self, weight, mask, target="label", name="saliency_fooling", head=None):
+    def __init__(
+        self,
+        weight: Any,
+        mask: Any,
+        target: Any = "label",
+        name: str | None = "saliency_fooling",
+        head: Any = None,
+    ) -> None:
         super().__init__(weight, name, head)
-        self.mask = _validated(mask)
+        self.mask = _checked_mask(mask)
         self.target = targets.validated(target, allow_all=False)
 
-    def compute(self, probe):
+    def compute(self, probe: Probe) -> tf.Tensor:
         """‖s − m‖² of each example, [batch]."""
-        channels_first = keras.config.image_data_format() == "channels_first"
-        gradient = self._image(probe, probe.input_gradient(self.target), channels_first)
-        shares = losses.saliency_map(gradient, 1 if channels_first else -1)
+        gradient = self._image(probe, probe.input_gradient(self.target))
+        shares = losses.saliency_map(gradient, 1 if channels_first() else -1)
         # Known only now, where the image has no fixed size.
         shares = tf.ensure_shape(shares, [None, *self.mask.shape])
         wanted = tf.constant(self.mask / self.mask.sum(), shares.dtype)
         return losses.squared_norm(shares - wanted)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Constructor arguments; the mask as nested lists."""
         return {
             **super().get_config(),
             "mask": self.mask.tolist(),
             "target": targets.to_config(self.target),
-            "head": self.head,
         }
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         height, width = self.mask.shape
         return (
             f"{type(self).__name__}(weight={self.weight!r}, mask=[{height}, {width}], "
             f"target={self.target!r}, name={self.name!r}, head={self.head!r})"
         )
 
-    def _image(self, probe, gradient, channels_first):
+    def _image(self, probe: Probe, gradient: Any) -> tf.Tensor:
         """The gradient of the one input, once it is known to fit the mask."""
         parts = tf.nest.flatten(gradient)
         if len(parts) != 1 or parts[0].shape.rank != 4:
             raise ModelError(
-                f"network {probe.network.name!r}: {self.name!r} compares a gradient with a mask, "
-                f"got inputs of shapes {[tuple(p.shape) for p in parts]}; expected one, images "
-                "[batch, height, width, channels]."
+                f"network {probe.network.name!r}: got inputs of shapes "
+                f"{[tuple(p.shape) for p in parts]}; expected one, images [batch, height, width, "
+                f"channels], whose gradient {self.name!r} compares with a mask."
             )
-        size = parts[0].shape[2:4] if channels_first else parts[0].shape[1:3]
+        size = parts[0].shape[2:4] if channels_first() else parts[0].shape[1:3]
         if not size.is_compatible_with(self.mask.shape):
             raise ArgumentError(
                 f"mask: got {self.mask.shape} for images of size {tuple(size)}; expected one "
@@ -117,13 +128,17 @@ class SaliencyFooling(Penalty):
         return parts[0]
 
 
-def _validated(mask):
-    """The mask as a float64 array, or an ArgumentError."""
+def _checked_mask(mask: Any) -> np.ndarray:
+    """The mask as a float64 array.
+
+    Raises:
+        ArgumentError: It is none.
+    """
     try:
         values = np.asarray(mask, np.float64)
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            f"mask: got {type(mask).__name__} that is no array ({error}); expected numbers "
+            f"mask: got {type(mask).__name__}, which is no array ({error}); expected numbers "
             "[height, width]."
         ) from error
     if values.ndim != 2 or not values.size:
@@ -133,6 +148,6 @@ def _validated(mask):
     if not np.isfinite(values).all() or values.min() < 0 or not values.any():
         raise ArgumentError(
             f"mask: got values from {values.min():g} to {values.max():g}; expected finite numbers "
-            "from 0 up, at least one above 0."
+            "≥ 0, at least one above 0."
         )
     return values

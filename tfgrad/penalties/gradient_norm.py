@@ -1,11 +1,17 @@
 """Gradient-norm penalties: robustness to input noise without the noise (thesis Chapter 2)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tfgrad import losses
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients import targets
 from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.penalties.base import PACKAGE, Penalty
 
@@ -14,19 +20,19 @@ LOSSES = ("squared_error", "cross_entropy")
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class GradientNorm(Penalty):
-    """Σ_k ‖∇x S^k(x)‖² (Prop. 2), or of one logit; ‖∇x log S_s^y(x)‖² (Eq. 2.3).
+    """Σ_k ‖∇x S^k(x)‖² (Prop. 2), or the term of one logit; ‖∇x log S_s^y(x)‖² (Eq. 2.3).
 
     Args:
         weight: λ; Table 2.2 sweeps 0, .01, .1, 1, 10.
         target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"`, `"all"`, a class, or one
-            class per example.
+            class per example; see `tfgrad.targets`.
         loss: `"squared_error"`: gradients of logits. `"cross_entropy"`: gradients of the
-            log-softmax of one class; `"all"` is refused.
-        name: of the metric.
-        head: which output, of a network with several.
+            log-softmax of one class, so that target `"all"` raises.
+        name: Name of the metric.
+        head: Output of a network with several.
 
     Raises:
-        ArgumentError: an argument is none of these.
+        ArgumentError: An argument is none of these.
 
     Example:
 
@@ -39,40 +45,39 @@ class GradientNorm(Penalty):
 
     def __init__(
         self,
-        weight=1.0,
-        target="label",
-        loss="squared_error",
-        name="gradient_norm",
-        head=None,
-    ):
+        weight: Any = 1.0,
+        target: Any = "label",
+        loss: str = "squared_error",
+        name: str | None = "gradient_norm",
+        head: Any = None,
+    ) -> None:
         super().__init__(weight, name, head)
         self.loss = one_of("loss", loss, LOSSES)
         if loss == "cross_entropy" and isinstance(target, str) and target == "all":
             raise ArgumentError(
-                "target: got 'all' with loss='cross_entropy'; Eq. 2.3 holds for one class. "
-                "Use target='label' or 'predicted'."
+                "target: got 'all' with loss='cross_entropy'; expected one class, for which alone "
+                "Eq. 2.3 holds. Use target='label' or 'predicted'."
             )
         self.target = targets.validated(target)
 
-    def needs(self):
+    def needs(self) -> Needs:
         """The full Jacobian for target `"all"`."""
         return Needs(jacobian=self._all())
 
-    def compute(self, probe):
+    def compute(self, probe: Probe) -> tf.Tensor:
         """‖∇x‖² of each example, [batch]."""
         if self._all():
             return sum(losses.squared_norm(row) for row in probe.input_jacobian())
         of = "logit" if self.loss == "squared_error" else "log_probability"
         return losses.squared_norm(probe.input_gradient(self.target, of))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {
             **super().get_config(),
             "target": targets.to_config(self.target),
             "loss": self.loss,
-            "head": self.head,
         }
 
-    def _all(self):
+    def _all(self) -> bool:
         return isinstance(self.target, str) and self.target == "all"

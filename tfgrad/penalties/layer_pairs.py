@@ -1,4 +1,8 @@
-"""Which layers of a student and a teacher to match: pairs whose maps have the same size."""
+"""Pairs of student and teacher layers: checking them, and proposing pairs of equal map size."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -7,30 +11,75 @@ from tfgrad.errors import ArgumentError
 from tfgrad.gradients import call_hooks, layer_biases
 from tfgrad.gradients.intercepts import call_structure, closed_forms
 from tfgrad.internal.arguments import integer, one_of
+from tfgrad.penalties.feature_maps import channels_first
 
 KINDS = ("attention", "bias")
 
+Pairs = tuple[tuple[str, str], ...]
+Size = tuple[int, int]
 
-def matching_layers(network, teacher, kind="attention", count=None, input_shape=None, verbose=True):
+
+def checked_pairs(value: Any) -> Pairs:
+    """((student, teacher), …) from a list of names or pairs.
+
+    Raises:
+        ArgumentError: It is none, or is empty.
+    """
+    entries = [value] if isinstance(value, str) else value
+    advice = (
+        "expected a list of layer names, or of (student, teacher) pairs; "
+        "tfgrad.penalties.matching_layers(network, teacher) proposes some."
+    )
+    if not isinstance(entries, list | tuple) or not entries:
+        raise ArgumentError(f"layers: got {value!r}; {advice}")
+    pairs = []
+    for entry in entries:
+        pair = (entry, entry) if isinstance(entry, str) else entry
+        two = isinstance(pair, list | tuple) and len(pair) == 2
+        if not two or not all(isinstance(name, str) for name in pair):
+            raise ArgumentError(f"layers: got {entry!r} among them; {advice}")
+        pairs.append((pair[0], pair[1]))
+    return tuple(pairs)
+
+
+def config_of(pairs: Pairs) -> list[list[str]]:
+    """Layer pairs as JSON can hold them."""
+    return [list(pair) for pair in pairs]
+
+
+def names_of(pairs: Pairs, which: int) -> tuple[str, ...]:
+    """Names of the layers that calls of the student (0) or the teacher (1) belong to."""
+    return tuple(dict.fromkeys(call_hooks.layer_of(pair[which]) for pair in pairs))
+
+
+def matching_layers(
+    network: keras.Model,
+    teacher: keras.Model,
+    kind: str = "attention",
+    count: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    verbose: bool = True,
+) -> list[tuple[str, str]]:
     """Propose (student, teacher) layer pairs of equal height and width, large maps first.
 
-    Of each size both networks have, the last call in each: the end of a stage, after its activation
-    and before what shrinks the map (§2.6.3), or for `kind="bias"` its last convolution with a bias.
+    For each size that both networks have, it takes the last call in each: the end of a stage, after
+    its activation and before the layer that reduces the map (§2.6.3), or for `kind="bias"` its last
+    convolution with a bias.
 
     Args:
-        network: the student, a Keras model of images [batch, height, width, channels].
-        teacher: another.
+        network: The student, a Keras model of images [batch, height, width, channels].
+        teacher: The teacher, a Keras model of the same images.
         kind: `"attention"`, for `AttentionMatching` and `AttentionJacobianMatching`, or `"bias"`,
             for `BiasGradientMatching`.
-        count: at most so many pairs, the largest maps first; None for all.
-        input_shape: (height, width, channels) where the models do not say.
-        verbose: whether to print what was chosen.
+        count: Largest number of pairs, the largest maps first; None for all.
+        input_shape: (height, width, channels), for models without one fixed input shape.
+        verbose: Whether to print the pairs.
 
     Returns:
         A list of (student, teacher) call names.
 
     Raises:
-        ArgumentError: the two have no map size in common.
+        ArgumentError: The two networks have no map size in common.
     """
     one_of("kind", kind, KINDS)
     if count is not None:
@@ -39,9 +88,10 @@ def matching_layers(network, teacher, kind="attention", count=None, input_shape=
     sizes = sorted(set(found[0]) & set(found[1]), key=lambda s: s[0] * s[1], reverse=True)
     if not sizes:
         raise ArgumentError(
-            f"network, teacher: no map of {network.name!r} ({_sizes(found[0])}) has the size of "
-            f"one of {teacher.name!r} ({_sizes(found[1])}). Attention and bias maps may differ in "
-            "size: name pairs yourself, layers=[(student, teacher), ...]."
+            f"network, teacher: got {network.name!r} with maps of {_listed(found[0])} and "
+            f"{teacher.name!r} with maps of {_listed(found[1])}; expected a size that both have. "
+            "Attention and bias maps may differ in size: name pairs yourself, "
+            "layers=[(student, teacher), ...]."
         )
     sizes = sizes[:count]
     pairs = [(found[0][size], found[1][size]) for size in sizes]
@@ -52,18 +102,11 @@ def matching_layers(network, teacher, kind="attention", count=None, input_shape=
     return pairs
 
 
-def _last_of_each_size(model, kind, input_shape):
+def _last_of_each_size(
+    model: keras.Model, kind: str, input_shape: tuple[int, ...] | None
+) -> dict[Size, str]:
     """{(height, width): call name}, of maps with more than one position."""
-    shape = input_shape
-    if shape is None:
-        known = getattr(model, "input_shape", None)
-        shape = known[1:] if isinstance(known, tuple) else None
-    if shape is None or None in tuple(shape):
-        raise ArgumentError(
-            f"input_shape: {model.name!r} does not have one fixed input shape; pass input_shape="
-            "(height, width, channels)."
-        )
-    x = tf.zeros([1, *shape], keras.config.floatx())
+    x = tf.zeros([1, *_input_shape(model, input_shape)], keras.config.floatx())
     if not model.built:
         model(x, training=False)
     convolutions = [
@@ -74,7 +117,7 @@ def _last_of_each_size(model, kind, input_shape):
     with (
         keras.StatelessScope(collect_losses=True),
         call_hooks.handled(_Maps()) as maps,
-        layer_biases.recorded(convolutions) as biased,
+        layer_biases.recorded_biases(convolutions) as biased,
     ):
         model(x, training=False)
     last = {}
@@ -84,7 +127,19 @@ def _last_of_each_size(model, kind, input_shape):
     return last
 
 
-def _has_bias(biased):
+def _input_shape(model: keras.Model, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    if shape is None:
+        known = getattr(model, "input_shape", None)
+        shape = known[1:] if isinstance(known, tuple) else None
+    if shape is None or None in tuple(shape):
+        raise ArgumentError(
+            f"input_shape: got {shape} of {model.name!r}; expected one fixed shape. Pass "
+            "input_shape=(height, width, channels)."
+        )
+    return tuple(shape)
+
+
+def _has_bias(biased: layer_biases.Biased) -> bool:
     try:
         biased.bias()
     except ArgumentError:
@@ -92,18 +147,19 @@ def _has_bias(biased):
     return True
 
 
-def _sizes(found):
-    return ", ".join(f"{h}x{w}" for h, w in found) or "it has none"
+def _listed(sizes: dict[Size, str]) -> str:
+    return ", ".join(f"{h}x{w}" for h, w in sizes) or "no size"
 
 
 class _Maps(call_hooks.Handler):
-    """Sizes of the maps that a model's layers put out, {call name: (height, width)}."""
+    """Records the sizes of the maps that a model's layers return, {call name: (height, width)}."""
 
-    def __init__(self):
-        self.sizes, self._names = {}, call_hooks.CallNames()
-        self._learned = False  # what comes before the first weights only prepares the image
+    def __init__(self) -> None:
+        self.sizes: dict[str, Size] = {}
+        self._names = call_hooks.CallNames()
+        self._learned = False  # Layers before the first weights only prepare the image.
 
-    def layer(self, layer, proceed, args, kwargs):
+    def layer(self, layer: keras.layers.Layer, proceed: Any, args: Any, kwargs: Any) -> Any:
         output = proceed(*args, **kwargs)
         if call_hooks.is_symbolic(args, kwargs):
             return output
@@ -114,8 +170,7 @@ class _Maps(call_hooks.Handler):
         if not self._learned:
             return output
         if tf.is_tensor(output) and output.shape.rank == 4:
-            first = keras.config.image_data_format() == "channels_first"
-            height, width = output.shape[2:] if first else output.shape[1:3]
+            height, width = output.shape[2:] if channels_first() else output.shape[1:3]
             if height * width > 1:
                 self.sizes[name] = (height, width)
         return output

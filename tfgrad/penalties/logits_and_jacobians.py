@@ -1,5 +1,9 @@
 """Matching a teacher's logits and their input-gradients (thesis Chapter 2)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -7,27 +11,33 @@ from tfgrad import losses
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients import targets
 from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
 from tfgrad.penalties.base import PACKAGE, Penalty
 
 LOSSES = ("squared_error", "cross_entropy")
 
 
-def teacher_logits(probe):
-    """The teacher's logits [batch, classes], which must be as many as the student's."""
+def teacher_logits(probe: Probe) -> tf.Tensor:
+    """The teacher's logits [batch, classes].
+
+    Raises:
+        ArgumentError: The student has another number of logits.
+    """
     logits = probe.teacher.recall("logits", lambda teacher: teacher.logits)
     student, teacher = probe.logits.shape[-1], logits.shape[-1]
     if None not in (student, teacher) and student != teacher:
         raise ArgumentError(
-            f"teacher: has {teacher} logits, the network {probe.network.name!r} has {student}; "
-            "expected the same classes. To learn from a teacher of other classes give the student "
-            "a second head: tfgrad.models.two_heads(network, source_classes), head='source'."
+            f"teacher: got {teacher} logits; expected {student}, as many as network "
+            f"{probe.network.name!r} has. To learn from a teacher of other classes give the "
+            "student a second head: tfgrad.models.two_heads(network, source_classes), "
+            "head='source'."
         )
     return tf.cast(logits, probe.logits.dtype)
 
 
-def shared_target(probe, target):
-    """The target as the student takes it: predictions, −1 too, are the teacher's (§2.4.1)."""
+def shared_target(probe: Probe, target: Any) -> Any:
+    """The target for the student, where predictions (also −1) are the teacher's (§2.4.1)."""
     teacher_logits(probe)
     if isinstance(target, str):
         if target != "predicted":
@@ -38,8 +48,8 @@ def shared_target(probe, target):
     return probe.teacher.recall(key, lambda teacher: teacher.classes(target))
 
 
-def target_key(target):
-    """A name of the target for what is recalled from a teacher."""
+def target_key(target: Any) -> str:
+    """The target as part of the key of a teacher's answer."""
     return target if isinstance(target, str) else repr(targets.to_config(target))
 
 
@@ -51,36 +61,34 @@ class ActivationMatching(Penalty):
 
     Args:
         weight: λ; 1 in Table 2.1, 10 in Tables 2.3, 4.1 and 4.2.
-        head: which output, of a network with several.
-        name: of the metric.
+        head: Output of a network with several.
+        name: Name of the metric.
 
     Source: thesis §2.4; Ba and Caruana 2014.
     """
 
-    def __init__(self, weight=1.0, head=None, name="activation_matching"):
+    def __init__(
+        self, weight: Any = 1.0, head: Any = None, name: str | None = "activation_matching"
+    ) -> None:
         super().__init__(weight, name, head)
 
     @property
-    def differentiates_twice(self):
-        """False: there is no gradient in it."""
+    def differentiates_twice(self) -> bool:
+        """False: it contains no gradient."""
         return False
 
-    def teacher_needs(self):
-        """Its logits."""
+    def teacher_needs(self) -> Needs:
+        """Only the logits, which every probe has."""
         return Needs()
 
-    def compute(self, probe):
+    def compute(self, probe: Probe) -> tf.Tensor:
         """Squared distance of the logits of each example, [batch]."""
         return losses.squared_distance(probe.logits, teacher_logits(probe))
-
-    def get_config(self):
-        """Constructor arguments."""
-        return {**super().get_config(), "head": self.head}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class JacobianMatching(Penalty):
-    """Σ_k ‖∇x T^k − ∇x S^k‖², or of one logit: the second term of Prop. 1.
+    """Σ_k ‖∇x T^k − ∇x S^k‖², or the term of one logit: the second term of Prop. 1.
 
     Matching logits under input noise of variance σ² is matching logits plus σ² times this, exactly
     where both networks are affine.
@@ -89,33 +97,33 @@ class JacobianMatching(Penalty):
     adds (0+1)² + (1−0)² = 2 for class 1.
 
     `loss="cross_entropy"` is the gradient term of Eq. 2.2, −Σ_k ∇x T_s^k · ∇x log S_s^k with
-    T_s, S_s = softmax(· / temperature), or its one term. It is unbounded below, and S = T is not
-    its minimum; the papers prefer squared error, and so should you.
+    T_s, S_s = softmax(· / temperature), or the term of one class. It is unbounded below, and S = T
+    is not its minimum; squared error is recommended, here as in the papers.
 
     Args:
         weight: λ.
         target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"` (the *teacher's* largest
             logit), `"all"`, a class, or one class per example.
         loss: `"squared_error"` or `"cross_entropy"`.
-        temperature: of both softmaxes in the cross-entropy; there is no factor T².
-        head: which output, of a network with several.
-        name: of the metric.
+        temperature: Temperature of both softmaxes in the cross-entropy; there is no factor T².
+        head: Output of a network with several.
+        name: Name of the metric.
 
     Raises:
-        ArgumentError: an argument is none of these.
+        ArgumentError: An argument is none of these.
 
     Source: thesis §2.4, Eq. 2.2; Srinivas and Fleuret, ICML 2018.
     """
 
     def __init__(
         self,
-        weight=1.0,
-        target="label",
-        loss="squared_error",
-        temperature=1.0,
-        head=None,
-        name="jacobian_matching",
-    ):
+        weight: Any = 1.0,
+        target: Any = "label",
+        loss: str = "squared_error",
+        temperature: float = 1.0,
+        head: Any = None,
+        name: str | None = "jacobian_matching",
+    ) -> None:
         super().__init__(weight, name, head)
         self.target = targets.validated(target)
         self.loss = one_of("loss", loss, LOSSES)
@@ -123,18 +131,18 @@ class JacobianMatching(Penalty):
         if loss == "squared_error" and self.temperature != 1.0:
             raise ArgumentError(
                 f"temperature: got {temperature!r} with loss='squared_error', which has no "
-                "softmax; use loss='cross_entropy' or leave temperature=1.0."
+                "softmax; expected 1.0. Use loss='cross_entropy' for another temperature."
             )
 
-    def needs(self):
+    def needs(self) -> Needs:
         """The full Jacobian for target `"all"`."""
         return Needs(jacobian=self._all())
 
-    def teacher_needs(self):
+    def teacher_needs(self) -> Needs:
         """The same of the teacher."""
         return self.needs()
 
-    def compute(self, probe):
+    def compute(self, probe: Probe) -> tf.Tensor:
         """The distance of the gradients of each example, [batch]."""
         target = shared_target(probe, self.target)
         if self._all():
@@ -146,26 +154,25 @@ class JacobianMatching(Penalty):
         student = probe.input_gradient(target, "log_probability", self.temperature)
         return -losses.inner_product(student, self._taught(probe, target, "probability"))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {
             **super().get_config(),
             "target": targets.to_config(self.target),
             "loss": self.loss,
             "temperature": self.temperature,
-            "head": self.head,
         }
 
-    def _all(self):
+    def _all(self) -> bool:
         return isinstance(self.target, str) and self.target == "all"
 
-    def _taught(self, probe, target, of):
+    def _taught(self, probe: Probe, target: Any, of: str) -> Any:
         return probe.teacher.recall(
             f"{of} gradient/{target_key(self.target)}/{self.temperature}",
             lambda teacher: teacher.input_gradient(target, of, self.temperature),
         )
 
-    def _compute_all(self, probe):
+    def _compute_all(self, probe: Probe) -> tf.Tensor:
         taught = probe.teacher.recall("jacobian", lambda teacher: teacher.input_jacobian())
         student = probe.input_jacobian()
         if self.loss == "squared_error":
@@ -184,8 +191,8 @@ class JacobianMatching(Penalty):
         return -tf.add_n(terms) / self.temperature**2
 
 
-def _centred(rows, probabilities):
-    """∇S^k − Σ_j p_j ∇S^j, of every class."""
+def _centred(rows: list[Any], probabilities: tf.Tensor) -> list[list[tf.Tensor]]:
+    """∇S^k − Σ_j p_j ∇S^j of every class."""
     flat = [tf.nest.flatten(row) for row in rows]
     means = []
     for i in range(len(flat[0])):

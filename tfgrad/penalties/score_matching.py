@@ -1,5 +1,9 @@
 """Score matching on the implicit density model: log p(x|y) = f_y(x) + const (thesis Chapter 5)."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -14,7 +18,14 @@ ESTIMATORS = ("taylor", "antithetic", "hutchinson", "hutchinson_rademacher", "ex
 BATCH, RUNNING = STATISTICS = ("batch", "running")
 
 
-def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=0):
+def trace(
+    probe: Probe,
+    target: Any,
+    estimator: str = "taylor",
+    sigma: float = 0.01,
+    samples: int = 1,
+    seed: int = 0,
+) -> tf.Tensor:
     """An estimate of tr ∇²x f for each example, [batch].
 
     | estimator                 | formula                                     | extra cost      |
@@ -26,12 +37,12 @@ def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=
     | `"exact"`                 | Σ_d ∂²f/∂x_d²                               | D double backward |
 
     Args:
-        probe: of the batch, in float32 or better; order 2 for the last three.
-        target: whose logit f is; not `"all"`.
-        estimator: a row of the table.
+        probe: Probe of the batch, in float32 or wider; of order 2 for the last three.
+        target: The logit f, see `tfgrad.targets`; not `"all"`.
+        estimator: A row of the table.
         sigma: σ of the first two.
         samples: N.
-        seed: of the draws.
+        seed: Seed of the draws.
 
     Source: thesis Eq. 5.3, §5.3.2, §5.8.
     """
@@ -51,7 +62,7 @@ def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=
     indices, clean = probe.classes(target), probe.score(target)
     noise = probe.noise(samples, seed, scale=sigma)
 
-    def scores(vectors):
+    def scores(vectors: list[Any]) -> tf.Tensor:
         return tf.stack([targets.select(probe.forward(probe.shifted(v)), indices) for v in vectors])
 
     plus = scores(noise)
@@ -62,9 +73,22 @@ def trace(probe: Probe, target, estimator="taylor", sigma=0.01, samples=1, seed=
 
 
 class _TracePenalty(Penalty):
-    """Holds the estimator's arguments for the two penalties that are made of a trace."""
+    """The estimator's arguments, for the two penalties on a trace."""
 
-    def __init__(self, weight, sigma, samples, estimator, target, seed, name, head, statistics):
+    _shown_last = ("head", "statistics", "stability", "threshold")
+
+    def __init__(
+        self,
+        weight: Any,
+        sigma: float,
+        samples: int,
+        estimator: str,
+        target: Any,
+        seed: int,
+        name: str | None,
+        head: Any,
+        statistics: str,
+    ) -> None:
         super().__init__(weight, name, head)
         self.statistics = one_of("statistics", statistics, STATISTICS)
         self.sigma = number("sigma", sigma)
@@ -74,20 +98,20 @@ class _TracePenalty(Penalty):
         self.seed = int(seed)
 
     @property
-    def wants_smooth(self):
+    def wants_smooth(self) -> bool:
         """True: a ReLU network's Hessian is zero."""
         return True
 
     @property
-    def wants_images_apart(self):
-        """True, unless it has a pass of its own in inference mode."""
+    def wants_images_apart(self) -> bool:
+        """True, unless an additional forward pass in inference mode is taken."""
         return self.statistics == BATCH
 
-    def needs(self):
+    def needs(self) -> Needs:
         """Order 2 unless the trace comes from differences of outputs."""
         return Needs(order=1 if self.estimator in ESTIMATORS[:2] else 2)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {
             **super().get_config(),
@@ -96,15 +120,14 @@ class _TracePenalty(Penalty):
             "estimator": self.estimator,
             "target": targets.to_config(self.target),
             "seed": self.seed,
-            "head": self.head,
             "statistics": self.statistics,
         }
 
-    def _probe(self, probe):
-        """In the mode that `statistics` asks for, and float32."""
+    def _probe(self, probe: Probe) -> Probe:
+        """The probe in float32, in the mode that `statistics` selects."""
         return (probe.in_inference() if self.statistics == RUNNING else probe).in_float32()
 
-    def _trace(self, probe):
+    def _trace(self, probe: Probe) -> tf.Tensor:
         return trace(probe, self.target, self.estimator, self.sigma, self.samples, self.seed)
 
 
@@ -112,104 +135,97 @@ class _TracePenalty(Penalty):
 class ScoreMatching(_TracePenalty):
     """h + ½‖∇x f_y‖² + μ h², h an estimate of tr ∇²x f_y (Eq. 5.4).
 
-    Makes the logit-gradients of a classifier the scores of its implicit density. Needs a smooth
-    activation: a ReLU network's Hessian is zero wherever it exists, so use softplus
-    (`tfgrad.layers.Softplus(10.0)`). Computed in float32 whatever the network's dtype policy.
+    Trains the logit-gradients of a classifier to be the scores of its implicit density. Requires a
+    smooth activation such as softplus (`tfgrad.layers.Softplus(10.0)`), because a ReLU network's
+    Hessian is zero wherever it exists. Computed in float32 whatever the network's dtype policy.
 
-    With the one-sided Taylor estimator E[h²] contains 4‖∇f‖²/(Nσ²), so that μ acts as a gradient
-    norm too; the antithetic one has no such term and wants its own μ.
+    With the one-sided Taylor estimator E[h²] contains 4‖∇f‖²/(Nσ²), so that μ also acts as a
+    gradient norm; the antithetic one has no such term and needs another μ.
 
     Args:
         weight: λ; 1e-3 in the text, 1e-5 best in the sweep of Table 5.2.
         sigma: σ of the noise, in the units of x.
-        samples: N draws per example and step.
+        samples: Number N of draws per example and step.
         stability: μ ≥ 0; 1e-4 in the text, 1e-3 best in the sweep.
-        estimator: see `trace`.
-        target: whose logit; not `"all"`.
-        seed: of the draws.
-        name: of the metric.
-        head: which output, of a network with several.
-        statistics: `"batch"`: in training mode, where batch norm makes every
-            logit depend on the noise in all images, and the trace is one over the whole batch; or
-            `"running"`, a pass of its own in inference mode, whose logits depend on one image each.
+        estimator: One of `ESTIMATORS`: `"taylor"`, `"antithetic"`, `"hutchinson"`,
+            `"hutchinson_rademacher"` or `"exact"`.
+        target: The logit f_y, see `tfgrad.targets`; not `"all"`.
+        seed: Seed of the draws.
+        name: Name of the metric.
+        head: Output of a network with several.
+        statistics: `"batch"`: in training mode, where batch norm makes every logit depend on the
+            noise in all images, and the trace is that of the whole batch. `"running"`: an
+            additional forward pass in inference mode, where every logit depends on one image.
 
     Raises:
-        ArgumentError: an argument is out of its range.
+        ArgumentError: An argument is out of its range.
 
     Source: thesis §5.3; Srinivas and Fleuret, ICLR 2021.
     """
 
     def __init__(
         self,
-        weight=1e-3,
-        sigma=0.01,
-        samples=1,
-        stability=1e-4,
-        estimator="taylor",
-        target="label",
-        seed=0,
-        name="score_matching",
-        head=None,
-        statistics=BATCH,
-    ):
+        weight: Any = 1e-3,
+        sigma: float = 0.01,
+        samples: int = 1,
+        stability: float = 1e-4,
+        estimator: str = "taylor",
+        target: Any = "label",
+        seed: int = 0,
+        name: str | None = "score_matching",
+        head: Any = None,
+        statistics: str = BATCH,
+    ) -> None:
         super().__init__(weight, sigma, samples, estimator, target, seed, name, head, statistics)
         self.stability = number("stability", stability, zero=True)
 
-    def compute(self, probe):
+    def compute(self, probe: Probe) -> tf.Tensor:
         """h + ½‖∇x f‖² + μ h² of each example, [batch]."""
         probe = self._probe(probe)
         gradient = probe.input_gradient(self.target)
         return losses.score_matching(gradient, self._trace(probe), self.stability)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {**super().get_config(), "stability": self.stability}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class AntiScoreMatching(_TracePenalty):
-    """−min(h, τ): the opposite of score matching, a control that spoils the density (§5.5).
+    """−min(h, τ): the opposite of score matching, a control that degrades the density (§5.5).
 
     Args:
         weight: λ; 1e-4 in the text.
-        sigma: σ of the noise.
-        samples: N draws per example and step.
-        threshold: τ, where the gradient becomes zero by design; 1000 in the text.
-        estimator: see `trace`.
-        target: whose logit; not `"all"`.
-        seed: of the draws.
-        name: of the metric.
-        head: which output, of a network with several.
-        statistics: `"batch"`: in training mode, where batch norm makes every
-            logit depend on the noise in all images, and the trace is one over the whole batch; or
-            `"running"`, a pass of its own in inference mode, whose logits depend on one image each.
+        threshold: τ, above which the gradient is zero by design; 1000 in the text.
+
+    The other arguments are those of `ScoreMatching`.
 
     Raises:
-        ArgumentError: an argument is out of its range.
+        ArgumentError: An argument is out of its range.
 
     Source: thesis §5.5; Srinivas and Fleuret, ICLR 2021.
     """
 
     def __init__(
         self,
-        weight=1e-4,
-        sigma=0.01,
-        samples=1,
-        threshold=1000.0,
-        estimator="taylor",
-        target="label",
-        seed=0,
-        name="anti_score_matching",
-        head=None,
-        statistics=BATCH,
-    ):
+        weight: Any = 1e-4,
+        sigma: float = 0.01,
+        samples: int = 1,
+        threshold: float = 1000.0,
+        estimator: str = "taylor",
+        target: Any = "label",
+        seed: int = 0,
+        name: str | None = "anti_score_matching",
+        head: Any = None,
+        statistics: str = BATCH,
+    ) -> None:
         super().__init__(weight, sigma, samples, estimator, target, seed, name, head, statistics)
         self.threshold = number("threshold", threshold)
 
-    def compute(self, probe):
+    def compute(self, probe: Probe) -> tf.Tensor:
         """−min(h, τ) of each example, [batch]."""
         return losses.anti_score_matching(self._trace(self._probe(probe)), self.threshold)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {**super().get_config(), "threshold": self.threshold}

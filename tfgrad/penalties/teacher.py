@@ -1,11 +1,17 @@
-"""What a teacher says of a batch: each thing once, as a constant.
+"""Teacher outputs for a batch, each computed once and never differentiated.
 
-A penalty that compares asks `probe.teacher.recall(key, compute)`. With a live teacher, `compute` is
-handed a probe of the teacher, in inference mode, and its answer is kept for the other penalties of
-the step. Answers that were recorded once for a whole data set (`record`) come with the batch
-instead, as a `Lesson`, and no teacher runs at all. Either way no gradient flows into them.
+A penalty that matches a teacher calls `probe.teacher.recall(key, compute)`. With a live teacher,
+`compute` receives a probe of the teacher in inference mode, and its answer is kept for the other
+penalties of the step. Answers that `record` computed for a whole data set come with the batch as a
+`Lesson`; no teacher runs then. In both cases no gradient flows into them.
 """
 
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -18,11 +24,11 @@ from tfgrad.gradients.probe import Probe
 
 
 class Lesson(NamedTuple):
-    """Inputs with what a teacher says of them; takes the place of x in `fit`.
+    """Inputs with a teacher's answers for them; takes the place of x in `fit`.
 
     Attributes:
-        x: the inputs, [batch, …].
-        taught: {key: a nest of arrays [batch, …]}.
+        x: The inputs, [batch, …].
+        taught: {key: nest of arrays [batch, …]}.
     """
 
     x: Any
@@ -30,117 +36,104 @@ class Lesson(NamedTuple):
 
 
 class Teacher:
-    """The teacher's side of one batch.
+    """The teacher's answers for one batch.
 
     Args:
-        network: a Keras model that returns logits.
-        x: the batch.
-        y: labels, where a penalty's target is `"label"`.
-        needs: what the penalties will ask.
+        network: A Keras model that returns logits.
+        x: The batch.
+        y: Labels, for penalties with target `"label"`.
+        needs: What the penalties will ask for.
     """
 
-    def __init__(self, network, x, y=None, needs=None):
+    def __init__(
+        self, network: keras.Model, x: Any, y: Any = None, needs: Needs | None = None
+    ) -> None:
         self._answers: dict[str, Any] = {}
-        self._recorded, self._head = False, None
+        self._head: Any = None
+        # None where the answers were recorded.
         self._probe: Probe | None
         with keras.StatelessScope(collect_losses=True):
             self._probe = Probe(network, x, y, training=False, needs=needs or Needs())
 
     @classmethod
-    def from_lesson(cls, taught):
-        """A teacher that repeats what was recorded."""
+    def from_lesson(cls, taught: dict[str, Any]) -> Teacher:
+        """A teacher that repeats recorded answers."""
         teacher = cls.__new__(cls)
-        teacher._answers, teacher._recorded, teacher._head = dict(taught), True, None
-        teacher._probe = None
+        teacher._answers, teacher._head, teacher._probe = dict(taught), None, None
         return teacher
 
-    def on(self, head):
+    def on(self, head: Any) -> Teacher:
         """A view on one head; a teacher with one output has the same answers for every head."""
         if head is None or head == self._head:
             return self
-        view = Teacher.__new__(Teacher)
-        view._answers, view._recorded, view._head = self._answers, self._recorded, head
-        view._probe = self._probe
+        view = copy.copy(self)  # with the same dict of answers
+        view._head = head
         if self._probe is not None:
             several = len(tf.nest.flatten(self._probe.outputs)) > 1
             view._probe = self._probe.on(head) if several else self._probe.with_labels_of(head)
         return view
 
-    def recall(self, key, compute):
-        """The answer to a question, as a constant.
+    def recall(self, key: str, compute: Callable[[Probe], Any]) -> Any:
+        """The answer stored under a key, as a constant; computed at the first request.
 
         Args:
-            key: names the question; one key is computed once.
-            compute: a function of a probe of the teacher that returns a nest of tensors whose first
-                axis is the batch.
+            key: Name of the answer; equal keys share one answer.
+            compute: A function of a probe of the teacher that returns a nest of tensors whose
+                first axis is the batch.
 
         Raises:
-            ArgumentError: the lessons were recorded for other penalties.
+            ArgumentError: The lessons were recorded for other penalties.
         """
         key = key if self._head is None else f"{self._head}/{key}"
         if key not in self._answers:
-            if self._recorded:
+            if self._probe is None:
                 raise ArgumentError(
-                    f"x: the lessons do not answer {key!r}; they hold {sorted(self._answers)}. "
-                    "Record them again, with the penalties that they are for: model.lessons(x, y)."
+                    f"x: got lessons that contain {sorted(self._answers)}; expected {key!r} among "
+                    "them. Record them again with these penalties: model.lessons(x, y)."
                 )
             with keras.StatelessScope(collect_losses=True):
                 answer = compute(self._probe)
             self._answers[key] = tf.nest.map_structure(tf.stop_gradient, answer)
         return self._answers[key]
 
-    def answers(self):
-        """All that was asked so far, {key: nest}."""
+    def answers(self) -> dict[str, Any]:
+        """All answers computed so far, {key: nest}."""
         return dict(self._answers)
 
 
-def needs_of(penalties):
-    """What a teacher must prepare for these penalties; None where none of them has a teacher."""
+def needs_of(penalties: Iterable[Any]) -> Needs | None:
+    """What a teacher must prepare for these penalties; None if none of them has a teacher."""
     wanted = [n for n in (p.teacher_needs() for p in penalties) if n is not None]
-    if not wanted:
-        return None
-    needs = Needs()
-    for one in wanted:
-        needs |= one
-    return needs
+    return functools.reduce(operator.or_, wanted) if wanted else None
 
 
-def record(answer, x, y=None, batch_size=256) -> Lesson:
-    """Ask a teacher about a whole data set, batch by batch.
+def record(
+    answer: Callable[..., dict[str, Any]], x: Any, y: Any = None, batch_size: int = 256
+) -> Lesson:
+    """Compute a teacher's answers for a whole data set, batch by batch.
 
     Args:
-        answer: a function of x, y that returns {key: nest of tensors [batch, …]}; traced once.
-        x: arrays [n, …], or a nest of them.
-        y: labels, like x.
-        batch_size: examples per pass.
+        answer: A function of x, y that returns {key: nest of tensors [batch, …]}; traced once.
+        x: Arrays [n, …], or a nest of them.
+        y: Labels, like x.
+        batch_size: Examples per forward pass.
 
     Returns:
         A `Lesson` of NumPy arrays.
-    """
-    arrays = tf.nest.flatten(x) + ([] if y is None else tf.nest.flatten(y))
-    for array in arrays:
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise ArgumentError(
-                f"x, y: got a {type(array).__name__}; lessons are recorded of arrays or tensors. "
-                "Join a tf.data set's batches with np.concatenate first."
-            )
-    count = len(arrays[0])
-    if count == 0:
-        raise ArgumentError("x: got no examples; expected at least one.")
-    if any(len(array) != count for array in arrays):
-        raise ArgumentError(
-            f"x, y: got {', '.join(str(len(a)) for a in arrays)} examples; expected the same "
-            "number of each."
-        )
 
-    def batch(start):
-        def rows(array):
+    Raises:
+        ArgumentError: x or y contains no arrays, no examples, or different numbers of them.
+    """
+    given = [x] if y is None else [x, y]
+    count = _checked_count(tf.nest.flatten(given))
+
+    def batch(start: int) -> list[Any]:
+        def rows(array: Any) -> tf.Tensor:
             return tf.convert_to_tensor(array[start : start + batch_size])
 
-        given = [x] if y is None else [x, y]
         return [tf.nest.map_structure(rows, part) for part in given]
 
-    def spec(tensor):
+    def spec(tensor: tf.Tensor) -> tf.TensorSpec:
         return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
     specs = [tf.nest.map_structure(spec, part) for part in batch(0)]
@@ -149,3 +142,21 @@ def record(answer, x, y=None, batch_size=256) -> Lesson:
     joined = [np.concatenate(a) for a in zip(*map(tf.nest.flatten, parts), strict=True)]
     taught = tf.nest.pack_sequence_as(parts[0], joined)
     return Lesson(x, keras.tree.lists_to_tuples(taught))  # tf.data takes a list for one tensor
+
+
+def _checked_count(arrays: list[Any]) -> int:
+    """The number of examples that all arrays have."""
+    for array in arrays:
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise ArgumentError(
+                f"x, y: got {type(array).__name__}; expected arrays or tensors. Join the batches "
+                "of a tf.data.Dataset with np.concatenate first."
+            )
+    counts = [len(array) for array in arrays]
+    if counts[0] == 0:
+        raise ArgumentError("x: got no examples; expected at least one.")
+    if len(set(counts)) > 1:
+        raise ArgumentError(
+            f"x, y: got {', '.join(map(str, counts))} examples; expected the same number of each."
+        )
+    return counts[0]
