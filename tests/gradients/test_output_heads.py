@@ -178,7 +178,7 @@ def test_a_teacher_with_heads_of_its_own():
         for head in ("source", ("source", "source")):
             got = cls(head=head, **options).per_example(net, x(), teacher=taught)
             np.testing.assert_allclose(got, expected, rtol=1e-5)
-    with pytest.raises(ArgumentError, match=r"teacher: has 4 logits, the network .* has 5"):
+    with pytest.raises(ArgumentError, match=r"teacher: got 4 logits; expected 5, as many"):
         ActivationMatching(head=("source", "target")).per_example(net, x(), teacher=taught)
 
 
@@ -255,7 +255,7 @@ def test_labels_out_of_range(by_label):
     if by_label:
         penalties.append(GradientNorm(0.1, head="target"))
     with pytest.raises(
-        DataError, match=r"label is out of range: expected 0 to 2, head target has 3.*0 to 7"
+        DataError, match=r"y: got labels from 0 to 7; expected 0 to 2, head target has 3 logits"
     ):
         fit(compiled(penalties), {"target": np.array([0, 7, 1, 1])})
 

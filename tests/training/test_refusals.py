@@ -87,16 +87,24 @@ def test_labels_of_the_wrong_kind():
     fit_error(ArgumentError, x, y.astype("float32"), r"y: got dtype float32.*astype\('int32'\)")
 
 
+def test_labels_of_the_wrong_kind_where_penalties_are_evaluated():
+    x, y = examples()
+    model = PenalizedModel(sequential(), [GradientNorm(0.1)], evaluate_penalties=True)
+    model.compile("sgd", LOSS)
+    with pytest.raises(ArgumentError, match=r"y: got shape \(12, 3\) \(one-hot rows\?\)"):
+        model.evaluate(x, np.eye(CLASSES, dtype="float32")[y], verbose=0)
+
+
 @pytest.mark.parametrize("feed", ["arrays", "tf.data", "column"])
 def test_labels_out_of_range(feed):
     x, y = examples()
     y = y.copy()
     y[7] = CLASSES
-    match = r"y: a label is out of range: expected 0 to 2, the network has 3 logits; got 0 to 3"
+    match = r"y: got labels from 0 to 3; expected 0 to 2, the network has 3 logits"
     if feed == "arrays":
         fit_error(DataError, x, y, match)
         y[7] = -1
-        match = r"got -1 to 2"
+        match = r"y: got labels from -1 to 2; expected 0 to 2"
         fit_error(DataError, x, y, match)
     elif feed == "column":
         fit_error(DataError, x, y[:, None], match)
@@ -118,12 +126,17 @@ def test_images_that_are_not_finite(value):
     x, y = examples()
     x = x.copy()
     x[3, 1] = value
-    fit_error(DataError, x, y, r"x: the images hold NaN or infinite values.*Check the data set")
+    fit_error(
+        DataError,
+        x,
+        y,
+        r"x: got NaN or infinite values; expected finite images.*Check the data set",
+    )
 
 
 def test_integer_images():
     x, y = examples()
-    fit_error(ArgumentError, x.astype("uint8"), y, r"x: got uint8.*Cast images")
+    fit_error(ArgumentError, x.astype("uint8"), y, r"x: got uint8.*tf.cast")
 
 
 def test_layers_without_a_right_second_derivative():
@@ -159,9 +172,11 @@ def test_a_trace_that_batch_norm_makes_the_batch_s_is_told_of():
 
 def test_constructor_arguments():
     network = sequential()
-    with pytest.raises(ArgumentError, match=r"'gradient_norm' is taken.*own name="):
+    with pytest.raises(
+        ArgumentError, match=r"penalties: got the name 'gradient_norm', which is taken.*own name="
+    ):
         PenalizedModel(network, [GradientNorm(), GradientNorm()])
-    with pytest.raises(ArgumentError, match=r"'loss' is taken"):
+    with pytest.raises(ArgumentError, match=r"penalties: got the name 'loss', which is taken"):
         PenalizedModel(network, [GradientNorm(name="loss")])
     with pytest.raises(ArgumentError, match=r"penalties: got float.*GradientNorm\(0.1\)"):
         PenalizedModel(network, [0.1])
@@ -186,7 +201,9 @@ def test_penalty_weights(weight):
 def test_a_metric_that_shares_a_penalty_s_name():
     model = PenalizedModel(sequential(), [GradientNorm()])
     for kind in ("metrics", "weighted_metrics"):
-        with pytest.raises(ArgumentError, match=r"metrics: .*'gradient_norm' is taken.*name="):
+        with pytest.raises(
+            ArgumentError, match=r"metrics: got the name 'gradient_norm', which is taken.*name="
+        ):
             model.compile("sgd", LOSS, **{kind: [keras.metrics.Mean(name="gradient_norm")]})
 
 

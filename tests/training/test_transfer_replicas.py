@@ -13,7 +13,7 @@ def one_and_two(tmp_path_factory):
     results = []
     for replicas in (1, 2):
         out = directory / f"{replicas}.npz"
-        finish(run(["tests/transfer_run.py", str(replicas), out]))
+        finish(run(["-m", "tests.helpers.transfer_run", str(replicas), out]))
         results.append(np.load(out))
     return results
 

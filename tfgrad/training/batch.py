@@ -1,0 +1,111 @@
+"""One replica's part of a global batch, and its share of the global loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad import distribution
+from tfgrad.errors import ArgumentError
+from tfgrad.penalties.base import Penalty
+from tfgrad.penalties.teacher import Lesson
+
+
+class Batch:
+    """One replica's batch, and the share that its parts have in the global loss.
+
+    Attributes:
+        share: How many examples this replica and all replicas have.
+        x: The inputs, at least one example: an empty replica computes on one example of ones,
+            which counts nothing.
+        y: The labels of `x`, or None.
+        weight: The sample weights of `x`, or None.
+        taught: Recorded answers of a teacher for `x`, or None.
+    """
+
+    def __init__(self, data: Any) -> None:
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        taught = None
+        if isinstance(x, Lesson):
+            x, taught = x
+        self._received = x, y, weight
+        self.share = distribution.share_of(x)
+        parts = [x, y, weight, taught]
+        if self.share.replicas > 1:
+            parts = [None if part is None else distribution.one_at_least(part) for part in parts]
+        self.x, self.y, self.weight, self.taught = parts
+
+    @property
+    def supervised_weight(self) -> Any:
+        """Sample weights with which Keras's mean over this replica is a share of the global one.
+
+        Keras returns Σ w ℓ / (examples here · replicas); the share is Σ w ℓ / (global batch), and
+        0 for an example that only fills an empty replica.
+        """
+        if self.share.replicas == 1:
+            return self.weight
+        here = tf.maximum(self.share.size, 1)
+        factor = tf.cast(here * self.share.replicas, tf.float32) / tf.cast(
+            self.share.total, tf.float32
+        )
+        factor *= tf.cast(self.share.size > 0, tf.float32)
+        if self.weight is None:
+            return tf.fill([here], factor)
+        return tf.nest.map_structure(lambda w: tf.cast(w, tf.float32) * factor, self.weight)
+
+    def example_weight(self, penalty: Penalty) -> tf.Tensor | None:
+        """w, [batch], those of the labels of the penalty's head or of the only labels; or None.
+
+        Raises:
+            ArgumentError: There is not one weight per example.
+        """
+        weight = self.weight
+        if isinstance(weight, Mapping):  # Keras passes on a single array as a dict, too.
+            only = next(iter(weight.values())) if len(weight) == 1 else weight
+            weight = weight.get(own_head(penalty), only)
+        if weight is None:
+            return None
+        if tf.nest.is_nested(weight):
+            raise ArgumentError(
+                f"sample_weight: got {type(weight).__name__}; expected one weight per example, "
+                f"[batch], or those of the head's labels, for {penalty.name!r}."
+            )
+        if weight.shape.rank not in (1, None) and weight.shape[1:].num_elements() != 1:
+            raise ArgumentError(
+                f"sample_weight: got shape {weight.shape}; expected one weight per example, "
+                f"[batch], for {penalty.name!r}."
+            )
+        return weight
+
+    def penalty_share(self, values: tf.Tensor, penalty: Penalty) -> tf.Tensor:
+        """Σ_i w_i p_i / global batch over this replica's examples, from the p_i [batch]."""
+        if self.share.replicas > 1:
+            values = tf.where(self.share.size > 0, values, tf.zeros_like(values))
+        weight = self.example_weight(penalty)
+        if weight is not None:
+            values *= tf.cast(tf.reshape(weight, [-1]), values.dtype)
+        return tf.reduce_sum(values) / tf.cast(self.share.total, values.dtype)
+
+    def as_mean(self, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(value, sample weight) that add this replica's share of a batch mean to a `Mean` metric.
+
+        Summed over the replicas, the metric is then the mean over all examples of all batches.
+        """
+        replicas = self.share.replicas
+        examples = tf.cast(self.share.total, tf.float32) / replicas
+        return share * tf.cast(replicas, share.dtype), examples
+
+    def received(self, outputs: Any) -> tuple[Any, Any, Any, Any]:
+        """(x, y, outputs, weight) of the examples that this replica received, perhaps none."""
+        if self.share.replicas > 1:
+            outputs = tf.nest.map_structure(lambda t: t[: self.share.size], outputs)
+        x, y, weight = self._received
+        return x, y, outputs, weight
+
+
+def own_head(penalty: Penalty) -> Any:
+    """The network's head of a penalty, also out of a pair (the network's, the teacher's)."""
+    return penalty.head[0] if isinstance(penalty.head, tuple) else penalty.head

@@ -1,0 +1,104 @@
+"""Checks of the values of a batch: finite images, labels in range.
+
+On a GPU, labels out of range would train without an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad.errors import DataError
+from tfgrad.gradients.probe import Probe
+from tfgrad.penalties.base import Penalty
+from tfgrad.training.batch import own_head
+
+_NOT_FINITE = "x: got NaN or infinite values; expected finite images"
+_OUT_OF_RANGE = "y: got labels from"
+
+
+def checked_labels(
+    network: keras.Model, loss: Any, penalties: Iterable[Penalty], x: Any, y: Any
+) -> Any:
+    """The labels y, behind assertions on x and y that `with_clear_errors` translates.
+
+    They depend on the assertions so that the loss, whose own message says less, cannot come first.
+
+    Args:
+        network: The network that is trained.
+        loss: Its compiled loss.
+        penalties: Its penalties.
+        x: A nest of inputs.
+        y: Labels, {head: labels}, or None.
+    """
+    floats = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
+    checks = [tf.debugging.assert_all_finite(t, _NOT_FINITE) for t in floats]
+    on_labels = [own_head(penalty) for penalty in _on_labels(penalties)]
+    for head, labels, shape in _labels_by_head(network, y):
+        classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+        integer = tf.is_tensor(labels) and labels.dtype.is_integer
+        vector = integer and (labels.shape.rank == 1 or labels.shape[1:] == [1])
+        if classes and vector and (head in on_labels or _names_classes(loss, head)):
+            owner = "the network" if head is None else f"head {head}"
+            checks.append(_assert_in_range(labels, classes, owner))
+    if y is None:
+        return None
+    with tf.control_dependencies([c for c in checks if c is not None]):
+        return tf.nest.map_structure(tf.identity, y)
+
+
+def check_target_labels(penalties: Iterable[Penalty], probe: Probe) -> None:
+    """Raise if a penalty cannot use the labels, before the loss, whose message says less."""
+    for penalty in _on_labels(penalties):
+        probe.on(penalty.head).classes("label")
+
+
+def with_clear_errors(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function; assertions that failed inside a graph raise `DataError`."""
+    try:
+        return function(*args, **kwargs)
+    except tf.errors.InvalidArgumentError as error:
+        for text in (_NOT_FINITE, _OUT_OF_RANGE):
+            at = error.message.find(text)
+            if at >= 0:
+                found = " ".join(error.message[at:].split("\n\t")[0].split())
+                for printed, plain in (("[", ""), ("]", ""), (" : ", ": "), (" ; ", "; ")):
+                    found = found.replace(printed, plain)
+                raise DataError(f"{found}. Check the data set before training.") from error
+        raise
+
+
+def _on_labels(penalties: Iterable[Penalty]) -> list[Penalty]:
+    """The penalties whose target is the label."""
+    wanted = [(penalty, getattr(penalty, "target", None)) for penalty in penalties]
+    return [p for p, target in wanted if isinstance(target, str) and target == "label"]
+
+
+def _labels_by_head(network: keras.Model, y: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """(head, labels, shape of the logits) of every head that has labels; head None for one."""
+    if not isinstance(y, Mapping):
+        yield None, y, getattr(network, "output_shape", None)
+        return
+    output = getattr(network, "output", None)  # `output_shape` forgets the heads' names.
+    for head, labels in y.items():
+        logits = output.get(head) if isinstance(output, Mapping) else None
+        yield head, labels, None if logits is None else tuple(logits.shape)
+
+
+def _names_classes(loss: Any, head: Any) -> bool:
+    """Whether the loss of a head takes integer labels that must all name logits."""
+    if isinstance(loss, Mapping):
+        loss = loss.get(head)
+    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    return sparse and loss.get_config().get("ignore_class") is None
+
+
+def _assert_in_range(labels: tf.Tensor, classes: int, owner: str) -> Any:
+    labels = tf.cast(labels, tf.int64)
+    inside = tf.reduce_all(tf.logical_and(labels >= 0, labels < classes))
+    found = [_OUT_OF_RANGE, tf.reduce_min(labels), "to", tf.reduce_max(labels)]
+    expected = f"; expected 0 to {classes - 1}, {owner} has {classes} logits"
+    return tf.debugging.Assert(inside, [*found, expected])

@@ -1,0 +1,138 @@
+"""Checks of the arguments of `PenalizedModel` and of its `compile`."""
+
+from __future__ import annotations
+
+import collections
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError
+from tfgrad.penalties.base import Penalty
+from tfgrad.penalties.checks import check_teacher
+from tfgrad.penalties.teacher import needs_of
+
+
+def check_model(network: Any) -> None:
+    """Raise unless the network is a Keras model.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    if not isinstance(network, keras.Model):
+        raise ArgumentError(
+            f"network: got {type(network).__name__}; expected a keras.Model "
+            "(functional, Sequential or subclassed)."
+        )
+
+
+def checked_penalties(penalties: Any) -> list[Penalty]:
+    """The penalties, one or several, as a list.
+
+    Raises:
+        ArgumentError: One is no penalty, or its name is taken.
+    """
+    penalties = [penalties] if isinstance(penalties, Penalty) else list(penalties)
+    for penalty in penalties:
+        if not isinstance(penalty, Penalty):
+            raise ArgumentError(
+                f"penalties: got {type(penalty).__name__}; expected instances of "
+                "tfgrad.penalties.Penalty, e.g. GradientNorm(0.1)."
+            )
+    counts = collections.Counter(["loss", *(penalty.name for penalty in penalties)])
+    for name, count in counts.items():
+        if count > 1:
+            raise ArgumentError(
+                f"penalties: got the name {name!r}, which is taken; expected different names, none "
+                "of them 'loss'. Give every penalty its own name=."
+            )
+    return penalties
+
+
+def check_teacher_argument(teacher: Any, network: keras.Model, penalties: list[Penalty]) -> None:
+    """Raise unless the teacher is one that the penalties match, and None if they match none.
+
+    Raises:
+        ArgumentError: It is missing, not wanted, or shares weights with the network.
+        ModelError: It returns probabilities, and a penalty compares logits.
+    """
+    if needs_of(penalties) is None:
+        if teacher is not None:
+            raise ArgumentError(
+                f"teacher: got {getattr(teacher, 'name', teacher)!r}, but no penalty matches one; "
+                "expected None. Add a penalty that does, e.g. "
+                "tfgrad.penalties.ActivationMatching()."
+            )
+        return
+    check_teacher(teacher, network, penalties)
+    trained = {id(variable) for variable in network.trainable_variables}
+    if any(id(variable) in trained for variable in teacher.variables):
+        raise ArgumentError(
+            f"teacher: got {teacher.name!r}, which shares weights with network {network.name!r} "
+            "and would change during training; expected weights of its own. Give the network "
+            "copies of them: keras.models.clone_model(network), then set_weights."
+        )
+
+
+def check_loss(loss: Any, penalized: bool, replicas: int) -> None:
+    """Raise if a loss expects probabilities, or cannot be divided among replicas.
+
+    Args:
+        loss: A loss as `compile` takes it, or None.
+        penalized: Whether there are penalties, which need logits.
+        replicas: Number of replicas.
+
+    Raises:
+        ArgumentError: The loss cannot be used.
+    """
+    if loss is None:
+        return
+    name, from_logits = _described(loss)
+    if from_logits is False and penalized:
+        raise ArgumentError(
+            f"loss: got {name!r}, which expects probabilities; expected a loss on logits, which "
+            "penalties differentiate. Use "
+            "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+        )
+    reduction = getattr(loss, "reduction", "sum_over_batch_size")
+    if replicas > 1 and reduction not in ("sum_over_batch_size", "mean"):
+        raise ArgumentError(
+            f"loss: got {name!r} with reduction={reduction!r}; on several replicas expected "
+            "'sum_over_batch_size', which tfgrad divides by the global batch size."
+        )
+
+
+def _described(loss: Any) -> tuple[str, bool | None]:
+    """A loss's name, and whether it takes logits; None where that is unknown or no question."""
+    if isinstance(loss, str):
+        return loss, False if "crossentropy" in loss.lower() else None
+    if inspect.isfunction(loss):
+        parameter = inspect.signature(loss).parameters.get("from_logits")
+        return loss.__name__, parameter.default if parameter else None
+    from_logits = getattr(loss, "from_logits", None)
+    if from_logits is None and isinstance(loss, keras.losses.Loss):
+        from_logits = loss.get_config().get("from_logits")
+    return getattr(loss, "name", type(loss).__name__), from_logits
+
+
+def check_metrics(metrics: Any, taken: Iterable[str]) -> None:
+    """Raise if a metric has the name of a penalty.
+
+    Args:
+        metrics: A nest of metrics as `compile` takes them.
+        taken: Names of the penalties.
+
+    Raises:
+        ArgumentError: A name is taken.
+    """
+    names = set(taken)
+    for metric in tf.nest.flatten(metrics):
+        name = metric if isinstance(metric, str) else getattr(metric, "name", None)
+        if name in names:
+            raise ArgumentError(
+                f"metrics: got the name {name!r}, which is taken by a penalty; expected another. "
+                "Give the metric or the penalty its own name=."
+            )

@@ -1,0 +1,48 @@
+"""Recording a teacher's answers to a model's penalties for a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.probe import Probe
+from tfgrad.penalties.base import Penalty
+from tfgrad.penalties.teacher import Lesson, Teacher, needs_of, record
+
+
+def recorded_lessons(
+    network: keras.Model,
+    teacher: keras.Model,
+    penalties: Sequence[Penalty],
+    needs: Needs,
+    x: Any,
+    y: Any,
+    batch_size: int,
+) -> Lesson:
+    """The inputs x with all answers of the teacher that these penalties use.
+
+    The answers are found by computing the penalties, whose values are dropped.
+
+    Args:
+        network: The student.
+        teacher: The teacher.
+        penalties: The student's penalties.
+        needs: What they need of a probe of the student.
+        x: Arrays [n, …].
+        y: Labels [n], or None.
+        batch_size: Examples per forward pass.
+    """
+    matching = [penalty for penalty in penalties if penalty.teacher_needs() is not None]
+
+    def answer(x: Any, y: Any = None) -> dict[str, Any]:
+        taught = Teacher(teacher, x, y, needs_of(matching))
+        with keras.StatelessScope(collect_losses=True):
+            probe = Probe(network, x, y, needs=needs, teacher=taught)
+            for penalty in matching:
+                penalty.compute(probe.on(penalty.head))
+        return taught.answers()
+
+    return record(answer, x, y, batch_size)
