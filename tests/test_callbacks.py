@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import keras
 import numpy as np
@@ -125,9 +126,7 @@ def test_killed_while_saving(tmp_path, monkeypatch, moment):
     if moment == "while writing":
         monkeypatch.setattr(model, "save_weights", half_a_file)
     else:
-        monkeypatch.setattr(
-            callbacks.os, "replace" if moment == "before the rename" else "remove", kill
-        )
+        monkeypatch.setattr(os, "replace" if moment == "before the rename" else "remove", kill)
     with pytest.raises(KeyboardInterrupt):
         fit_dense(model, 2, backup, done=1)
     monkeypatch.undo()
@@ -141,6 +140,21 @@ def test_killed_while_saving(tmp_path, monkeypatch, moment):
     # And the remains are in nobody's way.
     fit_dense(other, 3, again, done=survivor)
     assert os.listdir(tmp_path) == ["epoch-00003.weights.h5"]
+
+
+@pytest.mark.parametrize(
+    "remains", ["unfinished.weights.h5", "epoch-00002.weights.h5.tmp-123-456.weights.h5"]
+)
+def test_what_a_kill_left_is_neither_restored_nor_kept(tmp_path, remains):
+    """The names under which version 0.1 and this one write before they rename."""
+    model, backup = dense(), callbacks.Backup(tmp_path)
+    fit_dense(model, 1, backup)
+    (tmp_path / remains).write_bytes(b"\x89HDF half a file")
+    (tmp_path / "best.weights.h5").write_bytes(b"a file of somebody else")
+    again = callbacks.Backup(tmp_path)
+    assert again.restore(dense()) == 1
+    fit_dense(model, 2, again, done=1)
+    assert sorted(os.listdir(tmp_path)) == ["best.weights.h5", "epoch-00002.weights.h5"]
 
 
 class Break(keras.callbacks.Callback):
@@ -230,7 +244,7 @@ def test_a_new_run_starts_a_new_record(tmp_path):
 
 def test_time_left(capsys, monkeypatch):
     now = iter([0.0, 10.0, 100.0, 120.0, 0.0, 30.0])
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     hook = callbacks.TimeLeft(epochs=300)
     for epoch in range(3):
         hook.on_epoch_begin(epoch)

@@ -270,9 +270,9 @@ DEFAULTS = {"x": ROWS, "y": LABELS}
     [
         ({"teacher": "vgg9"}, r"teacher: got str; expected a keras.Model"),
         ({"target": "all"}, r"target: got 'all'"),
-        ({"every": 0}, r"every: got 0; expected a whole number"),
-        ({"batch_size": 2.5}, r"batch_size: got 2.5; expected a whole number"),
-        ({"y": None}, r"y: got None; target='label' needs labels"),
+        ({"every": 0}, r"every: got 0; expected an integer ≥ 1"),
+        ({"batch_size": 2.5}, r"batch_size: got 2.5; expected an integer ≥ 1"),
+        ({"y": None}, r"y: got None; expected labels, which target='label' needs"),
         ({"y": LABELS[:2]}, r"y: got 2 labels for 3 images"),
         ({"x": ROWS[:0]}, r"x: got shape \(0, 4\); expected images"),
     ],

@@ -1,0 +1,113 @@
+"""`Backup`: the whole training state after every epoch."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from typing import Any
+
+import keras
+
+from tfgrad.errors import ModelError, NonFiniteError
+from tfgrad.gradients.model_checks import nonfinite_weight
+from tfgrad.internal.files import make_directory, replaced
+
+_SUFFIX = ".weights.h5"  # Keras demands it of a file of weights.
+_STATE = re.compile(r"epoch-(\d+)\.weights\.h5")
+# Files that a killed process was writing: those of `replaced`, and of version 0.1.
+_UNFINISHED = re.compile(r"epoch-\d+\.weights\.h5\.tmp-.*|unfinished\.weights\.h5")
+
+
+class Backup(keras.callbacks.Callback):
+    """Saves the whole training state after every epoch, so that an interrupted run can resume.
+
+    The resumed run is bit-identical to an uninterrupted one. Weights, optimizer, random seeds and
+    penalty weights are written to one file whose name contains the epoch, and the file appears
+    under one rename: a kill at any moment leaves neither half a state nor the weights of one epoch
+    with the number of another. (`keras.callbacks.BackupAndRestore` can leave both, and does not
+    save the seeds of `Dropout`.)
+
+    A state that is not finite is not saved.
+
+    Args:
+        directory: Directory of the state.
+
+    Example:
+
+    ```python
+    backup = tfgrad.callbacks.Backup("runs/mine/state")
+    done = backup.restore(model)          # 0 on the first start
+    model.fit(x, y, epochs=20, initial_epoch=done, callbacks=[backup])
+    ```
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.directory = os.fspath(directory)
+
+    def restore(self, model: keras.Model) -> int:
+        """Load the latest state into a built and compiled model.
+
+        Returns:
+            The number of completed epochs; 0 if there is no state.
+
+        Raises:
+            ModelError: The state is damaged, or is one of another model.
+        """
+        states = self._states()
+        if not states:
+            return 0
+        epoch = max(states)
+        if model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        try:
+            model.load_weights(states[epoch])
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"{states[epoch]}: not a state of this model ({str(error).splitlines()[0]}); it is "
+                "damaged or belongs to another network or other penalties. Remove it to start anew."
+            ) from error
+        return epoch
+
+    def kept(self) -> str:
+        """Which state is saved, as part of a message."""
+        states = self._states()
+        if not states:
+            return f"no epoch was finished, so {self.directory} holds no state"
+        return f"the state of epoch {max(states)} is kept in {self.directory}"
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the state of `epoch + 1` completed epochs, then remove the older one.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite.
+        """
+        broken = nonfinite_weight(self.model)
+        if broken is not None:
+            raise NonFiniteError(
+                f"weights: {broken} is not finite after epoch {epoch + 1}; {self.kept()}. Try a "
+                "lower learning rate or penalty weight."
+            )
+        make_directory(self.directory)
+        path = os.path.join(self.directory, f"epoch-{epoch + 1:05d}{_SUFFIX}")
+        with replaced(path, suffix=_SUFFIX) as temporary:
+            self.model.save_weights(temporary, overwrite=True)
+        outdated = [old for done, old in self._states().items() if done <= epoch]
+        for old in [*outdated, *self._unfinished()]:
+            os.remove(old)
+
+    def _states(self) -> dict[int, str]:
+        """{completed epochs: path}."""
+        found = {}
+        for path in self._files():
+            match = _STATE.fullmatch(os.path.basename(path))
+            if match:
+                found[int(match[1])] = path
+        return found
+
+    def _unfinished(self) -> list[str]:
+        return [path for path in self._files() if _UNFINISHED.fullmatch(os.path.basename(path))]
+
+    def _files(self) -> list[str]:
+        return glob.glob(os.path.join(glob.escape(self.directory), f"*{_SUFFIX}"))

@@ -1,0 +1,89 @@
+"""The progress of training: a record of every epoch, and the time left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import Any
+
+import keras
+
+from tfgrad.internal.files import write_text
+
+
+class JsonLines(keras.callbacks.Callback):
+    """Appends the metrics of every epoch to a file, one JSON object per line.
+
+    Args:
+        path: The file; lines of epochs that will be repeated are dropped when training starts.
+        first_epoch: Number of epochs completed before.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0) -> None:
+        super().__init__()
+        self.path = os.fspath(path)
+        self.first_epoch = first_epoch
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Keep the lines of the completed epochs."""
+        kept = [r for r in read_json_lines(self.path) if r["epoch"] <= self.first_epoch]
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the line."""
+        seconds = time.perf_counter() - self._start
+        record = {"epoch": epoch + 1, "seconds": round(seconds, 3)}
+        record.update({k: float(v) for k, v in (logs or {}).items()})
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a `JsonLines` file, without a last line that an interruption cut short."""
+    records = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    records.append(json.loads(line))
+    return records
+
+
+class TimeLeft(keras.callbacks.Callback):
+    """Prints one line per epoch: metrics, seconds, and the time left for the whole run.
+
+    Args:
+        epochs: Number of epochs of the whole run.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+        self._seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Print the line; the time left is estimated from the mean of the last five epochs."""
+        self._seconds = [*self._seconds[-4:], time.perf_counter() - self._start]
+        left = (self.epochs - epoch - 1) * sum(self._seconds) / len(self._seconds)
+        metrics = "  ".join(f"{k} {v:.4g}" for k, v in (logs or {}).items())
+        print(
+            f"epoch {epoch + 1}/{self.epochs}  {metrics}  "
+            f"{self._seconds[-1]:.1f} s, {_clock(left)} left",
+            flush=True,
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
