@@ -37,7 +37,7 @@ def finish(*processes):
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
     out = tmp_path_factory.mktemp("replicas") / "one.npz"
-    finish(run(["tests/replica_run.py", "1", "arrays", out]))
+    finish(run(["-m", "tests.helpers.replica_run", "1", "arrays", out]))
     return np.load(out)
 
 
@@ -53,7 +53,7 @@ def one_device(tmp_path_factory):
 def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, feed):
     """12 SGD steps, every penalty, sample weights, batches of 16, 16, 16 and 2 examples."""
     out = tmp_path / "out.npz"
-    finish(run(["tests/replica_run.py", str(replicas), feed, out]))
+    finish(run(["-m", "tests.helpers.replica_run", str(replicas), feed, out]))
     many = np.load(out)
     assert set(many) == set(one_device)
     for name in one_device:

@@ -1,46 +1,51 @@
-"""Strategies by name, and what a replica must know of the global batch.
+"""Strategies by name, and a replica's share of the global batch.
 
-A batch cut over replicas must give the step that one device would have taken. Two things stand in
-the way: each replica knows its own share only, and shares differ in size when a batch is ragged.
-So every loss is divided by the *global* batch size, which the replicas agree on first.
+A batch divided among replicas must give the step that one device would have taken. But a replica
+only knows its own share, and shares differ in size when a batch is ragged. Every loss is therefore
+divided by the *global* batch size, which the replicas add up first.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.arguments import integer, one_of
 
 NAMES = ("one_device", "mirrored", "multi_worker")
 
 
-def strategy(name="one_device", devices=None):
+def strategy(name: str = "one_device", devices: int | None = None) -> tf.distribute.Strategy:
     """A tf.distribute strategy by name.
 
     Args:
         name: `"one_device"`: the default strategy. `"mirrored"`: all GPUs, or `devices` of them;
             without a GPU, `devices` logical CPUs to try it out. `"multi_worker"`: one process per
             worker, described by the environment variable TF_CONFIG.
-        devices: how many devices `"mirrored"` uses; None means all GPUs (2 logical CPUs without).
+        devices: Number of devices of `"mirrored"`, an integer ≥ 1; None means all GPUs, or 2
+            logical CPUs without a GPU.
 
     Returns:
         A `tf.distribute.Strategy`; build and compile the model in its `scope()`.
 
     Raises:
-        ArgumentError: unknown name, more devices than there are, TF_CONFIG missing or malformed,
-            or TensorFlow already started with fewer logical CPUs.
+        ArgumentError: The name is unknown, there are fewer devices, TF_CONFIG is missing or
+            malformed, or TensorFlow has already started with fewer logical CPUs.
     """
-    if name not in NAMES:
-        raise ArgumentError(
-            f"strategy: got {name!r}; expected one of {', '.join(map(repr, NAMES))}."
-        )
-    if devices is not None and name != "mirrored":
-        raise ArgumentError(
-            f"devices: got {devices} with strategy {name!r}; only 'mirrored' has it."
-        )
+    one_of("strategy", name, NAMES)
+    if devices is not None:
+        if name != "mirrored":
+            raise ArgumentError(
+                f"devices: got {devices} with strategy {name!r}; expected None. Use strategy "
+                "'mirrored' to choose their number."
+            )
+        devices = integer("devices", devices)
     if name == "one_device":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
@@ -49,39 +54,44 @@ def strategy(name="one_device", devices=None):
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         count = len(gpus) if devices is None else devices
-        if not 1 <= count <= len(gpus):
-            raise ArgumentError(f"devices: got {devices}; this machine has {len(gpus)} GPUs.")
+        if count > len(gpus):
+            raise ArgumentError(
+                f"devices: got {devices}; expected at most {len(gpus)}, as this machine has that "
+                "many GPUs."
+            )
         return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(count)])
     return tf.distribute.MirroredStrategy(_logical_cpus(2 if devices is None else devices))
 
 
-def local_slices(strategy, pipeline):
+def local_slices(
+    strategy: tf.distribute.Strategy, pipeline: Callable[[int, int], tf.data.Dataset]
+) -> Any:
     """A distributed data set in which every replica receives its slice of every global batch.
 
-    Unlike automatic sharding, this keeps the global batches the same whatever the number of
-    replicas and workers: the last, ragged one too, of which a replica may receive nothing.
+    Unlike automatic sharding, this keeps the global batches the same for any number of replicas and
+    workers, including the last, ragged one, of which a replica may receive nothing.
 
     Args:
-        strategy: the strategy to train under.
-        pipeline: a function (index, count) → tf.data.Dataset that yields, for every global batch,
+        strategy: Strategy of the training.
+        pipeline: A function (index, count) → tf.data.Dataset that yields, for every global batch,
             the `index`-th of `count` contiguous slices, empty ones included.
 
     Returns:
-        What `fit` and `evaluate` take: a plain data set on one device, else a distributed one.
+        A data set for `fit` and `evaluate`: a plain one on one device, else a distributed one.
     """
     total = strategy.num_replicas_in_sync
     if total == 1:
         return pipeline(0, 1)
 
-    def of_this_worker(context):
+    def of_this_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         workers = max(context.num_input_pipelines, 1)
         local = total // workers
         first = context.input_pipeline_id * local
         streams = tuple(pipeline(first + i, total) for i in range(local))
         if local == 1:
             return streams[0]
-        one_after_the_other = tf.data.Dataset.zip(streams).flat_map(_in_turn)
-        return one_after_the_other.prefetch(tf.data.AUTOTUNE)
+        in_turn = tf.data.Dataset.zip(streams).flat_map(_concatenated)
+        return in_turn.prefetch(tf.data.AUTOTUNE)
 
     return strategy.distribute_datasets_from_function(of_this_worker)
 
@@ -91,10 +101,10 @@ class Share:
     """This replica's share of the global batch.
 
     Attributes:
-        size: examples on this replica, int32 scalar; may be 0.
-        total: examples on all replicas, int32 scalar.
-        offset: the position of this replica's first example in the global batch.
-        replicas: how many replicas there are, int.
+        size: Number of examples on this replica, int32 scalar; may be 0.
+        total: Number of examples on all replicas, int32 scalar.
+        offset: Position of this replica's first example in the global batch.
+        replicas: Number of replicas, int.
     """
 
     size: Any
@@ -103,8 +113,8 @@ class Share:
     replicas: int
 
 
-def share_of(x) -> Share:
-    """This replica's share, agreed on with the others in one all-reduce; call it in a replica."""
+def share_of(x: Any) -> Share:
+    """This replica's share, found with the others in one all-reduce; to be called in a replica."""
     size = tf.shape(tf.nest.flatten(x)[0])[0]
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync if context is not None else 1
@@ -117,35 +127,35 @@ def share_of(x) -> Share:
     return Share(size, tf.reduce_sum(sizes), tf.cumsum(sizes, exclusive=True)[index], replicas)
 
 
-def one_at_least(tensors):
-    """The batch, or one example of ones where a replica received none.
+def one_at_least(tensors: Any) -> Any:
+    """The batch, or one example of ones if a replica received none.
 
-    The gradient of a convolution on an empty batch ends the process. Ones, because networks that
-    divide by a norm of their input have no value at zero.
+    The gradient of a convolution on an empty batch aborts the process. The example consists of
+    ones, because networks that divide by a norm of their input have no value at zero.
     """
 
-    def padded(t):
+    def padded(t: tf.Tensor) -> tf.Tensor:
         # Not tf.pad: oneDNN fuses it into a following convolution and pads the wrong axes.
         shape = tf.shape(t)
         missing = tf.concat([tf.maximum(1 - shape[:1], 0), shape[1:]], 0)
-        # Integers are labels or tokens, of which 0 is always one.
+        # Integers are labels or tokens, for which 0 is always valid.
         fill = tf.ones if t.dtype.is_floating else tf.zeros
         return tf.concat([t, fill(missing, t.dtype)], 0)
 
     return tf.nest.map_structure(padded, tensors)
 
 
-def local_value(strategy, value):
+def local_value(strategy: tf.distribute.Strategy, value: Any) -> Any:
     """One local replica's part of a per-replica structure."""
     return tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], value)
 
 
-def is_multi_worker(strategy) -> bool:
-    """Whether other processes take part."""
+def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the strategy spans several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def _in_turn(*slices):
+def _concatenated(*slices: Any) -> tf.data.Dataset:
     sets = [tf.data.Dataset.from_tensors(s) for s in slices]
     joined = sets[0]
     for following in sets[1:]:
@@ -153,9 +163,7 @@ def _in_turn(*slices):
     return joined
 
 
-def _logical_cpus(count):
-    if not isinstance(count, int) or count < 1:
-        raise ArgumentError(f"devices: got {count!r}; expected an integer ≥ 1.")
+def _logical_cpus(count: int) -> list[str]:
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or [None]) < count:
         try:
@@ -164,13 +172,13 @@ def _logical_cpus(count):
             )
         except RuntimeError as error:
             raise ArgumentError(
-                f"devices: got {count} logical CPUs, but TensorFlow has already started with "
-                "fewer. Make the strategy before any tensor or variable, once per process."
+                f"devices: got {count}; expected no more logical CPUs than TensorFlow has already "
+                "started with. Make the strategy before any tensor or variable, once per process."
             ) from error
     return [f"CPU:{i}" for i in range(count)]
 
 
-def _check_tf_config():
+def _check_tf_config() -> None:
     text = os.environ.get("TF_CONFIG")
     example = (
         '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, '
@@ -178,7 +186,8 @@ def _check_tf_config():
     )
     if not text:
         raise ArgumentError(
-            f"TF_CONFIG: not set; strategy 'multi_worker' needs it in every process, e.g. {example}"
+            f"TF_CONFIG: got {text!r}; expected JSON in the environment of every process, e.g. "
+            f"{example}"
         )
     try:
         config = json.loads(text)
