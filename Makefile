@@ -1,10 +1,11 @@
 # make quickstart   train, export, serve and explain on the embedded digits
 # make test         lint, types and the tests that fit into fifteen minutes on two cores
 # make test-all     every test
+# make test-nightly the tests of `make test`, with the newest nightly build of Keras
 # make lint         style, types and import contracts alone
 # make structure    modules, import cycles, sizes of files and repeated lines
 # make wheel        build the wheel into dist/
-# make clean        remove the virtual environment and everything built
+# make clean        remove the virtual environments and everything built
 
 # The first interpreter that TensorFlow 2.21 and Keras 3.15 run on; or say make PYTHON=...
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -12,8 +13,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+NIGHTLY := .venv-nightly
 
-.PHONY: quickstart test test-all lint structure wheel clean
+.PHONY: quickstart test test-all test-nightly lint structure wheel clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
@@ -23,6 +25,12 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-nightly: $(NIGHTLY)/installed
+	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --pre \
+	--no-deps keras-nightly
+	$(NIGHTLY)/bin/python -c 'import keras; print("Keras", keras.__version__)'
+	$(NIGHTLY)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -46,5 +54,21 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# The same pins, but Keras: keras-nightly takes the place of the release, whose files would mix
+# with its own.
+$(NIGHTLY)/installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "tfgrad needs Python 3.11, 3.12 or 3.13 with venv; \
+	install one, or point to it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(NIGHTLY)
+	@echo "installing TensorFlow and the rest into $(NIGHTLY): some minutes, once"
+	grep -v '^keras==' requirements.txt > $(NIGHTLY)/requirements.txt
+	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--requirement $(NIGHTLY)/requirements.txt
+	$(NIGHTLY)/bin/python -m pip uninstall --quiet --yes keras
+	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check --pre --no-deps \
+	--force-reinstall keras-nightly
+	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(NIGHTLY) build dist *.egg-info
