@@ -216,9 +216,9 @@ def test_a_map_of_terms_that_miss_the_logit_is_never_returned():
 @pytest.mark.parametrize(
     ("make", "x", "error", "message"),
     [
-        (network, np.ones((2, *IMAGE), int), ArgumentError, "float inputs.*Cast"),
-        (network, np.ones(IMAGE), ArgumentError, r"got shape \(8, 8, 2\).*pass x\[None\]"),
-        (network, np.ones((2, 8, 8, 3)), ArgumentError, r"got shape.*takes \(None, 8, 8, 2\)"),
+        (network, np.ones((2, *IMAGE), int), ArgumentError, "float inputs.*tf.cast"),
+        (network, np.ones(IMAGE), ArgumentError, r"got shape \(8, 8, 2\).*try x\[None\]"),
+        (network, np.ones((2, 8, 8, 3)), ArgumentError, r"got shape.*expected \(None, 8, 8, 2\)"),
         (network, np.full((2, *IMAGE), np.nan), DataError, "NaN"),
         (network, np.ones((0, *IMAGE)), ArgumentError, "at least one example"),
         (network, "photo.jpg", ArgumentError, "x: got a str that is no array of numbers"),
@@ -229,7 +229,7 @@ def test_a_map_of_terms_that_miss_the_logit_is_never_returned():
          "'last' returns probabilities.*activation=None"),
         (lambda: keras.Sequential([network(), L.Activation("sigmoid", name="s")]), None, ModelError,
          "'s' returns probabilities"),
-        (lambda: "a model", None, ArgumentError, "model: got a str, expected a keras.Model"),
+        (lambda: "a model", None, ArgumentError, "model: got a str; expected a keras.Model"),
         (lambda: keras.Sequential([keras.Input(IMAGE), L.Flatten(), L.Lambda(tf.stop_gradient)]),
          None, ModelError, "does not depend differentiably"),
     ],

@@ -2,15 +2,18 @@
 
     f(x) = ∇x f · x + Σ_l ∇_{z_l} f · b_l
 
-    full = tfgrad.full_gradients(model, x)          # of the predicted class
+    full = tfgrad.full_gradients(model, x)          # for the predicted class
     full.input_gradient                             # like x
     full.bias_gradients["conv2d_3"]                 # like that layer's output
     full.completeness_error()                       # [batch], rounding only
 
-It holds on any Keras model: b_l is the intercept of a call, see `intercepts.py`.
+It holds for any Keras model: b_l is the intercept of a call, see `tfgrad.gradients.intercepts`.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -29,8 +32,9 @@ from tfgrad.internal.precision import at_least_float32
 
 NEEDS = Needs(intercepts=True)
 
-# The rounding of a sum, relative to the sum of its terms' sizes; beyond it a term is missing.
-# Some of TensorFlow's kernels (bilinear resizing) compute in float32 whatever they are given.
+# The rounding of a sum, relative to the sum of its terms' sizes; a larger error means that a term
+# is missing.
+# Some of TensorFlow's kernels (bilinear resizing) compute in float32 whatever their inputs' dtype.
 _ROUNDING = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
 
 
@@ -40,15 +44,15 @@ class FullGradients:
 
     Attributes:
         score: f(x), [batch].
-        classes: the class whose logit f is, int32 [batch].
-        x: the inputs, as the model took them.
+        classes: The class whose logit f is, int32 [batch].
+        x: The inputs, as the model took them.
         input_gradient: ∇x f in x's structure (its float inputs).
         bias_gradients: {call name: ∇_{z_l} f ⊙ b_l, like the call's output} in call order. A call
             whose intercept is zero by its kind (ReLU, pooling, a sum, …) has no entry. A further
             call of a layer is name:1, name:2; an activation fused into a layer name/activation;
             a further output of a call name/1. Float32 or wider.
-        intercepts: what is known of each entry: its layer, kind and residue, in the same order.
-        rounding: what the terms may miss the score by, relative to the sum of their sizes.
+        intercepts: The layer, kind and residue of each entry, in the same order.
+        rounding: The largest allowed error of the sum, relative to the sum of the terms' sizes.
     """
 
     score: tf.Tensor
@@ -80,7 +84,7 @@ class FullGradients:
         return tf.abs(self.score - self.total()) / tf.maximum(tf.abs(self.score), 1e-6)
 
     def adds_up(self, each: bool = False) -> tf.Tensor:
-        """Whether the terms miss the score by no more than rounding; of each example, [batch]."""
+        """Whether the terms sum to the score up to rounding; with `each` per example, [batch]."""
         size = tf.abs(self.score) + sum(
             _per_example(tf.reduce_sum, [tf.abs(t) for t in self._terms()])
         )
@@ -94,35 +98,35 @@ class FullGradients:
 
 
 def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradients:
-    """The full-gradients of one logit per example, exactly, in inference mode.
+    """The exact full-gradients of one logit per example, in inference mode.
 
     Works eagerly and inside a `tf.function`, on functional, Sequential, nested and subclassed
-    models with one or several inputs, and leaves the model as it is.
+    models with one or several inputs, and does not change the model.
 
     Args:
-        model: a built Keras model that returns logits [batch, classes], or a `PenalizedModel`.
-        x: float images [batch, …], or a nest of inputs of which the float ones are differentiated.
+        model: A built Keras model that returns logits [batch, classes], or a `PenalizedModel`.
+        x: Float images [batch, …], or a nest of inputs of which the float ones are differentiated.
         target: None or `"predicted"` (the largest logit), an int, or one class per example, [batch]
             ints, −1 for the predicted one.
 
     Raises:
-        ArgumentError: x has nothing to differentiate, or the target does not exist.
-        DataError: x holds NaN or infinite values.
-        ModelError: the model ends in a softmax, or holds a layer that cannot be differentiated;
-            also if the terms do not add up to the logit, which names what is known to be missing.
+        ArgumentError: x has no float input, or the target does not exist.
+        DataError: x contains NaN or infinite values.
+        ModelError: The model ends in a softmax, or contains a layer that cannot be differentiated;
+            or the terms do not add up to the logit.
     """
     network = model.network if isinstance(model, model_checks.Wrapper) else model
     if not isinstance(network, keras.layers.Layer):
-        raise ArgumentError(f"model: got a {type(model).__name__}, expected a keras.Model.")
+        raise ArgumentError(f"model: got a {type(model).__name__}; expected a keras.Model.")
     if isinstance(target, str) and target != "predicted":
         raise ArgumentError(
-            f"target: got {target!r}; expected 'predicted', a class index, or one per example. "
-            "There are no labels here: pass the classes."
+            f"target: got {target!r}; expected 'predicted', a class index, or one per example; "
+            "there are no labels here: try passing the classes."
         )
     target = targets.validated(target, allow_all=False)
     x = _converted(x)
     _check_shapes(network, x)
-    # Losses that layers add to this call are not the user's.
+    # Losses that layers add in this call must not reach the user's model.
     with keras.StatelessScope(collect_losses=True):
         probe = Probe(network, x, needs=NEEDS)
     full = of_probe(probe, target)
@@ -132,23 +136,23 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
         for name, term in full.bias_gradients.items():
             if not _is_finite(term):
                 raise ModelError(
-                    f"model {network.name!r}: the term of {name!r} is NaN or infinite: a "
-                    "derivative has no value there, as that of a root or a norm at 0 has none. "
-                    "Keep what is under the root away from 0."
+                    f"model {network.name!r}: the term of {name!r} is NaN or infinite, because "
+                    "a derivative does not exist there, such as that of a root or a norm at 0; try "
+                    "adding a small constant under the root."
                 )
         raise ModelError(misses(network))
     return full
 
 
 def of_probe(probe: Probe, target: Any) -> FullGradients:
-    """The decomposition at a probe that recorded intercepts (`NEEDS`), once per target.
+    """The decomposition at a probe that recorded intercepts (`NEEDS`), computed once per target.
 
-    In a graph, terms that do not add up fail at run time with a message that holds `MISSES`.
+    In a graph, terms that do not add up fail at run time with a message that contains `MISSES`.
     """
     return probe.once("full_gradients", target, lambda: _of_probe(probe, target))
 
 
-def _of_probe(probe, target):
+def _of_probe(probe: Probe, target: Any) -> FullGradients:
     check(probe)
     gradients = probe.intercept_gradients(target)
     terms = {
@@ -164,7 +168,7 @@ def _of_probe(probe, target):
         _rounding(probe),
     )
     if not tf.executing_eagerly():
-        # One request with a NaN must not fail the others of its batch: it gets NaNs.
+        # A request with a NaN must not make the others of its batch fail: its result is NaN.
         is_nan = tf.math.is_nan(full.completeness_error())
         tf.debugging.Assert(
             tf.reduce_all(full.adds_up(each=True) | is_nan), [misses(probe.network)]
@@ -173,11 +177,11 @@ def _of_probe(probe, target):
 
 
 def check(probe: Probe) -> None:
-    """Refuse a network whose decomposition would be of a probability, or would lack a term.
+    """Check that a network returns logits, and that no term of its decomposition is missing.
 
     Raises:
-        ModelError: it ends in a softmax or sigmoid; or an operation that forward-mode
-            differentiation loses without a word stands where that is needed.
+        ModelError: The network ends in a softmax or sigmoid; or a Jacobian-vector product is needed
+            of a layer with an operation whose product TensorFlow silently drops.
     """
     network = probe.network
     inspection = second_order.inspect(network, probe.x, training=False)
@@ -186,13 +190,13 @@ def check(probe: Probe) -> None:
         if finding.is_missing and finding.layer in probe.intercepts.differentiated:
             raise ModelError(
                 f"layer {finding.layer!r} ({finding.layer_class}): its intercept needs a Jacobian-"
-                f"vector product, which {finding.operation} would drop out of without a word; "
+                f"vector product, which TensorFlow silently drops for {finding.operation}; try: "
                 f"{finding.advice}."
             )
 
 
-def _converted(x):
-    """Tensors and arrays as they are; nested lists of numbers are one input."""
+def _converted(x: Any) -> Any:
+    """Tensors and arrays unchanged; nested lists of numbers become one array."""
     flat = tf.nest.flatten(x)
     if flat and all(hasattr(t, "shape") and hasattr(t, "dtype") for t in flat):
         return x
@@ -208,12 +212,12 @@ def _converted(x):
     return array if array.dtype.kind != "f" else array.astype(keras.config.floatx())
 
 
-def _is_finite(tensor):
+def _is_finite(tensor: tf.Tensor) -> bool:
     return bool(tf.reduce_all(tf.math.is_finite(tensor)))
 
 
-def _check_shapes(network, x):
-    """Keras's own message is a page that ends in the pixels."""
+def _check_shapes(network: keras.layers.Layer, x: Any) -> None:
+    """Check the inputs' shapes, because Keras's own message prints the whole input."""
     expected = [tuple(i.shape) for i in getattr(network, "inputs", None) or []]
     got = [tuple(t.shape) if hasattr(t, "shape") else np.shape(t) for t in tf.nest.flatten(x)]
     if any(0 in shape for shape in got):
@@ -226,38 +230,38 @@ def _check_shapes(network, x):
     if not fits:
         one = len(got) == len(expected) == 1
         hint = (
-            " The batch axis is missing: pass x[None]." if one and got[0] == expected[0][1:] else ""
+            "; the batch axis is missing: try x[None]" if one and got[0] == expected[0][1:] else ""
         )
         raise ArgumentError(
-            f"x: got shape {', '.join(map(str, got))}; model {network.name!r} takes "
-            f"{', '.join(map(str, expected))}.{hint}"
+            f"x: got shape {', '.join(map(str, got))}; expected "
+            f"{', '.join(map(str, expected))}, as model {network.name!r} takes{hint}."
         )
 
 
-def _per_example(reduce, terms):
+def _per_example(reduce: Callable[..., tf.Tensor], terms: list[tf.Tensor]) -> list[tf.Tensor]:
     return [reduce(tf.reshape(t, [tf.shape(t)[0], -1]), axis=1) for t in terms]
 
 
-def _rounding(probe):
+def _rounding(probe: Probe) -> float:
     kinds = {layer.compute_dtype for layer in flatten_layers(probe.network)}
     kinds |= {t.dtype.name for t in tf.nest.flatten(probe.x)}
     return max(_ROUNDING.get(kind, 1e-6) for kind in kinds)
 
 
-# The last line of defence: what no check foresaw must not leave as a decomposition.
+# A sum that is wrong for a reason that no check found must not be returned as a decomposition.
 MISSES = "the terms miss the logit by more than rounding"
 
 
 def misses(network: keras.Model) -> str:
     """The message about a network whose terms do not add up."""
     return (
-        f"model {network.name!r}: {MISSES}. A layer's derivative does not fit its output: a custom "
-        "gradient inside a layer that holds others, a tensor of another layer that a call takes "
-        "without its being an argument, an operation that TensorFlow does not differentiate; or "
-        "examples depend on one another. Put it into a layer of its own."
+        f"model {network.name!r}: {MISSES}. Either a layer's derivative does not fit its output (a "
+        "custom gradient inside a layer that contains others, a call that reads another layer's "
+        "tensor without taking it as an argument, an operation that TensorFlow does not "
+        "differentiate), or examples depend on one another. Try putting it into a layer of its own."
     )
 
 
-def _float_inputs(full):
+def _float_inputs(full: FullGradients) -> list[tf.Tensor]:
     """The inputs that were differentiated."""
     return [t for t in tf.nest.flatten(full.x) if t.dtype.is_floating]

@@ -109,10 +109,13 @@ def one_convolution(*rest, **options):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: one_convolution(use_bias=False), "'conv' has no bias, and no batch norm alone"),
+        (
+            lambda: one_convolution(use_bias=False),
+            "got 'conv', which has no bias, and no batch norm alone",
+        ),
         (
             lambda: one_convolution(layers.BatchNormalization(renorm=True, name="norm")),
-            "'norm' has renorm=True",
+            "got 'norm' with renorm=True",
         ),
     ],
 )

@@ -114,7 +114,7 @@ def test_second_derivatives_must_be_announced(float64):
 
 
 def test_an_unknown_scalar(float64):
-    with pytest.raises(ArgumentError, match="of: got 'loss'; expected 'logit', 'probability' or"):
+    with pytest.raises(ArgumentError, match="of: got 'loss'; expected one of 'logit', 'prob"):
         Probe(linear(), X, Y).input_gradient("label", of="loss")
 
 

@@ -337,7 +337,10 @@ def test_matching_layers_of_no_common_size():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["conv3"], r"layers: network 'student' has no layer named 'conv3'; did you mean 'conv"),
+        (
+            ["conv3"],
+            r"layers: got 'conv3'; network 'student' has no layer named 'conv3'; did you mean 'conv",
+        ),
         ([("conv1", "featurs")], r"network 'teacher' has no layer named 'featurs'; did you mean"),
         (
             [("pool", "deep")],

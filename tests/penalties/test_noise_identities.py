@@ -42,7 +42,7 @@ def pattern(network, x, training=False):
         for layer in call_hooks.flatten(network)
         if getattr(layer, "activation", None) is keras.activations.relu
     ]
-    with call_hooks.recorded(names) as outputs:
+    with call_hooks.recorded_outputs(names) as outputs:
         network(x, training=training)
     return np.concatenate([np.reshape(o, (len(x), -1)) > 0 for o in outputs.values()], axis=1)
 

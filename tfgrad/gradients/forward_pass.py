@@ -1,10 +1,14 @@
-"""One call of a network under tapes: all that came of it, and derivatives of what is made of that.
+"""One call of a network under tapes: its outputs, and derivatives of scalars made of them.
 
-Which scalars are differentiated, and that each is differentiated once, is the probe's business.
+This is the only module that opens a tape on an input. Which scalars are differentiated, and that
+each is differentiated once, is decided in `probe.py`.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,12 +17,13 @@ import tensorflow as tf
 from tfgrad import second_order
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import call_hooks, intercepts, layer_biases
+from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
 from tfgrad.internal.precision import nest_at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Gradients:
-    """What one backward pass gives, flat, in the order of what was recorded."""
+    """The results of one backward pass, flat, in the order of what was recorded."""
 
     inputs: list[Any]
     layers: list[Any] = dataclasses.field(default_factory=list)
@@ -26,60 +31,114 @@ class Gradients:
     biases: list[Any] = dataclasses.field(default_factory=list)
 
 
-class ForwardPass:
-    """A network's outputs at x, what its calls left, and derivatives of scalars made of these.
-
-    Args:
-        network: a Keras model.
-        x: a nest of inputs, of which the float ones are differentiated.
-        training: the mode of the pass.
-        needs: `tfgrad.probe.Needs`: what is recorded, and whether gradients are differentiated.
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What must be prepared before a forward pass.
 
     Attributes:
-        x: the nest, as tensors.
-        inputs: its float tensors, in order.
-        outputs: as the network returns them.
-        logits: the same, in float32 or wider.
-        layer_outputs: {call name: output} of the layers in `needs`.
-        intercepts: of every call, if they are needed; see `tfgrad.intercepts`.
-        biases: of the layers in `needs`; see `tfgrad.biases`.
-
-    Raises:
-        ArgumentError: x has nothing to differentiate, or a layer name is not there.
+        layers: Names of layers whose calls are recorded.
+        jacobian: Whether all logits will be differentiated, so that a single logit's gradient is
+            a row of the Jacobian and needs no pass of its own.
+        order: 2 if a gradient will itself be differentiated with respect to the input, else 1.
+        intercepts: Whether every call's intercept is recorded, for full-gradients.
+        biases: Names of layers whose pre-activations and biases are recorded.
     """
 
-    def __init__(self, network, x, training, needs):
-        self.network, self.training = network, training
+    layers: tuple[str, ...] = ()
+    jacobian: bool = False
+    order: int = 1
+    intercepts: bool = False
+    biases: tuple[str, ...] = ()
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            tuple(dict.fromkeys(self.layers + other.layers)),
+            self.jacobian or other.jacobian,
+            max(self.order, other.order),
+            self.intercepts or other.intercepts,
+            tuple(dict.fromkeys(self.biases + other.biases)),
+        )
+
+
+class ForwardPass:
+    """A network's outputs at x, the recorded calls, and derivatives of scalars made of these.
+
+    Args:
+        network: A Keras model.
+        x: A nest of inputs, of which the float ones are differentiated.
+        training: The mode of the pass.
+        needs: What is recorded, and whether gradients are differentiated.
+        float32: Whether half-precision layers compute in float32.
+        before: The seeds and statistics that the pass starts from, as (variable, value) pairs,
+            whereupon it changes no state; None for the present ones, which a training pass updates.
+
+    Attributes:
+        x: The nest, as tensors.
+        inputs: Its float tensors, in order.
+        outputs: The outputs as the network returns them.
+        logits: The outputs in float32 or wider.
+        layer_outputs: {call name: output} of the layers in `needs`.
+        intercepts: The intercept of every call, if `needs` asks for them.
+        biases: {call name: Biased} of the layers in `needs`.
+
+    Raises:
+        ArgumentError: x has no float input, or the network has no layer of a given name.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        x: Any,
+        training: bool,
+        needs: Needs,
+        *,
+        float32: bool = False,
+        before: list[tuple[keras.Variable, tf.Tensor]] | None = None,
+    ) -> None:
+        self.network, self.training, self.needs, self.float32 = network, training, needs, float32
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
         self.inputs = _float_tensors(self.x)
         if needs.layers:
             call_hooks.check_names(network, needs.layers)
         if needs.biases:
             layer_biases.check(network, needs.biases)
-        self._before = _snapshot(network) if training else []
+        self._other_modes: dict[tuple[bool, bool], ForwardPass] = {}
         self._second_tape = tf.GradientTape(persistent=True) if needs.order > 1 else None
         self._second_on = False
         self._tape = tf.GradientTape(persistent=True)
+        if before is None:
+            self._before = _snapshot(network) if training else []
+            scope: contextlib.AbstractContextManager[Any] = self._precision()
+        else:
+            self._before = before
+            scope = self._rewound()
+        with scope:
+            self._run()
+
+    def _run(self) -> None:
+        """Call the network once, under the tapes and recorders."""
+        network, needs = self.network, self.needs
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.recording())
-            self.layer_outputs = stack.enter_context(call_hooks.recorded(needs.layers))
+            outputs = call_hooks.recorded_outputs(needs.layers)
+            self.layer_outputs = stack.enter_context(outputs)
             self.intercepts = intercepts.Intercepts()
             if needs.intercepts:
-                recorder = intercepts.recorded(
+                recorder = intercepts.recorded_intercepts(
                     self._watch,
-                    training,
+                    self.training,
                     aside=self._tape.stop_recording,
                     unbatched=intercepts.unbatched(network, self.x),
                 )
                 self.intercepts = stack.enter_context(recorder)
-            # The outermost listener: it recognises a tensor by its identity.
-            self.biases = stack.enter_context(layer_biases.recorded(needs.biases))
+            # The outermost handler, because it recognises a tensor by its identity.
+            self.biases = stack.enter_context(layer_biases.recorded_biases(needs.biases))
             self._watch(self.inputs)
-            self.outputs = network(self.x, training=training)
+            self.outputs = network(self.x, training=self.training)
             self.logits = nest_at_least_float32(self.outputs)
 
-    def pack(self, values):
-        """Values for `inputs` in x's structure; what is not differentiated is left out."""
+    def pack(self, values: Any) -> Any:
+        """Values for `inputs` in x's structure, or a list of them if x has other inputs, too."""
         if len(self.inputs) == len(tf.nest.flatten(self.x)):
             return tf.nest.pack_sequence_as(self.x, values)
         return list(values)
@@ -87,14 +146,14 @@ class ForwardPass:
     # What the tapes see
 
     @contextlib.contextmanager
-    def recording(self):
-        """A context in which scalars are made that will be differentiated."""
+    def recording(self) -> Iterator[None]:
+        """A context for computing scalars that will be differentiated."""
         with self.recording_gradients(), self._tape:
             yield
 
     @contextlib.contextmanager
-    def recording_gradients(self):
-        """One for what is made of gradients, which order 2 differentiates; may be entered again."""
+    def recording_gradients(self) -> Iterator[None]:
+        """A context for functions of gradients, which order 2 differentiates; may be nested."""
         if self._second_tape is None or self._second_on:
             yield
             return
@@ -105,7 +164,7 @@ class ForwardPass:
         finally:
             self._second_on = False
 
-    def _watch(self, tensors):
+    def _watch(self, tensors: Any) -> None:
         """Watch tensors of the forward pass, which need not depend on the input."""
         self._tape.watch(tensors)
         if self._second_tape is not None:
@@ -113,14 +172,15 @@ class ForwardPass:
 
     # First derivatives
 
-    def gradients(self, scalar):
-        """Gradients of a recorded scalar for the inputs and all that was recorded.
+    def gradients(self, scalar: tf.Tensor) -> Gradients:
+        """Gradients of a recorded scalar with respect to the inputs and all that was recorded.
 
         Returns:
-            `Gradients`: zeros for an input on which the scalar does not depend, None for others.
+            `Gradients`. Where the scalar does not depend on an input, zeros; on another tensor,
+            None.
 
         Raises:
-            ModelError: the scalar depends on no input.
+            ModelError: The scalar depends on no input.
         """
         sources = (
             self.inputs,
@@ -138,13 +198,16 @@ class ForwardPass:
         pairs = zip(inputs, self.inputs, strict=True)
         return Gradients([tf.zeros_like(t) if g is None else g for g, t in pairs], *recorded)
 
-    def slopes(self, scalar):
-        """Gradients of a recorded scalar for the inputs alone; zeros where it depends on none."""
+    def slopes(self, scalar: tf.Tensor) -> list[tf.Tensor]:
+        """Gradients of a recorded scalar with respect to the inputs alone, zeros where it has none.
+
+        In contrast to `gradients`, the scalar may depend on no input.
+        """
         with self.recording_gradients():
             return self._tape.gradient(scalar, self.inputs, unconnected_gradients="zero")
 
-    def jacobian(self, logits):
-        """Gradients of every one of [batch, classes] logits for the inputs, in one vectorised pass.
+    def jacobian(self, logits: tf.Tensor) -> list[list[tf.Tensor]]:
+        """Gradients of all [batch, classes] logits, in one vectorised pass.
 
         Returns:
             A list like `inputs` for every class.
@@ -153,24 +216,36 @@ class ForwardPass:
             blocks = [self._tape.batch_jacobian(logits, t) for t in self.inputs]
             return [[block[:, k] for block in blocks] for k in range(logits.shape[-1])]
 
+    def selected(self, jacobian: list[list[tf.Tensor]], weights: tf.Tensor) -> list[tf.Tensor]:
+        """Σ_k weight_k ∇x f_k, a list like `inputs`, of [batch, classes] weights."""
+        picked = []
+        for i, source in enumerate(self.inputs):
+            stacked = tf.stack([row[i] for row in jacobian], axis=1)
+            axes = tf.ones([source.shape.rank - 1], tf.int32)
+            mask = tf.reshape(weights, tf.concat([tf.shape(weights), axes], 0))
+            picked.append(tf.reduce_sum(stacked * tf.cast(mask, stacked.dtype), axis=1))
+        return picked
+
     # Second derivatives
 
-    def hessian_vector(self, gradients, vectors):
-        """∇x of Σ gradient · vector, a list like `inputs`, which `gradients` and `vectors` are too.
+    def hessian_vector(
+        self, gradients: list[tf.Tensor], vectors: list[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """∇x of Σ gradient · vector; all three are lists like `inputs`.
 
         Raises:
-            ArgumentError: the pass was made for first derivatives.
+            ArgumentError: The pass was made for first derivatives.
         """
         with self.recording_gradients():
             slopes = [tf.reduce_sum(g * v) for g, v in zip(gradients, vectors, strict=True)]
             slope = tf.add_n([tf.cast(s, slopes[0].dtype) for s in slopes])
         return self._second_derivative(slope, self.inputs)
 
-    def trace(self, gradients):
+    def trace(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         """Σ ∂ gradient / ∂ x over an example's entries, [batch]; one double backward per entry.
 
         Raises:
-            ArgumentError: the pass was made for first derivatives, or the image size is not fixed.
+            ArgumentError: The pass was made for first derivatives, or the image size is not fixed.
         """
         total = tf.zeros([], self.inputs[0].dtype)
         for source, gradient in zip(self.inputs, gradients, strict=True):
@@ -179,7 +254,7 @@ class ForwardPass:
             size = flat.shape[-1] or source.shape[1:].num_elements()
             if size is None:
                 raise ArgumentError(
-                    f"x: got shape {source.shape}; the exact trace needs fixed image sizes."
+                    f"x: got shape {source.shape}; expected fixed image sizes for the exact trace."
                 )
             for entry in range(size):
                 with self.recording_gradients():
@@ -188,32 +263,53 @@ class ForwardPass:
                 total += tf.reshape(row, [tf.shape(row)[0], -1])[:, entry]
         return total
 
-    def _second_derivative(self, slope, sources):
+    def _second_derivative(self, slope: tf.Tensor, sources: Any) -> Any:
         if self._second_tape is None:
             raise ArgumentError(
                 "needs: got order 1, but a second derivative was asked for; use Needs(order=2)."
             )
         return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
 
-    # The same pass again
+    # The same point again
 
-    def rewound(self):
-        """A scope that starts from the seeds and statistics of before this pass and moves none."""
-        return keras.StatelessScope(self._before, collect_losses=True)
+    def in_mode(self, *, training: bool, float32: bool) -> ForwardPass:
+        """The pass at the same point in a mode and precision, made at most once.
 
-    def repeated(self, x):
-        """What `logits` are at another x, with this pass's random masks.
+        It starts from the seeds and statistics of before this pass and changes no state. Networks
+        without half-precision layers are in float32 already.
+        """
+        float32 = self.float32 or (float32 and bool(half_precision_layers(self.network)))
+        mode = (training, float32)
+        if mode == (self.training, self.float32):
+            return self
+        if mode not in self._other_modes:
+            self._other_modes[mode] = ForwardPass(
+                *(self.network, self.x, training, self.needs), float32=float32, before=self._before
+            )
+        return self._other_modes[mode]
+
+    def repeated(self, x: Any) -> Any:
+        """The `logits` at another x, with this pass's random masks and precision.
 
         Raises:
-            ModelError: a layer keeps its seeds or statistics where a scope does not reach.
+            ModelError: A layer keeps seeds or statistics outside its variables.
         """
-        if self.training:
-            self._check_repeatable()
-        with self.rewound():
-            outputs = self.network(x, training=self.training)
-            return nest_at_least_float32(outputs)
+        with self._precision():
+            if self.training:
+                self._check_repeatable()
+            with self._rewound():
+                return nest_at_least_float32(self.network(x, training=self.training))
 
-    def _check_repeatable(self):
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        return computing_in_float32(self.network) if self.float32 else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _rewound(self) -> Iterator[None]:
+        """A scope that starts from the state of before this pass and changes none."""
+        with self._precision(), keras.StatelessScope(self._before, collect_losses=True):
+            yield
+
+    def _check_repeatable(self) -> None:
         inspection = second_order.inspect(self.network, self.x, training=True)
         for names, what in (
             (inspection.stateful_random, "draws from TensorFlow's stateful generators"),
@@ -221,55 +317,26 @@ class ForwardPass:
         ):
             if names:
                 raise ModelError(
-                    f"network {self.network.name!r}: {names[0]!r} {what}, so a second "
-                    "forward pass cannot repeat the first one's masks and state. In layers "
-                    "of yours use keras.random with seed=keras.random.SeedGenerator(), and "
+                    f"network {self.network.name!r}: {names[0]!r} {what}, so an additional "
+                    "forward pass cannot repeat the first one's masks and state. In your own "
+                    "layers use keras.random with seed=keras.random.SeedGenerator(), and "
                     "add_weight for state; or choose estimator='hutchinson'."
                 )
 
 
-def _float_tensors(x):
-    """Those tensors of a nest that can be differentiated."""
+def _float_tensors(x: Any) -> list[tf.Tensor]:
+    """The tensors of a nest that can be differentiated."""
     tensors = tf.nest.flatten(x)
     floats = [t for t in tensors if t.dtype.is_floating]
     if not floats:
         kinds = sorted({t.dtype.name for t in tensors})
         raise ArgumentError(
-            f"x: got {', '.join(kinds)}; an input-gradient needs float inputs. "
-            "Cast images with tf.cast(x, tf.float32) / 255."
+            f"x: got {', '.join(kinds)}; expected float inputs for an input-gradient; try "
+            "tf.cast(x, tf.float32) / 255."
         )
     return floats
 
 
-def _snapshot(network):
-    """The values that a training pass may move: random seeds and running statistics."""
+def _snapshot(network: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:
+    """The values that a training pass may update: random seeds and running statistics."""
     return [(v, tf.identity(v.value)) for v in network.non_trainable_variables]
-
-
-@dataclasses.dataclass(frozen=True)
-class Needs:
-    """What a probe must prepare before its forward pass.
-
-    Attributes:
-        layers: names of layers whose calls are recorded.
-        jacobian: whether all logits will be differentiated, so that a single logit's gradient is
-            a row of that and not a pass of its own.
-        order: 2 if a gradient will itself be differentiated with respect to the input.
-        intercepts: whether every call's intercept is recorded, for full-gradients.
-        biases: names of layers whose pre-activations and biases are recorded.
-    """
-
-    layers: tuple[str, ...] = ()
-    jacobian: bool = False
-    order: int = 1
-    intercepts: bool = False
-    biases: tuple[str, ...] = ()
-
-    def __or__(self, other: "Needs") -> "Needs":
-        return Needs(
-            tuple(dict.fromkeys(self.layers + other.layers)),
-            self.jacobian or other.jacobian,
-            max(self.order, other.order),
-            self.intercepts or other.intercepts,
-            tuple(dict.fromkeys(self.biases + other.biases)),
-        )

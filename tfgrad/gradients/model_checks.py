@@ -1,4 +1,4 @@
-"""What a classifier must be to be looked at: from one float input to one tensor of logits."""
+"""Requirements on a classifier to be explained: one float input, one tensor of logits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tfgrad.internal import keras_private
 
 
 class Wrapper:
-    """Base of what stands around a plain model and says the same.
+    """Base class of models that wrap a plain model and have the same outputs.
 
     Attributes:
-        network: that model.
+        network: The plain model.
     """
 
     network: keras.Model
 
 
 def network(model: Any) -> keras.Model:
-    """The Keras model, out of a `Wrapper` such as `PenalizedModel`.
+    """The Keras model, taken out of a `Wrapper` such as `PenalizedModel`.
 
-    A model that takes a dict of one input comes back as one that takes the tensor, with the same
+    A model that takes a dict of one input is returned as one that takes the tensor, with the same
     layers.
 
     Raises:
-        ArgumentError: it is no Keras model.
-        ModelError: it is not built.
+        ArgumentError: The model is no Keras model.
+        ModelError: The model is not built.
     """
     found = model.network if isinstance(model, Wrapper) else model
     if not isinstance(found, keras.Model):
@@ -41,16 +41,16 @@ def network(model: Any) -> keras.Model:
             "before passing it on."
         )
     if keras_private.takes_a_dict(found) and len(found.inputs) == 1:
-        # The same layers, fed with a tensor: Keras warns of a tensor where it expects a dict.
+        # Keras warns if it gets a tensor where it expects a dict.
         return keras.Model(found.inputs[0], list(found.outputs), name=found.name)
     return found
 
 
 def input_shape(network: keras.Model) -> tuple[int | None, ...] | None:
-    """(None, …), the shape of the one input; None where the model does not tell.
+    """The shape (None, …) of the one input; None if the model does not define it.
 
     Raises:
-        ArgumentError: there are several inputs.
+        ArgumentError: There are several inputs.
     """
     inputs = getattr(network, "inputs", None)
     if inputs is not None:
@@ -58,38 +58,38 @@ def input_shape(network: keras.Model) -> tuple[int | None, ...] | None:
         if len(shapes) != 1:
             raise ArgumentError(
                 f"model {network.name!r}: got {len(shapes)} inputs, of shapes {shapes}; expected a "
-                "model with one. Fix the others, keras.Model(x, model([x, constant])), or take "
-                "tfgrad.full_gradients, which explains several."
+                "model with one; try keras.Model(x, model([x, constant])) with the others fixed, "
+                "or tfgrad.full_gradients, which takes several."
             )
         return (None, *shapes[0][1:])
     shape = (network.get_build_config() or {}).get("input_shape")
     if not isinstance(shape, tuple | list) or not all(isinstance(n, int | None) for n in shape):
         return None
-    # The sizes of a subclassed model's first batch need not be the only ones it takes.
+    # A subclassed model may take other sizes than those of its first batch.
     return (*(None for _ in shape[1:]), shape[-1])
 
 
 def input_dtype(network: keras.Model) -> str:
-    """What the network is fed: float32 also where it computes in half precision.
+    """The dtype of the network's input: float32 also where it computes in half precision.
 
     Raises:
-        ArgumentError: its input is no float.
+        ArgumentError: The input is not a float.
     """
     inputs = getattr(network, "inputs", None)
     dtype = keras.tree.flatten(inputs)[0].dtype if inputs else network.variable_dtype
     if not tf.as_dtype(dtype).is_floating:
         raise ArgumentError(
             f"model {network.name!r}: its input is {dtype}, and only a float input has a "
-            "gradient. Use keras.Input without dtype and cast inside the model."
+            "gradient; try keras.Input without dtype, and a cast inside the model."
         )
     return dtype
 
 
 def check_outputs(network: keras.Model) -> None:
-    """Refuse what is not one tensor [B, K], where the model tells before it is called.
+    """Check that the outputs are one tensor [B, K], if the model defines them before a call.
 
     Raises:
-        ModelError: there are several outputs, or the one is not [B, K].
+        ModelError: There are several outputs, or the only one is not [B, K].
     """
     outputs = getattr(network, "outputs", None)
     if outputs is None:
@@ -97,21 +97,21 @@ def check_outputs(network: keras.Model) -> None:
     shapes = [tuple(o.shape) for o in keras.tree.flatten(outputs)]
     if len(shapes) != 1 or len(shapes[0]) != 2:
         raise ModelError(
-            f"model {network.name!r}: it returns {shapes}, expected one tensor of logits [batch, "
-            "classes]. Pass the part of the model that returns that; tfgrad.models.one_head keeps "
+            f"model {network.name!r}: it returns {shapes}; expected one tensor of logits [batch, "
+            "classes]; try the part of the model that returns that; tfgrad.models.one_head keeps "
             "one of several outputs."
         )
 
 
 def check_logits(network: keras.Model, x: Any) -> None:
-    """Refuse a network that returns probabilities.
+    """Check that a network does not return probabilities.
 
     Args:
-        network: a built Keras model.
-        x: its inputs, or `tf.TensorSpec`s of them; the values do not count.
+        network: A built Keras model.
+        x: Its inputs, or `tf.TensorSpec`s of them; the values are not used.
 
     Raises:
-        ModelError: an output ends in a softmax or a sigmoid.
+        ModelError: An output ends in a softmax or a sigmoid.
     """
     check_no_probabilities("model", network, second_order.inspect(network, x, training=False))
 
@@ -119,7 +119,7 @@ def check_logits(network: keras.Model, x: Any) -> None:
 def check_no_probabilities(
     role: str, network: keras.Model, inspection: second_order.Inspection
 ) -> None:
-    """Reject a network that was found to return probabilities.
+    """Raise if a network was found to return probabilities.
 
     Args:
         role: The argument that the network came in by, as the message names it: "model",

@@ -1,18 +1,22 @@
-"""The heads of a network with several outputs: which logits, and which labels."""
+"""The heads of a network with several outputs: their logits and their labels."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
 
 
-def logits(network, outputs, head):
-    """One head's logits among a network's outputs; `head` None means the only output.
+def logits(network: keras.Model, outputs: Any, head: Any) -> tf.Tensor:
+    """The logits of one head among a network's outputs; `head` None means the only output.
 
     Raises:
-        ArgumentError: there is no such head.
-        ModelError: there are several, or the output is not [batch, classes].
+        ArgumentError: There is no such head.
+        ModelError: There are several outputs, or the output is not [batch, classes].
     """
     logits = outputs
     if head is not None:
@@ -24,9 +28,9 @@ def logits(network, outputs, head):
     flat = tf.nest.flatten(logits)
     if len(flat) != 1:
         raise ModelError(
-            f"network {network.name!r}: got {len(flat)} outputs, {keys(outputs)}; a "
-            "gradient is taken of one tensor of logits [batch, classes]. Name one with head=, "
-            "where there is such an argument, or take tfgrad.models.one_head(network, ...)."
+            f"network {network.name!r}: got {len(flat)} outputs, {keys(outputs)}; expected "
+            "one tensor of logits [batch, classes]; try head=, where there is such an argument, "
+            "or tfgrad.models.one_head(network, ...)."
         )
     logits = flat[0]
     if logits.shape.rank != 2:
@@ -37,8 +41,8 @@ def logits(network, outputs, head):
     return logits
 
 
-def part(nest, head):
-    """What belongs to a head in a dict or list, or None."""
+def part(nest: Any, head: Any) -> Any:
+    """The entry of a head in a dict or list; None if there is none."""
     if isinstance(nest, Mapping):
         return nest.get(head)
     if isinstance(nest, list | tuple) and isinstance(head, int) and 0 <= head < len(nest):
@@ -46,8 +50,8 @@ def part(nest, head):
     return None
 
 
-def keys(outputs):
-    """The heads that there are, for a message."""
+def keys(outputs: Any) -> str:
+    """The existing heads, for a message."""
     if isinstance(outputs, Mapping):
         return "heads " + ", ".join(map(repr, outputs))
     if isinstance(outputs, list | tuple):
@@ -55,18 +59,18 @@ def keys(outputs):
     return "one output and needs no head"
 
 
-def labelled(network, outputs, y):
-    """The heads that have labels; the others are taught by penalties alone.
+def labelled(network: keras.Model, outputs: Any, y: Any) -> Any:
+    """The outputs of the heads that have labels; the others are trained by penalties alone.
 
     Raises:
-        ArgumentError: the labels of a network with named heads do not say whose they are.
+        ArgumentError: The network has named heads, and the labels are not given by head.
     """
     if not isinstance(outputs, Mapping) or y is None:
         return outputs
     if not isinstance(y, Mapping) or not set(y) <= set(outputs):
         got = list(y) if isinstance(y, Mapping) else type(y).__name__
         raise ArgumentError(
-            f"y: got {got}; network {network.name!r} has {keys(outputs)}, expected labels by head, "
+            f"y: got {got}; network {network.name!r} has {keys(outputs)}; expected labels by head, "
             "{head: labels}, for one of them or more."
         )
     return {head: output for head, output in outputs.items() if head in y}

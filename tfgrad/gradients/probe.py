@@ -1,238 +1,251 @@
 """One forward pass under a tape: outputs, chosen layer calls, and each distinct gradient once.
 
-The probe is the middle of the house. A training step, a penalty on its own, a saliency method and
-a served signature all ask it for the same few things, and it is the only place where a tape is
-opened on an input.
+Everything in tfgrad that needs a gradient asks a probe for it: a training step, a penalty used on
+its own, a saliency method and a served signature.
 
     probe = Probe(network, x, y, training=True)
     probe.logits                        # [batch, classes]
     probe.input_gradient("label")       # like x; a second request costs nothing
 
-Whoever wants derivatives of these with respect to weights opens a tape around the probe, as
+To differentiate these with respect to weights, open a tape around the probe, as
 `PenalizedModel.train_step` does. Gradients are those of the *sum* over the batch, which is each
-example's own gradient wherever examples do not interact; training-mode batch norm couples them,
-which the papers and their code accept.
+example's own gradient if examples do not interact; training-mode batch norm couples them, which the
+papers and their code accept.
 """
 
-import copy
-from collections.abc import Mapping
+from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+import keras
 import tensorflow as tf
 
-from tfgrad import losses
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import output_heads, targets
+from tfgrad.gradients import layer_biases, output_heads, targets
 from tfgrad.gradients.forward_pass import ForwardPass, Gradients, Needs
-from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
+from tfgrad.gradients.memo import Key, Memo, name_of
 from tfgrad.internal.stateless_noise import Draws
 
 # Above this many classes one vectorised pass beats a loop of backward passes over the logits.
 _LOOP_CLASSES = 16
+_T = TypeVar("_T")
 
 
 class Probe:
-    """A network's outputs at x and the gradients asked of it, each computed once.
+    """A network's outputs at x and the gradients requested of it, each computed once.
 
     Args:
-        network: a Keras model that returns logits [batch, classes], or a list or dict of them: see
+        network: A Keras model that returns logits [batch, classes], or a list or dict of them: see
             `on`.
-        x: float images [batch, …], or a nest of inputs of which the float ones are differentiated.
-        y: integer labels [batch], needed for target `"label"`.
-        training: the mode of the forward pass. Batch-norm statistics and random masks move on as
-            in any call; `forward` repeats this pass's masks and moves nothing.
-        needs: what will be asked.
-        draws: where the batch stands in the random sequence.
-        teacher: what a teacher says of the batch (`tfgrad.teaching.Teacher`), for penalties that
-            compare.
+        x: Float images [batch, …], or a nest of inputs of which the float ones are differentiated.
+        y: Integer labels [batch], needed for target `"label"`.
+        training: The mode of the forward pass. Batch-norm statistics and seeds are updated as in
+            any call; `forward` repeats this pass's masks and updates nothing.
+        needs: What will be requested.
+        draws: The position of the batch in the random sequence.
+        teacher: The teacher's side of the batch (`tfgrad.penalties.teacher.Teacher`), for
+            penalties that compare.
 
     Raises:
-        ArgumentError: x has nothing to differentiate, or a layer name is not there.
-        ModelError: the network's output is not logits [batch, classes].
+        ArgumentError: x has no float input, or the network has no layer of a given name.
+        ModelError: The network's output is not logits [batch, classes].
     """
 
-    def __init__(self, network, x, y=None, *, training=False, needs=None, draws=None, teacher=None):
-        self.network, self.y, self.head = network, y, None
-        self._teacher = teacher
-        self.training = training
-        self.needs = needs or Needs()
+    def __init__(
+        self,
+        network: keras.Model,
+        x: Any,
+        y: Any = None,
+        *,
+        training: bool = False,
+        needs: Needs | None = None,
+        draws: Draws | None = None,
+        teacher: Any = None,
+    ) -> None:
+        self.network, self.y = network, y
         self.draws = draws or Draws()
-        self._pass = ForwardPass(network, x, training, self.needs)
-        self.x, self.outputs = self._pass.x, self._pass.outputs
-        self.layer_outputs = self._pass.layer_outputs
-        self.intercepts = self._pass.intercepts
-        self.biases = self._pass.biases
-        self._memo: dict = {}
-        self._views: dict = {}
-        self._logits = None
+        self._teacher = teacher
+        # The head whose logits these are, and the one whose labels.
+        self._head: Any = None
+        self._labels_head: Any = None
+        self._use(ForwardPass(network, x, training, needs or Needs()))
         if len(tf.nest.flatten(self.outputs)) == 1:
-            self._logits = self._logits_among(self._pass.logits)
+            self._logits_among(self._pass.logits)  # raises if they are no logits
+
+    def _use(self, forward_pass: ForwardPass) -> None:
+        """Take outputs and gradients from a pass; nothing is remembered of another one."""
+        self._pass, self._memo = forward_pass, Memo()
+        self.needs, self.training = forward_pass.needs, forward_pass.training
+        self.x, self.outputs = forward_pass.x, forward_pass.outputs
+        self.layer_outputs = forward_pass.layer_outputs
+        self.intercepts, self.biases = forward_pass.intercepts, forward_pass.biases
+
+    def _view(self, forward_pass: ForwardPass | None = None, **changes: Any) -> Probe:
+        """This probe with some attributes changed, and a memory of its own."""
+        view = copy.copy(self)
+        vars(view).update(changes)
+        view._use(forward_pass or self._pass)
+        return view
 
     # Several outputs, and a teacher's
 
     @property
-    def logits(self):
+    def logits(self) -> tf.Tensor:
         """[batch, classes], in float32 or wider."""
-        if self._logits is None:
-            self._logits = self._logits_among(self._pass.logits)
-        return self._logits
+        return self._logits_among(self._pass.logits)
 
-    def on(self, head):
+    def on(self, head: Any) -> Probe:
         """A view of this probe on one head of a network with several outputs.
 
         Args:
-            head: the output's key (of a dict) or index (of a list), or a pair (this network's, its
+            head: The output's key (of a dict) or index (of a list), or a pair (this network's, its
                 teacher's); None for the only output.
 
         Returns:
             A probe whose logits and labels are the head's; labels given as a dict or list belong
-            to the heads they name. It shares the forward pass and remembers its own gradients.
+            to the heads that they name. It shares the forward pass and remembers its own gradients.
 
         Raises:
-            ArgumentError: there is no such head.
+            ArgumentError: There is no such head.
         """
-        if head not in self._views:
-            own, taught = head if isinstance(head, tuple) else (head, head)
-            view = self
-            if own is not None:
-                view = copy.copy(self)
-                view.head, view._memo = own, {}
-                view._logits = view._logits_among(self._pass.logits)
-                view.y = output_heads.part(self.y, own)
-            if self._teacher is not None:
-                view = copy.copy(view) if view is self else view
-                view._teacher = self._teacher.on(taught)
-            self._views[head] = view
-        return self._views[head]
+        own, taught = head if isinstance(head, tuple) else (head, head)
+        if own is None and self._teacher is None:
+            return self
+        return self._memo.get(Key("head", head), lambda: self._on(own, taught))
 
-    def with_labels_of(self, head):
+    def _on(self, own: Any, taught: Any) -> Probe:
+        view = self._view()
+        if own is not None:
+            view._head = view._labels_head = own
+            view._logits_among(self._pass.logits)  # raises if there is no such head
+            view.y = output_heads.part(self.y, own)
+        if self._teacher is not None:
+            view._teacher = self._teacher.on(taught)
+        return view
+
+    def with_labels_of(self, head: Any) -> Probe:
         """A view whose labels are those of one head, on a network with a single output."""
         if not isinstance(self.y, Mapping | list | tuple):
             return self
-        view = copy.copy(self)
-        view.head, view._memo, view.y = head, {}, output_heads.part(self.y, head)
-        return view
+        labels = output_heads.part(self.y, head)
+        return self._memo.get(Key("labels", head), lambda: self._view(y=labels, _labels_head=head))
 
     @property
-    def teacher(self):
-        """What the teacher says of this batch.
+    def teacher(self) -> Any:
+        """The teacher's side of this batch.
 
         Raises:
-            ArgumentError: there is none.
+            ArgumentError: There is none.
         """
         if self._teacher is None:
             raise ArgumentError(
-                "teacher: got None, but a penalty matches a teacher; use "
+                "teacher: got None, but a penalty matches a teacher; try "
                 "PenalizedModel(network, penalties, teacher=...) or per_example(..., teacher=...)."
             )
         return self._teacher
 
     # What is differentiated
 
-    def classes(self, target):
+    def classes(self, target: Any) -> tf.Tensor:
         """The class index of each example's scalar, int32 [batch]; `"all"` has none."""
-        if self.head is not None and self.y is None and _is(target, "label"):
+        head = self._labels_head
+        if head is not None and self.y is None and isinstance(target, str) and target == "label":
             raise ArgumentError(
-                f"target: got 'label' on head {self.head!r}, to which no labels belong; use "
-                "target='predicted', or pass labels by head, e.g. y={'" + f"{self.head}" + "': …}."
+                f"target: got 'label' on head {head!r}, to which no labels belong; try "
+                "target='predicted', or labels by head, e.g. y={'" + f"{head}" + "': …}."
             )
         return targets.classes(target, self.logits, self.y)
 
-    def score(self, target):
+    def score(self, target: Any) -> tf.Tensor:
         """The scalar f of each example, [batch]: the logit that `target` names."""
         return targets.select(self.logits, self.classes(target))
 
     # First derivatives
 
-    def input_gradient(self, target, of="logit", temperature=1.0):
+    def input_gradient(self, target: Any, of: str = "logit", temperature: float = 1.0) -> Any:
         """∇x of each example's scalar, in x's structure (its float inputs).
 
         Args:
-            target: see `tfgrad.targets`; not `"all"`.
+            target: A target of `tfgrad.targets` other than `"all"`.
             of: `"logit"`; `"probability"` or `"log_probability"` of softmax(logits / temperature).
-            temperature: of that softmax.
+            temperature: The temperature of that softmax.
         """
         return self._pass.pack(self._gradients(target, of, temperature).inputs)
 
-    def layer_gradients(self, target, of="logit"):
+    def layer_gradients(self, target: Any, of: str = "logit") -> dict[str, Any]:
         """∂ scalar / ∂ output of every recorded call, {call name: like the output}.
 
-        A call the scalar does not depend on has None.
+        A call on which the scalar does not depend has None.
         """
         gradients = self._gradients(target, of, deep=True).layers
         return tf.nest.pack_sequence_as(self.layer_outputs, gradients)
 
-    def intercept_gradients(self, target, of="logit"):
+    def intercept_gradients(self, target: Any, of: str = "logit") -> list[list[Any]]:
         """∂ scalar / ∂ `tensors` of every recorded intercept, in order; needs `intercepts`.
 
         Returns:
-            For each of `self.intercepts` a list like its `tensors`, None where the scalar does not
-            depend on a tensor.
+            For each of `self.intercepts` a list like its `tensors`, with None where the scalar does
+            not depend on a tensor.
         """
         gradients = iter(self._gradients(target, of, deep=True).intercepts)
         return [[next(gradients) for _ in term.tensors] for term in self.intercepts]
 
-    def bias_gradients(self, target, of="logit"):
+    def bias_gradients(self, target: Any, of: str = "logit") -> dict[str, tf.Tensor]:
         """f^b = ∇_z f ⊙ b of every call recorded by `Needs.biases`, {call name: like z}.
 
-        Zeros where the scalar does not depend on a call. See `tfgrad.biases` for z and b.
+        Zeros where the scalar does not depend on a call. `layer_biases` defines z and b.
         """
         gradients = self._gradients(target, of, deep=True).biases
-        products = {}
-        for (name, biased), gradient in zip(self.biases.items(), gradients, strict=True):
-            if gradient is None:
-                gradient = tf.zeros_like(biased.output)
-            bias = biased.bias()
-            products[name] = tf.cast(gradient, bias.dtype) * bias
-        return products
+        return layer_biases.products(self.biases, gradients)
 
-    def slope(self, name, scalar):
-        """∇x of another scalar per example, made of what the forward pass recorded.
+    def slope(self, name: Hashable, scalar: Callable[[Probe], tf.Tensor]) -> Any:
+        """∇x of another scalar per example, computed from the recorded tensors.
 
         Args:
-            name: of the scalar; one name is computed once.
-            scalar: a function of this probe that returns [batch].
+            name: The scalar's name; the gradient is computed once per name.
+            scalar: A function of this probe that returns [batch].
         """
-        key = ("slope", name)
-        if key not in self._memo:
+
+        def compute() -> list[tf.Tensor]:
             with self._pass.recording():
                 values = scalar(self)
-            self._memo[key] = self._pass.slopes(values)
-        return self._pass.pack(self._memo[key])
+            return self._pass.slopes(values)
 
-    def input_jacobian(self):
+        return self._pass.pack(self._memo.get(Key("slope", name), compute))
+
+    def input_jacobian(self) -> list[Any]:
         """∇x of every logit, a list of `classes` gradients in x's structure."""
         return [self._pass.pack(row) for row in self._jacobian()]
 
     # Second derivatives with respect to the input
 
-    def hessian_vector(self, target, vectors):
+    def hessian_vector(self, target: Any, vectors: Any) -> Any:
         """(∇²x f) v for one vector per float input; needs order 2.
 
         Args:
-            target: see `input_gradient`.
-            vectors: in x's structure, as `input_gradient` returns.
+            target: A target, as in `input_gradient`.
+            vectors: One vector per float input, in the structure that `input_gradient` returns.
         """
         gradients = self._gradients(target, "logit").inputs
         return self._pass.pack(self._pass.hessian_vector(gradients, tf.nest.flatten(vectors)))
 
-    def hessian_trace(self, target):
-        """tr ∇²x f exactly, [batch], at the price of one double backward per input dimension."""
+    def hessian_trace(self, target: Any) -> tf.Tensor:
+        """tr ∇²x f exactly, [batch], by one double backward pass per input dimension."""
         return self._pass.trace(self._gradients(target, "logit").inputs)
 
-    def once(self, what, target, compute):
-        """What `compute()` returned the first time it was asked for this target."""
-        key = (what, _name_of(target))
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return self._memo[key]
+    def once(self, what: str, target: Any, compute: Callable[[], _T]) -> _T:
+        """The result of `compute()`, computed once per `what` and target."""
+        return self._memo.get(Key("once", (what, name_of(target))), compute)
 
-    # Further forward passes
+    # Additional forward passes
 
-    def forward(self, x):
-        """Logits at another x, in this pass's mode and with its random masks, moving no state."""
+    def forward(self, x: Any) -> tf.Tensor:
+        """Logits at another x, in this pass's mode and with its random masks; no state changes."""
         return self._logits_among(self._pass.repeated(x))
 
-    def noise(self, samples, seed, scale=1.0):
+    def noise(self, samples: int, seed: int, scale: float = 1.0) -> list[Any]:
         """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure."""
         per_input = [
             self.draws.normal(t, samples, seed, stream)
@@ -240,140 +253,89 @@ class Probe:
         ]
         return [self._pass.pack([scale * noise[n] for noise in per_input]) for n in range(samples)]
 
-    def shifted(self, vectors):
-        """x + v, where v has x's structure as `input_gradient` returns; integer inputs stay."""
+    def shifted(self, vectors: Any) -> Any:
+        """x + v, where v has the structure that `input_gradient` returns; integer inputs stay."""
         moves = iter(tf.nest.flatten(vectors))
         return tf.nest.map_structure(
             lambda t: t + next(moves) if t.dtype.is_floating else t, self.x
         )
 
-    def in_float32(self):
+    def in_float32(self) -> Probe:
         """A probe of the same point whose arithmetic is float32, whatever the layers' policy.
 
-        Half precision cannot hold differences such as f(x + v) − f(x) at small v. Returns this
-        probe itself where nothing is half precision. The new pass starts from this one's seeds and
-        moves no state. Its random masks are its own, repeated by its `forward`: Keras draws a mask
-        in the dtype of what it masks.
+        Half precision cannot represent differences such as f(x + v) − f(x) at small v. Returns this
+        probe itself if nothing is half precision. The new pass starts from this one's seeds and
+        changes no state. Its random masks are its own, repeated by its `forward`: Keras draws a
+        mask in the dtype of what it masks.
         """
-        if not half_precision_layers(self.network):
-            return self
-        if "float32" not in self._memo:
-            self._memo["float32"] = _Float32Probe(self)
-        return self._memo["float32"]
+        return self._in_mode(training=self.training, float32=True)
 
-    def in_inference(self):
-        """A probe of the same point in inference mode, of which each example is a function alone.
+    def in_inference(self) -> Probe:
+        """A probe of the same point in inference mode, where examples do not interact.
 
-        In training mode batch norm makes of every logit a function of the whole batch. Returns this
-        probe itself where it is in inference mode already. The new pass takes the running
-        statistics of before this one and moves no state.
+        In training mode batch norm makes every logit a function of the whole batch. Returns this
+        probe itself if it is in inference mode already. The new pass uses the running statistics
+        of before this one, also in its `forward`, and changes no state.
         """
-        if not self.training:
-            return self
-        if "inference" not in self._memo:
-            with self._pass.rewound():
-                settings = {"needs": self.needs, "draws": self.draws, "teacher": self._teacher}
-                found = Probe(self.network, self.x, self.y, training=False, **settings)
-            found.head, found._logits = self.head, None
-            self._memo["inference"] = found
-        return self._memo["inference"]
+        return self._in_mode(training=False, float32=self._pass.float32)
 
     # Inside
 
-    def _logits_among(self, outputs):
-        return output_heads.logits(self.network, outputs, self.head)
+    def _in_mode(self, training: bool, float32: bool) -> Probe:
+        other = self._pass.in_mode(training=training, float32=float32)
+        if other is self._pass:
+            return self
+        key = Key("mode", (training, float32))
+        return self._memo.get(key, lambda: self._view(other))
 
-    def _gradients(self, target, of, temperature=1.0, deep=False):
-        """Gradients for inputs and all that was recorded, from one backward pass.
+    def _logits_among(self, outputs: Any) -> tf.Tensor:
+        return output_heads.logits(self.network, outputs, self._head)
 
-        Where the Jacobian is wanted anyway, and nothing but inputs (`deep`), they are a row of it.
+    def _gradients(
+        self, target: Any, of: str, temperature: float = 1.0, deep: bool = False
+    ) -> Gradients:
+        """Gradients with respect to inputs and all that was recorded, from one backward pass.
+
+        If the Jacobian is needed anyway, and nothing but inputs (`deep`), they are a row of it.
         """
         row = self.needs.jacobian and of == "logit" and not deep
-        key = ("gradient", of, float(temperature), _name_of(target), row)
-        if key not in self._memo:
+
+        def compute() -> Gradients:
             if row:
-                self._memo[key] = Gradients(self._row(target))
-            else:
-                with self._pass.recording():
-                    scalar = self._scalar(of, temperature, self.classes(target))
-                self._memo[key] = self._backward(scalar)
-        return self._memo[key]
+                return Gradients(self._row(target))
+            with self._pass.recording():
+                scalar = targets.scalar(self.logits, self.classes(target), of, temperature)
+            return self._backward(scalar)
 
-    def _scalar(self, of, temperature, indices):
-        if of == "logit":
-            return targets.select(self.logits, indices)
-        logits = self.logits if temperature == 1.0 else self.logits / temperature
-        if of == "log_probability":
-            return losses.log_probability(logits, indices)
-        if of == "probability":
-            return targets.select(tf.nn.softmax(logits), indices)
-        raise ArgumentError(
-            f"of: got {of!r}; expected 'logit', 'probability' or 'log_probability'."
-        )
+        key = Key("gradient", name_of(target), of, float(temperature), row)
+        return self._memo.get(key, compute)
 
-    def _backward(self, scalar):
-        """One backward pass, of a scalar that nobody has asked for yet."""
+    def _backward(self, scalar: tf.Tensor) -> Gradients:
+        """One backward pass, of a scalar that has not been differentiated yet."""
         return self._pass.gradients(scalar)
 
-    def _jacobian(self):
-        if "jacobian" not in self._memo:
-            classes = self.logits.shape[-1]
-            if classes is None:
-                raise ModelError(
-                    f"network {self.network.name!r}: the number of logits is unknown; target "
-                    "'all' needs it. Give the last layer a fixed size."
-                )
-            if classes <= _LOOP_CLASSES:
-                rows = []
-                for k in range(classes):
-                    with self._pass.recording():
-                        logit = self.logits[:, k]
-                    rows.append(self._backward(logit).inputs)
-            else:
-                rows = self._pass.jacobian(self.logits)
-            self._memo["jacobian"] = rows
-        return self._memo["jacobian"]
+    def _jacobian(self) -> list[list[tf.Tensor]]:
+        return self._memo.get(Key("jacobian"), self._rows)
 
-    def _row(self, target):
-        """One logit's gradient, picked out of the Jacobian that is wanted anyway."""
+    def _rows(self) -> list[list[tf.Tensor]]:
+        classes = self.logits.shape[-1]
+        if classes is None:
+            raise ModelError(
+                f"network {self.network.name!r}: the number of logits is unknown; target "
+                "'all' needs it; try a last layer of fixed size."
+            )
+        if classes > _LOOP_CLASSES:
+            return self._pass.jacobian(self.logits)
+        rows = []
+        for k in range(classes):
+            with self._pass.recording():
+                logit = self.logits[:, k]
+            rows.append(self._backward(logit).inputs)
+        return rows
+
+    def _row(self, target: Any) -> list[tf.Tensor]:
+        """One logit's gradient, selected from the Jacobian."""
         with self._pass.recording_gradients():
             indices = self.classes(target)
             weights = tf.one_hot(indices, self.logits.shape[-1], dtype=self.logits.dtype)
-            picked = []
-            for i, source in enumerate(self._pass.inputs):
-                stacked = tf.stack([row[i] for row in self._jacobian()], axis=1)
-                axes = tf.ones([source.shape.rank - 1], tf.int32)
-                mask = tf.reshape(weights, tf.concat([tf.shape(weights), axes], 0))
-                picked.append(tf.reduce_sum(stacked * tf.cast(mask, stacked.dtype), axis=1))
-        return picked
-
-
-class _Float32Probe(Probe):
-    """The same point in float32; see `Probe.in_float32`."""
-
-    def __init__(self, half: Probe):
-        with computing_in_float32(half.network), half._pass.rewound():
-            super().__init__(
-                half.network,
-                half.x,
-                half.y,
-                training=half.training,
-                needs=half.needs,
-                draws=half.draws,
-            )
-        self.head, self._logits = half.head, None
-
-    def forward(self, x):
-        with computing_in_float32(self.network):
-            return super().forward(x)
-
-    def in_float32(self):
-        return self
-
-
-def _is(target, name):
-    return isinstance(target, str) and target == name
-
-
-def _name_of(target):
-    return target if isinstance(target, str | int) else target.ref()
+            return self._pass.selected(self._jacobian(), weights)

@@ -13,7 +13,7 @@ from tfgrad import layers
 from tfgrad.errors import ModelError
 from tfgrad.gradients import call_hooks
 from tfgrad.gradients.forward_pass import Needs
-from tfgrad.gradients.intercepts import recorded
+from tfgrad.gradients.intercepts import recorded_intercepts
 from tfgrad.gradients.probe import Probe
 
 L, A = keras.layers, keras.activations
@@ -395,7 +395,7 @@ def test_half_precision_layers(policy):
 def test_intercepts_alone_without_a_probe():
     dense = L.Dense(2, bias_initializer="ones", name="dense")
     dense.build((None, 3))
-    with recorded() as terms:
+    with recorded_intercepts() as terms:
         dense(tf.ones([1, 3]))
     (term,) = terms
     assert (term.name, term.kind) == ("dense", "affine")

@@ -1,13 +1,14 @@
-"""Which calls of a network put out something whose first axis is not the batch.
+"""Calls of a network with an output whose first axis is not the batch.
 
 A term belongs to an example by its first axis. Windows cut out of images and stacked, sequences
-with time first, a loss beside an output: these cannot be terms, and are counted with the next call
-that has the batch in front. Shapes alone do not tell [batch, …] from [time, …]; a trace with a
-batch that nothing else is as long as does.
+with the time axis first, or a loss beside an output cannot be terms; their intercepts are counted
+with the next call whose first axis is the batch. Shapes alone do not distinguish [batch, …] from
+[time, …], so the network is traced with a batch size that no other axis has.
 """
 
 import concurrent.futures
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from tfgrad.gradients import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
 
 _BATCH = 1009  # a prime; nothing is computed, so size costs nothing
-# Bare operations of a functional graph that leave the first axis where it is, by class name.
+# Bare operations of a functional graph that keep the first axis, by class name.
 _IN_PLACE = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Absolute", "Abs"),
     *("Relu", "Relu6", "LeakyRelu", "Silu", "Gelu", "Sigmoid", "Tanh", "Softplus", "Elu", "Exp"),
@@ -27,14 +28,14 @@ _known: weakref.WeakKeyDictionary[Any, dict[Any, frozenset[int]]] = weakref.Weak
 
 
 def unbatched(network: keras.layers.Layer, x: Any) -> frozenset[int]:
-    """Ids of the layers and operations of which some output has no batch in front.
+    """Ids of the layers and operations with an output whose first axis is not the batch.
 
-    The answer is cached while the network lives. Networks of Keras's own layers alone have none
-    and are not traced.
+    The result is cached as long as the network exists. Networks made only of Keras's own layers
+    have none and are not traced.
 
     Args:
-        network: the model.
-        x: its inputs, of which shapes and dtypes are read.
+        network: The model.
+        x: Its inputs, of which only shapes and dtypes are read.
     """
     if not any(map(_may_move_the_batch, _operations(network))):
         return frozenset()
@@ -49,7 +50,7 @@ def unbatched(network: keras.layers.Layer, x: Any) -> frozenset[int]:
     return cache[key]
 
 
-def _operations(network):
+def _operations(network: keras.layers.Layer) -> Iterator[keras.Operation]:
     for layer in flatten_layers(network):
         yield layer
         for operation in getattr(layer, "operations", []):
@@ -57,7 +58,7 @@ def _operations(network):
                 yield operation
 
 
-def _may_move_the_batch(operation):
+def _may_move_the_batch(operation: keras.Operation) -> bool:
     kind = type(operation)
     if not isinstance(operation, keras.layers.Layer):
         return kind.__name__ not in _IN_PLACE
@@ -67,19 +68,31 @@ def _may_move_the_batch(operation):
 
 
 class _Shapes(call_hooks.Handler):
-    def __init__(self):
+    def __init__(self) -> None:
         self.found: set[int] = set()
 
-    def layer(self, layer, proceed, args, kwargs):
+    def layer(
+        self,
+        layer: keras.layers.Layer,
+        proceed: call_hooks.Proceed,
+        args: call_hooks.Args,
+        kwargs: call_hooks.Kwargs,
+    ) -> Any:
         return self._seen(layer, proceed(*args, **kwargs))
 
-    def operation(self, operation, proceed, args, kwargs):
+    def operation(
+        self,
+        operation: keras.Operation,
+        proceed: call_hooks.Proceed,
+        args: call_hooks.Args,
+        kwargs: call_hooks.Kwargs,
+    ) -> Any:
         outputs = proceed(*args, **kwargs)
         if isinstance(operation, keras.layers.Layer):
             return outputs
         return self._seen(operation, outputs)
 
-    def _seen(self, operation, outputs):
+    def _seen(self, operation: keras.Operation, outputs: Any) -> Any:
         for output in tf.nest.flatten(outputs):
             if isinstance(output, tf.Tensor) and output.dtype.is_floating:
                 shape = output.shape
@@ -88,16 +101,16 @@ class _Shapes(call_hooks.Handler):
         return outputs
 
 
-def _traced(network, specs):
+def _traced(network: keras.layers.Layer, specs: Any) -> frozenset[int]:
     shapes = _Shapes()
 
-    def run(*flat):
+    def run(*flat: tf.Tensor) -> Any:
         inputs = tf.nest.pack_sequence_as(specs, flat)
         with call_hooks.handled(shapes), keras.StatelessScope(collect_losses=True):
             return network(inputs, training=False)
 
     try:
         tf.function(run, autograph=False).get_concrete_function(*tf.nest.flatten(specs))
-    except Exception:  # a network of one batch size; what is wrong otherwise shows when it runs
+    except Exception:  # a network of a fixed batch size; any other error shows when it runs
         return frozenset()
     return frozenset(shapes.found)

@@ -1,34 +1,70 @@
-"""What a call is made of: layers in a graph, layers in code, constants among its arguments."""
+"""A call: its arguments, the layers inside it, and the constants that it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.gradients.intercepts.tangents import is_floating
+from tfgrad.gradients import call_hooks
+from tfgrad.gradients.intercepts.tangents import floating, is_floating
 from tfgrad.internal.keras_private import arguments_of_nodes, flatten_layers
 
 
-def has_layers_inside(operation):
-    """Whether a call may make others. A cell's calls are steps of its recurrent layer's."""
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a layer or operation: `proceed(*args, **kwargs)` makes it."""
+
+    name: str
+    operation: Any
+    proceed: call_hooks.Proceed
+    args: call_hooks.Args
+    kwargs: call_hooks.Kwargs
+
+    @property
+    def inputs(self) -> list[tf.Tensor]:
+        """The float tensors among the arguments, each once."""
+        return floating((self.args, self.kwargs))
+
+    @property
+    def inputs_with_repeats(self) -> list[tf.Tensor]:
+        """The float tensors among the arguments, as often as they are there."""
+        return [a for a in tf.nest.flatten((self.args, self.kwargs)) if is_floating(a)]
+
+    def run(self) -> Any:
+        """Make the call."""
+        return self.proceed(*self.args, **self.kwargs)
+
+    def at(self, tensor: tf.Tensor) -> Call:
+        """The same call with another tensor in place of its only float input."""
+        args, kwargs = tf.nest.map_structure(
+            lambda a: tensor if is_floating(a) else a, (self.args, self.kwargs)
+        )
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+
+def has_layers_inside(operation: keras.Operation) -> bool:
+    """Whether a call may make others.
+
+    A recurrent layer's call does not: the calls of its cell are steps of it.
+    """
     if isinstance(operation, keras.layers.RNN) or not isinstance(operation, keras.layers.Layer):
         return False
     if isinstance(type(operation).call, tf.types.experimental.GenericFunction):
-        return False  # traced once, perhaps when nobody listened
+        return False  # traced once, perhaps while no hook was active
     return any(layer is not operation for layer in flatten_layers(operation))
 
 
-def current_graph():
-    """The graph being built in this thread; None while running eagerly."""
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-
-
-def constants(model):
-    """The tensors that a functional model's graph holds as constants."""
+def constants(model: keras.Model) -> list[tf.Tensor]:
+    """The tensors that a functional model's graph contains as constants."""
     operations = getattr(model, "operations", [])
     flat = [argument for o in operations for argument in arguments_of_nodes(o)]
     return [a for a in flat if is_floating(a)]
 
 
-def is_array(value):
-    """Whether an argument is a constant that is no tensor: an array, or a variable."""
+def is_array(value: Any) -> bool:
+    """Whether an argument is a constant other than a tensor: an array, or a variable."""
     return isinstance(value, np.ndarray | np.generic | tf.Variable | keras.Variable)

@@ -1,4 +1,4 @@
-"""What is known of a call's intercept y − J·x without differentiating it.
+"""Closed forms of a call's intercept y − J·x, which need no differentiation.
 
 | rule          | calls                                              | intercept             |
 |---------------|----------------------------------------------------|-----------------------|
@@ -6,21 +6,40 @@
 | `batch_norm`  | batch normalisation in inference                   | β − γμ/√(v + ε)       |
 | `layer_norm`  | layer and RMS normalisation                        | β + (y − β) v/(v + ε) |
 | `homogeneous` | J·x = y: ReLU, pooling, reshaping, sums, …         | none                  |
-| `linear`      | linear in x besides: resizing                      | none                  |
-| `shift`       | rescaling and normalisation of pixels              | what they add         |
+| `linear`      | also linear in x: resizing                         | none                  |
+| `shift`       | rescaling and normalisation of pixels              | the constant added    |
 | `elementwise` | each output depends on one input                   | φ(z) − φ′(z) z        |
 | `product`     | of n inputs                                        | −(n − 1) y            |
 
-A rule holds for Keras's own classes and for tfgrad's, not for a subclass, whose `call` may be
-another: that one is differentiated. Every other call has no rule.
+A rule holds for Keras's own classes and for tfgrad's, not for a subclass, whose `call` may differ.
+Every call without a rule is differentiated. `README.md` beside this file tells how to add a rule.
 """
+
+from __future__ import annotations
+
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfgrad import layers as own
+from tfgrad.gradients.intercepts.terms import Kind
 from tfgrad.internal import keras_private
+from tfgrad.internal.precision import at_least_float32
+
+Rule = Literal[
+    "affine",
+    "batch_norm",
+    "layer_norm",
+    "homogeneous",
+    "linear",
+    "shift",
+    "elementwise",
+    "product",
+]
+# Where the inputs are known, calls by these rules have no term.
+WITHOUT_INTERCEPT = ("homogeneous", "linear")
 
 _L, _A = keras.layers, keras.activations
 
@@ -31,7 +50,7 @@ _AFFINE = {
 }
 _BATCH_NORM = {_L.BatchNormalization, own.BatchNormalization}
 _LAYER_NORM = {_L.LayerNormalization, own.LayerNormalization, _L.RMSNormalization}
-# Forward-mode differentiation drops the tangent of a bilinear resizing without a word.
+# Forward-mode differentiation silently drops the tangent of a bilinear resizing.
 _LINEAR = {
     *(_L.Resizing, own.Resizing, _L.UpSampling2D, own.UpSampling2D),
     *(_L.UpSampling1D, _L.UpSampling3D, _L.CenterCrop),
@@ -48,7 +67,7 @@ _HOMOGENEOUS = {
     ),
     *(getattr(_L, f"{kind}{rank}D") for kind in ("Cropping", "ZeroPadding") for rank in (1, 2, 3)),
 }
-# What does nothing in inference.
+# Layers that return their input in inference.
 _INFERENCE_IDENTITY = {
     *(_L.Dropout, _L.GaussianDropout, _L.GaussianNoise, _L.AlphaDropout),
     *(_L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D),
@@ -67,7 +86,7 @@ _ELEMENTWISE_ACTIVATIONS = [
 ]
 
 # Bare operations of a functional graph, by class name: Keras does not make the classes public.
-_OPERATIONS = {
+_OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "Identity", "Negative", "Abs"), "homogeneous"),
     **dict.fromkeys(("Reshape", "Transpose", "ExpandDims", "Squeeze", "GetItem"), "homogeneous"),
     **dict.fromkeys(("Mean", "Sum", "Max", "Min", "MaxPool", "AveragePool"), "homogeneous"),
@@ -76,11 +95,11 @@ _OPERATIONS = {
     **dict.fromkeys(("Elu", "Selu", "HardSigmoid", "HardSilu", "Exp", "Mish"), "elementwise"),
     "Multiply": "product",
 }
-# Homogeneous in tensors; a number among them (`x + 1`) is a constant.
+# Homogeneous if all arguments are tensors; a number among them (`x + 1`) is a constant.
 _JOINS = {"Add", "Subtract", "Concatenate", "Stack", "Maximum", "Minimum"}
 
 
-def rule(operation, arguments=(), training: bool = False) -> str | None:
+def rule(operation: Any, arguments: Any = (), training: bool = False) -> Rule | None:
     """The rule for a call of a layer or bare operation with these arguments, or None."""
     kind = type(operation)
     if not isinstance(operation, _L.Layer):
@@ -99,7 +118,7 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
     if kind in _BATCH_NORM:
         return None if training and operation.trainable else "batch_norm"
     if kind in _LAYER_NORM:
-        # With rms_scaling Keras divides by the deviation and does not subtract the mean.
+        # With rms_scaling Keras divides by the standard deviation without subtracting the mean.
         return None if getattr(operation, "rms_scaling", False) else "layer_norm"
     if kind in _LINEAR:
         padded = getattr(operation, "pad_to_aspect_ratio", False) and operation.fill_value
@@ -123,8 +142,8 @@ def rule(operation, arguments=(), training: bool = False) -> str | None:
     return None
 
 
-def activation_rule(activation) -> str | None:
-    """`"homogeneous"`, `"elementwise"`, or None for an activation that is not in the tables."""
+def activation_rule(activation: Any) -> Rule | None:
+    """`"homogeneous"`, `"elementwise"`, or None for an activation without a rule."""
     if activation is None or any(activation is known for known in _HOMOGENEOUS_ACTIVATIONS):
         return "homogeneous"
     if any(activation is known for known in _ELEMENTWISE_ACTIVATIONS):
@@ -132,7 +151,34 @@ def activation_rule(activation) -> str | None:
     return rule(activation) if isinstance(activation, _L.Layer) else None
 
 
-def bias(layer, rank: int):
+def intercept(
+    rule: Rule, layer: Any, inputs: list[tf.Tensor], y: tf.Tensor
+) -> tuple[Kind, tf.Tensor | None]:
+    """The kind and the intercept of a call by its rule.
+
+    Args:
+        rule: A rule with an intercept, other than "affine", whose call has two parts.
+        layer: The layer or operation.
+        inputs: The float tensors among the arguments of the call, of which all are known.
+        y: The output.
+
+    Returns:
+        (kind, intercept), where the intercept broadcasts to y; None for "elementwise", whose term
+        follows from a gradient with respect to the input.
+    """
+    if rule == "elementwise":
+        return "activation", None
+    if rule == "batch_norm":
+        return "batch_norm", batch_norm_shift(layer, y.shape.rank)
+    if rule == "shift":
+        return "affine", tf.constant(shift(layer), y.dtype)
+    if rule == "layer_norm":
+        return "residue", layer_norm_intercept(layer, inputs[0], y)
+    assert rule == "product", rule
+    return "residue", (1 - len(inputs)) * y
+
+
+def bias(layer: Any, rank: int) -> tf.Tensor | None:
     """The bias of an affine layer, shaped to broadcast over its output of that rank, or None."""
     if layer.bias is None:
         return None
@@ -142,10 +188,10 @@ def bias(layer, rank: int):
     return value
 
 
-def shift(layer):
-    """What a rescaling or normalisation adds: a constant that broadcasts over its output."""
+def shift(layer: Any) -> np.ndarray:
+    """The constant that a rescaling or normalisation adds; it broadcasts over the output."""
     if isinstance(layer, _L.Rescaling):
-        # TensorFlow makes a float32 of a Python number, whatever the layer computes in.
+        # TensorFlow converts a Python number to float32, whatever dtype the layer computes in.
         number = isinstance(layer.offset, int | float)
         return np.asarray(layer.offset, "float32" if number else None)
     deviation = np.maximum(np.sqrt(np.asarray(layer.variance)), keras.config.epsilon())
@@ -153,7 +199,7 @@ def shift(layer):
     return mean if layer.invert else -mean / deviation
 
 
-def batch_norm_shift(layer, rank: int):
+def batch_norm_shift(layer: Any, rank: int) -> tf.Tensor:
     """β − γμ/√(v + ε) of the moving statistics, shaped to broadcast over an output of that rank."""
     scale = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
     if layer.scale:
@@ -166,13 +212,13 @@ def batch_norm_shift(layer, rank: int):
     return tf.reshape(shift, shape)
 
 
-def layer_norm_intercept(layer, x, y):
-    """β + (y − β) v/(v + ε), v the mean square about the mean (or about 0: RMS) of x.
+def layer_norm_intercept(layer: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """β + (y − β) v/(v + ε), v the mean square of x about its mean (about 0 for RMS).
 
-    Along the ray t ↦ t·x the normalised part n changes by n ε/(v + ε), which ε = 0 makes nothing.
+    Along the ray t ↦ t·x the normalised part n changes by n ε/(v + ε), which is 0 for ε = 0.
     """
     rms = isinstance(layer, _L.RMSNormalization)
-    x = tf.cast(x, tf.float32) if x.dtype.size < 4 else x
+    x = at_least_float32(x)
     axis = layer.axis
     if rms:
         v = tf.reduce_mean(tf.square(x), axis, keepdims=True)

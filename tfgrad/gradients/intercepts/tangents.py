@@ -1,72 +1,86 @@
 """Jacobian-vector products at the point itself: J·x, for one call or from call to call inside one.
 
-A frame says where in a model a call is made. Inside a graph of layers (`Graph`) a call takes what
-another has put out. Inside a layer's own `call` (`Code`) its inputs may have come through any
-arithmetic, which a forward-mode pass follows: tangents start as the values, and are set to the
-values again wherever an intercept has been recorded.
+A frame represents the place in a model where a call is made. Inside a graph of layers (`Graph`) a
+call takes what another has returned. Inside a layer's own `call` (`Code`) its inputs may have come
+through any arithmetic, which a forward-mode pass follows: tangents start as the values, and are set
+to the values again wherever an intercept has been recorded.
 """
 
-import contextlib
+from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
 import tensorflow as tf
+
+Aside = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class Graph:
-    """Inside a graph of layers: whatever a call takes was put out by another, or is constant."""
+    """Inside a graph of layers: every input of a call is another call's output, or constant.
 
-    tangents = None
+    Args:
+        inside: The layer in whose `call` the graph runs; None at the top.
+        constants: The tensors that the graph contains as constants.
+    """
 
-    def __init__(self, inside=None, constants=()):
+    def __init__(
+        self, inside: keras.layers.Layer | None = None, constants: Iterable[tf.Tensor] = ()
+    ) -> None:
         self.inside = inside
-        self._constants = {id(t): t for t in constants}  # held, so that ids stay their own
+        self._constants = {id(t): t for t in constants}  # kept alive, so that ids stay their own
 
-    def varies(self, tensor):
+    def varies(self, tensor: tf.Tensor) -> bool:
         """Whether the tensor depends on the input."""
         return id(tensor) not in self._constants
 
-    def is_known(self, tensor):
-        """Whether the tensor's intercept is recorded: its tangent is its value."""
+    def is_known(self, tensor: tf.Tensor) -> bool:
+        """Whether the tensor's tangent is its value: all intercepts before it are recorded."""
         return self.varies(tensor)
 
-    def knows(self, tensor):
-        """The tensor's intercept has been recorded."""
+    def mark_known(self, tensor: tf.Tensor) -> None:
+        """Note that the tensor's intercept has been recorded."""
 
-    def is_constant(self, tensor):
-        """The tensor does not depend on the input; whoever takes it counts it."""
+    def mark_constant(self, tensor: tf.Tensor) -> None:
+        """Note that the tensor does not depend on the input; the call that takes it counts it."""
         self._constants[id(tensor)] = tensor
 
-    def paused(self):
-        """No forward-mode pass sees what is done here."""
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """A context that no forward-mode pass records."""
         return contextlib.nullcontext()
 
 
 class Code:
-    """Inside a layer's `call`: what a call takes may have come through any arithmetic.
+    """Inside a layer's `call`: an input of a call may have come through any arithmetic.
 
     Args:
-        inside: the layer.
-        inputs: the tensors it was called with that depend on the input.
-        aside: a context in which the tape that will differentiate the network does not record.
+        inside: The layer.
+        inputs: The tensors it was called with that depend on the input.
+        aside: A context in which the tape that will differentiate the network does not record.
             Tangents are made there: a tensor that is both watched by a tape and another's tangent
             confuses TensorFlow where a `tf.function` is called.
     """
 
-    def __init__(self, inside, inputs, aside):
+    def __init__(
+        self, inside: keras.layers.Layer | None, inputs: list[tf.Tensor], aside: Aside
+    ) -> None:
         self.inside, self._aside = inside, aside
         self._kept = {id(t): t for t in inputs}
         with aside():
             values = [tf.identity(t) for t in inputs]
         self.tangents = tf.autodiff.ForwardAccumulator(inputs, values)
 
-    def varies(self, tensor):
+    def varies(self, tensor: tf.Tensor) -> bool:
         """Whether the tensor depends on the input."""
         return self.is_known(tensor) or self.tangents.jvp(tensor) is not None
 
-    def is_known(self, tensor):
+    def is_known(self, tensor: tf.Tensor) -> bool:
         """Whether the tensor is an output (or input) whose tangent is its value."""
         return id(tensor) in self._kept
 
-    def knows(self, tensor):
+    def mark_known(self, tensor: tf.Tensor) -> None:
         """Set the tangent of a tensor made while paused to its value."""
         if id(tensor) not in self._kept:
             self._kept[id(tensor)] = tensor
@@ -74,12 +88,16 @@ class Code:
                 value = tf.identity(tensor)
             self.tangents._watch(tensor, value)
 
-    def is_constant(self, tensor):
-        """The tensor does not depend on the input; it has no tangent."""
+    def mark_constant(self, tensor: tf.Tensor) -> None:
+        """Nothing to note: a tensor that does not depend on the input has no tangent."""
+
+    def tangent(self, tensor: tf.Tensor) -> tf.Tensor:
+        """J·x at the tensor, zeros if it does not depend on the input."""
+        return self.tangents.jvp(tensor, tf.UnconnectedGradients.ZERO)
 
     @contextlib.contextmanager
-    def paused(self):
-        """No forward-mode pass sees what is done here."""
+    def paused(self) -> Any:
+        """A context that no forward-mode pass records."""
         self.tangents.__exit__(None, None, None)
         try:
             yield
@@ -87,8 +105,16 @@ class Code:
             self.tangents.__enter__()
 
 
-def transposed(call, inputs):
-    """A call's outputs and {output: J·x}: what ⟨Jᵀu, x⟩ changes by with u, for any u."""
+Frame = Graph | Code
+
+
+def transposed(
+    call: Callable[[], Any], inputs: list[tf.Tensor]
+) -> tuple[Any, Callable[[tf.Tensor], tf.Tensor | None]]:
+    """A call's outputs, and a function from each of them to J·x.
+
+    J·x is the derivative of ⟨Jᵀu, x⟩ with respect to u, for any u: a backward pass, transposed.
+    """
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(inputs)
@@ -98,28 +124,20 @@ def transposed(call, inputs):
         outer.watch(us)
         pulled = inner.gradient(ys, inputs, output_gradients=us)
     pairs = [(g, x) for g, x in zip(pulled, inputs, strict=True) if g is not None]
-    if not pairs:
-        return outputs, _ById({})
-    gradients, xs = zip(*pairs, strict=True)
-    products = outer.gradient(list(gradients), us, output_gradients=list(xs))
-    return outputs, _ById({id(y): p for y, p in zip(ys, products, strict=True)})
+    table = {}
+    if pairs:
+        gradients, xs = zip(*pairs, strict=True)
+        products = outer.gradient(list(gradients), us, output_gradients=list(xs))
+        # The outputs are in the hands of the caller, so their ids stay their own.
+        table = {id(y): p for y, p in zip(ys, products, strict=True)}
+    return outputs, lambda y: table.get(id(y))
 
 
-class _ById:
-    """A table of tensors, which are not hashable."""
-
-    def __init__(self, table):
-        self.table = table
-
-    def get(self, tensor):
-        return self.table.get(id(tensor))
-
-
-def is_floating(value):
+def is_floating(value: Any) -> bool:
     """Whether a value is a tensor that may be differentiated; variables are constants here."""
     return isinstance(value, tf.Tensor) and value.dtype.is_floating
 
 
-def floating(structure):
+def floating(structure: Any) -> list[tf.Tensor]:
     """The floating tensors of a structure, each once."""
     return list({id(t): t for t in tf.nest.flatten(structure) if is_floating(t)}.values())

@@ -1,4 +1,4 @@
-"""The terms of a full-gradient decomposition: one intercept a call."""
+"""The terms of a full-gradient decomposition: one intercept per call."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Intercept:
     """One call's output and intercept.
 
     Attributes:
-        name: the call: the layer's name, name:1, name:2 for further calls of it; /activation for
+        name: The call's name: the layer's, name:1, name:2 for further calls of it; /activation for
             the activation fused into a layer, /1, /2 for further outputs of a call.
-        kind: `"affine"` and `"batch_norm"`: a bias in the papers' sense. `"activation"`: the
-            intercept φ(z) − φ′(z) z of an elementwise function. `"residue"`: of anything else.
-        operation: the Keras layer or operation called.
-        output: y, the tensor whose gradient the intercept is multiplied with.
-        residue: the intercept, of a shape that broadcasts to y; None where `before` serves.
+        kind: `"affine"` and `"batch_norm"` for a bias in the papers' sense; `"activation"` for the
+            intercept φ(z) − φ′(z) z of an elementwise function; `"residue"` for any other.
+        operation: The Keras layer or operation called.
+        output: y, the tensor whose gradient is multiplied by the intercept.
+        residue: The intercept, of a shape that broadcasts to y; None where `before` is given.
         before: z of an elementwise y = φ(z), a copy that φ alone reads, so that the term
             ∇_y f ⊙ (φ(z) − φ′(z) z) is ∇_y f ⊙ y − ∇_z f ⊙ z and φ′ need not be computed.
-        inside: the layer in whose `call` this one was made; None in a graph of layers.
-        whole: whether the call holds layers and had to be taken as one.
-        source: the output that this call took, if it is another term's.
+        inside: The layer in whose `call` this call was made; None in a graph of layers.
+        whole: Whether the call contains layers and was differentiated as a single one.
+        source: The index of the term whose output this call took, if there is one.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Intercept:
         return [self.output] if self.before is None else [self.output, self.before]
 
     def term(self, gradients: list[Any]) -> tf.Tensor:
-        """f^b = ∇_y f ⊙ (y − J·x), like y, in float32 or wider; zeros where f ignores the call.
+        """f^b = ∇_y f ⊙ (y − J·x), like y, in float32 or wider; zeros if f ignores it.
 
         Args:
-            gradients: of f with respect to `tensors`; None means zero.
+            gradients: ∂f/∂t for each t of `tensors`; None means zero.
         """
         y = at_least_float32(self.output)
         if gradients[0] is None:
@@ -70,9 +70,10 @@ class Intercepts(list[Intercept]):
     """The intercepts of a forward pass, in call order.
 
     Attributes:
-        differentiated: names of the layers and operations that took a Jacobian-vector product.
+        differentiated: Names of the layers and operations for which a Jacobian-vector product was
+            computed.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.differentiated: set[str] = set()

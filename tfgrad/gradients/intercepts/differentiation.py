@@ -1,0 +1,124 @@
+"""Intercepts of calls without a closed form: y minus a Jacobian-vector product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfgrad.errors import ModelError, TfgradError
+from tfgrad.gradients import call_hooks
+from tfgrad.gradients.intercepts.call_structure import Call, has_layers_inside
+from tfgrad.gradients.intercepts.recording import Recording
+from tfgrad.gradients.intercepts.tangents import Code, is_floating, transposed
+from tfgrad.internal import keras_private
+
+# What TensorFlow raises for a call that forward mode, or a tape, cannot differentiate.
+_NOT_DIFFERENTIABLE = (
+    *(tf.errors.OpError, LookupError, TypeError, ValueError, NotImplementedError, RuntimeError),
+)
+_Product = Callable[[tf.Tensor], tf.Tensor | None]
+
+
+def differentiated(recording: Recording, call: Call) -> Any:
+    """The outputs of a call with no rule, whose residues are recorded.
+
+    Forward mode follows a call from layer to layer and cuts it at the calls inside it, but cannot
+    pass loops or custom gradients. A transposed backward pass can, and takes the call as one.
+
+    Raises:
+        ModelError: The call cannot be differentiated.
+    """
+    inputs = [t for t in call.inputs if recording.frame.varies(t)]
+    whole = has_layers_inside(call.operation)
+    with recording.frame.paused():
+        if whole:
+            restore = call_hooks.checkpoint()
+            code = Code(call.operation, inputs, recording.aside)
+            try:
+                with code.tangents, recording.inside(code):
+                    outputs = call.run()
+                return residues(recording, call, outputs, code.tangents.jvp, code.is_known)
+            except TfgradError:
+                raise
+            except _NOT_DIFFERENTIABLE:
+                restore()
+            # The layers inside are differentiated with the call.
+            inside = keras_private.flatten_layers(call.operation)
+            recording.terms.differentiated.update(layer.name for layer in inside)
+        outputs, product = _transposed(recording, call, inputs)
+        return residues(recording, call, outputs, product, whole=whole)
+
+
+def followed(recording: Recording, call: Call) -> Any:
+    """The outputs of a call inside code, which the forward-mode pass of that code follows."""
+    code = recording.frame
+    assert isinstance(code, Code)
+    outputs = call.run()
+    with code.paused():
+        return residues(recording, call, outputs, code.tangents.jvp, code.is_known)
+
+
+def residues(
+    recording: Recording,
+    call: Call,
+    outputs: Any,
+    product: _Product,
+    is_known: Callable[[tf.Tensor], bool] = lambda y: False,
+    whole: bool = False,
+) -> Any:
+    """Record y − J·x for every output of a call that has been differentiated.
+
+    Args:
+        recording: Where the terms are added.
+        call: The call.
+        outputs: Its outputs.
+        product: A function from an output to J·x; None if it does not depend on the input.
+        is_known: A function that tells whether an output is that of a call inside, unchanged.
+        whole: Whether the call contains layers and was differentiated as a single one.
+
+    Returns:
+        The outputs, of which the recorded ones are copies.
+    """
+    recording.terms.differentiated.add(call.operation.name)
+    number, frame = 0, recording.frame
+
+    def one(y: Any) -> Any:
+        nonlocal number
+        if not is_floating(y):
+            return y
+        tangent = product(y)
+        if is_known(y):
+            frame.mark_known(y)
+            return y
+        if tangent is None:
+            frame.mark_constant(y)
+            return y
+        own = recording.own(y)
+        name = f"{call.name}/{number}" if number else call.name
+        number += 1
+        recording.add(call.operation, name, "residue", own, own - tangent, whole=whole)
+        frame.mark_known(own)
+        return own
+
+    return tf.nest.map_structure(one, outputs)
+
+
+def _transposed(recording: Recording, call: Call, inputs: list[tf.Tensor]) -> tuple[Any, _Product]:
+    def run() -> Any:
+        with recording.inside(None):
+            return call.run()
+
+    try:
+        return transposed(run, inputs)
+    except _NOT_DIFFERENTIABLE as error:
+        run()  # an error of the call itself is raised here
+        operation = call.operation
+        problem = ModelError(
+            f"layer {operation.name!r} ({type(operation).__name__}): its intercept needs a "
+            f"Jacobian-vector product, and it cannot be differentiated ({type(error).__name__}: "
+            f"{error}). If the model runs on this input, build the layer of Keras layers, whose "
+            "intercepts are known."
+        )
+        raise keras_private.without_call_information(problem) from error
