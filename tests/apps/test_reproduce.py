@@ -251,6 +251,10 @@ def test_the_list(app, capsys):
             ["t5.1", "--epochs=3"],
             "--epochs: got 3; expected none, because t5.1 has settings of its own",
         ),
+        (
+            ["t5.1", "--pretrained=x.keras"],
+            "--pretrained: got 'x.keras'; expected none, because t5.1 has settings of its own",
+        ),
         (["t2.3", "--scale=paper"], "--teacher: got none; expected a resnet34 trained on imagenet"),
     ],
 )
