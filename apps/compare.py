@@ -1,8 +1,8 @@
-"""Put finished runs of apps.train side by side: accuracy under noise as a table and a picture.
+"""Compare finished runs of apps.train: accuracy under noise as a table and a figure.
 
     python -m apps.compare --work_dirs=runs/plain,runs/gradient_norm_1 --out=runs/noise
 
-writes OUT.md, OUT.png and OUT.json.
+Writes OUT.md, OUT.png and OUT.json.
 
 Exit codes: 0 done, 64 usage, 65 a directory without a finished run.
 """
@@ -11,6 +11,7 @@ from .common import command
 
 # isort: split
 import os
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -24,22 +25,27 @@ from .common import work_directory
 FLAGS = flags.FLAGS
 
 
-def define_flags():
-    """All flags of this app."""
-    flags.DEFINE_list("work_dirs", [], "Work directories of finished apps.train runs.")
-    flags.DEFINE_string("out", "runs/noise", "Prefix of the files to write.")
-    flags.DEFINE_string("title", "accuracy under input noise", "Above the picture.")
+def define_flags() -> None:
+    """Define all flags of this command."""
+    flags.DEFINE_list(
+        "work_dirs", [], f"Work directories of finished runs of {command.named('train')}."
+    )
+    flags.DEFINE_string("out", "runs/noise", "Prefix of the files that are written.")
+    flags.DEFINE_string("title", "accuracy under input noise", "Title of the figure.")
 
 
-def main():
-    """Read, tabulate, draw."""
+def main() -> None:
+    """Read, tabulate and draw."""
     if not FLAGS.work_dirs:
-        raise ArgumentError("--work_dirs: not given; name one or more directories.")
+        raise ArgumentError("--work_dirs: got none; expected one or more directories.")
     rows, records = {}, []
     for directory in FLAGS.work_dirs:
         results = work_directory.read_json(os.path.join(directory, "results.json"))
         if results is None:
-            raise DataError(f"--work_dirs: {directory!r} holds no finished run of apps.train.")
+            raise DataError(
+                f"--work_dirs: got {directory!r}, which holds no finished run; expected a work "
+                f"directory of {command.named('train')}."
+            )
         flags_of_run = work_directory.read_json(os.path.join(directory, "run.json"))["flags"]
         label = f"{results['label']} ({flags_of_run['activation']})"
         rows[label] = _measured(results["noise"])
@@ -58,8 +64,8 @@ def main():
     print(f"{table}\n\nwritten to {FLAGS.out}.md, .png and .json")
 
 
-def _measured(levels):
-    """What `evaluation.noise_robustness` returned, from the record of a run."""
+def _measured(levels: Sequence[Mapping[str, float]]) -> evaluation.Measurement:
+    """The result of `evaluation.noise_robustness`, from the record of a run."""
     points, values, deviations = zip(
         *((level["sigma"], level["accuracy"], level["deviation"]) for level in levels), strict=True
     )

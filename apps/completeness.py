@@ -1,13 +1,13 @@
-"""Does the decomposition add up? On every architecture of keras.applications and of every kind.
+"""Check that the decomposition adds up, on all of keras.applications and on each kind of network.
 
     python -m apps.completeness --out=docs/results/completeness
     python -m apps.completeness --only=VGG16,EfficientNetV2B0
 
 builds each architecture with random weights, biases and batch-norm statistics, decomposes the
 predicted logit of two random images into input-gradient and bias-gradients (tfgrad.full_gradients)
-and reports how far the sum is from the logit, abs(f − sum) / abs(f). About half an hour on two
-cores. Writes OUT.json after every architecture, and goes on from there when started again; at the
-end OUT.md, a table.
+and reports the relative error of the sum, abs(f − sum) / abs(f). Takes about half an hour on two
+cores. Writes OUT.json after every architecture, and resumes from it when started again; at the end
+OUT.md, a table.
 
 Exit codes: 0 all within the bound, 1 not all, 64 usage.
 """
@@ -18,6 +18,8 @@ from .common import command
 import gc
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -33,15 +35,15 @@ FLAGS = flags.FLAGS
 BOUND = 1e-5
 
 
-def define_flags():
-    """All flags of this app."""
-    flags.DEFINE_string("out", "runs/completeness", "Where OUT.json and OUT.md go.")
+def define_flags() -> None:
+    """Define all flags of this command."""
+    flags.DEFINE_string("out", "runs/completeness", "Prefix of the files that are written.")
     flags.DEFINE_integer("side", 96, "Height and width of the images.", lower_bound=75)
-    flags.DEFINE_list("only", [], "Names to measure; default: every one.")
+    flags.DEFINE_list("only", [], "Names of the architectures to measure; default: all.")
 
 
-def main():
-    """Measure, write, print."""
+def main() -> None:
+    """Measure, write and print."""
     builders = dict(architectures.KINDS)
     builders |= {name: _application(name) for name in architectures.APPLICATIONS}
     for name in FLAGS.only:
@@ -77,11 +79,11 @@ def main():
         raise SystemExit(1)
 
 
-def _application(name):
+def _application(name: str) -> architectures.Build:
     return lambda: architectures.application(name, FLAGS.side)
 
 
-def measured(build):
+def measured(build: architectures.Build) -> dict[str, Any]:
     """{error, terms, parameters, layers, seconds} of one architecture."""
     keras.utils.set_random_seed(0)
     network = architectures.randomised(build())
@@ -101,8 +103,8 @@ def measured(build):
     return row
 
 
-def condition(full):
-    """Σ abs(terms) / abs(f), [batch]: how many times rounding counts in the relative error."""
+def condition(full: tfgrad.FullGradients) -> tf.Tensor:
+    """Σ abs(terms) / abs(f), [batch]: the factor of rounding in the relative error."""
     inputs = tf.nest.flatten(full.input_term)
     sizes = [
         tf.reduce_sum(tf.abs(t), range(1, t.shape.rank))
@@ -111,8 +113,8 @@ def condition(full):
     return tf.add_n(sizes) / tf.abs(full.score)
 
 
-def table(rows, settings):
-    """The rows in Markdown."""
+def table(rows: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """The rows as a page in Markdown."""
     worst = max(row["error"] for row in rows.values())
     lines = [
         "# Completeness of the full-gradient decomposition",
@@ -124,7 +126,7 @@ def table(rows, settings):
         "*terms* counts the layer calls with an intercept; *condition* is Σ abs(terms) / abs(f),",
         "which rounding (6e-8) is multiplied with. Made by",
         "",
-        "    python -m apps.completeness --out=docs/results/completeness",
+        f"    python -m {command.named('completeness')} --out=docs/results/completeness",
         "",
         f"{len(rows)} architectures, largest error {worst:.1e}, bound {settings['bound']:.0e}.",
         "",

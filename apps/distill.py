@@ -1,4 +1,4 @@
-"""Train a student with a teacher's help: match its logits, their gradients, its attention.
+"""Train a student that matches a teacher: its logits, their gradients, its attention.
 
     python -m apps.distill --teacher=vgg9 --teacher_epochs=15 --dataset=cifar10 --per_class=50 \\
         --normalize --epochs=100 --match_activations=10 --match_jacobian=10 --work_dir=runs/student
@@ -8,20 +8,20 @@
 
 The teacher is a .keras file of a network that returns logits for the same classes; a work directory
 of apps.train; or the name of an architecture, which is then trained first, on the whole training
-split whatever --per_class says: Adam at 1e-3, a tenth of it for the last fifth of --teacher_epochs,
---normalize, --teacher_augment. It has a work directory of its own, WORK_DIR/teacher, to be resumed,
-explained and given as --teacher to other students.
+split whatever --per_class is: Adam at 1e-3, a tenth of it for the last fifth of --teacher_epochs,
+--normalize, --teacher_augment. It has its own work directory, WORK_DIR/teacher, which can be
+resumed, explained and given as --teacher to other students.
 
-The images are normalised as the teacher's were, if a results.json beside it tells.
+The images are normalised as the teacher's were, if there is a results.json beside it.
 
-Where nothing is augmented, on one device, the teacher is asked once per image and its answers are
-kept in memory; elsewhere, and with --live_teacher, it runs in every step.
+Without augmentation and on one device, the teacher runs once per image and its outputs are kept in
+memory; otherwise, and with --live_teacher, it runs in every step.
 
 The work directory receives what apps.train writes: run.json (flags, versions), history.jsonl (a
 line an epoch), TensorBoard summaries, the state of the last finished epoch, and at the end
 network.keras (the plain student), model.keras (with penalties, teacher and optimizer),
-results.json, noise.md and history.png. The same command run again after a kill goes on from the
-last finished epoch and reaches the weights of an uninterrupted run.
+results.json, noise.md and history.png. An interrupted run resumes from its last finished epoch when
+the same command is run again, and reaches the weights of an uninterrupted run.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
@@ -31,31 +31,38 @@ from .common import command, shared_flags
 # isort: split
 import dataclasses
 import os
+from typing import Any
 
 import keras
 from absl import flags
 
+import tfgrad
 from tfgrad import callbacks, data, models
 from tfgrad.errors import ArgumentError, ModelError
 
-from .common import compilation, teacher_flags, training_run, work_directory
+from .common import compilation, run_report, teacher_flags, training_run, work_directory
 from .common.trained_networks import file_digest
+from .common.training_run import Run
 
 FLAGS = flags.FLAGS
 ANGLE = "gradient_angle"
 TEACHER_BATCH = 64
 
 
-def define_flags():
-    """All flags of this app."""
+def define_flags() -> None:
+    """Define all flags of this command."""
     flags.DEFINE_string(
-        "teacher", None, f"A .keras file, a work directory of apps.train, or {_names()}."
+        "teacher",
+        None,
+        f"A .keras file, a work directory of {command.named('train')}, or {_names()}.",
     )
-    flags.DEFINE_float("teacher_width", 1.0, "Of a named teacher: channel multiplier.", 0)
+    flags.DEFINE_float("teacher_width", 1.0, "Channel multiplier of a named teacher.", 0)
     flags.DEFINE_integer(
-        "teacher_epochs", 15, "Of a named teacher: passes over the training split.", lower_bound=1
+        "teacher_epochs", 15, "Passes of a named teacher over the training split.", lower_bound=1
     )
-    flags.DEFINE_bool("teacher_augment", False, "Of a named teacher: random flips, padded crops.")
+    flags.DEFINE_bool(
+        "teacher_augment", False, "Train a named teacher on random flips and padded crops."
+    )
     flags.DEFINE_integer(
         "angle_every",
         None,
@@ -75,10 +82,10 @@ def define_flags():
     flags.adopt_module_key_flags(training_run)
 
 
-def main():
-    """Find or train the teacher; train the student; test, save."""
+def main() -> dict[str, Any]:
+    """Find or train the teacher, train the student, test and save."""
     if not FLAGS.teacher:
-        raise ArgumentError(f"--teacher: not given; name a file, a directory or {_names()}.")
+        raise ArgumentError(f"--teacher: got none; expected a file, a directory or {_names()}.")
     teacher_flags.check_flags()
     named = FLAGS.teacher in models.NAMES
     run = training_run.begin(None if named else {"teacher_digest": file_digest(FLAGS.teacher)})
@@ -98,22 +105,23 @@ def main():
     more = {"teacher": {"path": learned.path, "accuracy": learned.accuracy}}
     if FLAGS.angle_every:
         more[ANGLE] = history[-1][ANGLE]
-    return training_run.report(
-        run, model, model.network, history, test, teacher_flags.label(), **more
-    )
+    return run_report.write(run, model, model.network, history, test, teacher_flags.label(), **more)
 
 
-def _names():
+def _names() -> str:
     return f"one of {', '.join(models.NAMES)}"
 
 
-def _student(run, teacher, train, verbose=True):
+def _student(
+    run: Run, teacher: keras.Model, train: data.Dataset, verbose: bool = True
+) -> tfgrad.PenalizedModel:
     """The student's compiled model."""
     classes = teacher_flags.check_teacher(teacher, train)
     if classes != len(train.classes):
         raise ModelError(
-            f"--teacher: knows {classes} classes; {train.name!r} has {len(train.classes)}. "
-            "apps.transfer learns from a teacher of other classes."
+            f"--teacher: got one of {classes} classes; expected {len(train.classes)}, those of "
+            f"{train.name!r}; try {command.named('transfer')}, which takes a teacher of other "
+            "classes."
         )
     # The same first weights whether or not a teacher was trained before.
     keras.utils.set_random_seed(FLAGS.seed)
@@ -130,8 +138,8 @@ def _student(run, teacher, train, verbose=True):
         )
 
 
-def _taught(run, train, whole, test):
-    """The work directory of a teacher, trained here if it is not there."""
+def _taught(run: Run, train: data.Dataset, whole: data.Dataset, test: data.Dataset) -> str:
+    """The work directory of a teacher, which is trained if it does not exist."""
     directory = os.path.join(run.directory, "teacher")
     run = dataclasses.replace(
         run,
@@ -147,7 +155,7 @@ def _taught(run, train, whole, test):
         network = models.get(
             FLAGS.teacher, whole.image_shape, len(whole.classes), FLAGS.teacher_width
         )
-        # What is wrong with the student must not wait for the end of the teacher's training.
+        # Errors of the student must not wait for the end of the teacher's training.
         _student(run, network, train, verbose=False)
         steps = data.steps_per_epoch(whole, run.batch_size)
         optimizer = compilation.optimizer("adam", 1e-3, [round(0.8 * run.epochs)], steps)
@@ -156,12 +164,12 @@ def _taught(run, train, whole, test):
     print(f"first the teacher, in {directory}")
     training_run.introduce(run, model, whole, test)
     history = training_run.fit(run, model, whole, test)
-    training_run.report(run, model, network, history, test, f"teacher {FLAGS.teacher}")
+    run_report.write(run, model, network, history, test, f"teacher {FLAGS.teacher}")
     return directory
 
 
-def _described():
-    """What a named teacher depends on, by the names that apps.train's flags have."""
+def _described() -> dict[str, Any]:
+    """What a named teacher depends on, by the names of the flags that train has for it."""
     shared = ("dataset", "image_size", "train_split", "test_split", "normalize", "seed", "noise")
     return {name: getattr(FLAGS, name) for name in (*shared, "dtype_policy", "strategy")} | {
         "network": FLAGS.teacher,
@@ -172,15 +180,15 @@ def _described():
     }
 
 
-def _angles(run, teacher, train):
-    """The callbacks that --angle_every asks for."""
+def _angles(run: Run, teacher: keras.Model, train: data.Dataset) -> list[keras.callbacks.Callback]:
+    """The callbacks of --angle_every."""
     if not FLAGS.angle_every:
         return []
     target = shared_flags.target()
     return [
         callbacks.GradientAngle(
             teacher,
-            training_run.images(run, train),
+            run.images(train),
             target="label" if target == "all" else target,
             every=FLAGS.angle_every,
             name=ANGLE,

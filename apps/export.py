@@ -1,15 +1,15 @@
-"""Export a trained network as a SavedModel that explains itself.
+"""Export a trained network as a SavedModel with saliency maps among its signatures.
 
     python -m apps.export --work_dir=runs/cifar --to=saved_models/cifar
     python -m apps.export --model=my_model.keras --to=saved_models/mine
 
-writes saved_models/cifar/<version> with the signatures `serving_default` (image → logits,
+Writes saved_models/cifar/<version> with the signatures `serving_default` (image → logits,
 probabilities), one for each of --methods (image, target → saliency, score, class, …) and `encoded`
 (JPEG or PNG bytes, target → all of these, by the first method); TensorFlow Serving loads that
-directory as it is. A network trained by apps.train on normalised images is
-exported with the normalisation inside, so that clients send pixels in [0, 1].
+directory as it is. A network trained by apps.train on normalised images is exported together with
+the normalisation, so that clients send pixels in [0, 1].
 
-The exported model is loaded again and compared with the live one before this command reports it.
+The exported model is loaded again and compared with the network before this command reports it.
 
 Exit codes: 0 done, 64 usage, 65 bad model.
 """
@@ -17,41 +17,45 @@ Exit codes: 0 done, 64 usage, 65 bad model.
 from .common import command
 
 # isort: split
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from tfgrad import PenalizedModel, export, loading, saliency
+from tfgrad import export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 
-from .common.trained_networks import from_run
+from .common.trained_networks import from_run, load_network
 
 FLAGS = flags.FLAGS
 
 
-def define_flags():
-    """All flags of this app."""
-    flags.DEFINE_string("work_dir", None, "Work directory of a finished apps.train run.")
-    flags.DEFINE_string("model", None, "Or: a .keras file of a network that returns logits.")
-    flags.DEFINE_string("to", None, "Directory of the served model, e.g. saved_models/NAME.")
+def define_flags() -> None:
+    """Define all flags of this command."""
+    flags.DEFINE_string(
+        "work_dir", None, f"Work directory of a finished run of {command.named('train')}."
+    )
+    flags.DEFINE_string(
+        "model", None, ".keras file of a network that returns logits, instead of --work_dir."
+    )
+    flags.DEFINE_string("to", None, "Directory of the served model, such as saved_models/NAME.")
     flags.DEFINE_list(
         "methods",
         ["fullgrad", "input_gradient"],
-        f"Explanations: {', '.join(saliency.METHODS)}.",
+        f"Saliency methods of the signatures: {', '.join(saliency.METHODS)}.",
     )
 
 
-def main():
-    """Load, wrap, export, verify."""
+def main() -> None:
+    """Load, export and verify."""
     if bool(FLAGS.work_dir) == bool(FLAGS.model):
-        raise ArgumentError("--work_dir, --model: give exactly one of the two.")
+        raise ArgumentError("--work_dir, --model: got both or none; expected exactly one.")
     if not FLAGS.to:
-        raise ArgumentError("--to: not given; name a directory such as saved_models/mine.")
+        raise ArgumentError("--to: got none; expected a directory; try saved_models/mine.")
     if FLAGS.work_dir:
         network, classes = from_run(FLAGS.work_dir)
     else:
-        model, classes = loading.load(FLAGS.model, compile=False), None
-        network = model.network if isinstance(model, PenalizedModel) else model
+        network, classes = load_network(FLAGS.model), None
     path = export.save(network, FLAGS.to, FLAGS.methods, classes)
     difference = verify(network, path)
     print(f"exported to {path}; logits differ from the live network's by at most {difference:.1e}")
@@ -61,15 +65,22 @@ def main():
         print(f"  {name}: {inputs} -> {outputs}")
 
 
-def verify(network, path):
-    """The largest difference between served and live logits on random pixels; or ModelError."""
+def verify(network: keras.Model, path: str) -> float:
+    """The largest difference between served and live logits on random pixels.
+
+    Raises:
+        ModelError: It is larger than rounding explains.
+    """
     shape = [2, *[side or 32 for side in network.input_shape[1:]]]
     image = tf.constant(np.random.default_rng(0).uniform(size=shape), tf.float32)
     served = loading.load_served(path).signatures["serving_default"](image=image)["logits"]
     live = tf.cast(network(image, training=False), tf.float32)
     difference = float(tf.reduce_max(tf.abs(served - live)))
     if not difference <= 1e-4 * max(1.0, float(tf.reduce_max(tf.abs(live)))):
-        raise ModelError(f"{path}: served logits differ from the live network's by {difference}.")
+        raise ModelError(
+            f"{path}: got served logits that differ from the live network's by {difference}; "
+            "expected the same to rounding."
+        )
     return difference
 
 

@@ -1,14 +1,14 @@
-"""The main job in one command: train, compare under noise, export, serve, explain.
+"""A tour in one command: train, compare under noise, export, serve, explain.
 
     python -m apps.quickstart
 
-On scikit-learn's 8×8 digits, with no network and no GPU, in about a minute on two cores:
+On scikit-learn's 8×8 digits, without internet or GPU, in about a minute on two cores:
 
 1. trains the same small VGG twice, plainly and with a gradient-norm penalty (Prop. 2);
 2. prints both accuracies under Gaussian input noise (Table 2.2's experiment);
 3. exports the penalised network to saved_models/quickstart/<version>;
-4. starts a process that imports nothing but TensorFlow, loads that SavedModel and calls its
-   signatures, FullGrad's and the input-gradient's;
+4. starts a process that imports only TensorFlow, loads that SavedModel and calls its signatures
+   of FullGrad and the input-gradient;
 5. draws runs/quickstart/explained.png: images, their saliency maps, predictions.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
@@ -21,6 +21,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -60,16 +62,16 @@ assert "tfgrad" not in sys.modules
 """
 
 
-def define_flags():
-    """All flags of this app."""
+def define_flags() -> None:
+    """Define all flags of this command."""
     flags.DEFINE_integer("epochs", 30, "Passes over the 1,437 training digits.", lower_bound=1)
     flags.DEFINE_float("weight", 0.03, "Weight of the gradient norm.", lower_bound=0)
-    flags.DEFINE_integer("seed", 0, "Of everything random.")
-    flags.DEFINE_string("work_dir", "runs/quickstart", "Where the tables and pictures go.")
-    flags.DEFINE_string("to", "saved_models/quickstart", "Where the SavedModel goes.")
+    flags.DEFINE_integer("seed", 0, "Seed of everything random.")
+    flags.DEFINE_string("work_dir", "runs/quickstart", "Directory of the tables and pictures.")
+    flags.DEFINE_string("to", "saved_models/quickstart", "Directory of the SavedModel.")
 
 
-def main():
+def main() -> None:
     """Run the five steps."""
     started = time.perf_counter()
     os.makedirs(FLAGS.work_dir, exist_ok=True)
@@ -103,7 +105,7 @@ def main():
     print(f"done in {time.perf_counter() - started:.0f} s")
 
 
-def _trained(train, chosen):
+def _trained(train: data.Dataset, chosen: Sequence[penalties.Penalty]) -> keras.Model:
     keras.utils.set_random_seed(FLAGS.seed)
     network = models.get("vgg4", train.image_shape, len(train.classes), width=0.25)
     model = compilation.compiled_model(network, chosen, keras.optimizers.Adam(1e-3))
@@ -118,8 +120,8 @@ def _trained(train, chosen):
     return network
 
 
-def _explain(path, test, picture):
-    """Ask the served model about a few digits, from a process that knows only TensorFlow."""
+def _explain(path: str, test: data.Dataset, picture: str) -> float:
+    """Explain a few digits by the served model, in a process that imports only TensorFlow."""
     chosen = np.array([np.flatnonzero(test.labels == label)[0] for label in range(ROWS)])
     images = os.path.join(FLAGS.work_dir, "images.npy")
     answers = os.path.join(FLAGS.work_dir, "answers.npz")
@@ -127,7 +129,7 @@ def _explain(path, test, picture):
     client = [sys.executable, "-c", CLIENT, path, images, answers]
     asked = subprocess.run(client, stderr=subprocess.PIPE, text=True)
     if asked.returncode:
-        raise ModelError(f"{path}: a process with TensorFlow alone failed on it:\n{asked.stderr}")
+        raise ModelError(f"{path}: a process that imports only TensorFlow failed:\n{asked.stderr}")
     with np.load(answers) as served:
         figures.saliency_grid(
             picture,
@@ -147,9 +149,9 @@ def _explain(path, test, picture):
 
 
 class _Dots(callbacks.TimeLeft):
-    """A line every tenth epoch."""
+    """Prints a line every tenth epoch."""
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if (epoch + 1) % 10 == 0 or epoch + 1 == self.epochs:
             super().on_epoch_end(epoch, logs)
 

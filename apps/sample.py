@@ -1,4 +1,4 @@
-"""Sample the implicit density of a classifier: what it takes for its classes, as pictures.
+"""Sample the implicit density of a classifier: images of each class.
 
     python -m apps.sample --model=runs/cifar --judge=runs/judge --out=runs/samples
     python -m apps.sample --model=my_model.keras --start=data --dataset=cifar10 --out=runs/denoised
@@ -6,29 +6,30 @@
 
 A classifier's logit f_y(x) is log p(x | y) up to a constant. --rule=ascent follows its gradient
 uphill, with a pull towards mid-grey, clipped to [0, 1]: activity maximisation, which finds modes.
---rule=langevin adds noise and clips nothing: it samples, for small steps.
+--rule=langevin adds noise and does not clip: for small steps, it samples the density.
 
 --start=noise starts from pixels N(0.5, 0.2²), --count images of each of --classes. --start=data
-starts from the first --count images of each class in --split of --dataset, under noise of --sigma:
-"denoising". What is left out of --steps, --step_size and --pull is what the papers' code takes:
+starts from the first --count images of each class in --split of --dataset, with noise of --sigma:
+"denoising". The defaults of --steps, --step_size and --pull are those of the papers' code:
   --start=noise   500 steps of 0.1, pull 0.01
   --start=data    200 steps of 0.01, no pull
 Langevin has no such defaults.
 
 The model, and the judge, is a .keras file of a network that returns logits, or a work directory of
-apps.train. Where a record beside it tells how its images were normalised, that is done inside: here
-images are always pixels in [0, 1].
+apps.train. If a record beside it tells how its images were normalised, the network does that
+itself: images are always pixels in [0, 1] here.
 
---judge=MODEL runs the GAN-test: an independent classifier of the same classes says which images it
-takes for the class that they were made for. Its share is reported of each class and of all.
+--judge=MODEL runs the GAN-test: an independent classifier of the same classes predicts the classes
+of the samples. The share of samples that it assigns to their class is reported of each class and of
+all.
 
-The directory --out appears when everything is done, and never half. It holds
-  samples.png    a row a class; of denoising, its images, the noised and the denoised ones
-  traces.png     the logit over the steps, its mean over the images of a class
+The directory --out appears once everything is done, and is never incomplete. It holds
+  samples.png    a row for each class; of denoising, its images, the noisy and the denoised ones
+  traces.png     the logit over the steps, averaged over the images of a class
   samples.npz    images and start [n, H, W, C], classes, scores [n, steps + 1], gradient_norms
   samples.md     a table: class, logit at the start and at the end, the judge's share
   results.json   the same, with flags and versions
-An earlier result there is replaced; a directory with anything else in it is not touched.
+An earlier result there is replaced; a directory with any other file is not touched.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 an image or logit that is not finite.
 """
@@ -65,12 +66,12 @@ LINES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where the chains begin.
+    """The images that sampling starts from.
 
     Attributes:
-        images: [n, H, W, C] in [0, 1].
-        classes: what each one is to become, [n].
-        clean: the images without noise, where there are such.
+        images: Images [n, H, W, C] in [0, 1].
+        classes: Classes that are sampled, [n].
+        clean: The images without noise, with --start=data.
     """
 
     images: np.ndarray
@@ -78,34 +79,44 @@ class Start:
     clean: np.ndarray | None = None
 
 
-def define_flags():
-    """All flags of this app."""
-    flags.DEFINE_string("model", None, "A .keras file, or a work directory of apps.train.")
-    flags.DEFINE_enum("rule", "ascent", ("ascent", "langevin"), "How to follow the gradient.")
-    flags.DEFINE_enum("start", "noise", tuple(DEFAULTS), "Noise, or images of --dataset under it.")
+def define_flags() -> None:
+    """Define all flags of this command."""
+    flags.DEFINE_string(
+        "model", None, f"A .keras file, or a work directory of {command.named('train')}."
+    )
+    flags.DEFINE_enum(
+        "rule", "ascent", ("ascent", "langevin"), "Gradient ascent, or Langevin sampling."
+    )
+    flags.DEFINE_enum(
+        "start", "noise", tuple(DEFAULTS), "Start from noise, or from noisy images of --dataset."
+    )
     shared_flags.define_dataset(default=None)
     flags.DEFINE_string("split", "test", "Split or slice of --dataset.")
-    flags.DEFINE_list("classes", [], "Of which classes, as numbers; default: of all.")
-    flags.DEFINE_integer("count", 8, "Images of each class.", lower_bound=1)
-    flags.DEFINE_integer("steps", None, "How many steps.", lower_bound=1)
-    flags.DEFINE_float("step_size", None, "Of a step.")
-    flags.DEFINE_float("pull", None, "Of --rule=ascent towards mid-grey.")
-    flags.DEFINE_float("sigma", 0.1, "Noise of --start=data.")
-    flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0)
-    flags.DEFINE_string("judge", None, "A classifier for the GAN-test, as --model.")
-    flags.DEFINE_integer("batch_size", 64, "Images at a time: bounds memory.", lower_bound=1)
-    flags.DEFINE_integer("columns", 8, "At most so many images of a class drawn.", lower_bound=1)
-    flags.DEFINE_string("out", "runs/samples", "Directory for the result.")
+    flags.DEFINE_list("classes", [], "Numbers of the classes to sample; default: all.")
+    flags.DEFINE_integer("count", 8, "Number of images of each class.", lower_bound=1)
+    flags.DEFINE_integer("steps", None, "Number of steps.", lower_bound=1)
+    flags.DEFINE_float("step_size", None, "Size of a step.")
+    flags.DEFINE_float("pull", None, "Weight of the pull towards mid-grey with --rule=ascent.")
+    flags.DEFINE_float("sigma", 0.1, "Standard deviation of the noise of --start=data.")
+    flags.DEFINE_integer("seed", 0, "Seed of all noise.", lower_bound=0)
+    flags.DEFINE_string("judge", None, "Classifier for the GAN-test, in the form of --model.")
+    flags.DEFINE_integer(
+        "batch_size", 64, "Images per batch; a smaller one needs less memory.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "columns", 8, "Largest number of images of a class in the picture.", lower_bound=1
+    )
+    flags.DEFINE_string("out", "runs/samples", "Directory of the result.")
 
 
-def main():
-    """Load, start, sample, judge, draw, report."""
+def main() -> dict[str, Any]:
+    """Load, sample, test, draw and report."""
     options = _options()
     network, names = _load("model", FLAGS.model)
     judge = _load("judge", FLAGS.judge)[0] if FLAGS.judge else None
     start, known = _start(network)
     if judge is not None:
-        # What it refuses of samples it refuses of a start image, before the work.
+        # What is wrong with the judge is raised on a start image, before the work.
         first = start.images[:1], start.classes[:1]
         evaluation.gan_test(judge, *first, network.output_shape[-1])
     names = names or known or [str(k) for k in range(network.output_shape[-1])]
@@ -131,31 +142,35 @@ def main():
 
 
 def _options() -> dict[str, Any]:
-    """Steps, step size and pull, once the flags are known to fit each other."""
+    """Steps, step size and pull, once the flags are known to be consistent."""
     if not FLAGS.model:
-        raise ArgumentError("--model: not given; name a .keras file or a work directory.")
+        raise ArgumentError("--model: got none; expected a .keras file or a work directory.")
     if bool(FLAGS.dataset) != (FLAGS.start == "data"):
-        raise ArgumentError("--dataset, --start=data: give both or none.")
+        raise ArgumentError("--dataset, --start=data: got one of them; expected both or none.")
     chosen: dict[str, Any] = {}
     for name, usual in DEFAULTS[FLAGS.start].items():
         given = getattr(FLAGS, name)
         if FLAGS.rule == "ascent":
             chosen[name] = usual if given is None else given
         elif (given is None) != (name == "pull"):
-            wanted = (
-                "belongs to --rule=ascent" if name == "pull" else "is wanted, it has no default"
+            if name == "pull":
+                raise ArgumentError(
+                    f"--pull: got {given} with --rule=langevin; expected none; try --rule=ascent."
+                )
+            raise ArgumentError(
+                f"--{name}: got none; expected a number, because --rule=langevin has no default."
             )
-            raise ArgumentError(f"--{name}: with --rule=langevin it {wanted}.")
         elif name != "pull":
             chosen[name] = given
     return chosen
 
 
 def _load(flag: str, path: str) -> tuple[keras.Model, Sequence[str] | None]:
-    """(network on pixels in [0, 1], the names of its classes if known)."""
+    """(network on pixels in [0, 1], names of its classes if known)."""
     if not os.path.exists(path):
         raise ModelError(
-            f"--{flag}: {path!r} does not exist; expected a .keras file or a work directory."
+            f"--{flag}: got {path!r}, which does not exist; expected a .keras file or a work "
+            "directory."
         )
     learned = Learned(path)
     try:
@@ -167,15 +182,15 @@ def _load(flag: str, path: str) -> tuple[keras.Model, Sequence[str] | None]:
 
 
 def _from_images(model: keras.Model) -> keras.Model:
-    """The model as one from a tensor of images to a tensor of logits."""
+    """The model as a network from a tensor of images to a tensor of logits."""
     network = model_checks.network(model)
     shape = model_checks.input_shape(network)
     model_checks.input_dtype(network)
     model_checks.check_outputs(network)
     if shape is None or len(shape) != 4:
         raise ModelError(
-            f"model {network.name!r}: it takes {shape}, expected images [batch, height, width, "
-            "channels]. tfgrad.sampling samples models of other inputs."
+            f"model {network.name!r}: got one that takes {shape}; expected images [batch, height, "
+            "width, channels]; try tfgrad.sampling, which samples models of other inputs."
         )
     return keras.Model(network.inputs[0], network.outputs[0], name=network.name)
 
@@ -184,12 +199,12 @@ def _from_images(model: keras.Model) -> keras.Model:
 
 
 def _start(network: keras.Model) -> tuple[Start, Sequence[str] | None]:
-    """The start images, and the names of a data set's classes."""
+    """The start images, and the names of the data set's classes."""
     wanted = shared_flags.numbers("classes", int) or list(range(network.output_shape[-1]))
     if max(wanted) >= network.output_shape[-1]:
         raise ArgumentError(
-            f"--classes: got {max(wanted)}; the model has classes 0 to "
-            f"{network.output_shape[-1] - 1}."
+            f"--classes: got {max(wanted)}; expected classes from 0 to "
+            f"{network.output_shape[-1] - 1}, those of the model."
         )
     if FLAGS.start == "data":
         return _from_data(wanted)
@@ -205,8 +220,8 @@ def _from_data(wanted: Sequence[int]) -> tuple[Start, Sequence[str]]:
     for k, found in zip(wanted, members, strict=True):
         if len(found) < FLAGS.count:
             raise DataError(
-                f"--count: got {FLAGS.count}; {FLAGS.split!r} of {FLAGS.dataset!r} holds "
-                f"{len(found)} images of class {k}."
+                f"--count: got {FLAGS.count}; expected at most {len(found)}, the images of class "
+                f"{k} in {FLAGS.split!r} of {FLAGS.dataset!r}."
             )
     index = np.concatenate(members)
     chosen = dataclasses.replace(loaded, images=loaded.images[index], labels=loaded.labels[index])
@@ -220,7 +235,9 @@ def _image_shape(network: keras.Model) -> tuple[int, ...]:
     if None in (height, width):
         size = shared_flags.image_size()
         if size is None:
-            raise ArgumentError("--image_size: the model takes any; give HEIGHT,WIDTH.")
+            raise ArgumentError(
+                "--image_size: got none for a model of any size; expected HEIGHT,WIDTH."
+            )
         height, width = size
     return height, width, channels
 
@@ -231,7 +248,7 @@ def _image_shape(network: keras.Model) -> tuple[int, ...]:
 def _sample(network: keras.Model, start: Start, options: dict[str, Any]) -> sampling.Samples:
     clock = Progress(len(start.images))
 
-    def progress(updates, total):
+    def progress(updates: int, total: int) -> None:
         if finished := updates * len(start.images) // total:
             clock.done(finished)
 
@@ -245,7 +262,7 @@ def _sample(network: keras.Model, start: Start, options: dict[str, Any]) -> samp
 def _rows(
     samples: sampling.Samples, names: Sequence[str], judge: keras.Model | None
 ) -> list[dict[str, Any]]:
-    """What the table says of each class, and of all in the last row."""
+    """The rows of the table: each class, then all."""
     groups = {names[k]: samples.classes == k for k in dict.fromkeys(samples.classes.tolist())}
     groups["all"] = np.ones(len(samples.classes), bool)
     rows = []

@@ -6,9 +6,9 @@
 
 The work directory receives run.json (flags, versions), history.jsonl (a line an epoch), TensorBoard
 summaries, the state of the last finished epoch, and at the end network.keras (the plain network),
-model.keras (with penalties and optimizer; load it to train on), results.json, noise.md and
-history.png. The same command run again after a kill goes on from the last finished epoch and
-reaches the weights of an uninterrupted run.
+model.keras (with penalties and optimizer; load it to continue training), results.json, noise.md and
+history.png. An interrupted run resumes from its last finished epoch when the same command is run
+again, and reaches the weights of an uninterrupted run.
 
 Several workers: start the same command once per worker with --strategy=multi_worker and TF_CONFIG
 set; worker n > 0 writes to WORK_DIR/worker-n.
@@ -20,16 +20,17 @@ from .common import command, shared_flags
 
 # isort: split
 import dataclasses
+from typing import Any
 
 from absl import flags
 
-from .common import compilation, training_run
+from .common import compilation, run_report, training_run
 
 FLAGS = flags.FLAGS
 
 
-def define_flags():
-    """All flags of this app."""
+def define_flags() -> None:
+    """Define all flags of this command."""
     shared_flags.define_data()
     shared_flags.define_network()
     shared_flags.define_penalties()
@@ -37,8 +38,8 @@ def define_flags():
     flags.adopt_module_key_flags(training_run)
 
 
-def main():
-    """Train, test, save."""
+def main() -> dict[str, Any]:
+    """Train, test and save."""
     run = training_run.begin()
     if run.results is not None:
         return run.results
@@ -54,8 +55,8 @@ def main():
         )
     training_run.introduce(run, model, train, test)
     history = training_run.fit(run, model, train, test)
-    label = training_run.label(*shared_flags.PENALTIES, "weight_decay")
-    return training_run.report(run, model, model.network, history, test, label)
+    label = run_report.label(*shared_flags.PENALTIES, "weight_decay")
+    return run_report.write(run, model, model.network, history, test, label)
 
 
 if __name__ == "__main__":

@@ -10,24 +10,24 @@
 The student has two heads on one trunk. The target head learns the labels; the source head has the
 teacher's classes and matches its logits on the target images (learning without forgetting), and the
 trunk matches its attention maps and their input-gradients. Images of the source are never used for
-training. The papers weigh all three by 10, and so do the defaults; 0 leaves one out. The papers
-match one early pair of layers (--pairs=1, or --layers).
+training. All three have weight 10, in the papers and by default; 0 omits one. The papers match one
+early pair of layers (--pairs=1, or --layers).
 
 The teacher is a .keras file of a network that returns logits, or a work directory of apps.train.
-The images are normalised as the teacher's were, if a results.json beside it tells. Where nothing is
-augmented, on one device, it is asked once per image; elsewhere, and with --live_teacher, in every
-step.
+The images are normalised as the teacher's were, if there is a results.json beside it. Without
+augmentation and on one device, the teacher runs once per image; otherwise, and with --live_teacher,
+in every step.
 
 --bound=N reports both sides of Proposition 3's bound between N images of --source_dataset and N of
-the target's training images, before and after training: how far matching the teacher on the target
-vouches for matching it on the source.
+the target's training images, before and after training: how far a match with the teacher on the
+target guarantees one on the source.
 
 The work directory receives what apps.train writes: run.json (flags, versions), history.jsonl (a
 line an epoch), TensorBoard summaries, the state of the last finished epoch, and at the end
 network.keras (the plain classifier of the target's classes, for apps.explain and apps.export),
 model.keras (both heads, penalties, teacher and optimizer), results.json, noise.md, history.png and
-with --bound bound.md. The same command run again after a kill goes on from the last finished epoch
-and reaches the weights of an uninterrupted run.
+with --bound bound.md. An interrupted run resumes from its last finished epoch when the same command
+is run again, and reaches the weights of an uninterrupted run.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
 """
@@ -37,29 +37,37 @@ from .common import command, shared_flags
 # isort: split
 import dataclasses
 import math
+from typing import Any
 
+import keras
 import numpy as np
 from absl import flags
 
+import tfgrad
 from tfgrad import data, evaluation, models
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
 from tfgrad.models.heads import SOURCE, TARGET
 
-from .common import compilation, teacher_flags, training_run
+from .common import compilation, run_report, teacher_flags, training_run
 from .common.trained_networks import file_digest
+from .common.training_run import Run
 
 FLAGS = flags.FLAGS
 
 
-def define_flags():
-    """All flags of this app."""
-    flags.DEFINE_string("teacher", None, "A .keras file, or a work directory of apps.train.")
-    flags.DEFINE_integer(
-        "bound", None, "Report Prop. 3's bound between so many images.", lower_bound=1
+def define_flags() -> None:
+    """Define all flags of this command."""
+    flags.DEFINE_string(
+        "teacher", None, f"A .keras file, or a work directory of {command.named('train')}."
     )
-    flags.DEFINE_string("source_dataset", None, "Of --bound: what the teacher was trained on.")
-    flags.DEFINE_string("source_split", "train", "Of --bound: TFDS split or slice.")
+    flags.DEFINE_integer(
+        "bound", None, "Number of images of each data set for Prop. 3's bound; default: none.", 1
+    )
+    flags.DEFINE_string(
+        "source_dataset", None, "Data set that the teacher was trained on, for --bound."
+    )
+    flags.DEFINE_string("source_split", "train", "Split or slice of --source_dataset.")
     shared_flags.define_data()
     shared_flags.define_network()
     teacher_flags.define_matching(
@@ -71,12 +79,12 @@ def define_flags():
     flags.adopt_module_key_flags(training_run)
 
 
-def main():
-    """Load the teacher; train the student; test, save."""
+def main() -> dict[str, Any]:
+    """Load the teacher, train the student, test and save."""
     if not FLAGS.teacher:
-        raise ArgumentError("--teacher: not given; name a .keras file or a work directory.")
+        raise ArgumentError("--teacher: got none; expected a .keras file or a work directory.")
     if bool(FLAGS.bound) != bool(FLAGS.source_dataset):
-        raise ArgumentError("--bound, --source_dataset: give both or none.")
+        raise ArgumentError("--bound, --source_dataset: got one of them; expected both or none.")
     teacher_flags.check_flags()
     run = training_run.begin({"teacher_digest": file_digest(FLAGS.teacher)})
     if run.results is not None:
@@ -98,10 +106,10 @@ def main():
         bound.measure("after training")
         more["bound"] = bound.report()
     network = models.one_head(model.network, TARGET)
-    return training_run.report(run, model, network, history, test, teacher_flags.label(), **more)
+    return run_report.write(run, model, network, history, test, teacher_flags.label(), **more)
 
 
-def student(run, teacher, train):
+def student(run: Run, teacher: keras.Model, train: data.Dataset) -> tfgrad.PenalizedModel:
     """The compiled model of a student with two heads."""
     classes = teacher_flags.check_teacher(teacher, train)
     with run.strategy.scope():
@@ -119,9 +127,18 @@ def student(run, teacher, train):
 
 
 class Bound:
-    """Prop. 3's bound for a student in training."""
+    """Prop. 3's bound for a student in training.
 
-    def __init__(self, run, network, teacher, train):
+    Args:
+        run: The run.
+        network: Student with two heads.
+        teacher: Teacher of its source head.
+        train: Training set, the target.
+    """
+
+    def __init__(
+        self, run: Run, network: keras.Model, teacher: keras.Model, train: data.Dataset
+    ) -> None:
         source = data.load(
             FLAGS.source_dataset,
             FLAGS.source_split,
@@ -131,34 +148,36 @@ class Bound:
         )
         if source.image_shape != train.image_shape:
             raise ArgumentError(
-                f"--source_dataset: its images are {source.image_shape}, those of {train.name!r} "
-                f"{train.image_shape}; expected the same number of channels."
+                f"--source_dataset: got images {source.image_shape}; expected {train.image_shape}, "
+                f"those of {train.name!r}; try a data set with as many channels."
             )
-        self._sets = [training_run.images(run, _some(s, FLAGS.bound)) for s in (source, train)]
+        self._sets = [run.images(_some(s, FLAGS.bound)) for s in (source, train)]
         self._networks = models.one_head(network, SOURCE), teacher
-        self._run, self._rows = run, {}
+        self._run = run
+        self._rows: dict[str, evaluation.TransferBound] = {}
 
-    def measure(self, when):
-        """Add a row."""
+    def measure(self, when: str) -> None:
+        """Add a row to the table."""
         self._rows[when] = evaluation.transfer_bound(*self._networks, *self._sets)
 
-    def report(self):
-        """Write and print the table; return it as JSON can hold it."""
+    def report(self) -> dict[str, Any]:
+        """Write and print the table; return what results.json holds of it."""
         table = evaluation.TransferBound.markdown(self._rows)
         files.write_text(self._run.path("bound.md"), table + "\n")
         print(f"\nProposition 3\n{table}", flush=True)
         return {when: _finite(row) for when, row in self._rows.items()}
 
 
-def _some(dataset, count):
-    """So many examples at random, or all if there are fewer."""
+def _some(dataset: data.Dataset, count: int) -> data.Dataset:
+    """`count` random examples, or all if there are fewer."""
     chosen = np.sort(np.random.default_rng(FLAGS.seed).permutation(len(dataset))[:count])
     return dataclasses.replace(
         dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]
     )
 
 
-def _finite(row):
+def _finite(row: evaluation.TransferBound) -> dict[str, Any]:
+    """The row without infinite numbers, which JSON lacks."""
     numbers = dataclasses.asdict(row) | {"bound": row.bound, "holds": row.holds}
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@ Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite
 import glob
 import os
 import pathlib
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -72,6 +73,10 @@ def run(main: Callable[[], Any]) -> None:
         except KeyboardInterrupt:
             _fail("interrupted; the same command resumes from what is done, or starts again", 130)
 
+    # The manual pages, which --help prints, are written for the package's name in the repository.
+    page = sys.modules["__main__"]
+    if page.__doc__ and PACKAGE != "apps":
+        page.__doc__ = re.sub(r"\bapps\.(?=[a-z])", f"{PACKAGE}.", page.__doc__)
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
 

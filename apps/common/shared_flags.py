@@ -1,90 +1,100 @@
-"""Flags that several apps share, and the objects they describe."""
+"""Flags that several commands share, and the objects that they describe."""
 
 import math
 import sys
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import keras
 from absl import flags
 
 from tfgrad import data, models, penalties
 from tfgrad.errors import ArgumentError
+
+from . import command
+from .trained_networks import Statistics
 
 FLAGS = flags.FLAGS
 Number = TypeVar("Number", int, float)
 PENALTIES = ("gradient_norm", "score_matching", "anti_score_matching")
 
 
-def define_dataset(default="digits"):
-    """Which data set."""
-    flags.DEFINE_string("dataset", default, "'digits' (embedded), or an image set of TFDS.")
-    flags.DEFINE_string("data_dir", None, "TFDS data directory; default: TFDS's own.")
-    flags.DEFINE_bool("download", False, "Let TFDS download a set that is not prepared.")
-    flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to resize to.")
+def define_dataset(default: str | None = "digits") -> None:
+    """Define which data set."""
+    flags.DEFINE_string(
+        "dataset", default, "Data set: 'digits' (embedded), or an image set of TFDS."
+    )
+    flags.DEFINE_string("data_dir", None, "Data directory of TFDS; default: its own.")
+    flags.DEFINE_bool("download", False, "Let TFDS download a data set that is not prepared.")
+    flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to which images are resized.")
 
 
-def define_data():
-    """Which images to train and test on."""
+def define_data() -> None:
+    """Define which images to train and test on."""
     define_dataset()
     flags.DEFINE_string("train_split", "train", "TFDS split or slice to train on.")
     flags.DEFINE_string("test_split", "test", "TFDS split or slice to test on.")
-    flags.DEFINE_integer("per_class", None, "Train on this many examples per class.")
-    flags.DEFINE_bool("normalize", False, "Normalise channels by the training set's mean and std.")
-    flags.DEFINE_bool("augment", False, "Random flips and padded crops while training.")
-    flags.DEFINE_bool("crops", True, "With --augment; --nocrops leaves flips, for score matching.")
+    flags.DEFINE_integer("per_class", None, "Number of training examples per class; default: all.")
+    flags.DEFINE_bool("normalize", False, "Normalise channels by the training set's statistics.")
+    flags.DEFINE_bool("augment", False, "Train on random flips and padded crops.")
+    flags.DEFINE_bool("crops", True, "Crop with --augment; score matching needs --nocrops.")
 
 
-def define_network(default="vgg4"):
-    """Which network."""
-    flags.DEFINE_enum("network", default, models.NAMES, "Architecture.")
-    flags.DEFINE_float("width", 1.0, "Channel multiplier.", lower_bound=0)
-    flags.DEFINE_enum("activation", "relu", ("relu", "softplus"), "Activation.")
-    flags.DEFINE_float("beta", 10.0, "beta of the softplus.", lower_bound=0)
-    flags.DEFINE_bool("batch_norm", True, "Batch normalisation; can be left out of a VGG.")
+def define_network(default: str = "vgg4") -> None:
+    """Define which network."""
+    flags.DEFINE_enum("network", default, models.NAMES, "Architecture of the network.")
+    flags.DEFINE_float("width", 1.0, "Channel multiplier of the network.", lower_bound=0)
+    flags.DEFINE_enum("activation", "relu", ("relu", "softplus"), "Activation function.")
+    flags.DEFINE_float("beta", 10.0, "Beta of the softplus.", lower_bound=0)
+    flags.DEFINE_bool("batch_norm", True, "Batch normalisation; only a VGG can do without.")
 
 
-def define_penalties():
-    """Which penalties; a weight of 0 means none."""
+def define_penalties() -> None:
+    """Define which penalties; a weight of 0 means none."""
     for name, what in (
         ("gradient_norm", "Weight of the gradient norm (Prop. 2)."),
-        ("score_matching", "Weight of score matching (Eq. 5.4); wants --activation=softplus."),
+        ("score_matching", "Weight of score matching (Eq. 5.4); needs --activation=softplus."),
         ("anti_score_matching", "Weight of anti-score-matching (section 5.5)."),
     ):
         flags.DEFINE_float(name, 0.0, what, lower_bound=0)
-    flags.DEFINE_string("target", "label", "Logit to differentiate: label, predicted, all.")
+    flags.DEFINE_string("target", "label", "Logit that is differentiated: label, predicted, all.")
     flags.DEFINE_enum(
         "gradient_norm_loss",
         "squared_error",
         ("squared_error", "cross_entropy"),
-        "Gradients of logits (Prop. 2) or of log-probabilities (Eq. 2.3).",
+        "Gradient norm of logits (Prop. 2), or of log-probabilities (Eq. 2.3).",
     )
     flags.DEFINE_enum(
         "estimator", "taylor", penalties.ESTIMATORS, "Estimator of the Hessian trace."
     )
-    flags.DEFINE_float("sigma", 0.01, "Noise of the trace estimator of both score penalties.")
-    flags.DEFINE_integer("samples", 1, "Draws of that estimator per example and step.")
-    flags.DEFINE_float("stability", 1e-4, "mu of score matching (Eq. 5.4).", lower_bound=0)
-    flags.DEFINE_float("threshold", 1000.0, "tau of anti-score-matching.")
+    flags.DEFINE_float(
+        "sigma",
+        0.01,
+        "Standard deviation of the trace estimator's noise, in both score penalties.",
+    )
+    flags.DEFINE_integer("samples", 1, "Noise samples of the trace estimator per example and step.")
+    flags.DEFINE_float("stability", 1e-4, "Mu of score matching (Eq. 5.4).", lower_bound=0)
+    flags.DEFINE_float("threshold", 1000.0, "Tau of anti-score-matching.")
 
 
-def resolved():
-    """Every flag that this app defines, with its value; libraries define flags too."""
+def resolved() -> dict[str, Any]:
+    """{name: value} of the flags that this command defines; libraries define flags, too."""
     return {
         flag.name: flag.value
         for module, module_flags in FLAGS.flags_by_module_dict().items()
-        if module.split(".")[0] == __package__.split(".")[0] or module == sys.argv[0]
+        if module.startswith(f"{command.PACKAGE}.") or module == sys.argv[0]
         for flag in module_flags
     }
 
 
-def image_size():
-    """(height, width), or None."""
+def image_size() -> tuple[int, int] | None:
+    """(height, width) of --image_size, or None."""
     if not FLAGS.image_size:
         return None
     try:
         height, width = (int(v) for v in FLAGS.image_size)
     except ValueError as error:
         raise ArgumentError(
-            f"--image_size: got {','.join(FLAGS.image_size)}; expected HEIGHT,WIDTH, e.g. 64,64."
+            f"--image_size: got {','.join(FLAGS.image_size)}; expected HEIGHT,WIDTH; try 64,64."
         ) from error
     return height, width
 
@@ -116,9 +126,9 @@ def numbers(
     return values
 
 
-def load_splits():
-    """(training set, test set), whole."""
-    common = {
+def load_splits() -> tuple[data.Dataset, data.Dataset]:
+    """(training set, test set), complete."""
+    common: dict[str, Any] = {
         "data_dir": FLAGS.data_dir,
         "download": FLAGS.download,
         "image_size": image_size(),
@@ -127,25 +137,25 @@ def load_splits():
     return train, data.load(FLAGS.dataset, FLAGS.test_split, **common)
 
 
-def augmentation():
-    """What `data.pipeline` does to training images."""
+def augmentation() -> bool | str:
+    """The augmentation of training images, as `data.pipeline` takes it."""
     return FLAGS.augment and (True if FLAGS.crops else "flip")
 
 
-def chosen_from(train):
-    """The examples to train on."""
+def chosen_from(train: data.Dataset) -> data.Dataset:
+    """The --per_class examples to train on."""
     if FLAGS.per_class is None:
         return train
     return data.subset(train, FLAGS.per_class, FLAGS.seed)
 
 
-def statistics_of(train):
-    """Channel statistics, or None."""
+def statistics_of(train: data.Dataset) -> Statistics | None:
+    """(mean, std) of the channels with --normalize, else None."""
     return data.channel_statistics(train) if FLAGS.normalize else None
 
 
-def build_network(train):
-    """The network for a data set."""
+def build_network(train: data.Dataset) -> keras.Model:
+    """The network that flags describe, for a data set."""
     return models.get(
         FLAGS.network,
         train.image_shape,
@@ -157,15 +167,15 @@ def build_network(train):
     )
 
 
-def target():
-    """Which logit to differentiate: a word, or a class."""
+def target() -> str | int:
+    """The logit that is differentiated: a word, or a class."""
     return int(FLAGS.target) if FLAGS.target.isdecimal() else FLAGS.target
 
 
-def build_penalties(head=None):
-    """The penalties whose weight is not 0."""
+def build_penalties(head: str | None = None) -> list[penalties.Penalty]:
+    """The penalties whose weight is not 0, on one head of a network with several."""
     chosen: list[penalties.Penalty] = []
-    trace = {
+    trace: dict[str, Any] = {
         "sigma": FLAGS.sigma,
         "samples": FLAGS.samples,
         "estimator": FLAGS.estimator,
@@ -174,8 +184,8 @@ def build_penalties(head=None):
     }
     if (FLAGS.score_matching or FLAGS.anti_score_matching) and FLAGS.activation == "relu":
         raise ArgumentError(
-            "--activation: got relu; the Hessian of a ReLU network is zero wherever it exists, so "
-            "score matching needs --activation=softplus."
+            "--activation: got relu with score matching; expected softplus, because the Hessian of "
+            "a ReLU network is zero wherever it exists; try --activation=softplus."
         )
     if FLAGS.gradient_norm:
         chosen.append(

@@ -1,16 +1,19 @@
-"""Teachers of apps.distill and apps.transfer, and the penalties that match them."""
+"""Flags of teachers, and the penalties that match them: for distill and transfer."""
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
+import keras
 import tensorflow as tf
 from absl import flags
 
-import tfgrad
-from tfgrad import penalties
+from tfgrad import data, penalties
 from tfgrad.errors import ArgumentError, ModelError
 
-from . import shared_flags, trained_networks, training_run
+from . import command, run_report, shared_flags
+from .trained_networks import Learned, Statistics
 
 FLAGS = flags.FLAGS
 
@@ -20,14 +23,14 @@ WEIGHTS = {
     "match_attention": "Weight of matching attention maps of --layers; the papers take 10.",
     "match_attention_jacobian": "Weight of matching the input-gradients of attention maps "
     "(Eq. 2.9); the papers take 10.",
-    "match_bias_gradients": "Weight of matching bias-gradients of --bias_layers (Eq. 4.3), beside "
-    "--match_jacobian full-gradient matching; the papers take 10.",
+    "match_bias_gradients": "Weight of matching bias-gradients of --bias_layers (Eq. 4.3), which "
+    "with --match_jacobian is full-gradient matching; the papers take 10.",
 }
 _CALL = r"[^:\s]*[^:\s\d][^:\s]*(?::\d+)?"
 
 
-def define_matching(default):
-    """How to match a teacher.
+def define_matching(default: Mapping[str, float]) -> None:
+    """Define how to match a teacher.
 
     Args:
         default: {flag: weight} of the penalties to offer; 0 means none.
@@ -35,94 +38,113 @@ def define_matching(default):
     for name, weight in default.items():
         flags.DEFINE_float(name, weight, WEIGHTS[name], lower_bound=0)
     flags.DEFINE_float(
-        "supervised", 1.0, "Weight of the cross-entropy with the labels; 0: none.", lower_bound=0
+        "supervised", 1.0, "Weight of the cross-entropy with the labels; 0: no labels.", 0
     )
     flags.DEFINE_list(
         "layers",
         None,
-        "STUDENT:TEACHER,… for both attention penalties, or names that both networks have; "
-        "default: chosen, and printed.",
+        "Layers that both attention penalties match: STUDENT:TEACHER,…, or names that both "
+        "networks have; default: chosen by their sizes, and printed.",
     )
     flags.DEFINE_integer(
-        "pairs", 3, "How many pairs to choose at most, the largest maps first.", lower_bound=1
+        "pairs",
+        3,
+        "Largest number of pairs of layers to choose, the largest maps first.",
+        lower_bound=1,
     )
-    flags.DEFINE_float("attention_power", 2.0, "Of attention maps: 2 in Chapter 2, 1 in Chapter 4.")
+    flags.DEFINE_float(
+        "attention_power",
+        2.0,
+        "Exponent of attention maps; the papers take 2 in Chapter 2, 1 in Chapter 4.",
+    )
     flags.DEFINE_float(
         "window",
         0.2,
-        "Pooling of an attention map before its gradient, a fraction of its side; 0: none.",
+        "Pooling of attention maps before their gradients, as a fraction of their side; 0: none.",
         lower_bound=0,
         upper_bound=1,
     )
     flags.DEFINE_bool(
         "live_teacher",
         False,
-        "Ask the teacher in every step, even where its answers could be recorded once.",
+        "Run the teacher in every step, even where its outputs could be recorded once.",
     )
 
 
-def define_logit_matching():
-    """What matching a teacher of the same classes also offers."""
+def define_logit_matching() -> None:
+    """Define what matching a teacher of the same classes also offers."""
     flags.DEFINE_enum(
         "jacobian_loss",
         "squared_error",
         ("squared_error", "cross_entropy"),
-        "Of --match_jacobian; the papers prefer squared error.",
+        "Loss of --match_jacobian; the papers prefer squared error.",
     )
-    flags.DEFINE_float("temperature", 1.0, "Of --jacobian_loss=cross_entropy.")
-    flags.DEFINE_list("bias_layers", None, "As --layers, of convolutions.")
+    flags.DEFINE_float("temperature", 1.0, "Softmax temperature of --jacobian_loss=cross_entropy.")
+    flags.DEFINE_list(
+        "bias_layers",
+        None,
+        "Convolutions that --match_bias_gradients matches, in the form of --layers.",
+    )
 
 
-def load(path):
-    """The `teachers.Learned` of --teacher: a file, or the directory of a run."""
+def load(path: str) -> Learned:
+    """The teacher of --teacher: a .keras file, or the work directory of a run."""
     if not os.path.exists(path):
         raise ModelError(
-            f"--teacher: {path!r} does not exist; expected a .keras file or a work directory of "
-            "apps.train."
+            f"--teacher: got {path!r}, which does not exist; expected a .keras file or a work "
+            f"directory of {command.named('train')}."
         )
-    learned = trained_networks.Learned(path)
-    if isinstance(learned.network, tfgrad.PenalizedModel):
-        learned.network = learned.network.network
+    learned = Learned(path)
     print(f"the teacher: {learned}", flush=True)
     return learned
 
 
-def statistics(learned, train):
-    """Of the teacher's images if its record tells; else as --normalize says."""
+def statistics(learned: Learned, train: data.Dataset) -> Statistics | None:
+    """(mean, std) of the teacher's images if its record tells; else as --normalize says."""
     if "normalize" in learned.record:
         return learned.statistics(train)
     return shared_flags.statistics_of(train)
 
 
-def check_teacher(network, train):
-    """Refuse a teacher that cannot take the images, or is no classifier; return its classes."""
+def check_teacher(network: keras.Model, train: data.Dataset) -> int:
+    """The number of a teacher's classes, once it is known to be a classifier of the images.
+
+    Raises:
+        ModelError: It takes other inputs, or is no classifier.
+    """
     expected = (None, *train.image_shape)
     given, outputs = network.input_shape, network.output_shape
     if not isinstance(given, tuple) or not tf.TensorShape(given).is_compatible_with(expected):
         raise ModelError(
-            f"--teacher: takes inputs {given}; the images of {train.name!r} are {expected}. Try "
-            "--image_size, or a teacher of such images."
+            f"--teacher: got one that takes inputs {given}; expected {expected}, the images of "
+            f"{train.name!r}; try --image_size, or a teacher of such images."
         )
     if not isinstance(outputs, tuple) or len(outputs) != 2:
         raise ModelError(
-            f"--teacher: its outputs are {outputs}; expected a classifier, [batch, classes]. Of a "
-            "run with two heads give network.keras."
+            f"--teacher: got one with outputs {outputs}; expected a classifier, [batch, classes]; "
+            "of a run with two heads, try network.keras."
         )
     return outputs[-1]
 
 
-def build(network, teacher, train, head=None, verbose=True):
+def build(
+    network: keras.Model,
+    teacher: keras.Model,
+    train: data.Dataset,
+    head: str | None = None,
+    verbose: bool = True,
+) -> list[penalties.Penalty]:
     """The matching penalties whose weight is not 0.
 
     Args:
-        network: the student.
-        teacher: the teacher.
-        train: what they see.
-        head: the student's head that has the teacher's classes.
-        verbose: whether to print the layers that were chosen.
+        network: Student.
+        teacher: Teacher.
+        train: Training set.
+        head: Head of the student that has the teacher's classes.
+        verbose: Whether to print the layers that were chosen.
     """
 
-    def pairs(flag, kind):
+    def pairs(flag: str, kind: str) -> Any:
         if getattr(FLAGS, flag) is not None:
             return _parsed(flag)
         try:
@@ -162,40 +184,41 @@ def build(network, teacher, train, head=None, verbose=True):
     if not chosen:
         names = ", ".join(f"--{name}" for name in WEIGHTS if name in FLAGS)
         raise ArgumentError(
-            f"{names}: all are 0, and so the teacher has nothing to say. apps.train learns without."
+            f"{names}: got 0 for all; expected one above 0, or else the teacher has no effect; try "
+            f"{command.named('train')}, which needs none."
         )
     return chosen
 
 
-def check_flags():
-    """What can be wrong before a network is there."""
+def check_flags() -> None:
+    """Check what does not depend on the networks."""
     for flag in ("layers", "bias_layers"):
         if _weight(flag) is not None:
             _parsed(flag)
 
 
-def recorded():
-    """Whether the teacher is asked once per image: where it would say the same in every epoch.
+def recorded() -> bool:
+    """Whether the teacher runs once per image, where its outputs are the same in every epoch.
 
-    Several replicas ask it themselves, in every step.
+    With several replicas, each runs the teacher in every step.
     """
     once = not (FLAGS.live_teacher or FLAGS.augment)
     return once and FLAGS.strategy == "one_device"
 
 
-def label():
-    """What distinguishes this run in a table."""
+def label() -> str:
+    """The name of this run in tables: its weights that are not 0."""
     weights = {name.removeprefix("match_"): _weight(name) for name in WEIGHTS}
     matched = [f"{name.replace('_', ' ')} {value:g}" for name, value in weights.items() if value]
-    others = training_run.label(*shared_flags.PENALTIES, "weight_decay")
-    return f"match {' + '.join(matched)}" + ("" if others == training_run.PLAIN else f", {others}")
+    others = run_report.label(*shared_flags.PENALTIES, "weight_decay")
+    return f"match {' + '.join(matched)}" + ("" if others == run_report.PLAIN else f", {others}")
 
 
-def _weight(name):
+def _weight(name: str) -> float | None:
     return getattr(FLAGS, name) if name in FLAGS else None
 
 
-def _parsed(flag):
+def _parsed(flag: str) -> list[tuple[str, str]]:
     pairs = []
     for entry in getattr(FLAGS, flag):
         match = re.fullmatch(f"({_CALL})(?::({_CALL}))?", entry.strip())

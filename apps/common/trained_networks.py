@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+import tfgrad
 from tfgrad import data, loading
 from tfgrad.errors import DataError, ModelError
 
@@ -19,16 +20,22 @@ Statistics = tuple[np.ndarray, np.ndarray]
 
 
 class Learned:
-    """A trained network, its test accuracy if known, and the statistics its images need.
+    """A trained network without its penalties, and what is recorded of it.
 
     Args:
         path: A .keras file, or the work directory of a training run.
         record: What is known of the network; default: what is written beside the file.
+
+    Attributes:
+        path: The .keras file.
+        network: The network.
+        record: What is known of it.
+        accuracy: Its test accuracy, or None.
     """
 
     def __init__(self, path: str, record: Mapping[str, Any] | None = None) -> None:
         self.path = _network_file(path)
-        self.network = loading.load(self.path, compile=False)
+        self.network = load_network(self.path)
         for beside in ("results.json", os.path.basename(self.path)[: -len(".keras")] + ".json"):
             record = record or work_directory.read_json(
                 os.path.join(os.path.dirname(self.path), beside)
@@ -49,6 +56,16 @@ class Learned:
         return None if given is None else (_channels(given[0]), _channels(given[1]))
 
 
+def load_network(path: str) -> keras.Model:
+    """The network of a .keras file, without the penalties it was trained with.
+
+    Raises:
+        ModelError: The file cannot be loaded.
+    """
+    model = loading.load(path, compile=False)
+    return model.network if isinstance(model, tfgrad.PenalizedModel) else model
+
+
 def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
     """(network on pixels in [0, 1], class names) of a finished run.
 
@@ -61,7 +78,7 @@ def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
             f"--work_dir: got {work_dir!r}, which holds no finished run (no results.json); run "
             f"{command.named('train')} with this --work_dir to its end first."
         )
-    network = loading.load(_network_file(work_dir), compile=False)
+    network = load_network(_network_file(work_dir))
     return on_pixels(network, results["normalize"]), results["classes"]
 
 

@@ -1,10 +1,11 @@
-"""A run: flags of training, the work directory, an exact resume, and the report at the end.
+"""A training run: its flags, its work directory, and training that resumes exactly.
 
-What apps.train, apps.distill and apps.transfer have in common.
+Shared by the commands that train a network: train, distill, transfer and fool.
 """
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,36 +13,35 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from tfgrad import callbacks, data, distribution, evaluation, figures
-from tfgrad.internal import files
-from tfgrad.penalties.teacher import Lesson
+import tfgrad
+from tfgrad import callbacks, data, distribution
 
-from . import compilation, shared_flags, work_directory
+from . import compilation, recorded_lessons, shared_flags, work_directory
+from .trained_networks import Statistics
 
 FLAGS = flags.FLAGS
 
-MAX_LESSONS = 4 << 30  # bytes
-PLAIN = "plain"
 
-
-def define_flags(work_dir):
-    """How to train, and where to."""
-    flags.DEFINE_enum("optimizer", "adam", ("adam", "sgd"), "Optimizer; sgd has momentum .9.")
+def define_flags(work_dir: str) -> None:
+    """Define how to train, and where results are written."""
+    flags.DEFINE_enum("optimizer", "adam", ("adam", "sgd"), "Optimizer; sgd has momentum 0.9.")
     flags.DEFINE_float("learning_rate", 1e-3, "Initial learning rate.", lower_bound=0)
     flags.DEFINE_list("decay_epochs", [], "Epochs after which the learning rate drops tenfold.")
-    flags.DEFINE_float("weight_decay", 0.0, "Weight of (l2) kernel regularisation.", lower_bound=0)
+    flags.DEFINE_float("weight_decay", 0.0, "Weight of L2 regularisation of kernels.", 0)
     flags.DEFINE_integer("epochs", 10, "Passes over the training set.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 64, "Examples per step, over all replicas.", lower_bound=1)
     flags.DEFINE_integer(
         "seed",
         0,
-        "Of weights, order, augmentation and draws.",
+        "Seed of weights, order, augmentation and noise.",
         lower_bound=0,
         upper_bound=2**32 - 1,
     )
-    flags.DEFINE_enum("strategy", "one_device", distribution.NAMES, "How to distribute.")
+    flags.DEFINE_enum("strategy", "one_device", distribution.NAMES, "Distribution strategy.")
     flags.DEFINE_integer(
-        "devices", None, "Devices of --strategy=mirrored; default: all GPUs, or two logical CPUs."
+        "devices",
+        None,
+        "Number of devices of --strategy=mirrored; default: all GPUs, or two logical CPUs.",
     )
     flags.DEFINE_enum(
         "dtype_policy",
@@ -51,11 +51,13 @@ def define_flags(work_dir):
     )
     flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA.")
     flags.DEFINE_list(
-        "noise", ["0", "0.1", "0.2", "0.3", "0.4"], "Noise levels at which the result is tested."
+        "noise",
+        ["0", "0.1", "0.2", "0.3", "0.4"],
+        "Standard deviations of the input noise under which the result is tested.",
     )
-    flags.DEFINE_string("work_dir", work_dir, "Where everything is written.")
-    flags.DEFINE_bool("resume", True, "Go on with the run in --work_dir, if there is one.")
-    flags.DEFINE_enum("progress", "epoch", ("epoch", "batch", "none"), "How much to print.")
+    flags.DEFINE_string("work_dir", work_dir, "Directory that everything is written to.")
+    flags.DEFINE_bool("resume", True, "Resume the run in --work_dir, if there is one.")
+    flags.DEFINE_enum("progress", "epoch", ("epoch", "batch", "none"), "How often to print.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +65,13 @@ class Run:
     """One training: where, for how long, and what is done to the images.
 
     Attributes:
-        strategy: of tf.distribute.
-        directory: the work directory of this process.
-        epochs: passes over the training set.
-        batch_size: examples per step, over all replicas.
-        augment: see `data.pipeline`.
+        strategy: Strategy of tf.distribute.
+        directory: Work directory of this process.
+        epochs: Passes over the training set.
+        batch_size: Examples per step, over all replicas.
+        augment: Augmentation, as `data.pipeline` takes it.
         statistics: (mean, std) of the channels, or None.
-        head: the output that has labels, of a network with several.
+        head: Output that has labels, of a network with several.
     """
 
     strategy: Any
@@ -77,38 +79,42 @@ class Run:
     epochs: int
     batch_size: int
     augment: bool | str
-    statistics: Any = None
+    statistics: Statistics | None = None
     head: str | None = None
 
     @property
-    def results(self):
-        """Of this run, if it is complete."""
+    def results(self) -> dict[str, Any] | None:
+        """The results of this run, if it is complete."""
         return work_directory.read_json(os.path.join(self.directory, "results.json"))
 
-    def path(self, name):
-        """Of a file in the work directory."""
+    def path(self, name: str) -> str:
+        """The path of a file in the work directory."""
         return os.path.join(self.directory, name)
 
-    def with_labels(self, y):
+    def with_labels(self, y: Any) -> Any:
         """Labels as the model takes them."""
         return y if self.head is None else {self.head: y}
 
+    def images(self, dataset: data.Dataset) -> tf.data.Dataset:
+        """All images of a data set as the network takes them, one pass in stored order."""
+        return data.pipeline(dataset, 256, training=False, normalize=self.statistics)
 
-def begin(described=None):
-    """Check flags, open --work_dir, seed everything.
+
+def begin(described: Mapping[str, Any] | None = None) -> Run:
+    """Check the flags, open --work_dir, and set all seeds.
 
     Args:
-        described: {name: value} of what the run depends on, beside its flags.
+        described: {name: value} of what the run depends on in addition to its flags.
 
     Returns:
-        A `Run`; if it has `results` there is nothing left to do.
+        A `Run`; if it has `results`, nothing is left to do.
     """
     shared_flags.numbers("noise", float)  # A typing error must not wait for the end of training.
     strategy = distribution.strategy(FLAGS.strategy, FLAGS.devices)
     worker = getattr(strategy.cluster_resolver, "task_id", 0) if strategy.cluster_resolver else 0
     directory = os.path.join(FLAGS.work_dir, f"worker-{worker}") if worker else FLAGS.work_dir
     work_directory.open_directory(
-        directory, shared_flags.resolved() | (described or {}), FLAGS.resume
+        directory, {**shared_flags.resolved(), **(described or {})}, FLAGS.resume
     )
     run = Run(strategy, directory, FLAGS.epochs, FLAGS.batch_size, shared_flags.augmentation())
     if run.results is not None:
@@ -119,7 +125,7 @@ def begin(described=None):
     return run
 
 
-def regularised(network):
+def regularised(network: keras.Model) -> keras.Model:
     """The network with --weight_decay on its kernels."""
     if FLAGS.weight_decay:
         for layer in network.layers:
@@ -129,8 +135,8 @@ def regularised(network):
     return network
 
 
-def optimizer(run, train):
-    """The optimizer that the flags describe."""
+def optimizer(run: Run, train: data.Dataset) -> keras.optimizers.Optimizer:
+    """The optimizer and the schedule that flags name."""
     return compilation.optimizer(
         FLAGS.optimizer,
         FLAGS.learning_rate,
@@ -139,8 +145,10 @@ def optimizer(run, train):
     )
 
 
-def introduce(run, model, train, test):
-    """Say what is trained on what."""
+def introduce(
+    run: Run, model: tfgrad.PenalizedModel, train: data.Dataset, test: data.Dataset
+) -> None:
+    """Print which network is trained on which images."""
     network = model.network
     print(
         f"{len(train)} training and {len(test)} test images {train.image_shape}, "
@@ -150,16 +158,23 @@ def introduce(run, model, train, test):
     )
 
 
-def fit(run, model, train, test, record=False, hooks=()):
+def fit(
+    run: Run,
+    model: tfgrad.PenalizedModel,
+    train: data.Dataset,
+    test: data.Dataset,
+    record: bool = False,
+    hooks: Sequence[keras.callbacks.Callback] = (),
+) -> list[dict[str, Any]]:
     """Train to the last epoch, from the last finished one on.
 
     Args:
-        run: the `Run`.
-        model: a compiled PenalizedModel.
-        train: a `data.Dataset`.
-        test: another, for validation.
-        record: whether to ask a teacher once per image instead of once per step.
-        hooks: callbacks that come before those that read the logs.
+        run: The run.
+        model: Compiled model.
+        train: Training set.
+        test: Test set, for validation.
+        record: Whether the teacher is evaluated once per image instead of once per step.
+        hooks: Callbacks that come before those that read the logs.
 
     Returns:
         The logs of all epochs, those before a resume included.
@@ -169,19 +184,26 @@ def fit(run, model, train, test, record=False, hooks=()):
         done = backup.restore(model)
     if done:
         print(f"going on after epoch {done}", flush=True)
-    source, labelled = train, lambda x, y: (x, run.with_labels(y))
+
+    def labelled(x: Any, y: Any) -> tuple[Any, Any]:
+        return x, run.with_labels(y)
+
+    source = train
+    mapped: Callable[[Any, Any], tuple[Any, Any]] = labelled
     if record and done < run.epochs:
-        source, labelled = _lessons(run, model, train) or (source, labelled)
+        images = np.concatenate([x for x, _ in run.images(train)])
+        lessons = recorded_lessons.recorded(model, train, images, run.with_labels)
+        source, mapped = lessons or (source, mapped)
     batches = _stream(
         run,
         source,
-        labelled,
+        mapped,
         training=True,
         seed=FLAGS.seed,
         augment=run.augment,
         start_epoch=done,
     )
-    validation = _stream(run, test, lambda x, y: (x, run.with_labels(y)), training=False)
+    validation = _stream(run, test, labelled, training=False)
     history = run.path("history.jsonl")
     hooks = [
         callbacks.StopOnNonFinite(backup.kept),
@@ -207,93 +229,11 @@ def fit(run, model, train, test, record=False, hooks=()):
     return callbacks.read_json_lines(history)
 
 
-def images(run, dataset):
-    """All images of a data set as the network takes them, one pass in stored order."""
-    return data.pipeline(dataset, 256, training=False, normalize=run.statistics)
-
-
-def _stream(run, dataset, labelled, **options):
-    def of_replica(index, count):
+def _stream(run: Run, dataset: data.Dataset, mapped: Any, **options: Any) -> Any:
+    def of_replica(index: int, count: int) -> tf.data.Dataset:
         one = data.pipeline(
             dataset, run.batch_size, normalize=run.statistics, shard=(index, count), **options
         )
-        return one.map(labelled)
+        return one.map(mapped)
 
     return distribution.local_slices(run.strategy, of_replica)
-
-
-def _lessons(run, model, train):
-    """A data set whose labels are positions, and what makes lessons and labels of them.
-
-    None if the answers would not fit into memory.
-    """
-    x, y = np.concatenate([x for x, _ in images(run, train)]), run.with_labels(train.labels)
-    one = model.lessons(x[:1], tf.nest.map_structure(lambda labels: labels[:1], y)).taught
-    size = len(train) * sum(part.nbytes for part in tf.nest.flatten(one))
-    if size > MAX_LESSONS:
-        print(f"the teacher runs in every step: its answers would take {size / 2**30:.0f} GiB")
-        return None
-    with tf.device("CPU:0"):  # Eager tensors are passed on by reference, as are those of `train`.
-        taught = tf.nest.map_structure(tf.convert_to_tensor, model.lessons(x, y).taught)
-    print(f"the teacher's answers are recorded once, {size / 2**20:.1f} MiB", flush=True)
-    labels = train.tensors[1]
-
-    def lesson(x, index):
-        answers = tf.nest.map_structure(lambda part: tf.gather(part, index), taught)
-        return Lesson(x, answers), run.with_labels(tf.gather(labels, index))
-
-    return data.from_arrays(train.images, np.arange(len(train)), name=train.name), lesson
-
-
-def report(run, model, network, history, test, label, **more):
-    """Test under noise, then write the networks, the tables and the pictures.
-
-    Args:
-        run: the `Run`.
-        model: what was trained.
-        network: the plain classifier in it.
-        history: what `fit` returned.
-        test: a `data.Dataset`.
-        label: what distinguishes this run in a table.
-        more: further entries of results.json.
-
-    Returns:
-        The results.
-    """
-    for trained, name in ((model, "model.keras"), (network, "network.keras")):
-        with files.replaced(run.path(name), ".keras") as unfinished:
-            trained.save(unfinished)
-    robustness = evaluation.noise_robustness(
-        network, images(run, test), shared_flags.numbers("noise", float), seed=FLAGS.seed
-    )
-    table = evaluation.Measurement.markdown({label: robustness})
-    results = {
-        "label": label,
-        "test": {k: v for k, v in history[-1].items() if k.startswith("val_")},
-        "noise": [
-            {"sigma": s, "accuracy": mean, "deviation": deviation}
-            for s, (mean, deviation) in robustness.curve().items()
-        ],
-        "seconds": sum(line["seconds"] for line in history),
-        "classes": list(test.classes),
-        "input_shape": list(test.image_shape),
-        "normalize": None if run.statistics is None else [s.tolist() for s in run.statistics],
-        **more,
-        "versions": work_directory.versions(),
-    }
-    files.write_text(run.path("noise.md"), table + "\n")
-    figures.history(
-        run.path("history.png"),
-        {k: [line[k] for line in history] for k in ("accuracy", "val_accuracy")},
-        y_label="accuracy",
-        title=label,
-    )
-    files.write_json(run.path("results.json"), results)
-    print(f"\ntest accuracy (%) under input noise\n{table}\n\nwritten to {run.directory}")
-    return results
-
-
-def label(*names):
-    """What distinguishes this run in a table: its flags of these names that are not 0."""
-    parts = [f"{n.replace('_', ' ')} {value:g}" for n in names if (value := getattr(FLAGS, n))]
-    return ", ".join(parts) or PLAIN

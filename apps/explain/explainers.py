@@ -1,7 +1,6 @@
-"""A model with its saliency methods, whether live or served, as apps.explain asks it."""
+"""A model with its saliency methods, whether it is a live network or a SavedModel."""
 
 import dataclasses
-import difflib
 import functools
 import os
 import sys
@@ -16,30 +15,30 @@ from tfgrad import loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.saliency import FullGrad
 
-from ..common import architectures
+from ..common import architectures, command
 
 FULLGRAD = FullGrad.name
 
 
 @dataclasses.dataclass(frozen=True)
 class Explainer:
-    """A model and what is asked of it, here or as it was exported.
+    """A model with its saliency methods.
 
     Attributes:
-        name: where it came from.
-        shape: of its images, (height, width, channels), None where a size is free.
-        outputs: the number of its logits K, if it tells.
-        classes: their names, if they are known.
-        image_range: the values of black and white.
-        methods: names of methods to their options.
-        answer: (x [B, H, W, C], classes int32 [B], −1 the predicted) to {method: map} and the
-            full-gradients' completeness error, if there is one.
-        logits: x to [B, K].
-        network: the live network; None of a served one.
+        name: Where it came from.
+        shape: Shape of its images, (height, width, channels), None where a size is free.
+        outputs: Number of its logits K, if known.
+        classes: Names of its classes, if known.
+        image_range: Values of black and white.
+        methods: {method: its options}.
+        answer: Function of (x [B, H, W, C], classes int32 [B], −1 for the predicted) that returns
+            {method: map} and the completeness error of full-gradients, if there is one.
+        logits: Function from x to logits [B, K].
+        network: The live network; None for a served model.
     """
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: tuple[Any, ...]
     outputs: int | None
     classes: Sequence[str] | None
     image_range: tuple[float, float]
@@ -48,7 +47,7 @@ class Explainer:
     logits: Callable[[tf.Tensor], tf.Tensor]
     network: keras.Model | None = None
 
-    def class_name(self, index):
+    def class_name(self, index: int) -> str:
         """The name of a class, or its number as text."""
         return self.classes[index] if self.classes else str(index)
 
@@ -60,33 +59,43 @@ def live(
     classes: Sequence[str] | None = None,
     image_range: tuple[float, float] = (0.0, 1.0),
 ) -> Explainer:
-    """A network in this process, and methods by their names."""
+    """The explainer of a network in this process.
+
+    Args:
+        name: Where the network came from.
+        network: Network that returns logits.
+        names: Names of methods.
+        classes: Names of the classes, if known.
+        image_range: Values of black and white.
+    """
     methods = {m: saliency.get(m)(network) for m in dict.fromkeys(names)}
     one = next(iter(methods.values()), None) or FullGrad(network)
     shape = one.input_shape
     if shape is None or len(shape) != 4:
         raise ModelError(
-            f"{name}: the network takes {shape}; expected images [batch, height, width, channels]."
+            f"{name}: got a network that takes {shape}; expected images [batch, height, width, "
+            "channels]."
         )
 
     @functools.cache
-    def compiled(function, size):
+    def compiled(function: Callable[..., Any], size: tuple[int, ...]) -> Any:
         """Traced once for images of a size, whatever the batch."""
         return tf.function(function, autograph=False).get_concrete_function(
             tf.TensorSpec((None, *size), tf.float32), tf.TensorSpec([None], tf.int32)
         )
 
-    def answer(x, target):
-        maps, error = {}, None
+    def answer(x: tf.Tensor, target: tf.Tensor) -> tuple[dict[str, Any], Any]:
+        maps: dict[str, Any] = {}
+        error = None
         for m, method in methods.items():
-            if m == FULLGRAD:  # its map and error in one pass
+            if m == FULLGRAD:  # map and error in one pass
                 explained = compiled(method.explain, tuple(x.shape[1:]))(x, target)
                 maps[m], error = explained["saliency"], explained["completeness_error"]
             else:
                 maps[m] = method(x, target)
         return maps, error
 
-    def predict(x, classes):
+    def predict(x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         return tf.cast(network(tf.cast(x, one.dtype), training=False), tf.float32)
 
     return Explainer(
@@ -103,7 +112,12 @@ def live(
 
 
 def served(path: str, names: Sequence[str] | None) -> Explainer:
-    """A SavedModel of `tfgrad.export`, whose methods are its signatures; None takes them all."""
+    """The explainer of a SavedModel of `tfgrad.export`, whose methods are its signatures.
+
+    Args:
+        path: Directory of the SavedModel.
+        names: Names of methods; None: all.
+    """
     model = loading.load_served(path)
     signatures = {}
     for name, function in model.signatures.items():
@@ -114,20 +128,24 @@ def served(path: str, names: Sequence[str] | None) -> Explainer:
     for name in chosen:
         if name not in signatures:
             raise ArgumentError(
-                f"--methods: {model.path} serves no {name!r}; it has "
-                f"{', '.join(signatures) or 'no explanation'}. Export it with "
-                f"python -m apps.export --methods={name}."
+                f"--methods: got {name!r}; expected some of {', '.join(signatures) or 'none'}, the "
+                f"explanations of {model.path}; try python -m {command.named('export')} "
+                f"--methods={name}."
             )
     if not chosen:
-        raise ArgumentError(f"--served: {model.path} has no explanations. Export it with some.")
+        raise ArgumentError(
+            f"--served: got {model.path}, which has no explanations; expected a model exported "
+            "with --methods."
+        )
     shape = tuple(signatures[chosen[0]].structured_input_signature[1]["image"].shape)
     if len(shape) != 4:
         raise ModelError(
-            f"{path}: it takes {shape}; expected images [batch, height, width, channels]."
+            f"--served: got {path}, which takes {shape}; expected images [batch, height, width, "
+            "channels]."
         )
     options = model.metadata.get("methods", {})
 
-    def answer(x, target):
+    def answer(x: tf.Tensor, target: tf.Tensor) -> tuple[dict[str, Any], Any]:
         answers = {name: signatures[name](image=x, target=target) for name in chosen}
         error = answers.get(FULLGRAD, {}).get("completeness_error")
         return {name: a["saliency"] for name, a in answers.items()}, error
@@ -148,15 +166,15 @@ def application(name: str, size: tuple[int, int] | None, weights: str | None) ->
     """An architecture of keras.applications that takes pixels 0 to 255 and returns logits.
 
     Args:
-        name: of the builder.
-        size: (height, width) of its images; None takes the builder's own.
-        weights: a file of them; None draws random ones.
+        name: Name of the architecture.
+        size: (height, width) of its images; None: the default of the architecture.
+        weights: File of its weights; None: random weights.
+
+    Raises:
+        ArgumentError: There is no such architecture, or not for images of this size.
+        ModelError: The weights cannot be loaded.
     """
-    if name not in architectures.APPLICATIONS:
-        close = difflib.get_close_matches(name, architectures.APPLICATIONS, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "one such as VGG16."
-        raise ArgumentError(f"--application: keras.applications has no {name!r}; {hint}")
-    builder = getattr(keras.applications, name)
+    builder = architectures.builder(name)
     keras.utils.set_random_seed(0)
     try:
         network = builder(
@@ -165,7 +183,7 @@ def application(name: str, size: tuple[int, int] | None, weights: str | None) ->
             input_shape=None if size is None else (*size, 3),
         )
     except ValueError as error:
-        raise ArgumentError(f"--image_size: {name} refuses {size} ({error}).") from error
+        raise ArgumentError(f"--image_size: got {size}, which {name} rejects ({error}).") from error
     if weights is None:
         architectures.randomised(network)
     else:
@@ -175,11 +193,13 @@ def application(name: str, size: tuple[int, int] | None, weights: str | None) ->
     return keras.Model(pixels, network(Preprocess(function, name="preprocess")(pixels)), name=name)
 
 
-def _load_weights(network, path):
-    advice = "give a file of weights of this architecture with 1000 classes"
+def _load_weights(network: keras.Model, path: str) -> None:
+    advice = "expected a file of weights of this architecture with 1000 classes"
     if not os.path.isfile(path) or not path.endswith((".h5", ".keras")):
-        found = "no such kind of file" if os.path.isfile(path) else "no such file"
-        raise ModelError(f"--weights: {path!r}: {found}, expected .weights.h5, .h5 or .keras.")
+        exists = "" if os.path.isfile(path) else ", which does not exist"
+        raise ModelError(
+            f"--weights: got {path!r}{exists}; expected a .weights.h5, .h5 or .keras file."
+        )
     try:
         if path.endswith(".keras"):
             network.set_weights(loading.load(path, compile=False).get_weights())
@@ -195,12 +215,17 @@ def _load_weights(network, path):
 
 
 class Preprocess(keras.layers.Layer):
-    """The preprocessing of a module of keras.applications, on pixels 0 to 255."""
+    """The preprocessing of a module of keras.applications, on pixels 0 to 255.
 
-    def __init__(self, function, **kwargs):
+    Args:
+        function: The module's `preprocess_input`.
+        kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, function: Callable[[tf.Tensor], tf.Tensor], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.function = function
 
-    def call(self, x):
-        """What the module's networks were trained on."""
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Pixels as the module's networks take them."""
         return self.function(x)

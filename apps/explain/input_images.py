@@ -1,4 +1,4 @@
-"""The images a command is given: files and folders of them, or a slice of a data set."""
+"""The images to explain: files and folders of them, or a slice of a data set."""
 
 import dataclasses
 import os
@@ -16,33 +16,34 @@ LUMA = np.array([[0.299], [0.587], [0.114]], "float32")
 
 Known = dict[str, Any]
 Size = tuple[int, int]
+Stream = Iterator[tuple[Known, np.ndarray | None]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images one after the other; those of files are read when they are asked for.
+    """A stream of images; files are read when the stream reaches them.
 
     Attributes:
-        stream: what is known of each, with its pixels [H, W, C] from 0 to 1; of a file that cannot
-            be read, "file" and "reason" with None.
-        count: how many, readable or not.
-        size: (height, width) of all.
-        classes: the names of their labels; none of files.
+        stream: Pairs of what is known of an image and its pixels [H, W, C] from 0 to 1; for a file
+            that cannot be read, "file" and "reason", and None.
+        count: Number of images, readable or not.
+        size: (height, width) of all images.
+        classes: Names of their labels; empty for files.
     """
 
-    stream: Iterator[tuple[Known, np.ndarray | None]]
+    stream: Stream
     count: int
     size: Size
     classes: Sequence[str] = ()
 
     def batches(self, size: int, skipped: list[Known]) -> Iterator[tuple[list[Known], np.ndarray]]:
-        """What is known of `size` readable images at a time, and their pixels [B, H, W, C].
+        """Batches of what is known of readable images, and their pixels [B, H, W, C].
 
         Args:
-            size: of a batch; the last may be smaller.
-            skipped: where what is known of the others goes, which are reported too.
+            size: Size of a batch; the last may be smaller.
+            skipped: List to which what is known of the others is appended; it is also printed.
         """
-        batch = []
+        batch: list[tuple[Known, np.ndarray]] = []
         for known, pixels in self.stream:
             if pixels is None:
                 skipped.append(known)
@@ -60,24 +61,27 @@ def image_size(name: str, shape: Sequence[int | None], asked: Size | None) -> Si
     """(height, width) of the images for a model; None if neither it nor --image_size tells.
 
     Args:
-        name: of the model.
-        shape: of its images, (height, width, channels), None where a size is free.
-        asked: the (height, width) that --image_size asks for.
+        name: Name of the model.
+        shape: Shape of its images, (height, width, channels), None where a size is free.
+        asked: (height, width) of --image_size.
 
     Raises:
-        ArgumentError: the model takes another size than `asked`.
-        ModelError: the model takes neither grey nor colour.
+        ArgumentError: The model takes another size than `asked`.
+        ModelError: The model takes neither grey nor colour images.
     """
     height, width, channels = shape
     if channels not in (1, 3):
-        raise ModelError(f"{name}: its images have {channels} channels; expected 1 or 3.")
+        raise ModelError(
+            f"{name}: got a model of images with {channels} channels; expected 1 or 3."
+        )
     if asked is not None and min(asked) < 1:
-        raise ArgumentError(f"--image_size: got {asked}; expected sizes from 1 up.")
+        raise ArgumentError(f"--image_size: got {asked}; expected integers ≥ 1.")
     if height is None or width is None:
         return asked
     if asked not in (None, (height, width)):
         raise ArgumentError(
-            f"--image_size: got {asked}; the model takes {(height, width)}. Leave it out."
+            f"--image_size: got {asked}; expected {(height, width)}, which the model takes; try "
+            "without the flag."
         )
     return height, width
 
@@ -86,19 +90,21 @@ def from_files(paths: Sequence[str], size: Size | None, channels: int) -> Images
     """JPEG and PNG files, and those in folders by their names.
 
     Args:
-        paths: of files and folders.
-        size: (height, width) they are resized to; files have none in common.
-        channels: 1 or 3.
+        paths: Paths of files and folders.
+        size: (height, width) that they are resized to.
+        channels: Number of channels, 1 or 3.
 
     Raises:
-        ArgumentError: there is no size.
-        DataError: a path is not there, or a folder cannot be read or holds no images.
+        ArgumentError: There is no size.
+        DataError: A path does not exist, or a folder cannot be read or holds no images.
     """
     if size is None:
-        raise ArgumentError("--image_size: the model takes images of any size; give HEIGHT,WIDTH.")
+        raise ArgumentError(
+            "--image_size: got none for a model of any size; expected HEIGHT,WIDTH."
+        )
     files = [file for path in paths for file in _files_at(path)]
 
-    def stream():
+    def stream() -> Stream:
         for path in files:
             try:
                 pixels = images.read(path, size, channels).numpy()
@@ -110,8 +116,8 @@ def from_files(paths: Sequence[str], size: Size | None, channels: int) -> Images
     return Images(stream(), len(files), size)
 
 
-def _files_at(path):
-    """A file, or those in a folder whose names say that they are images."""
+def _files_at(path: str) -> list[str]:
+    """A file, or the files in a folder that have the suffix of an image."""
     if not os.path.isdir(path):
         if not os.path.lexists(path):
             raise DataError(f"--images: {path!r} does not exist; check the working directory.")
@@ -131,15 +137,15 @@ def from_dataset(
     """Examples of a data set, with their labels.
 
     Args:
-        name: of the data set.
-        split: of it, or a slice of a split.
-        first: index of the first example of `split`.
-        count: how many, as far as a slice goes.
-        channels: 1 or 3; images of others become grey or colour.
-        options: of `tfgrad.data.load`.
+        name: Name of the data set.
+        split: Split, or a slice of a split.
+        first: Index of the first example of `split`.
+        count: Largest number of examples.
+        channels: Number of channels, 1 or 3; other images become grey or colour.
+        options: Options of `tfgrad.data.load`.
 
     Raises:
-        DataError: there are no such examples.
+        DataError: There are no such examples.
     """
     sliced = "[" in split
     if not sliced:
@@ -148,9 +154,12 @@ def from_dataset(
     chosen = slice(first, first + count) if sliced else slice(None)
     pixels, labels = loaded.images[chosen], loaded.labels[chosen]
     if not len(pixels):
-        raise DataError(f"--first: got {first}; {split!r} holds {len(loaded)} examples.")
+        raise DataError(
+            f"--first: got {first}; expected less than {len(loaded)}, the number of examples in "
+            f"{split!r}."
+        )
 
-    def stream():
+    def stream() -> Stream:
         for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             known = {"index": first + i, "label": int(label), "label_name": loaded.classes[label]}
             image = image.astype("float32") / (255 if image.dtype == np.uint8 else 1)
@@ -159,12 +168,12 @@ def from_dataset(
     return Images(stream(), len(pixels), loaded.image_shape[:2], loaded.classes)
 
 
-def _in_channels(image, channels):
+def _in_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Grey to colour by repetition, colour to grey by luma."""
     if image.shape[-1] == channels:
         return image
     return np.repeat(image[..., :1], 3, -1) if channels == 3 else image @ LUMA
 
 
-def _columns(batch):
+def _columns(batch: Sequence[tuple[Known, np.ndarray]]) -> tuple[list[Known], np.ndarray]:
     return [known for known, _ in batch], np.stack([pixels for _, pixels in batch])

@@ -1,7 +1,10 @@
 """The other apps, each run as a user runs it."""
 
 import json
+import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +45,35 @@ def test_quickstart(tmp_path):
     assert (tmp_path / "served/1/saved_model.pb").exists()
 
 
+UNDER_ANOTHER_NAME = """
+import importlib, runpy, sys
+sys.modules["apps"] = None  # An absolute import of it would fail.
+for name in sys.argv[1:]:
+    importlib.import_module(f"tfgrad_apps.{name}")
+sys.argv = ["distill.py", "--help"]
+runpy.run_module("tfgrad_apps.distill", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_package_may_have_another_name(tmp_path):
+    """Every command can be imported, and its manual page names the commands as they are called."""
+    shutil.copytree(ROOT / "apps", tmp_path / "tfgrad_apps")
+    packages = [path.parent.name for path in (ROOT / "apps").glob("*/__main__.py")]
+    modules = [path.stem for path in (ROOT / "apps").glob("[a-z]*.py") if path.stem != "distill"]
+    names = [*modules, *(f"{package}.__main__" for package in packages)]
+    assert len(names) == 12
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_ANOTHER_NAME, *names],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "python -m tfgrad_apps.distill" in done.stdout
+    assert re.findall(r"\bapps\.\w+", done.stdout) == []
+
+
 @pytest.mark.slow
 def test_export_of_a_run_takes_pixels(trained, tmp_path):
     """The normalisation is inside: the served model classifies raw digits as the run reported."""
@@ -60,7 +92,7 @@ def test_export_of_a_run_takes_pixels(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 64, "--work_dir, --model: give exactly one"),
+        ((), 64, "--work_dir, --model: got both or none; expected exactly one"),
         (("--model=nothing.keras", "--to=x"), 65, "path: 'nothing.keras' cannot be loaded"),
         (("--work_dir=nowhere", "--to=x"), 65, "holds no finished run"),
     ],

@@ -130,13 +130,21 @@ def test_a_complete_run_is_left_alone(fooled, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 64, "--model: not given"),
+        ((), 64, "--model: got none"),
         (("--model=nowhere.keras",), 65, "nowhere.keras: cannot be read"),
-        (("--model={model}", "--corner=2", "--mask=m.png"), 64, "--corner, --mask: give one"),
+        (
+            ("--model={model}", "--corner=2", "--mask=m.png"),
+            64,
+            "--corner, --mask: got both; expected one",
+        ),
         (("--model={model}", "--corner=8"), 64, "--corner: got 8, a region of 64 pixels among 64"),
         (("--model={model}", "--corner=0"), 64, "corner"),
         (("--model={model}", "--mask=nowhere.png"), 65, "nowhere.png"),
-        (("--model={model}", "--image_size=16,16"), 65, "--model: takes (None, 8, 8, 1)"),
+        (
+            ("--model={model}", "--image_size=16,16"),
+            65,
+            "--model: got one that takes (None, 8, 8, 1)",
+        ),
         (("--model={model}", "--construction=magic"), 64, "construction"),
     ],
 )

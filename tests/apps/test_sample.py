@@ -113,23 +113,31 @@ def test_langevin_of_images_of_any_size(app, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--model=",), 64, "--model: not given; name a .keras file or a work directory"),
-        (("--model=nowhere",), 65, "--model: 'nowhere' does not exist"),
-        (("--judge=nowhere",), 65, "--judge: 'nowhere' does not exist"),
-        (("--classes=10",), 64, "--classes: got 10; the model has classes 0 to 9"),
+        (("--model=",), 64, "--model: got none; expected a .keras file or a work directory"),
+        (("--model=nowhere",), 65, "--model: got 'nowhere', which does not exist"),
+        (("--judge=nowhere",), 65, "--judge: got 'nowhere', which does not exist"),
+        (("--classes=10",), 64, "--classes: got 10; expected classes from 0 to 9"),
         (("--classes=cat",), 64, "--classes: got cat; expected integers ≥ 0"),
-        (("--start=data",), 64, "--dataset, --start=data: give both or none"),
-        (("--dataset=digits",), 64, "--dataset, --start=data: give both or none"),
+        (("--start=data",), 64, "--dataset, --start=data: got one of them; expected both or none"),
+        (
+            ("--dataset=digits",),
+            64,
+            "--dataset, --start=data: got one of them; expected both or none",
+        ),
         (
             ("--start=data", "--dataset=digits", "--count=99"),
             65,
-            "--count: got 99; 'test' of 'digits' holds 36 images of class 0",
+            "--count: got 99; expected at most 36, the images of class 0 in 'test' of 'digits'",
         ),
-        (("--rule=langevin",), 64, "--steps: with --rule=langevin it is wanted, it has no default"),
+        (
+            ("--rule=langevin",),
+            64,
+            "--steps: got none; expected a number, because --rule=langevin has no default",
+        ),
         (
             ("--rule=langevin", "--steps=1", "--step_size=1", "--pull=1"),
             64,
-            "--pull: with --rule=langevin it belongs to --rule=ascent",
+            "--pull: got 1.0 with --rule=langevin; expected none; try --rule=ascent",
         ),
         (("--step_size=-1",), 64, "step_size: got -1.0; expected a finite number above 0"),
         (
@@ -181,13 +189,17 @@ def test_refuses_models_that_do_not_go_from_images_to_logits(app, model, tmp_pat
     scaled = keras.layers.Rescaling(1 / 255)(whole)
     path = tmp_path / "model.keras"
     for inputs, outputs, message in (
-        (flat, [dense(flat, 10)], "it takes (None, 64), expected images [batch, height, width"),
+        (
+            flat,
+            [dense(flat, 10)],
+            "got one that takes (None, 64); expected images [batch, height, width",
+        ),
         (
             image,
             [dense(image, 10), dense(image, 3)],
             "it returns [(None, 10), (None, 3)], expected",
         ),
-        (image, [image * 2], "it returns [(None, 8, 8, 1)], expected one tensor of logits"),
+        (image, [image * 2], "it returns [(None, 8, 8, 1)]; expected one tensor of logits"),
         ([image, other], [dense(image, 10) + dense(other, 10)], "got 2 inputs"),
         (whole, [dense(scaled, 10)], "its input is uint8, and only a float input"),
     ):

@@ -14,7 +14,13 @@ from absl import flags
 
 import tfgrad
 from apps import distill, transfer
-from apps.common import command, teacher_flags, trained_networks, training_run
+from apps.common import (
+    command,
+    recorded_lessons,
+    teacher_flags,
+    trained_networks,
+    training_run,
+)
 from tests.apps.test_commands import run as run_alone
 from tests.apps.test_train import record_without_times
 from tfgrad import callbacks, data, models, penalties
@@ -220,12 +226,14 @@ def test_a_teacher_that_changed_is_refused(distilled, refused, tmp_path):
 def test_answers_that_do_not_fit_are_not_recorded(monkeypatch, capsys):
     def lessons():
         train = data.subset(data.load("digits"), 2, 0)
-        run = training_run.Run(None, "", 1, 20, False)
+        images = np.concatenate(
+            [x for x, _ in training_run.Run(None, "", 1, 20, False).images(train)]
+        )
         networks = [models.vgg(4, (8, 8, 1), 10, width=0.1) for _ in range(2)]
         model = tfgrad.PenalizedModel(
             networks[0], [penalties.ActivationMatching()], teacher=networks[1]
         )
-        return training_run._lessons(run, model, train), networks[1]
+        return recorded_lessons.recorded(model, train, images, lambda y: y), networks[1]
 
     (positions, lesson), teacher = lessons()
     x, index = next(iter(data.pipeline(positions, 20, training=True, seed=3)))
@@ -235,7 +243,7 @@ def test_answers_that_do_not_fit_are_not_recorded(monkeypatch, capsys):
     np.testing.assert_array_equal(inputs, x)
     np.testing.assert_array_equal(labels, train.labels[index])
     np.testing.assert_allclose(taught["logits"], teacher(x), rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr(training_run, "MAX_LESSONS", 20 * 10 * 4 - 1)
+    monkeypatch.setattr(recorded_lessons, "MAX_BYTES", 20 * 10 * 4 - 1)
     assert lessons()[0] is None
     assert "the teacher runs in every step" in capsys.readouterr().out
 
@@ -301,10 +309,12 @@ def test_teachers_that_are_none():
     any_size = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(3, 1)])
     any_size.add(keras.layers.GlobalAveragePooling2D())
     assert teacher_flags.check_teacher(any_size, train) == 3
-    with pytest.raises(ModelError, match=r"takes inputs \(None, 9, 8, 1\); the images of 'digits'"):
+    with pytest.raises(
+        ModelError, match=r"takes inputs \(None, 9, 8, 1\); expected .*, the images of 'digits'"
+    ):
         teacher_flags.check_teacher(models.vgg(4, (9, 8, 1), 7, width=0.1), train)
     heads = models.two_heads(models.vgg(4, (8, 8, 1), 7, width=0.1), 3)
-    with pytest.raises(ModelError, match=r"Of a run with two heads give network\.keras"):
+    with pytest.raises(ModelError, match=r"of a run with two heads, try network\.keras"):
         teacher_flags.check_teacher(heads, train)
 
 
@@ -365,13 +375,21 @@ def test_the_bound_before_and_after(transferred):
 @pytest.mark.parametrize(
     ("app", "flag", "message"),
     [
-        ("distill", "--epochs=1", "--teacher: not given; name a file, a directory or one of vgg4"),
-        ("transfer", "--epochs=1", "--teacher: not given; name a .keras file"),
+        (
+            "distill",
+            "--epochs=1",
+            "--teacher: got none; expected a file, a directory or one of vgg4",
+        ),
+        ("transfer", "--epochs=1", "--teacher: got none; expected a .keras file"),
         ("distill", "--match_jacobian=-1", "flag --match_jacobian=-1: -1.0 is not"),
         ("transfer", "--match_jacobian=1", "Unknown command line flag 'match_jacobian'"),
         ("distill", "--teacher=vgg4 --window=2", "flag --window=2: 2.0 is not"),
         ("distill", "--teacher=vgg4 --layers=a:b:c", "--layers: got 'a:b:c'"),
-        ("distill", "--teacher=vgg4 --match_activations=0", "the teacher has nothing to say"),
+        (
+            "distill",
+            "--teacher=vgg4 --match_activations=0",
+            "or else the teacher has no effect; try apps.train",
+        ),
         (
             "distill",
             "--teacher=vgg4 --match_attention=1 --layers=act9",
@@ -379,7 +397,11 @@ def test_the_bound_before_and_after(transferred):
         ),
         ("distill", "--teacher=vgg4 --teacher_width=0", "width=0.0 must be"),
         ("distill", "--teacher=vgg4 --match_jacobian=1 --temperature=2", "temperature: got 2.0"),
-        ("transfer", "--teacher=x --bound=3", "--bound, --source_dataset: give both or none"),
+        (
+            "transfer",
+            "--teacher=x --bound=3",
+            "--bound, --source_dataset: got one of them; expected both or none",
+        ),
     ],
 )
 def test_usage(refused, tmp_path, app, flag, message):
@@ -397,11 +419,11 @@ def test_teachers_that_do_not_fit(refused, tmp_path):
     models.vgg(4, (9, 9, 1), 10, width=0.1).save(tmp_path / "large.keras")
     for module in (distill, transfer):
         message = refused(65, module, *SMALL, f"--teacher={tmp_path}/large.keras", run)
-        assert "--teacher: takes inputs (None, 9, 9, 1); the images of 'digits' are" in message
-        assert "Try --image_size" in message
+        assert "--teacher: got one that takes inputs (None, 9, 9, 1); expected" in message
+        assert "the images of 'digits'; try --image_size" in message
     models.vgg(4, (8, 8, 1), 3, width=0.1).save(tmp_path / "few.keras")
     message = refused(65, distill, *SMALL, f"--teacher={tmp_path}/few.keras", run)
-    assert "knows 3 classes; 'digits' has 10. apps.transfer learns from" in message
+    assert "got one of 3 classes; expected 10, those of 'digits'; try apps.transfer" in message
     (tmp_path / "broken.keras").write_bytes(b"PK no")
     message = refused(65, distill, *SMALL, f"--teacher={tmp_path}/broken.keras", run)
     assert "damaged zip archive" in message
