@@ -1,4 +1,4 @@
-"""Density ratios, the GAN-test and gradient energy, against what can be worked out by hand."""
+"""Density ratios against closed forms."""
 
 import math
 
@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.mixture import gaussians
-from tfgrad.errors import ArgumentError, DataError, ModelError, NonFiniteError
-from tfgrad.evaluation import density_ratios, energy_share, gan_test
+from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
+from tfgrad.evaluation import density_ratios
 from tfgrad.evaluation.network_tests.density_ratios import SIGMAS
 
 
@@ -218,145 +218,3 @@ def test_what_density_ratios_refuse():
     )
     with pytest.raises(NonFiniteError, match=message):
         density_ratios(network, stream(x), [0.1])
-
-
-# The GAN-test
-
-
-def judge(classes=3):
-    """The class is the brightest of the first pixels."""
-    network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten()])
-    network.add(keras.layers.Dense(classes, use_bias=False))
-    network.set_weights([np.eye(4, classes, dtype="float32")])
-    return network
-
-
-def pictures(classes):
-    images = np.zeros((len(classes), 4), "float32")
-    images[range(len(classes)), classes] = 1
-    return images.reshape(-1, 2, 2, 1)
-
-
-def test_the_gan_test_by_hand():
-    found = gan_test(judge(), pictures([0, 1, 2, 2, 2]), [0, 1, 1, 2, 0], classes=3, batch_size=2)
-    assert found.value == 0.6 and found.examples == 5
-    assert found.deviations[0] == pytest.approx(math.sqrt(0.6 * 0.4 / 5))
-    right, wrong = np.array([math.e, 1]) / (math.e + 2)
-    assert found.columns["mean probability"][0] == pytest.approx((3 * right + 2 * wrong) / 5)
-    assert found.direction == "higher" and found.percent
-    assert gan_test(judge(), tf.constant(pictures([1])), tf.constant([1])).deviations == (0.0,)
-
-
-def test_what_the_gan_test_refuses():
-    images, labels = pictures([0, 1, 2]), [0, 1, 2]
-    with pytest.raises(ArgumentError, match=r"judge: got one of 3 classes for samples of 10"):
-        gan_test(judge(), images, labels, classes=10)
-    with pytest.raises(
-        ArgumentError, match=r"images: got shape \(None, 3, 3, 1\); the judge takes \(None, 2, 2"
-    ):
-        gan_test(judge(), np.zeros((3, 3, 3, 1), "float32"), labels)
-    with pytest.raises(ArgumentError, match=r"images: got uint8 \(3, 2, 2, 1\); expected float"):
-        gan_test(judge(), images.astype("uint8"), labels)
-    for wrong in ([0, 1], [0.0, 1.0, 2.0], np.eye(3, dtype=int)):
-        with pytest.raises(ArgumentError, match=r"labels: got .*; expected 3 integers"):
-            gan_test(judge(), images, wrong)
-    for wrong in ([0, 1, 3], [-1, 0, 1]):
-        with pytest.raises(DataError, match=r"labels: got classes from .*; expected 0 to 2"):
-            gan_test(judge(), images, wrong)
-    with pytest.raises(DataError, match=r"images: got none"):
-        gan_test(judge(), images[:0], [])
-    with pytest.raises(ModelError, match=r"returns probabilities; expected logits"):
-        gan_test(keras.Sequential([judge(), keras.layers.Softmax()]), images, labels)
-    with pytest.raises(NonFiniteError, match=r"judge: the logits of image 0 are NaN or infinite"):
-        broken = judge()
-        broken.set_weights([np.full((4, 3), np.nan)])
-        gan_test(broken, images, labels)
-    images[1] = np.nan
-    with pytest.raises(DataError, match=r"images: image 1 of 3 holds NaN or infinite pixels"):
-        gan_test(judge(), images, labels)
-
-
-# Gradient energy
-
-CORNER = np.array([[1, 0], [0, 0]])
-KERNEL = np.zeros((8, 3))  # 2×2 pixels of 2 channels
-KERNEL[:, 0] = [-1, 2, 1, 0, 0, -4, 2, 2]  # |∇f_0|: 3, 1, 4, 4 by pixel
-KERNEL[:, 1] = [5, 5, 0, 0, 0, 0, 0, 0]
-
-
-def flat(bias=None, kernel=KERNEL, dtype="float32"):
-    x = keras.Input((2, 2, 2), dtype=dtype)
-    dense = keras.layers.Dense(3, dtype=dtype)
-    logits = dense(keras.layers.Flatten(dtype=dtype)(x))
-    dense.set_weights([np.asarray(kernel), np.zeros(3) if bias is None else np.asarray(bias)])
-    return keras.Model(x, logits)
-
-
-def test_energy_by_hand():
-    x = np.random.default_rng(0).normal(size=(5, 2, 2, 2)).astype("float32")
-    found = energy_share(flat(), stream(x, np.array([0, 1, 0, 0, 1]), 2), CORNER)
-    shares = np.array([3 / 12, 1, 3 / 12, 3 / 12, 1])
-    assert found.value == pytest.approx(shares.mean())
-    assert found.deviations[0] == pytest.approx(shares.std(ddof=1))
-    assert found.columns == {"chance": (0.25,), "without gradient": (0.0,)}
-    ones = energy_share(flat(), stream(x), np.array([[False, True], [True, True]]), target=0)
-    assert ones.value == pytest.approx(9 / 12) and ones.columns["chance"] == (0.75,)
-
-
-def test_channels_first(monkeypatch):
-    turned = keras.Sequential([keras.Input((2, 2, 2)), keras.layers.Permute((2, 3, 1)), flat()])
-    x = np.zeros((3, 2, 2, 2), "float32")
-    with monkeypatch.context() as patch:
-        patch.setattr(keras.config, "image_data_format", lambda: "channels_first")
-        found = energy_share(turned, stream(x), CORNER)
-    assert found.value == pytest.approx(3 / 12)
-
-
-def test_loss_gradients_are_those_of_the_softened_cross_entropy():
-    x = np.random.default_rng(1).normal(size=(6, 2, 2, 2))
-    y = np.array([0, 1, 2, 0, 1, 2])
-    batches, network = stream(x, y), flat(dtype="float64")
-    for temperature in (1.0, 1e3):
-        found = energy_share(network, batches, CORNER, of="loss", temperature=temperature)
-        logits = x.reshape(6, 8) @ KERNEL / temperature
-        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        energy = np.abs((np.eye(3)[y] - p) @ KERNEL.T)
-        expected = (energy[:, :2].sum(-1) / energy.sum(-1)).mean()
-        assert found.value == pytest.approx(expected, rel=1e-9)
-
-
-def test_images_without_gradient_are_counted():
-    """Class 2 has no slope; a sure prediction has no loss-gradient in float32."""
-    x, y = np.zeros((4, 2, 2, 2), "float32"), np.array([0, 2, 2, 0])
-    found = energy_share(flat(), stream(x, y), CORNER)
-    assert found.value == pytest.approx(0.25) and found.deviations == (0.0,)
-    assert found.columns["without gradient"] == (0.5,) and found.examples == 4
-    sure = flat(bias=[200.0, 0.0, 0.0])
-    with pytest.raises(NonFiniteError, match=r"the loss-gradient of all 4 images is zero"):
-        energy_share(sure, stream(x), CORNER, of="loss")
-    hot = energy_share(sure, stream(x), CORNER, of="loss", temperature=1e3)
-    assert hot.columns["without gradient"] == (0.0,)
-
-
-def test_what_energy_share_refuses():
-    batches = stream(np.zeros((4, 2, 2, 2), "float32"))
-    for mask in (np.zeros((2, 2)), np.ones((2, 2)), np.array([[0.5, 0], [0, 1]]), 1, []):
-        with pytest.raises(ArgumentError, match=r"mask: got shape .*expected 1 inside the region"):
-            energy_share(flat(), batches, mask)
-    with pytest.raises(ArgumentError, match=r"mask: got shape \(3, 2\); the images are \(2, 2, 2"):
-        energy_share(flat(), batches, np.eye(3, 2))
-    with pytest.raises(ArgumentError, match=r"of: got 'probability'; expected one of 'logit', 'l"):
-        energy_share(flat(), batches, CORNER, of="probability")
-    with pytest.raises(ArgumentError, match=r"temperature: got 10 for of='logit', which has no"):
-        energy_share(flat(), batches, CORNER, temperature=10)
-    with pytest.raises(ArgumentError, match=r"temperature: got 0; expected a finite number"):
-        energy_share(flat(), batches, CORNER, of="loss", temperature=0)
-    with pytest.raises(ModelError, match=r"returns probabilities; expected logits"):
-        energy_share(keras.Sequential([flat(), keras.layers.Softmax()]), batches, CORNER)
-    with pytest.raises(NonFiniteError, match=r"the logits or gradients of image 0 are NaN"):
-        energy_share(flat(kernel=KERNEL * np.nan), batches, CORNER)
-    with pytest.raises(NonFiniteError, match=r"of image 0 are NaN or infinite, as of 4 of 4"):
-        energy_share(flat(bias=[0, np.nan, 0]), batches, CORNER)
-    line = keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Dense(2)])
-    with pytest.raises(ArgumentError, match=r"images of shape \(.*, 2, 2\); expected \[batch, H, "):
-        energy_share(line, stream(np.zeros((4, 2, 2), "float32")), CORNER)

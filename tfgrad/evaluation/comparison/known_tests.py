@@ -1,4 +1,4 @@
-"""The tests of a comparison by name, and how each is asked about one method."""
+"""The tests of a comparison by name, and the arguments that each gets for one method."""
 
 from __future__ import annotations
 

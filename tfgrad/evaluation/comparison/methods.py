@@ -138,7 +138,7 @@ def _check(name: str, method: Any) -> None:
 
 
 def _same(network: Any, other: Any) -> bool:
-    """Whether two models are one; `model_checks.network` wraps a model that takes a dict anew."""
+    """Whether two models are one; one that takes a dict gets a new wrapper at every look-up."""
     ends, others = (getattr(model, "outputs", None) or [] for model in (network, other))
     shared = len(ends) == len(others) > 0 and all(map(operator.is_, ends, others))
     return network is other or shared

@@ -41,12 +41,12 @@ def class_flip(
         Δ = [f_source − f_to](x) − [f_source − f_to](x′),
 
     the decrease of log p_source / p_to. Ties are broken as in `pixel_perturbation`. The test
-    depends on the sign of the maps: if they are absolute, S still tells for which class a pixel
+    depends on the sign of the maps: if they are absolute, S still shows for which class a pixel
     counts more, but not whether it argues for or against it.
 
     Args:
         network: A Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
-            come first if `keras.config.image_data_format()` says so.
+            come first under `keras.config.image_data_format() == "channels_first"`.
         batches: A data set of (images, integer labels), as the network takes them; images of other
             labels than `source` are skipped.
         maps: A function of (images, classes) that returns signed maps [batch, H, W], as every

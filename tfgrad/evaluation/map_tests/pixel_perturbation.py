@@ -62,7 +62,7 @@ def pixel_perturbation(
 
     Args:
         network: A Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
-            come first if `keras.config.image_data_format()` says so.
+            come first under `keras.config.image_data_format() == "channels_first"`.
         batches: A data set of (images, integer labels), as the network takes them.
         maps: The maps that rank pixels: a function of (images, labels) that returns [batch, H, W],
             as every `tfgrad.saliency` method is; an array [n, H, W] for all images in order; or

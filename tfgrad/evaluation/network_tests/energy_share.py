@@ -45,7 +45,7 @@ def energy_share(
 
     Args:
         network: A Keras model from images [batch, height, width, channels] to logits; channels
-            come first if `keras.config.image_data_format()` says so.
+            come first under `keras.config.image_data_format() == "channels_first"`.
         batches: A data set of (images, integer labels), as the network takes them.
         mask: The region m, 0 or 1 at each of [height, width].
         target: The class: `"label"`, `"predicted"` or an integer.
