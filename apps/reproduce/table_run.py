@@ -103,11 +103,11 @@ def _settings(table: Table, options: Options) -> dict[str, Any]:
 
 def _check_same_table(table: Table, records: kept.Records, work_dir: str) -> None:
     for record in records.values():
-        told = record["declaration"]["settings"]
-        if (told["name"], told["scale"]) != (table.name, table.scale):
+        recorded = record["declaration"]["settings"]
+        if (recorded["name"], recorded["scale"]) != (table.name, table.scale):
             raise ResumeError(
-                f"--work_dir: got {work_dir!r}, which holds {told['name']} at "
-                f"--scale={told['scale']}; expected {table.name} at --scale={table.scale}; try "
+                f"--work_dir: got {work_dir!r}, which holds {recorded['name']} at "
+                f"--scale={recorded['scale']}; expected {table.name} at --scale={table.scale}; try "
                 "another --work_dir."
             )
 

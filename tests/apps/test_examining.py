@@ -1,4 +1,4 @@
-"""The experiments that examine trained networks: what they declare, train once, and find."""
+"""The experiments that examine trained networks: declarations, shared networks and records."""
 
 import dataclasses
 import os
@@ -91,7 +91,7 @@ def complete(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_test_leaves_its_numbers(complete):
+def test_every_test_records_its_numbers(complete):
     _, records = complete
     assert len(records) == 2
     for record in records.values():
@@ -105,7 +105,7 @@ def test_every_test_leaves_its_numbers(complete):
             assert 0 < record[name] < 1
         assert record["scatter_antithetic"] < record["scatter_taylor"]
         ratio = record["scatter_taylor"] / record["scatter_expected"]
-        assert 0.5 < ratio < 1.5  # of a deviation from four draws
+        assert 0.5 < ratio < 1.5  # a standard deviation from four draws
     plain, score = records.values()
     assert plain["density"]["values"] != score["density"]["values"]
     assert plain["own_curve"] == plain["reference_curve"]
@@ -113,7 +113,7 @@ def test_every_test_leaves_its_numbers(complete):
 
 
 @pytest.mark.slow
-def test_pictures_lie_beside_the_table(complete):
+def test_pictures_are_written_beside_the_table(complete):
     work_dir, _ = complete
     text = (work_dir / "tiny" / "tiny.md").read_text()
     for name in ("samples", "denoised", "own", "reference"):
@@ -138,7 +138,7 @@ def test_networks_are_trained_once_and_shared(complete):
 
 
 @pytest.mark.slow
-def test_the_copy_of_an_epoch_is_that_epochs(complete):
+def test_the_copy_of_an_epoch_has_the_weights_of_that_epoch(complete):
     work_dir, _ = complete
     first = subject("plain", training=Training(1, (1,), 64, augment="flip"))
     bench = Bench(tiny(), str(work_dir), Options())
@@ -181,7 +181,7 @@ def test_the_traces_of_both_modes_are_the_penalty_s(complete):
         assert record[f"test_{name}"] == pytest.approx(-np.mean(found), rel=1e-3), name
 
 
-def test_names_tell_settings_apart():
+def test_networks_of_different_settings_have_different_names():
     names = {
         s.name
         for s in (
@@ -197,7 +197,7 @@ def test_names_tell_settings_apart():
 
 @pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.parametrize("scale", ["small", pytest.param("paper", marks=pytest.mark.slow)])
-def test_what_is_declared_can_be_built(scale):
+def test_declared_networks_can_be_built(scale):
     subjects = {}
     for name in DECLARED:
         table = papers.declared(name, scale)
@@ -215,7 +215,7 @@ def test_what_is_declared_can_be_built(scale):
         assert bool(model.network.losses) == (one.weight_decay > 0)
 
 
-def test_the_judge_saw_other_images_than_the_networks():
+def test_the_judge_is_trained_on_other_images_than_the_networks():
     table = papers.declared("t5.1", "small")
     splits = {cell.row.subject.train_split for cell in table.cells()}
     assert (splits, table.judge.train_split) == ({"train[:25000]"}, "train[25000:]")

@@ -1,4 +1,4 @@
-"""The experiments on saliency methods: what their cells find, and keep."""
+"""The experiments on saliency methods: records and files of their cells."""
 
 import dataclasses
 
@@ -74,7 +74,7 @@ def complete(tmp_path_factory):
     return work_dir, run(table(tests), work_dir)
 
 
-def test_brightness_knows_no_model():
+def test_brightness_does_not_depend_on_the_model():
     images = np.random.default_rng(0).random((2, 3, 4, 3), "float32")
     by = Explained("Brightness", NETWORK, method=BRIGHTNESS)
     np.testing.assert_allclose(
@@ -115,20 +115,20 @@ def test_perturbation_begins_with_nothing_changed(complete):
 
 
 @pytest.mark.slow
-def test_the_flip_knows_signs(complete):
+def test_the_flip_depends_on_signs(complete):
     _, records = complete
     random, fullgrad, centre = records.values()
     for record in (random, fullgrad):
         assert 0 < record["removed"] <= 0.21
     assert fullgrad["flip"] > random["flip"]
-    assert centre["removed"] == centre["flip"] == 0  # It says the same of both classes.
+    assert centre["removed"] == centre["flip"] == 0  # It is the same for both classes.
 
 
 @pytest.mark.slow
 def test_retraining_keeps_its_maps_and_runs(complete):
     work_dir, records = complete
     found = [record["retrained_0"] for record in records.values()]
-    assert found[0] == found[1]  # The same run, made once.
+    assert found[0] == found[1]  # The same training, which ran once.
     assert len({record["retrained_0.5"] for record in records.values()}) == 3
     kept = {path.name.partition("-")[0] for path in (work_dir / "maps").iterdir()}
     assert kept == {"fullgrad", "centre"}
@@ -140,12 +140,12 @@ def test_masks_alone_tell_classes_apart(tmp_path):
     methods = {name: (name, {}) for name in ("random", "centre", "brightness")}
     random, centre, brightness = run(table(tests, methods), tmp_path).values()
     for record, column in ((random, "0"), (random, "0.5"), (centre, "0.5")):
-        assert record[f"retrained_{column}"] < 0.2  # Nothing to be seen.
-    assert brightness["retrained_0.5"] > 0.3  # The digits, in black and white.
+        assert record[f"retrained_{column}"] < 0.2  # These masks do not depend on the image.
+    assert brightness["retrained_0.5"] > 0.3  # These masks are the digits in black and white.
 
 
 @pytest.mark.slow
-def test_a_network_of_permuted_labels_is_another(complete):
+def test_permuted_labels_give_another_network(complete):
     work_dir, records = complete
     networks = {path.name for path in (work_dir / "networks").glob("*.keras")}
     assert networks == {f"{network.name}.keras" for network in (NETWORK, PERMUTED)}
@@ -153,13 +153,13 @@ def test_a_network_of_permuted_labels_is_another(complete):
     assert (
         random["by_heart"] == fullgrad["by_heart"] == centre["by_heart"] < 0.5 < random["accuracy"]
     )
-    assert fullgrad["alike"] < random["alike"] == 1  # Which asks the image alone.
+    assert fullgrad["alike"] < random["alike"] == 1  # It depends on the image only.
     assert random["alike_apart"] < 0.2
-    assert centre["alike"] == centre["alike_apart"] == 1  # Which asks not even the image.
+    assert centre["alike"] == centre["alike_apart"] == 1  # It does not even depend on the image.
     assert Measurement.from_json(fullgrad["labels"]).examples == 100
 
 
-def test_networks_of_permuted_labels_begin_with_other_weights():
+def test_networks_of_permuted_labels_have_other_initial_weights():
     declared = faithfulness.labels("small")
     assert declared.reference.seed > max(row.subject.seed for row in declared.rows)
 
@@ -169,7 +169,7 @@ def test_another_permutation_is_another_network():
 
 
 @pytest.mark.slow
-def test_pictures_lie_beside_the_table(complete):
+def test_pictures_are_written_beside_the_table(complete):
     work_dir, _ = complete
     assert (work_dir / "tiny.png").stat().st_size > 1000
     arrays = [np.load(path) for path in sorted((work_dir / "images").glob("*.npz"))]

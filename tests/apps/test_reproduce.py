@@ -52,7 +52,7 @@ def test_a_run_from_the_first_cell_to_the_table(complete):
     assert (work_dir / "teachers" / "vgg4-digits.keras").exists()
 
 
-def test_what_is_done_is_not_done_again(complete, monkeypatch):
+def test_finished_cells_are_not_run_again(complete, monkeypatch):
     work_dir, _ = complete
     missing = tiny().cells()[3]
     (work_dir / "cells" / f"{missing.id}.json").unlink()
@@ -75,7 +75,7 @@ def test_a_cell_is_a_function_of_its_seed(tmp_path):
     assert first["3-seed0-cross_entropy"]["epochs"] == second["3-seed0-cross_entropy"]["epochs"]
 
 
-def test_other_settings_are_refused(complete):
+def test_other_settings_are_rejected(complete):
     work_dir, _ = complete
     changed = tiny(training=dataclasses.replace(SHORT, batch_size=8))
     with pytest.raises(ResumeError, match=r"settings.training.batch_size was 16, now 8"):
@@ -85,14 +85,14 @@ def test_other_settings_are_refused(complete):
         run(tiny(rows=rows), work_dir)
 
 
-def test_a_teacher_of_other_settings_is_refused(complete):
+def test_a_teacher_of_other_settings_is_rejected(complete):
     work_dir, _ = complete
     source = Source("vgg4", 0.1, "digits", dataclasses.replace(SHORT, epochs=3))
     with pytest.raises(ResumeError, match="trained under other settings"):
         network_training.trained(source, lambda *_: None, str(work_dir / "teachers"))
 
 
-def test_a_damaged_cell_is_refused(complete):
+def test_a_damaged_cell_is_rejected(complete):
     work_dir, _ = complete
     path = work_dir / "cells" / f"{tiny().cells()[0].id}.json"
     text = path.read_text()
@@ -130,7 +130,7 @@ def test_the_table_alone_trains_nothing(complete, capsys):
     assert "| Match activations |" in capsys.readouterr().out
 
 
-def test_the_table_alone_tells_of_the_settings_of_its_cells(complete):
+def test_the_table_alone_shows_the_settings_of_its_cells(complete):
     work_dir, _ = complete
     longer = tiny(training=dataclasses.replace(SHORT, epochs=9), width=0.5)
     reproduce.run(longer, str(work_dir), Options(), [], table_only=True)
@@ -156,7 +156,7 @@ def test_a_given_teacher_is_part_of_the_declaration(complete):
         students.settings(tiny(), Options(teacher="nowhere.keras"))
 
 
-def test_a_teacher_brings_the_statistics_of_its_images(complete):
+def test_a_teacher_has_the_statistics_of_its_images(complete):
     work_dir, _ = complete
     learned = Learned(str(work_dir / "teachers" / "vgg4-digits.keras"))
     mean, std = data.channel_statistics(data.load("digits", "train"))

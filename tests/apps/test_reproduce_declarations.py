@@ -1,4 +1,4 @@
-"""What `apps.reproduce` declares: consistent, and each row can be built and taught."""
+"""The declared experiments of `apps.reproduce` are consistent, and each row can be built."""
 
 import dataclasses
 
@@ -9,7 +9,15 @@ from apps.reproduce import papers
 from apps.reproduce.papers.distillation import LAYERS
 from apps.reproduce.results import cells as kept
 from apps.reproduce.runners import network_training, students, toy
-from apps.reproduce.schema import ACCURACY, Experiment, Row, Term, Training
+from apps.reproduce.schema import (
+    ACCURACY,
+    Experiment,
+    Row,
+    Term,
+    Training,
+    declaration,
+    digest,
+)
 from tests.helpers.reproduce_cases import SHORT, tiny
 from tfgrad import models, penalties
 from tfgrad.errors import ArgumentError, ModelError
@@ -54,6 +62,17 @@ def test_declarations_are_consistent(name, scale):
     assert table.summary()
 
 
+def test_declarations_are_those_of_the_records_on_disk():
+    # Whoever changes an experiment on purpose changes this digest, and invalidates kept cells.
+    found = {}
+    for name, scale in BOTH:
+        table = papers.declared(name, scale)
+        for cell in table.cells():
+            found[f"{name} {scale} {cell.id}"] = digest(declaration(table.settings(), cell))
+    assert len(found) == 992
+    assert digest(found) == "9ba45f601fe6f545"
+
+
 def test_the_small_scale_has_sizes_for_which_the_paper_has_numbers():
     for name in ("t2.1", "t2.3", "t2.4", "t2.5", "t4.1", "t4.2", "t4.3", "f4.1b"):
         table = papers.declared(name, "small")
@@ -81,7 +100,7 @@ def test_layers_of_chapter_4_have_maps_of_three_sizes():
             assert [layer.output.shape[1] for layer in layers] == [32, 16, 8]
 
 
-def test_a_schedule_is_squeezed():
+def test_a_schedule_is_shortened():
     short = Training(epochs=100, drops=(83,), batch_size=32).shortened(10)
     assert (short.epochs, short.drops) == (10, (8,))
 
@@ -106,7 +125,7 @@ def test_rows_sizes_and_seeds_narrow_down():
 @pytest.mark.parametrize(
     "asked", [{"rows": ["8"]}, {"sizes": ["51"]}, {"seeds": ["4"]}, {"part": "2/2"}, {"part": "x"}]
 )
-def test_what_there_is_not_is_refused(asked):
+def test_unknown_selections_are_rejected(asked):
     with pytest.raises(ArgumentError, match=f"--{next(iter(asked))}"):
         kept.narrowed(papers.declared("t4.2", "small"), **asked)
 
@@ -137,7 +156,7 @@ def test_every_row_of_every_experiment_can_be_built(name, scale):
 
 
 @pytest.mark.parametrize("name, row", [("t4.2", 6), ("t2.3", 5)])
-def test_the_richest_rows_hear_all_that_the_teacher_says(name, row):
+def test_the_rows_with_most_terms_get_all_lessons(name, row):
     table = dataclasses.replace(papers.declared(name, "small"), width=0.01, image_size=None)
     bench = FakeBench(table, (32, 32, 3), classes=7)
     terms = table.rows[row].terms
@@ -148,7 +167,7 @@ def test_the_richest_rows_hear_all_that_the_teacher_says(name, row):
     assert len(model.lessons(np.zeros((1, 32, 32, 3), "float32"), labels).taught) >= len(terms)
 
 
-def test_dropout_is_inserted_behind_its_layer_and_weights_stay():
+def test_dropout_is_inserted_after_its_layer_and_weights_stay():
     network = models.get("vgg4", (8, 8, 1), 3, width=0.1)
     copy = network_training.with_dropout(network, "act2", 0.5)
     names = [layer.name for layer in copy.layers]
@@ -192,7 +211,7 @@ def test_slopes_of_the_toy_are_derivatives():
     np.testing.assert_array_equal(values, toy.values_and_slopes(toy.teacher(), x)[0])
 
 
-def test_supervision_of_weight_zero_teaches_nothing():
+def test_supervision_of_weight_zero_changes_nothing():
     network = models.get("vgg4", (8, 8, 1), 3, width=0.1)
     model = students.penalized(FakeBench(tiny(teacher=None), (8, 8, 1), 3), network, ())
     network_training.compile_model(model, SHORT, 16, supervised=0.0)

@@ -1,4 +1,4 @@
-"""A table small enough to be run in a test."""
+"""A table that is small enough to run in a test."""
 
 from apps.reproduce.schema import Experiment, Row, Source, Term, Training, paper
 
@@ -7,7 +7,7 @@ SHORT = Training(epochs=2, drops=(1,), batch_size=16)
 
 
 def tiny(**changes):
-    """Two rows on the digits, with a teacher that is trained on the spot."""
+    """Two rows on the digits, with a teacher that is trained first."""
     rows = (
         Row("Cross-entropy", paper=paper((3, 5), "50±1 60")),
         Row("Match activations", (MATCHED,), paper=paper((3, 5), "55±1 65")),

@@ -178,9 +178,9 @@ def coupling(scale: str) -> Examination:
         scale,
         {"coupling": {"sigma": 0.01, "draws": 4, "images": 128, "batch": 64}},
         tuple(
-            Metric(f"{split}_{mode}{what}", f"{split} images, {mode} mode{said}", 1.0, 0)
+            Metric(f"{split}_{mode}{what}", f"{split} images, {mode} mode{suffix}", 1.0, 0)
             for split, mode in modes
-            for what, said in (("", ""), ("_deviation", ", standard deviation"))
+            for what, suffix in (("", ""), ("_deviation", ", standard deviation"))
         ),
     )
 

@@ -142,10 +142,10 @@ def _of_less_noise(row: Explained) -> Explained:
 
 
 def masks(scale: str) -> Examination:
-    """Figure 3.2b on images that show only which pixels are removed: what masks tell of a class."""
+    """Figure 3.2b on images that show only which pixels are removed: how much masks reveal."""
     figure = figure_3_2b(scale)
     rows = {row.label: row for row in figure.rows}
-    told = ("Input-gradient", "SmoothGrad squared", "Grad-CAM", "FullGrad")
+    methods = ("Input-gradient", "SmoothGrad squared", "Grad-CAM", "FullGrad")
     return dataclasses.replace(
         figure,
         name="masks",
@@ -153,7 +153,7 @@ def masks(scale: str) -> Examination:
         tests={"retraining": {**figure.tests["retraining"], "blank": True}},
         rows=(
             Coarsened.of(rows["Random"], 4),
-            *(rows[label] for label in told),
+            *(rows[label] for label in methods),
             _of_less_noise(rows["SmoothGrad squared"]),
             Explained("Brightness", retrained(scale), method=BRIGHTNESS),
         ),

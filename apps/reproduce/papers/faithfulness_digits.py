@@ -96,7 +96,7 @@ def table_3_2(scale: str) -> Examination:
         examples=10_000,
         note=(
             "the paper's numbers exceed 1, so they are changes of a logit, relative to it: of a "
-            "density, not of the decision (§5.4.2), which the probability tells"
+            "density, not of the decision (§5.4.2), which the probability shows"
         ),
     )
 

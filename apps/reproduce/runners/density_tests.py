@@ -24,12 +24,12 @@ def gan(bench: Bench, learned: Learned, seed: int, count: int, steps: int, denoi
     found = {}
     classes = len(bench.test.classes)
     images, labels = _samples(bench, learned, seed, count, steps)
-    judged = evaluation.gan_test(bench.judge(), images, labels, classes)
-    found["gan_test"] = judged.value
+    measured = evaluation.gan_test(bench.judge(), images, labels, classes)
+    found["gan_test"] = measured.value
     if denoise:
         _, _, images, labels = _denoised(bench, learned, seed, count, 200)
-        judged = evaluation.gan_test(bench.judge(), images, labels, classes)
-        found["gan_test_denoised"] = judged.value
+        measured = evaluation.gan_test(bench.judge(), images, labels, classes)
+        found["gan_test_denoised"] = measured.value
     return found, {}
 
 
@@ -76,8 +76,8 @@ def pixels(bench: Bench, learned: Learned, seed: int, fractions: Sequence[float]
     assert bench.experiment.reference is not None
     reduce = "deviation" if bench.test.image_shape[-1] > 1 else "abs_sum"
     relevance = saliency.InputGradient(learned.network, reduce=reduce)
-    judged = {"own": learned, "reference": bench.network(bench.experiment.reference)}
-    for name, network in judged.items():
+    compared = {"own": learned, "reference": bench.network(bench.experiment.reference)}
+    for name, network in compared.items():
         measured = evaluation.pixel_perturbation(
             network.network, bench.batches(learned), relevance, fractions, fill=0.5, seed=seed
         )

@@ -227,7 +227,7 @@ def maps(
 def _printed(what: str) -> Callable[[int, int], None]:
     """A function of (done, total) that prints the progress of something long.
 
-    The first call tells what an earlier process has done, which does not count for the time left.
+    The first call counts what an earlier process has done, which does not affect the time left.
     """
     line: list[Progress] = []
 

@@ -83,16 +83,15 @@ class Experiment(Table):
         if "training" in settings:
             changes["training"] = _training(settings["training"])
         for role in ("teacher", "pretrained"):
-            told, source = settings.get(role), getattr(self, role)
-            if told and source and "file" in told:
+            recorded, source = settings.get(role), getattr(self, role)
+            if recorded and source and "file" in recorded:
                 changes[role] = dataclasses.replace(source, training=None)
-            elif told and source:
-                schedule = told["training"] and _training(told["training"])
-                changes[role] = dataclasses.replace(
-                    source, network=told["network"], dataset=told["dataset"], training=schedule
-                )
+            elif recorded and source:
+                schedule = recorded["training"] and _training(recorded["training"])
+                fields = {name: recorded[name] for name in ("network", "dataset")}
+                changes[role] = dataclasses.replace(source, **fields, training=schedule)
         return dataclasses.replace(self, **changes)
 
 
-def _training(told: Mapping[str, Any]) -> Training:
-    return Training(**{**told, "drops": tuple(told["drops"])})
+def _training(recorded: Mapping[str, Any]) -> Training:
+    return Training(**{**recorded, "drops": tuple(recorded["drops"])})

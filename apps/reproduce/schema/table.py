@@ -157,5 +157,5 @@ def numbers_by(keys: Iterable[Any], text: str) -> dict[Any, tuple[float, float |
 
 
 def paper(sizes: Iterable[int], text: str, key: str = ACCURACY) -> dict[str, Numbers]:
-    """The published numbers of a row, one for each size: {key: {size: (mean, deviation)}}."""
+    """The published numbers of a row for each size, {key: {size: (mean, standard deviation)}}."""
     return {key: numbers_by(sizes, text)}
