@@ -1,4 +1,4 @@
-"""Data sets in memory: what they hold, what they refuse, how they are divided."""
+"""Data sets in memory: what they hold, what they reject, how they are divided."""
 
 import numpy as np
 import pytest

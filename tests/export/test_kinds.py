@@ -66,6 +66,20 @@ def test_gray_images_and_no_method(tmp_path):
     assert loaded.metadata["methods"] == {}
 
 
+def test_a_model_that_takes_a_dict_of_one_image(tmp_path):
+    network = build()
+    image = keras.Input((8, 9, 3), name="image")
+    model = keras.Model({"image": image}, network(image))
+    method = saliency.InputGradient(model, reduce="max_abs")
+    _, served = signatures(export.save(model, tmp_path, methods=[method, "fullgrad"]))
+    x, target = tf.constant(floats(5)), tf.constant(targets(5))
+    for live in (method, saliency.FullGrad(model)):
+        got = served[live.name](image=x, target=target)["saliency"]
+        close(got.numpy(), live.explain(x, target)["saliency"])
+    logits = served["serving_default"](image=x)["logits"]
+    np.testing.assert_allclose(logits, network(x), atol=1e-6)
+
+
 def test_a_network_that_calls_python_is_refused(tmp_path):
     class Bridge(keras.layers.Layer):
         def call(self, x):

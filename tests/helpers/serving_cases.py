@@ -55,7 +55,7 @@ def targets(count=64, classes=4):
 
 
 def signatures(path):
-    loaded = loading.load_served(path)  # it refuses graphs that reach outside themselves
+    loaded = loading.load_served(path)  # it rejects graphs that reach outside themselves
     return loaded, loaded.signatures
 
 

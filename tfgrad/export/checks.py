@@ -102,7 +102,7 @@ def methods_of(
     chosen: dict[str, saliency.Method] = {}
     for method in dict.fromkeys(methods):
         built = saliency.METHODS[method](network) if isinstance(method, str) else method
-        if built.network is not network:
+        if not _is_same(built.network, network):
             raise ArgumentError(
                 f"methods: got {method!r}, built on another model; expected methods of the "
                 f"exported {network.name!r}. Build it on the model that is exported."
@@ -114,6 +114,17 @@ def methods_of(
             )
         chosen[built.name] = built
     return list(chosen.values())
+
+
+def _is_same(a: keras.Model, b: keras.Model) -> bool:
+    """Whether two models are one, or were made of one that takes a dict of its single input."""
+    return a is b or _tensors(a) == _tensors(b) != []
+
+
+def _tensors(network: keras.Model) -> list[int]:
+    """Identities of a functional model's inputs and outputs; nothing for other models."""
+    ends = (getattr(network, "inputs", None), getattr(network, "outputs", None))
+    return [id(tensor) for tensors in ends for tensor in tensors or ()]
 
 
 def image_range(given: Any) -> tuple[float, float]:
