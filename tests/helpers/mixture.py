@@ -1,7 +1,7 @@
 """A classifier whose logits are known densities: logit k of x is log p(x, y=k), a Gaussian mixture.
 
-The oracle of everything that reads a logit as an implicit density: its gradient, its Hessian's
-trace, its density ratios under noise and its samples have closed forms, given here in numpy.
+It is the oracle for everything that interprets a logit as an implicit density: its gradient, the
+trace of its Hessian, its density ratios under noise and its samples have closed forms, in NumPy.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ class Mixture:
     """p(x, y=k) = Σ_m w_km N(x; μ_km, s_km² I), the components of K classes.
 
     Attributes:
-        means: μ, [K, M, height, width, channels], or any other image shape.
-        deviations: s, [K, M].
-        weights: w, [K, M]; they add up to 1 over all classes.
+        means: The means μ, [K, M, height, width, channels], or any other image shape.
+        deviations: The standard deviations s, [K, M].
+        weights: The weights w, [K, M]; they add up to 1 over all classes.
     """
 
     means: np.ndarray
@@ -26,18 +26,18 @@ class Mixture:
 
     @property
     def shape(self):
-        """Of one image."""
+        """The shape of one image."""
         return self.means.shape[2:]
 
     @property
     def classes(self):
-        """K."""
+        """The number of classes K."""
         return len(self.means)
 
     def network(self, dtype="float64", name="mixture"):
         """A Keras model of stock layers with logits log p(x, y), [batch, K].
 
-        ‖x − μ‖² is multiplied out, so that a float32 model is right to about 1e-7 ‖x‖²/s².
+        ‖x − μ‖² is multiplied out, so a float32 model is correct to about 1e-7 ‖x‖²/s².
         """
         kernel, bias = self._coefficients()
         x = keras.Input(self.shape, dtype=dtype)
@@ -117,11 +117,11 @@ def gaussians(classes=3, components=1, shape=(4, 4, 1), deviation=0.3, seed=0):
     """A mixture with means drawn from [0.2, 0.8] and equal weights.
 
     Args:
-        classes: K.
-        components: M of each class.
-        shape: of an image.
-        deviation: s of every component; one number, or [K, M].
-        seed: of the means.
+        classes: The number of classes K.
+        components: The number of components M of each class.
+        shape: The shape of one image.
+        deviation: The standard deviation s of every component; one number, or [K, M].
+        seed: The seed of the means.
     """
     means = np.random.default_rng(seed).uniform(0.2, 0.8, (classes, components, *shape))
     table = (classes, components)

@@ -1,6 +1,6 @@
 """The registry of saliency methods: each entry must pass the battery of test_conformance.py.
 
-A new method is registered here once, in as many variants as it has ways of computing.
+A new method is registered here once, with one variant for each way in which it computes.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ class Case:
     """One way of using a method.
 
     Attributes:
-        make: builds the method around a model; takes `chunk_size`.
-        activation: of the network it is tested on.
-        differentiable: whether its map has a derivative with respect to pixels and weights.
-        plain: it runs eagerly, on functional models only, and cannot be exported.
-        policies: the dtype policies it is tested under, and how well its map must correlate with
-            the one of float32 there. Bfloat16 keeps 8 bits.
-        exact: the map in float64 is the one of float32 to the bit.
+        make: Builds the method for a model; takes `chunk_size`.
+        activation: Activation of the network it is tested on.
+        differentiable: Whether its map has a derivative with respect to pixels and weights.
+        plain: Whether it runs eagerly only, on functional models only, and cannot be exported.
+        policies: {dtype policy it is tested under: lowest correlation of its map with that of
+            float32}. Bfloat16 has 8 bits of precision.
+        exact: Whether the map in float64 equals that in float32 to the bit.
     """
 
     make: Callable[..., saliency.Method]
@@ -132,8 +132,8 @@ VARIANTS: dict[str, Case] = {
 def network(activation="softplus", form="functional"):
     """A small network with random weights and statistics, the same ones at every call.
 
-    Batch norm and dropout stand in it as what inference mode must leave alone, an activity
-    regulariser as what a call leaves behind.
+    Batch norm and dropout are included because inference mode must not change their state, an
+    activity regulariser because a call adds its loss to the model.
     """
     body = [
         keras.layers.Conv2D(3, 3, name="first", activity_regularizer="l2"),
@@ -154,7 +154,7 @@ def network(activation="softplus", form="functional"):
 
 
 def head_dtype():
-    """Logits are float32 under a half-precision policy, as everybody builds them."""
+    """Float32 under a half-precision policy, as is usual for logits."""
     return "float32" if keras.config.dtype_policy().name.startswith("mixed") else None
 
 

@@ -19,7 +19,8 @@ class InputGradient(ChannelReduced):
 
     The map shows local sensitivity. It does not add up to the score and is zero where units are
     saturated; `FullGrad` and `IntegratedGradients` account for the score. Logit-gradients can be
-    arbitrary without any change of predictions (`tfgrad.fooling`); `of="loss"` is not affected.
+    arbitrary while predictions, losses and the maps of `of="loss"` are unchanged, see
+    `tfgrad.fooling.shared_shift`.
 
     Args:
         model: See `Method`.
