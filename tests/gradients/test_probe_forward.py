@@ -1,4 +1,4 @@
-"""The probe's further forward passes: the same masks, no state moved, float32 where asked."""
+"""The probe's additional forward passes: the same masks, no state changed, float32 if asked."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.helpers.probe_cases import Function
 from tfgrad import layers
-from tfgrad.errors import ModelError
+from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.penalties import AntiScoreMatching, ScoreMatching
@@ -170,6 +170,70 @@ def test_in_inference_is_the_network_as_it_was_before_the_pass():
     assert not np.allclose(twin.logits, probe.logits)
     for a, b in zip(moved, state_of(network), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_in_inference_repeats_the_pass_with_the_statistics_of_before():
+    network, x = with_state(), images()
+    twin = Probe(network, x, training=True).in_inference()
+    np.testing.assert_array_equal(twin.forward(x), twin.logits)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("order", [("in_float32", "in_inference"), ("in_inference", "in_float32")])
+def test_float32_and_inference_in_any_order(policy, order):
+    half, single, x = with_state(policy), with_state(), images()
+    expected = Probe(single, x, np.arange(8) % 3)  # before any statistic has moved
+    probe = Probe(half, x, np.arange(8) % 3, training=True, teacher="the teacher")
+    moved = state_of(half)
+    twin = getattr(getattr(probe, order[0])(), order[1])()
+    close = {"rtol": 1e-6, "atol": 1e-6}
+    np.testing.assert_allclose(twin.logits, expected.logits, **close)
+    np.testing.assert_allclose(twin.forward(x + 0.1), expected.forward(x + 0.1), **close)
+    gradient = expected.input_gradient("label")
+    np.testing.assert_allclose(twin.input_gradient("label"), gradient, **close)
+    assert not twin.training and twin.teacher == "the teacher"
+    assert twin is twin.in_float32() and twin is twin.in_inference()
+    for a, b in zip(moved, state_of(half), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def two_heads(policy):
+    x = keras.Input((4,))
+    h = L.Dense(8, "softplus", dtype=policy)(x)
+    return keras.Model(x, {"a": L.Dense(3, dtype=policy)(h), "b": L.Dense(2, dtype=policy)(h)})
+
+
+class Taught:
+    """Stands for a teacher; remembers which head it was asked for."""
+
+    def __init__(self, head=None):
+        self.head = head
+
+    def on(self, head):
+        return Taught(head)
+
+
+@pytest.mark.parametrize("order", [("in_float32", "in_inference"), ("in_inference", "in_float32")])
+def test_views_keep_head_labels_and_teacher(order):
+    network, x = two_heads("mixed_bfloat16"), images()
+    y = {"a": np.arange(8) % 3}
+    probe = Probe(network, x, y, training=True, teacher=Taught())
+    for head, classes in (("a", 3), ("b", 2)):
+        twin = getattr(getattr(probe.on(head), order[0])(), order[1])()
+        assert twin.logits.shape == (8, classes) and twin.forward(x).shape == (8, classes)
+        assert twin.teacher.head == head
+    np.testing.assert_array_equal(probe.on("a").in_float32().classes("label"), y["a"])
+    with pytest.raises(ArgumentError, match="target: got 'label' on head 'b', to which no labels"):
+        probe.on("b").in_inference().classes("label")
+
+
+def test_the_labels_of_one_head_on_a_network_with_a_single_output():
+    network, x = with_state("mixed_float16"), images()
+    y = {"a": np.arange(8) % 3, "b": np.arange(8) % 2}
+    probe = Probe(network, x, y, training=True).with_labels_of("b")
+    for twin in (probe, probe.in_float32(), probe.in_inference()):
+        np.testing.assert_array_equal(twin.classes("label"), y["b"])
+        assert twin.forward(x).shape == twin.logits.shape == (8, 3)
 
 
 @pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")

@@ -339,7 +339,7 @@ def test_matching_layers_of_no_common_size():
     [
         (
             ["conv3"],
-            r"layers: got 'conv3'; network 'student' has no layer named 'conv3'; did you mean 'conv",
+            r"layers: got 'conv3'; network 'student' has no layer named 'conv3'; did you mean",
         ),
         ([("conv1", "featurs")], r"network 'teacher' has no layer named 'featurs'; did you mean"),
         (

@@ -1,5 +1,7 @@
 """Intercepts of calls that code of a user makes: arithmetic, constants, shapes and loops."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ import tensorflow as tf
 import tfgrad
 from apps.common import architectures
 from tests.gradients.intercepts.test_recorder import IMAGE, LINE, ORDINARY, by_definition, network
+from tfgrad import decomposition
 from tfgrad.errors import ModelError
+from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.intercepts.recording import Recording
+from tfgrad.gradients.probe import Probe
 
 L = keras.layers
 
@@ -190,6 +196,62 @@ def test_a_map_is_refused_where_layers_had_to_be_taken_as_one():
     assert np.max(traced(x)) < 1e-5
     with pytest.raises(ModelError, match=r"layer 'mine'.*taken as one.*layer of its own"):
         tfgrad.saliency.FullGrad(model)(x)
+
+
+class FailsOnce(L.Layer):
+    """Fails half-way when it is first followed, as forward mode does at what it cannot pass."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.norm, self.attempts = L.Dense(3, name="dense"), L.BatchNormalization(), 0
+
+    def build(self, shape):
+        self.dense.build(shape), self.norm.build((None, 3))
+
+    def call(self, x):
+        h = self.norm(self.dense(x))
+        if isinstance(x, tf.Tensor) and tf.executing_eagerly():
+            self.attempts += 1
+            if self.attempts == 1:
+                raise RuntimeError("forward mode cannot pass this")
+        return h
+
+
+def test_a_call_that_is_made_again_counts_once(float64):
+    """Every recorder forgets what it has seen of the attempt that failed."""
+    x = tf.random.normal([2, 4], dtype="float64")
+    inputs = keras.Input((4,))
+    h = L.BatchNormalization(name="after")(FailsOnce(name="mine")(inputs))
+    net = keras.Model(inputs, L.Dense(2, name="head")(h))
+    block = net.get_layer("mine")
+    block.attempts = 0
+    needs = Needs(intercepts=True, layers=("dense",), biases=("dense",))
+    probe = Probe(net, x, needs=needs)
+    assert block.attempts == 2
+    assert [t.name for t in probe.intercepts] == ["mine", "after", "head"]
+    assert [t.source for t in probe.intercepts] == [None, 0, 1]
+    assert list(probe.layer_outputs) == list(probe.biases) == ["dense"]
+    (gradient,) = probe.layer_gradients(0).values()
+    assert gradient is not None  # the tensor is that of the attempt that succeeded
+    assert np.max(decomposition.of_probe(probe, 0).completeness_error()) < 1e-12
+    # The layers inside took part in the Jacobian-vector product of the whole.
+    assert probe.intercepts.differentiated == {"mine", "dense", block.norm.name}
+
+
+def test_a_removed_term_names_no_source():
+    """An output's id may be another tensor's, once its term is gone."""
+    recording = Recording(lambda tensor: None, contextlib.nullcontext)
+    layer, kept, removed = L.Dense(1, name="dense"), tf.ones([1, 1]), tf.ones([1, 1])
+    recording.add(layer, recording.names.next("dense"), "affine", kept)
+    restore = recording.checkpoint()
+    recording.add(layer, recording.names.next("dense"), "affine", removed)
+    recording.terms.differentiated.add("lambda")
+    restore()
+    recording.add(layer, recording.names.next("dense"), "batch_norm", kept + 1, source=removed)
+    recording.add(layer, recording.names.next("dense"), "batch_norm", kept + 2, source=kept)
+    assert [t.source for t in recording.terms] == [None, None, 0]
+    assert [t.name for t in recording.terms] == ["dense", "dense:1", "dense:2"]
+    assert not recording.terms.differentiated
 
 
 class Fails(L.Layer):
