@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tfgrad
 from apps.common import architectures
-from tests.gradients.intercepts.test_recorder import IMAGE, LINE, ORDINARY, by_definition, network
+from tests.gradients.intercepts.cases import IMAGE, LINE, ORDINARY, by_definition, network
 from tfgrad import decomposition
 from tfgrad.errors import ModelError
 from tfgrad.gradients.forward_pass import Needs
