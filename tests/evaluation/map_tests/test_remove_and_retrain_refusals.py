@@ -39,9 +39,9 @@ def two_outputs():
     [
         ({"fractions": (1.5,)}, ArgumentError, r"fractions: got \[1.5\]"),
         ({"fractions": ()}, ArgumentError, r"fractions: got \[\]"),
-        ({"seeds": (0.5,)}, ArgumentError, "seeds: got 0.5; expected a whole number"),
+        ({"seeds": (0.5,)}, ArgumentError, "seeds: got 0.5; expected an integer ≥ 0"),
         ({"seeds": (-1,)}, ArgumentError, "seeds: got -1"),
-        ({"seeds": 3}, ArgumentError, "seeds: got 3; expected whole numbers"),
+        ({"seeds": 3}, ArgumentError, "seeds: got 3; expected integers ≥ 0"),
         ({"seeds": ()}, ArgumentError, "seeds: got none"),
         ({"epochs": 0}, ArgumentError, "epochs: got 0"),
         ({"batch_size": 0}, ArgumentError, "batch_size: got 0"),

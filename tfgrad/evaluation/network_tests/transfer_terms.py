@@ -36,7 +36,7 @@ class Mismatch(keras.Model):
                 got = tf.nest.map_structure(lambda t: tuple(t.shape), logits)
                 raise ArgumentError(
                     f"{name}: got outputs of shape {got}; expected a model with one output [batch, "
-                    "classes]. Try tfgrad.models.one_head(model, head)."
+                    "classes]. For one of several outputs, try tfgrad.models.one_head(model, head)."
                 )
         a, b = map(at_least_float32, both)
         if a.shape[-1] != b.shape[-1]:
