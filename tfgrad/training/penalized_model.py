@@ -159,7 +159,6 @@ class PenalizedModel(NetworkWrapper):
             raise ArgumentError(
                 "teacher: got None; expected a model with a teacher, whose answers lessons record."
             )
-
         return recorded_lessons(
             self.network, self.teacher, self.penalties, self._needs, x, y, batch_size
         )
@@ -212,7 +211,7 @@ class PenalizedModel(NetworkWrapper):
         if self.penalties and (training or self.evaluate_penalties):
             probe = self._probe(batch, taught, training)
             outputs = probe.outputs
-            # The losses that layers add are those of this pass: read them before another one.
+            # Layers add their losses in every pass: read those of this one before another pass.
             loss = self._supervised(batch, outputs, training) + self._penalized(batch, probe)
         else:
             outputs = self(batch.x, training=training)
