@@ -1,4 +1,4 @@
-"""Apps run in the test's own process, which saves TensorFlow's start."""
+"""Runs commands in the test's own process, which saves the start of TensorFlow."""
 
 import contextlib
 import sys
@@ -12,14 +12,14 @@ from apps.common import command
 
 @contextlib.contextmanager
 def in_process(module):
-    """Define an app's flags for as long as the context is open.
+    """Define the flags of a command while the context is open.
 
     Args:
-        module: of `apps`, with `define_flags` and `main`.
+        module: Module of `apps` with `define_flags` and `main`.
 
     Yields:
-        run(*arguments), which runs the app and returns its exit code; every flag that is not among
-        the arguments has its default.
+        run(*arguments), which runs the command and returns its exit code; all other flags have
+        their defaults.
     """
     before = set(flags.FLAGS)
     module.define_flags()
