@@ -197,7 +197,7 @@ def test_refuses_models_that_do_not_go_from_images_to_logits(app, model, tmp_pat
         (
             image,
             [dense(image, 10), dense(image, 3)],
-            "it returns [(None, 10), (None, 3)], expected",
+            "it returns [(None, 10), (None, 3)]; expected",
         ),
         (image, [image * 2], "it returns [(None, 8, 8, 1)]; expected one tensor of logits"),
         ([image, other], [dense(image, 10) + dense(other, 10)], "got 2 inputs"),

@@ -288,12 +288,12 @@ def test_a_directory_that_cannot_be_moved_aside(tmp_path, monkeypatch):
         ("--noise=-0.1", "--noise: got -0.1; expected numbers ≥ 0"),
         ("--decay_epochs=2.5", "--decay_epochs: got 2.5; expected integers ≥ 0"),
         ("--image_size=32", "--image_size: got 32; expected HEIGHT,WIDTH"),
-        ("--width=0", "width=0.0 must be a finite number above 0"),
+        ("--width=0", "width: got 0.0; expected a finite number above 0"),
         ("--sigma=0", "sigma: got 0.0; expected a finite number above 0"),
         ("--seed=-1", "flag --seed=-1: -1 is not an integer in the range [0, 4294967295]"),
         ("--devices=0", "devices: got 0"),
-        ("--per_class=0", "per_class=0 must be an integer of at least 1"),
-        ("--network=vgg9", "(8, 8, 1) is too small"),
+        ("--per_class=0", "per_class: got 0; expected an integer ≥ 1"),
+        ("--network=vgg9", "input_shape: got (8, 8, 1); expected height and width of at least"),
     ],
 )
 def test_usage(refused, tmp_path, flag, message):
@@ -305,9 +305,9 @@ def test_usage(refused, tmp_path, flag, message):
 def test_data(refused, tmp_path):
     run = f"--work_dir={tmp_path}/run"
     message = refused(65, *SMALL, "--per_class=9999", run)
-    assert "per_class=9999" in message and "Lower per_class" in message
+    assert "per_class: got 9999; expected at most" in message and "Lower per_class" in message
     message = refused(65, *SMALL, "--test_split=tset", run)
-    assert "split='tset' is unknown for 'digits'; choose 'train', 'test'" in message
+    assert "split: got 'tset', which is unknown for 'digits'; expected 'train', 'test'" in message
 
 
 def test_an_unknown_data_set(refused, tmp_path):
