@@ -34,7 +34,7 @@ def served(model: Any) -> Served:
         )
     try:
         shape, dtype = _image_shape(network), model_checks.input_dtype(network)
-    except ArgumentError as error:  # here the model is at fault, and no option
+    except ArgumentError as error:  # here the model is at fault, not an option of the export
         raise ModelError(str(error)) from error
     model_checks.check_logits(network, tf.TensorSpec(shape, dtype))
     model_checks.check_outputs(network)
@@ -46,8 +46,8 @@ def _image_shape(network: keras.Model) -> tuple[int | None, ...]:
     shape = model_checks.input_shape(network)
     if shape is None:
         raise ModelError(
-            f"model {network.name!r}: got a model that does not tell the shape of its input; "
-            "expected one image tensor. Wrap it in a functional keras.Model with a single "
+            f"model {network.name!r}: got a model whose input shape is unknown; expected one "
+            "image tensor. Wrap it in a functional keras.Model with a single "
             "keras.Input."
         )
     if getattr(network, "inputs", None) is None:
@@ -57,7 +57,7 @@ def _image_shape(network: keras.Model) -> tuple[int | None, ...]:
 
 
 def _number_of_logits(network: keras.Model, shape: tuple[int | None, ...], dtype: str) -> int:
-    """K, from a symbolic call: a subclassed model does not tell what it returns before."""
+    """K, from a symbolic call: a subclassed model has no symbolic outputs to read it from."""
     outputs = tf.nest.flatten(network(keras.KerasTensor(shape, dtype=dtype), training=False))
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
         raise ModelError(
