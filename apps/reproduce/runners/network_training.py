@@ -142,7 +142,7 @@ def _check_source(path: str, described: Mapping[str, Any]) -> None:
             return
     raise ResumeError(
         f"--work_dir: got {path!r}, trained under other settings; expected the settings of this "
-        "experiment; try another --work_dir, or remove the file."
+        "experiment; try another --work_dir or --networks_dir, or remove the file."
     )
 
 

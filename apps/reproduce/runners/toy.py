@@ -13,6 +13,7 @@ import tfgrad
 from tfgrad import layers, penalties
 from tfgrad.errors import NonFiniteError
 
+from ...common import compilation
 from ..schema import Cell, Toy
 from ..schema.toy import GRID, STEPS_PER_EPOCH
 from .epoch_logs import EpochLogs
@@ -75,12 +76,10 @@ def run_cell(bench: ToyBench, cell: Cell) -> dict[str, Any]:
     if row.slopes:
         matching.append(penalties.JacobianMatching(toy.sigma**2, target=0))
     model = tfgrad.PenalizedModel(network, matching, teacher=bench.teacher)
-    rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [toy.drop * STEPS_PER_EPOCH], [toy.learning_rate, toy.learning_rate * 0.1]
-    )
+    adam = compilation.optimizer("adam", toy.learning_rate, (toy.drop,), STEPS_PER_EPOCH)
     # The cross-entropy of a single logit is zero, so that only the penalties train the student.
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), cross_entropy, jit_compile=False)
+    model.compile(adam, cross_entropy, jit_compile=False)
     batch = (tf.constant(x), tf.zeros(len(x), tf.int32))
     logs = EpochLogs()
     result: dict[str, Any] = {}
