@@ -285,6 +285,11 @@ def test_constant_maps_are_counted_below_the_table(batches):
             {"options": {"pixels": {"fil": 0}}},
             r"options\['pixels'\]: got 'fil'; did you mean 'fill'",
         ),
+        ({"options": {"pixels": {"network": 0}}}, r"options\['pixels'\]: got 'network'; exp"),
+        (
+            {"tests": ["pixels_most"], "options": {"pixels_most": {"remove": "least"}}},
+            r"options\['pixels_most'\]: got 'remove'; expected one of 'fractions', 'fill'",
+        ),
         ({"options": {"pixels": {"fractions": [2]}}}, r"fractions: got \[2.0\]; expected numbers"),
         ({"images": 0}, r"images: got 0; expected an integer ≥ 1"),
         ({"data": iter([])}, r"batches: got an iterator, which can be read only once"),
