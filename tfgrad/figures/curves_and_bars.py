@@ -13,7 +13,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.figures.canvas import finite, new_figure, write
 
 _PANELS = 4  # per row
-_INSIDE = 5  # number of curves up to which the legend stands inside the axes
+_INSIDE = 5  # number of curves up to which the legend is placed inside the axes
 _Draw = Callable[[Any, str, Any, dict[str, Any]], None]
 
 

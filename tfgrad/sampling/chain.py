@@ -115,7 +115,7 @@ class Chain:
         return Samples(images, classes, scores, norms, outputs, described)
 
     def _probe(self, x: tf.Tensor) -> Probe:
-        """The network at x in inference mode, in float32 or wider; it changes no state of it."""
+        """A probe of the network at x in inference mode, in float32 or wider."""
         with keras.StatelessScope(collect_losses=True):
             return Probe(self.network, tf.cast(x, self.dtype), training=False).in_float32()
 
