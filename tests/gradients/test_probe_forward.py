@@ -222,6 +222,9 @@ def test_views_keep_head_labels_and_teacher(order):
         twin = getattr(getattr(probe.on(head), order[0])(), order[1])()
         assert twin.logits.shape == (8, classes) and twin.forward(x).shape == (8, classes)
         assert twin.teacher.head == head
+    first, second = (probe.on(("a", taught)) for taught in ("s", "t"))
+    assert (first.teacher.head, second.teacher.head) == ("s", "t")
+    assert first.input_gradient(1) is second.input_gradient(1)  # it does not depend on a teacher
     np.testing.assert_array_equal(probe.on("a").in_float32().classes("label"), y["a"])
     with pytest.raises(ArgumentError, match="target: got 'label' on head 'b', to which no labels"):
         probe.on("b").in_inference().classes("label")

@@ -1,1 +1,1 @@
-"""The gradients of one scalar per example: one forward pass, each distinct gradient once."""
+"""Gradients of one scalar per example: one forward pass, each distinct gradient once."""

@@ -69,8 +69,8 @@ class ForwardPass:
         training: The mode of the pass.
         needs: What is recorded, and whether gradients are differentiated.
         float32: Whether half-precision layers compute in float32.
-        before: The seeds and statistics that the pass starts from, as (variable, value) pairs,
-            whereupon it changes no state; None for the present ones, which a training pass updates.
+        before: The seeds and statistics that the pass starts from, as (variable, value) pairs; it
+            then changes no state. None for the present ones, which a training pass updates.
 
     Attributes:
         x: The nest, as tensors.

@@ -12,7 +12,8 @@ class Key(NamedTuple):
     """The identity of a remembered value.
 
     Attributes:
-        kind: "gradient", "jacobian", "slope", "once", "head", "labels" or "mode".
+        kind: "gradient", "jacobian", "slope" or "once"; of a view "head", "teacher", "labels" or
+            "mode".
         name: The target, head, mode or caller's name that the value belongs to.
         of: The scalar of a gradient; see `Probe.input_gradient`.
         temperature: The temperature of that scalar.

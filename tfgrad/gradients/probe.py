@@ -75,15 +75,15 @@ class Probe:
             self._logits_among(self._pass.logits)  # raises if they are no logits
 
     def _use(self, forward_pass: ForwardPass) -> None:
-        """Take outputs and gradients from a pass; nothing is remembered of another one."""
-        self._pass, self._memo = forward_pass, Memo()
+        """Take outputs and gradients from a pass, with nothing computed yet."""
+        self._pass, self._memo, self._views = forward_pass, Memo(), Memo()
         self.needs, self.training = forward_pass.needs, forward_pass.training
         self.x, self.outputs = forward_pass.x, forward_pass.outputs
         self.layer_outputs = forward_pass.layer_outputs
         self.intercepts, self.biases = forward_pass.intercepts, forward_pass.biases
 
     def _view(self, forward_pass: ForwardPass | None = None, **changes: Any) -> Probe:
-        """This probe with some attributes changed, and a memory of its own."""
+        """This probe with some attributes changed, which remembers its own gradients and views."""
         view = copy.copy(self)
         vars(view).update(changes)
         view._use(forward_pass or self._pass)
@@ -111,18 +111,20 @@ class Probe:
             ArgumentError: There is no such head.
         """
         own, taught = head if isinstance(head, tuple) else (head, head)
-        if own is None and self._teacher is None:
-            return self
-        return self._memo.get(Key("head", head), lambda: self._on(own, taught))
-
-    def _on(self, own: Any, taught: Any) -> Probe:
-        view = self._view()
+        view = self
         if own is not None:
-            view._head = view._labels_head = own
-            view._logits_among(self._pass.logits)  # raises if there is no such head
-            view.y = output_heads.part(self.y, own)
-        if self._teacher is not None:
-            view._teacher = self._teacher.on(taught)
+            view = self._views.get(Key("head", own), lambda: self._on_head(own))
+        if self._teacher is None:
+            return view
+        return self._views.get(Key("teacher", (own, taught)), lambda: view._with_teacher_on(taught))
+
+    def _on_head(self, head: Any) -> Probe:
+        output_heads.logits(self.network, self._pass.logits, head)  # raises if there is no such
+        return self._view(_head=head, _labels_head=head, y=output_heads.part(self.y, head))
+
+    def _with_teacher_on(self, head: Any) -> Probe:
+        view = self._view(_teacher=self._teacher.on(head))
+        view._memo = self._memo  # the gradients do not depend on the teacher
         return view
 
     def with_labels_of(self, head: Any) -> Probe:
@@ -130,7 +132,7 @@ class Probe:
         if not isinstance(self.y, Mapping | list | tuple):
             return self
         labels = output_heads.part(self.y, head)
-        return self._memo.get(Key("labels", head), lambda: self._view(y=labels, _labels_head=head))
+        return self._views.get(Key("labels", head), lambda: self._view(y=labels, _labels_head=head))
 
     @property
     def teacher(self) -> Any:
@@ -285,8 +287,7 @@ class Probe:
         other = self._pass.in_mode(training=training, float32=float32)
         if other is self._pass:
             return self
-        key = Key("mode", (training, float32))
-        return self._memo.get(key, lambda: self._view(other))
+        return self._views.get(Key("mode", (training, float32)), lambda: self._view(other))
 
     def _logits_among(self, outputs: Any) -> tf.Tensor:
         return output_heads.logits(self.network, outputs, self._head)
