@@ -141,7 +141,7 @@ def test_integers_that_are_no_labels_out_of_range(outputs, loss, penalty, y):
 
 
 def test_labels_out_of_range_still_are():
-    with pytest.raises(DataError, match="y: a label is out of range: expected 0 to 2"):
+    with pytest.raises(DataError, match="y: got labels from 0 to 3; expected 0 to 2"):
         fitted(dense(3), [GradientNorm()], [0, 3])
 
 
