@@ -301,7 +301,7 @@ def test_maps_of_zeros(dead):
     ("penalty", "message"),
     [
         (BiasGradientNorm(layers=["conv3"]), "has no layer named 'conv3'; did you mean 'conv"),
-        (BiasGradientNorm(layers=["pool"]), "'pool' of network 'student' is a GlobalAveragePool"),
+        (BiasGradientNorm(layers=["pool"]), "'pool' of network 'student', a GlobalAveragePool"),
         (
             BiasGradientNorm(layers=["conv1:1"]),
             "got 'conv1:1', which network 'student' did not call",
@@ -311,7 +311,7 @@ def test_maps_of_zeros(dead):
             BiasGradientMatching(layers=[("head", "deep")]),
             r"got 'head' of network 'student', .* bias-gradients of shape \(3, 3\); expected maps",
         ),
-        (BiasGradientMatching(layers=[("conv1", "flat")]), "'flat' of network 'teacher' is a Flat"),
+        (BiasGradientMatching(layers=[("conv1", "flat")]), "'flat' of network 'teacher', a Flat"),
     ],
 )
 def test_layers_that_will_not_do(penalty, message):
