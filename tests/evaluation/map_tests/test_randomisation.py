@@ -293,7 +293,7 @@ def test_bad_arguments():
         ),
         (
             {"method": lambda m: 3},
-            r"method: got one that returns a int for a mod; expected a function of",
+            r"method: got one that returns a int for a model; expected a funct",
         ),
         ({"method": lambda m: lambda x, y: x}, r"method: got maps of shape \(5, 6, 6, 2\) for im"),
         ({"images": x[0]}, r"images: got float32 of shape \(6, 6, 2\); expected float images"),
