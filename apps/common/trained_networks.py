@@ -75,8 +75,8 @@ def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
     results = work_directory.read_json(os.path.join(work_dir, "results.json"))
     if results is None:
         raise ModelError(
-            f"--work_dir: got {work_dir!r}, which holds no finished run (no results.json); run "
-            f"{command.named('train')} with this --work_dir to its end first."
+            f"--work_dir: got {work_dir!r}, which holds no finished run (no results.json); "
+            f"expected a work directory of {command.named('train')}; try that command first."
         )
     network = load_network(_network_file(work_dir))
     return on_pixels(network, results["normalize"]), results["classes"]

@@ -111,7 +111,10 @@ def run(tests: Sequence[str], networks: Networks, images: data.Dataset) -> Repor
             on_progress=_progress(name),
         )
     if not any(_works(result) for result in found.values()):
-        raise ModelError(f"--methods: none has a result. {_first_failure(found.values())}")
+        raise ModelError(
+            f"--methods: got {','.join(FLAGS.methods)}; expected one that a test can evaluate; "
+            f"none has a result: {_first_failure(found.values())}"
+        )
     tables = _tables(found)
     return Report(
         tables=tables,

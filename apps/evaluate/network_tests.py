@@ -87,7 +87,8 @@ def check(tests: Sequence[str], names: Collection[str]) -> None:
         )
     if FLAGS.baseline is not None and "pixels" not in tests:
         raise ArgumentError(
-            f"--baseline: got {FLAGS.baseline!r} without the pixels test; try --tests=pixels."
+            f"--baseline: got {FLAGS.baseline!r} without the pixels test; expected it among "
+            "--tests; try --tests=pixels."
         )
     saliency.get(FLAGS.method)
     targets.validated(shared_flags.target(), allow_all=False)

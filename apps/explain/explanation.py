@@ -78,7 +78,10 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
         clock.done(len(rows) + len(skipped))
     if not rows:
         reasons = "; ".join(s["reason"] for s in skipped[:3])
-        raise DataError(f"--images: none of {images.count} files can be used: {reasons}")
+        raise DataError(
+            f"--images: got {images.count} files, none of which can be used; expected JPEG and PNG "
+            f"images: {reasons}"
+        )
     names = [str(row.get("file", row.get("index"))) for row in rows]
     arrays.save(names=np.array(names), classes=np.array([row["class"] for row in rows]))
     shown = {k: np.concatenate([p[k] for p in parts])[: FLAGS.rows] for k in parts[0]}
@@ -87,7 +90,10 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
 
 def _scores(explainer: Explainer, logits: np.ndarray, error: Any) -> dict[str, Any]:
     if not np.isfinite(logits).all():
-        raise ModelError(f"{explainer.name}: its logits are NaN or infinite; check its weights.")
+        raise ModelError(
+            f"{explainer.name}: got NaN or infinite logits; expected finite ones; check "
+            "its weights."
+        )
     predicted = int(logits.argmax())
     explained = predicted if FLAGS.target is None else FLAGS.target
     probabilities = np.exp(logits - logits.max(), dtype=np.float64)

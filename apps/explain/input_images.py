@@ -120,14 +120,20 @@ def _files_at(path: str) -> list[str]:
     """A file, or the files in a folder that have the suffix of an image."""
     if not os.path.isdir(path):
         if not os.path.lexists(path):
-            raise DataError(f"--images: {path!r} does not exist; check the working directory.")
+            raise DataError(
+                f"--images: got {path!r}, which does not exist; expected a file or a folder; check "
+                "the working directory."
+            )
         return [path]
     try:
         inside = sorted(name for name in os.listdir(path) if name.lower().endswith(SUFFIXES))
     except OSError as error:
         raise DataError(f"--images: {path!r} cannot be read ({error.strerror}).") from error
     if not inside:
-        raise DataError(f"--images: the folder {path!r} holds no {', '.join(SUFFIXES)}.")
+        raise DataError(
+            f"--images: got {path!r}, a folder without images; expected files that end in "
+            f"{', '.join(SUFFIXES)}."
+        )
     return [os.path.join(path, name) for name in inside]
 
 

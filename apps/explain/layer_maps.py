@@ -69,7 +69,8 @@ def calls(explainer: Explainer, size: tuple[int, int]) -> list[str]:
     names = own if len(own) > 1 else [t.name for t in terms.values()]
     if not names:
         raise ModelError(
-            f"--layers: no layer of {explainer.name} has a bias-gradient with positions."
+            f"--layers: got {explainer.name}, none of whose layers has a bias-gradient with "
+            "positions; expected a convolutional network."
         )
     chosen = np.linspace(0, len(names) - 1, min(LAYERS, len(names))).round().astype(int)
     return [names[i] for i in chosen]

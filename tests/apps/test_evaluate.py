@@ -205,7 +205,7 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
         (
             ("--models=a={}/bare.keras", "--baseline=a", "--tests=noise"),
             64,
-            "--baseline: got 'a' without the pixels test; try --tests=pixels",
+            "--baseline: got 'a' without the pixels test; expected it",
         ),
         (("--models=a={}/bare.keras", "--method=gradcamm"), 64, "did you mean 'gradcam'?"),
         (("--models=a={}/bare.keras", "--noise_sigmas=much"), 64, "--noise_sigmas: got much"),

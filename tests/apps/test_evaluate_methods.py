@@ -166,7 +166,7 @@ def test_a_result_of_networks_is_replaced_by_one_of_maps(app, models, tmp_path):
         (
             ("--methods=gradcam", "--tests=completeness"),
             65,
-            "--methods: none has a result. model",
+            "expected one that a test can evaluate; none has a result: model",
         ),
     ],
 )

@@ -255,9 +255,17 @@ RANDOM = "--random_weights"
             65,
             "expected less than 2, the number",
         ),
-        (("--model=MODEL", "--images=nowhere"), 65, "'nowhere' does not exist"),
-        (("--model=MODEL", "--images=EMPTY"), 65, "holds no .jpg"),
-        (("--model=MODEL", "--images=FOLDER/b.png,FOLDER/gif.png"), 65, "none of 2 files can be"),
+        (("--model=MODEL", "--images=nowhere"), 65, "'nowhere', which does not exist"),
+        (
+            ("--model=MODEL", "--images=EMPTY"),
+            65,
+            "a folder without images; expected files that end in .jpg",
+        ),
+        (
+            ("--model=MODEL", "--images=FOLDER/b.png,FOLDER/gif.png"),
+            65,
+            "got 2 files, none of which can",
+        ),
     ],
 )
 def test_refusals(app, keras_file, folder, tmp_path, capsys, arguments, code, message):
