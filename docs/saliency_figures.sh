@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The figures of docs/saliency.md: trains on flowers (a quarter of an hour on two idle cores), then
-# explains photographs the network has not seen.
+# Creates the figures of docs/saliency.md: trains a network on flowers (a quarter of an hour on two idle
+# cores) and explains photographs that were not used for training.
 #
-#     bash docs/saliency_figures.sh DATA_DIR        # TFDS's data directory, with tf_flowers in it
+#     bash docs/saliency_figures.sh DATA_DIR        # TFDS data directory that contains tf_flowers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:?usage: bash docs/saliency_figures.sh DATA_DIR}

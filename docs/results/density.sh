@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains the networks of docs/results/density.md and puts them to their tests.
+# Trains the networks of docs/results/density.md and runs the tests of that page.
 #     bash docs/results/density.sh DATA_DIR
-# A killed run goes on where it stopped: give the same command again.
+# To resume an interrupted run, run the same command again.
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 
-# One process per core: each takes its part of the cells, and trains what it needs.
+# One process per core: each computes a part of the cells and trains the networks that they need.
 cells() {
     for part in 0/2 1/2; do
         "$python" -m apps.reproduce "$1" --data_dir="$data" --networks_dir=runs/networks \

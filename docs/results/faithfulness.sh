@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains the networks of docs/results/faithfulness.md and puts maps of them to their tests.
+# Trains the networks of docs/results/faithfulness.md and evaluates their maps with the tests of that page.
 #     bash docs/results/faithfulness.sh DATA_DIR
-# A killed run goes on where it stopped: give the same command again.
+# To resume an interrupted run, run the same command again.
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 data=$1
@@ -9,7 +9,7 @@ data=$1
 for experiment in t3.1 t3.2 fills f3.2a coarseness labels f3.3; do
     "$python" -m apps.reproduce "$experiment" --data_dir="$data" --networks_dir=runs/networks
 done
-# One process per core: each trains again for its part of the methods.
+# One process per core: each retrains networks for a part of the methods.
 for experiment in f3.2b coarseness-roar masks; do
     for part in 0/2 1/2; do
         "$python" -m apps.reproduce "$experiment" --data_dir="$data" --networks_dir=runs/networks \

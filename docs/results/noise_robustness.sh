@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains the five networks of noise_robustness.md, one after the other, and compares them.
-# A killed run goes on where it stopped: give the same command again.
+# Trains the five networks of docs/results/noise_robustness.md one after the other, and compares them.
+# To resume an interrupted run, run the same command again.
 #   bash docs/results/noise_robustness.sh DATA_DIR
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}

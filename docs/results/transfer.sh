@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains the teachers and every cell of docs/results/transfer.md.
+# Trains the teachers, and the students of every cell of docs/results/transfer.md.
 #     bash docs/results/transfer.sh DATA_DIR
-# A killed run goes on where it stopped: give the same command again.
+# To resume an interrupted run, run the same command again.
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python}
 data=--data_dir=$1
@@ -13,7 +13,7 @@ source='--normalize --augment --image_size=64,64 --width=0.25 --batch_size=64 --
 "$python" -m apps.train --dataset=cifar10 $data $source --network=vgg9 \
     --epochs=4 --decay_epochs=3 --work_dir=runs/cifar/vgg9_64
 
-# One process per core: each takes its part of the cells.
+# One process per core: each computes a part of the cells.
 cells() {
     "$python" -m apps.reproduce "$@" $data --threads=1 --part=0/2 &
     "$python" -m apps.reproduce "$@" $data --threads=1 --part=1/2
