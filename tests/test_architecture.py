@@ -1,133 +1,127 @@
-"""The arrows between rooms go down, and ARCHITECTURE.md shows them as they are."""
+"""What import contracts do not check: ARCHITECTURE.md, tapes, private names, module names."""
 
 import ast
+import importlib
 import pathlib
+import pkgutil
 import re
+import tomllib
+
+import pytest
+
+import tfgrad
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-# A room may import rooms on lower floors, and what is listed as its own private part.
-FLOORS = {
-    0: ["errors", "_version"],
-    1: [
-        "arguments",
-        "targets",
-        "losses",
-        "layers",
-        "draws",
-        "distribution",
-        "data",
-        "figures",
-        "calls",
-        "images",
-    ],
-    2: ["second_order", "intercepts", "models"],
-    3: ["biases", "classifiers", "heads"],
-    4: ["probe"],
-    5: ["teaching", "decomposition"],
-    6: ["penalties", "saliency", "sampling", "fooling"],
-    7: ["training", "callbacks"],
-    8: ["evaluation", "loading"],
-    9: ["export"],
-}
-PRIVATE = {
-    "_batches": "data",
-    "_tfds": "data",
-    "_operations": "second_order",
-    "_batch_axis": "intercepts",
-    "_rules": "intercepts",
-    "_structure": "intercepts",
-    "_tangents": "intercepts",
-    "_signatures": "export",
-    "_warmup": "export",
-    "_saved_model": "loading",
-    "_step": "training",
-    "_drawing": "figures",
-    "_lines": "figures",
-    "_forward_pass": "probe",
-    "_half_precision": "probe",
-    "_starts": "sampling",
-}
-FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+FILES = sorted((ROOT / "tfgrad").rglob("*.py"))
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
 
-def room_of(path):
-    parts = path.relative_to(ROOT / "tfgrad").with_suffix("").parts
-    return parts[0]
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path):
-    """Every module a file imports, wherever the statement stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            if node.module == "tfgrad":
-                yield from (f"tfgrad.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
-
-
-def files():
-    return [
-        p
-        for p in (ROOT / "tfgrad").rglob("*.py")
-        if p.name != "__init__.py" or p.parent.name != "tfgrad"
+def test_the_table_of_architecture_is_the_contract():
+    (layers,) = [
+        contract["layers"]
+        for contract in CONTRACTS["contracts"]
+        if contract.get("containers") == ["tfgrad"]
     ]
+    checked = {
+        (name, len(layers) - i) for i, layer in enumerate(layers) for name in layer.split(" | ")
+    }
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)(?:\.py|/)`", text, flags=re.MULTILINE)
+    assert {(name, int(layer)) for layer, name in rows} == checked - {("_version", 1)}
 
 
-def test_every_room_has_a_floor():
-    rooms = {room_of(path) for path in files()}
-    assert rooms - set(PRIVATE) == set(FLOOR), "place the room in FLOORS and in ARCHITECTURE.md"
+def test_every_file_that_architecture_names_exists():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    missing = [
+        name
+        for name in named
+        if not any(path.as_posix().endswith(f"/{name}") for path in FILES)
+        and not list((ROOT / "tests").rglob(name))
+    ]
+    assert named and not missing
 
 
-def test_arrows_go_down():
-    wrong = []
-    for path in files():
-        room = room_of(path)
-        owner = PRIVATE.get(room, room)
-        for module in imports(path):
-            if not module.startswith("tfgrad."):
-                continue
-            target = module.split(".")[1]
-            if PRIVATE.get(target, target) == owner:
-                continue
-            if target in PRIVATE or FLOOR[target] >= FLOOR[owner]:
-                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
-    assert not wrong
-
-
-def test_the_library_knows_no_flags_no_apps_and_one_place_for_pictures():
-    wrong = []
-    for path in files():
-        for module in imports(path):
-            top = module.split(".")[0]
-            if top in ("absl", "apps") or (
-                top == "matplotlib" and path.stem not in ("figures", "_drawing")
-            ):
-                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
-    assert not wrong
-
-
-def test_tapes_on_inputs_are_opened_in_the_probe_only():
+def test_tapes_on_inputs_are_opened_by_the_forward_pass_only():
     opened = {
-        room_of(path)
-        for path in files()
+        module_of(path)
+        for path in FILES
         if any(
             isinstance(node, ast.Attribute) and node.attr == "GradientTape"
             for node in ast.walk(ast.parse(path.read_text()))
         )
     }
-    # training's tape is on the weights; second_order's only inspects a graph; those of _tangents
-    # transpose one call's backward pass into a Jacobian-vector product.
-    assert opened <= {"_forward_pass", "training", "second_order", "_operations", "_tangents"}
-
-
-def test_the_picture_is_true():
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    drawn = {
-        (int(floor), room)
-        for floor, room in re.findall(r"^\| (\d) \| `(\w+)(?:\.py|/)`", text, flags=re.MULTILINE)
+    # The tape of training is on the weights; the guard's only inspects a graph; that of tangents
+    # transposes one call's backward pass into a Jacobian-vector product.
+    assert opened == {
+        "tfgrad.gradients.forward_pass",
+        "tfgrad.gradients.intercepts.tangents",
+        "tfgrad.training.penalized_model",
+        "tfgrad.second_order.tracing",
     }
-    assert drawn == {(floor, room) for room, floor in FLOOR.items() if room != "_version"}
+
+
+def _private_names(path):
+    """Private attributes that a file reads and does not set or define itself, as text."""
+    tree = ast.parse(path.read_text())
+    nodes = list(ast.walk(tree))
+    own = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    own |= {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    own |= {n.target.id for n in nodes if isinstance(n, ast.AnnAssign) and hasattr(n.target, "id")}
+    own |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+            if node.attr not in own:
+                yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.match(r"keras\.src\b", node.value):
+                yield node.value
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras.src"):
+            yield node.module
+
+
+def test_private_names_of_keras_stand_in_one_module():
+    keras_private = ROOT / "tfgrad" / "internal" / "keras_private.py"
+    theirs = set(_private_names(keras_private))
+    assert {"_flatten_layers", "_inbound_nodes", "keras.src.ops."} <= theirs
+    elsewhere = {
+        f"{module_of(path)}: {name}"
+        for path in FILES
+        if path != keras_private
+        for name in _private_names(path)
+        if name in theirs or name.startswith("keras.src")
+    }
+    assert not elsewhere
+
+
+def packages():
+    found = pkgutil.walk_packages(tfgrad.__path__, "tfgrad.")
+    return [tfgrad, *(importlib.import_module(info.name) for info in found if info.ispkg)]
+
+
+@pytest.mark.parametrize("package", packages(), ids=lambda package: package.__name__)
+def test_no_module_is_named_like_what_its_package_exports(package):
+    modules = {info.name for info in pkgutil.iter_modules(package.__path__)}
+    exported = {
+        name
+        for name in getattr(package, "__all__", ())
+        if not isinstance(getattr(package, name), type(ast))
+    }
+    assert not modules & exported
+
+
+def test_a_package_is_a_face():
+    """`__init__` files import, export and say what there is, and define next to nothing."""
+    allowed = {"tfgrad.models": {"get"}, "tfgrad.saliency": {"get"}}
+    for path in FILES:
+        if path.name == "__init__.py":
+            defined = {
+                node.name
+                for node in ast.parse(path.read_text()).body
+                if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            }
+            assert defined <= allowed.get(module_of(path), set()), path
