@@ -134,7 +134,7 @@ def test_models():
             ModelError, match=r"'end' returns probabilities.*activation=None.*from_logits=True"
         ):
             saliency.InputGradient(ending)
-    with pytest.raises(ModelError, match=r"it returns \[\(None, 2\), \(None, 3\)\], expected one"):
+    with pytest.raises(ModelError, match=r"it returns \[\(None, 2\), \(None, 3\)\]; expected one"):
         saliency.InputGradient(
             model_of(lambda x: [keras.layers.Dense(2)(x), keras.layers.Dense(3)(x)])
         )
@@ -142,7 +142,7 @@ def test_models():
     several(vectors)
     with pytest.raises(ModelError, match=r"got 2 outputs"):
         saliency.InputGradient(several)(vectors)
-    with pytest.raises(ModelError, match=r"it returns \[\(None, 2, 2\)\], expected one"):
+    with pytest.raises(ModelError, match=r"it returns \[\(None, 2, 2\)\]; expected one"):
         saliency.InputGradient(model_of(keras.layers.Reshape((2, 2))))
     inputs = [keras.Input([4]), keras.Input([4])]
     two = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Add()(inputs)))

@@ -356,7 +356,7 @@ def test_refuses_models():
         (keras.Sequential([keras.layers.Dense(3)]), ModelError, "it is not built"),
         (keras.Model([one, two], logits), ArgumentError, "got 2 inputs"),
         (keras.Model(one, softmax), ModelError, "layer 'out' returns probabilities"),
-        (keras.Model(one, one * 2), ModelError, r"it returns \[\(None, 4, 4, 1\)\], expected one"),
+        (keras.Model(one, one * 2), ModelError, r"it returns \[\(None, 4, 4, 1\)\]; expected one"),
         (keras.Model(whole, counts), ArgumentError, "its input is int32, and only a float input"),
         (broken, ModelError, "its logits at the start images are NaN"),
     ):
