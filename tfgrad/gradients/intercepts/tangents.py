@@ -9,7 +9,7 @@ to the values again wherever an intercept has been recorded.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -96,7 +96,7 @@ class Code:
         return self.tangents.jvp(tensor, tf.UnconnectedGradients.ZERO)
 
     @contextlib.contextmanager
-    def paused(self) -> Any:
+    def paused(self) -> Iterator[None]:
         """A context that no forward-mode pass records."""
         self.tangents.__exit__(None, None, None)
         try:
@@ -128,7 +128,7 @@ def transposed(
     if pairs:
         gradients, xs = zip(*pairs, strict=True)
         products = outer.gradient(list(gradients), us, output_gradients=list(xs))
-        # The outputs are in the hands of the caller, so their ids stay their own.
+        # The caller keeps the outputs alive, so their ids stay their own.
         table = {id(y): p for y, p in zip(ys, products, strict=True)}
     return outputs, lambda y: table.get(id(y))
 
