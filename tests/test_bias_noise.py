@@ -11,7 +11,7 @@ from keras import layers as L
 import tfgrad
 from tests.test_layers import penalty_error
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import call_hooks
+from tfgrad.internal import call_hooks
 from tfgrad.layers import BiasNoise
 from tfgrad.penalties import BiasGradientNorm, GradientNorm, ScoreMatching
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tests.helpers.probe_cases import Function, X
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 
 L = keras.layers
 ORDINARY_CALL = L.Layer.__call__

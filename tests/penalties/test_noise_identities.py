@@ -12,9 +12,9 @@ import pytest
 from keras import layers as L
 
 from tests.test_bias_noise import fixed_noise, noisy_network, randomised
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 from tfgrad.penalties import ActivationMatching, BiasGradientNorm, GradientNorm, JacobianMatching
 
 # Exactly, in one linear region

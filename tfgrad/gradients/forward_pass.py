@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from tfgrad import second_order
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import call_hooks, intercepts, layer_biases
+from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
+from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import nest_at_least_float32
 
 

@@ -22,8 +22,8 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.intercepts import call_structure, closed_forms
+from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import at_least_float32
 
 

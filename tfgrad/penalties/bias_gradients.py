@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from tfgrad import losses
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import call_hooks, targets
+from tfgrad.gradients import targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 from tfgrad.penalties.base import PACKAGE, Penalty
 from tfgrad.penalties.feature_maps import channels_first, of_one_size
 from tfgrad.penalties.layer_pairs import checked_pairs, config_of, names_of

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from tfgrad import second_order
 from tfgrad.errors import ArgumentError, SecondOrderWarning
-from tfgrad.gradients import call_hooks, layer_biases
+from tfgrad.gradients import layer_biases
 from tfgrad.gradients.model_checks import check_no_probabilities
+from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
 
 # Networks whose user has been warned already.

@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import call_hooks, layer_biases
+from tfgrad.gradients import layer_biases
 from tfgrad.gradients.intercepts import call_structure, closed_forms
+from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer, one_of
 from tfgrad.penalties.feature_maps import channels_first
 

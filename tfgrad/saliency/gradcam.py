@@ -8,9 +8,9 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.base import Method

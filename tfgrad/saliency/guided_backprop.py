@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ModelError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import with_mask_of
 from tfgrad.saliency.channels import ChannelReduced
 from tfgrad.saliency.tracing import operations, traced

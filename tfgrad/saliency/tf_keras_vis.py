@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer
 from tfgrad.saliency.base import Method
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad.gradients import call_hooks
+from tfgrad.internal import call_hooks
 
 
 def traced(

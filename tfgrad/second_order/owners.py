@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad.gradients.call_hooks import Handler
+from tfgrad.internal.call_hooks import Handler
 from tfgrad.internal.keras_private import flatten_layers
 
 _SCOPE = "tfgrad_call."

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ModelError
-from tfgrad.gradients.call_hooks import handled
+from tfgrad.internal.call_hooks import handled
 from tfgrad.second_order.function_copies import copied_functions
 from tfgrad.second_order.owners import Owners
 

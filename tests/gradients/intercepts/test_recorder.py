@@ -19,10 +19,10 @@ from tests.gradients.intercepts.cases import (
     network,
 )
 from tfgrad.errors import ModelError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import closed_forms, recorded_intercepts
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 
 L, A = keras.layers, keras.activations
 

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, NonFiniteError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import at_least_float32
 
 _BLOCK = 256  # Number of images per block of pairs: 0.5 MB of distances at a time.

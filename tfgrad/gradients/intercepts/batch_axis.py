@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad.gradients import call_hooks
+from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
 
 _BATCH = 1009  # a prime; nothing is computed, so size costs nothing

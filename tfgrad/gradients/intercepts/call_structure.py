@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.intercepts.tangents import floating, is_floating
+from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import arguments_of_nodes, flatten_layers
 
 

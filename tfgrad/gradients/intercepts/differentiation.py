@@ -8,11 +8,10 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad.errors import ModelError, TfgradError
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.intercepts.call_structure import Call, has_layers_inside
 from tfgrad.gradients.intercepts.recording import Recording
 from tfgrad.gradients.intercepts.tangents import Code, is_floating, transposed
-from tfgrad.internal import keras_private
+from tfgrad.internal import call_hooks, keras_private
 
 # What TensorFlow raises for a call that forward mode, or a tape, cannot differentiate.
 _NOT_DIFFERENTIABLE = (

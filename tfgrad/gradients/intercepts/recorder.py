@@ -22,14 +22,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad.gradients import call_hooks
-from tfgrad.gradients.call_hooks import Args, Kwargs, Proceed
 from tfgrad.gradients.intercepts import closed_forms
 from tfgrad.gradients.intercepts.call_structure import Call, constants, is_array
 from tfgrad.gradients.intercepts.differentiation import differentiated, followed
 from tfgrad.gradients.intercepts.recording import Recording
 from tfgrad.gradients.intercepts.tangents import Aside, Code, Graph, floating
 from tfgrad.gradients.intercepts.terms import Intercepts
+from tfgrad.internal import call_hooks
+from tfgrad.internal.call_hooks import Args, Kwargs, Proceed
 from tfgrad.internal.keras_private import is_graph_of_layers
 
 

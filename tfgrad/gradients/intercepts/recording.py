@@ -9,10 +9,10 @@ from typing import Any, cast
 import keras
 import tensorflow as tf
 
-from tfgrad.gradients import call_hooks
 from tfgrad.gradients.intercepts.call_structure import Call
 from tfgrad.gradients.intercepts.tangents import Aside, Code, Frame, Graph, floating
 from tfgrad.gradients.intercepts.terms import Intercept, Intercepts, Kind
+from tfgrad.internal import call_hooks
 
 
 class Recording:
