@@ -1,6 +1,6 @@
 """Trains the same thing on as many replicas as it is told, for test_distribution.
 
-    python tests/replica_run.py REPLICAS FEED OUT.npz
+    python -m tests.helpers.replica_run REPLICAS FEED OUT.npz
 
 FEED is `arrays` (Keras shards) or `slices` (tfgrad does).
 """

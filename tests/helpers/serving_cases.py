@@ -70,7 +70,7 @@ def close(got, expected, scale=None):
 def requests_of(path):
     """(model, signature, inputs) of each warm-up request, parsed from the file."""
     parsed = []
-    for record in tf.data.TFRecordDataset(os.path.join(path, warmup_requests.PATH)):
+    for record in tf.data.TFRecordDataset(os.path.join(path, warmup_requests.WARMUP_REQUESTS)):
         log = warmup_requests.PredictionLog.FromString(record.numpy())
         request = log.predict_log.request
         inputs = {

@@ -1,6 +1,6 @@
 """Learns from a teacher on as many replicas as it is told, for test_transfer_replicas.
 
-python tests/transfer_run.py REPLICAS OUT.npz
+python -m tests.helpers.transfer_run REPLICAS OUT.npz
 """
 
 import os

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -11,12 +12,11 @@ import keras
 
 from tfgrad.errors import ModelError, NonFiniteError
 from tfgrad.gradients.model_checks import nonfinite_weight
-from tfgrad.internal.files import make_directory, replaced
+from tfgrad.internal.files import make_directory, remove_temporaries, replaced
 
 _SUFFIX = ".weights.h5"  # Keras demands it of a file of weights.
 _STATE = re.compile(r"epoch-(\d+)\.weights\.h5")
 # Files that a killed process was writing: those of `replaced`, and of version 0.1.
-_UNFINISHED = re.compile(r"epoch-\d+\.weights\.h5\.tmp-.*|unfinished\.weights\.h5")
 
 
 class Backup(keras.callbacks.Callback):
@@ -83,7 +83,7 @@ class Backup(keras.callbacks.Callback):
         Raises:
             NonFiniteError: A weight is NaN or infinite.
         """
-        broken = nonfinite_weight(self.model)
+        broken = nonfinite_weight(self.model.trainable_variables)
         if broken is not None:
             raise NonFiniteError(
                 f"weights: {broken} is not finite after epoch {epoch + 1}; {self.kept()}. Try a "
@@ -94,8 +94,11 @@ class Backup(keras.callbacks.Callback):
         with replaced(path, suffix=_SUFFIX) as temporary:
             self.model.save_weights(temporary, overwrite=True)
         outdated = [old for done, old in self._states().items() if done <= epoch]
-        for old in [*outdated, *self._unfinished()]:
+        for old in outdated:
             os.remove(old)
+        remove_temporaries(self.directory, f"epoch-*{_SUFFIX}")
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(self.directory, f"unfinished{_SUFFIX}"))  # of version 0.1
 
     def _states(self) -> dict[int, str]:
         """{completed epochs: path}."""
@@ -105,9 +108,6 @@ class Backup(keras.callbacks.Callback):
             if match:
                 found[int(match[1])] = path
         return found
-
-    def _unfinished(self) -> list[str]:
-        return [path for path in self._files() if _UNFINISHED.fullmatch(os.path.basename(path))]
 
     def _files(self) -> list[str]:
         return glob.glob(os.path.join(glob.escape(self.directory), f"*{_SUFFIX}"))

@@ -26,7 +26,7 @@ def served(model: Any) -> Served:
             integer one, or returns something else than logits [B, K] with K ≥ 2.
     """
     network = model_checks.network(model)
-    if path := model_checks.nonfinite_weight(network):
+    if path := model_checks.nonfinite_weight(network.weights):
         raise ModelError(
             f"model {network.name!r}: got NaN or infinite values in the weight {path}; expected "
             "finite weights. Its training diverged: export an earlier checkpoint, or train with a "

@@ -44,8 +44,7 @@ from tfgrad.export.signatures import (
     traced_preprocess,
 )
 from tfgrad.internal import files
-
-METADATA = os.path.join("assets.extra", "tfgrad.json")  # TensorFlow Serving never reads it
+from tfgrad.internal.served_files import METADATA
 
 
 def save(

@@ -18,7 +18,8 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
+from tfgrad.internal.served_files import WARMUP_REQUESTS
+
 _PACKAGE = "tensorflow.serving"
 # A model that takes images of any size may still need a minimum size.
 _SIDES = (32, 64, 128, 224)
@@ -66,7 +67,7 @@ def write(path: str, model: str, chosen: Requests) -> None:
         model: The served model's name.
         chosen: The requests that `successful_requests` returned.
     """
-    with tf.io.TFRecordWriter(os.path.join(path, PATH)) as writer:
+    with tf.io.TFRecordWriter(os.path.join(path, WARMUP_REQUESTS)) as writer:
         for signature, inputs in chosen.items():
             log = PredictionLog()
             request = log.predict_log.request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -139,9 +140,9 @@ def check_no_probabilities(
         )
 
 
-def nonfinite_weight(model: keras.Model) -> str | None:
-    """Path of the first weight with a NaN or infinite value; None if all weights are finite."""
-    for variable in model.weights:
+def nonfinite_weight(weights: Iterable[keras.Variable]) -> str | None:
+    """Path of the first weight with a NaN or infinite value; None if all are finite."""
+    for variable in weights:
         value = tf.convert_to_tensor(variable.value)
         if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
             return variable.path

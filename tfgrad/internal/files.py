@@ -6,6 +6,7 @@ A reader sees the previous content or the whole new one, and a failed writer lea
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -19,8 +20,6 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-_LOCK = ".lock"
 
 
 def _temporary(path: str, suffix: str = "") -> str:
@@ -47,6 +46,16 @@ def replaced(path: str | os.PathLike[str], suffix: str = "") -> Iterator[str]:
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+
+
+def remove_temporaries(directory: str | os.PathLike[str], pattern: str = "*") -> None:
+    """Remove the temporary files that killed writers of files like `pattern` left behind.
+
+    To be called while no other process writes them.
+    """
+    for path in glob.glob(os.path.join(glob.escape(os.fspath(directory)), f"{pattern}.tmp-*")):
+        with contextlib.suppress(OSError):  # on Windows, a file that another process has open
+            os.remove(path)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -119,12 +128,12 @@ def make_directory(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def alone(directory: str) -> Iterator[None]:
-    """Hold a lock on a directory: one process or thread at a time runs the block.
+def alone(directory: str, name: str = ".lock") -> Iterator[None]:
+    """Hold a lock file of a directory: one process or thread at a time runs the block.
 
     Windows has no such lock; there the block runs at once.
     """
-    with open(os.path.join(directory, _LOCK), "w") as lock:
+    with open(os.path.join(directory, name), "w") as lock:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -5,7 +5,7 @@ newest nightly build of Keras; a name that a new version lacks is replaced here.
 
 Three more private names are methods that subclasses override, and stand in their classes:
 `GroupNormalization._apply_normalization` and `BatchNormalization._moments` (`tfgrad.layers`), and
-`Model._maybe_symbolic_build` (`tfgrad.training`).
+`Model._maybe_symbolic_build` (`tfgrad.training.network_wrapper`).
 """
 
 from __future__ import annotations

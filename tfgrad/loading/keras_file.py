@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
         ) from error
     if not isinstance(model, keras.Model):
         raise rejection(path, f"a saved {type(model).__name__}", "a model", "save a keras.Model")
-    if weight := nonfinite_weight(model):
+    if weight := nonfinite_weight(model.weights):
         raise rejection(path, f"NaN or infinite values in the weight {weight}", FINITE, DIVERGED)
     return model
 

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from tfgrad.errors import ModelError
+from tfgrad.internal.served_files import METADATA
 from tfgrad.loading.graph_checks import check_graph
 from tfgrad.loading.rejection import (
     DAMAGED,
@@ -30,7 +31,6 @@ from tfgrad.loading.rejection import (
 )
 
 GRAPH, VARIABLES = "saved_model.pb", os.path.join("variables", "variables")
-SERVING_METADATA = os.path.join("assets.extra", "tfgrad.json")
 
 _SAVED_MODEL = "the directory of a SavedModel"
 
@@ -161,13 +161,13 @@ def _check_variables(path: str) -> None:
 
 
 def _serving_metadata(path: str) -> dict[str, Any]:
-    name = os.path.join(path, SERVING_METADATA)
+    name = os.path.join(path, METADATA)
     if not os.path.exists(name):
         return {}
     try:
         with open(name, "rb") as file:
             text = file.read(MAX_JSON_BYTES)
     except OSError as error:
-        got = f"an unreadable {SERVING_METADATA} ({error})"
+        got = f"an unreadable {METADATA} ({error})"
         raise rejection(path, got, "a readable one", DAMAGED) from error
-    return read_json(path, SERVING_METADATA, text)
+    return read_json(path, METADATA, text)

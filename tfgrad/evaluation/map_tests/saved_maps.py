@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from tfgrad.evaluation.digests import array_digest, layers_digest, plain, weight
 from tfgrad.evaluation.map_tests.map_shards import DTYPE, MANIFEST, MapShards, ShardFiles
 from tfgrad.evaluation.records import check_same, read_record
 from tfgrad.internal.arguments import integer
-from tfgrad.internal.files import alone, make_directory, replaced, write_json
+from tfgrad.internal.files import alone, make_directory, remove_temporaries, replaced, write_json
 
 _LABEL = "label"
 
@@ -85,10 +84,9 @@ def saved_maps(
 
 def _remove_unfinished(directory: str) -> None:
     """Remove the temporary files of calls that were killed; to be called by the lock's holder."""
-    for pattern in ("*.npy.tmp-*", "unfinished.npy"):  # The latter is that of version 0.1.
-        for path in glob.glob(os.path.join(glob.escape(directory), pattern)):
-            with contextlib.suppress(OSError):  # Windows: another process is writing it.
-                os.remove(path)
+    remove_temporaries(directory, "*.npy")
+    with contextlib.suppress(OSError):
+        os.remove(os.path.join(directory, "unfinished.npy"))  # of version 0.1
 
 
 def _compute(
