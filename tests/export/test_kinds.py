@@ -100,8 +100,6 @@ def test_the_wire_format_of_a_warm_up_request(tmp_path):
     warmup_requests.write(str(tmp_path), "m", {"s": {"t": tf.constant([-1])}})
     record_file = str(tmp_path / warmup_requests.WARMUP_REQUESTS)
     (record,) = tf.data.TFRecordDataset(record_file).as_numpy_iterator()
-        str(tmp_path / warmup_requests.WARMUP_REQUESTS)
-    ).as_numpy_iterator()
 
     def field(number, content):
         assert len(content) < 128
