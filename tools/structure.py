@@ -4,7 +4,8 @@
     python tools/structure.py --root=OTHER_CHECKOUT # for a comparison
 
 Import cycles are read from the import graph (grimp), repeated lines from pylint's `symilar`
-(four equal lines or more, imports and comments apart). `make lint` checks the import contracts.
+(four equal lines or more; imports, comments and signatures do not count). `make lint` checks the
+import contracts.
 """
 
 import argparse
@@ -62,7 +63,8 @@ def cycles(graph: grimp.ImportGraph) -> list[str]:
 def repeated(root: pathlib.Path, names: tuple[str, ...]) -> str:
     """How many lines stand in another file, too, as `symilar` counts them."""
     files = [str(p) for name in names for p in sorted((root / name).rglob("*.py"))]
-    options = [f"--duplicates={REPEATED_LINES}", "--ignore-comments", "--ignore-imports"]
+    options = ["--ignore-comments", "--ignore-imports", "--ignore-signatures"]
+    options.append(f"--duplicates={REPEATED_LINES}")
     command = [sys.executable, "-c", "from pylint import run_symilar; run_symilar()"]
     found = subprocess.run([*command, *options, *files], capture_output=True, text=True, check=True)
     total = re.search(r"TOTAL lines=(\d+) duplicates=(\d+) percent=([\d.]+)", found.stdout)

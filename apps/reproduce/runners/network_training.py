@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -42,8 +41,7 @@ def trained(source: Source, load: Load, directory: str, jit_compile: bool = Fals
     os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, f"{source.name}.keras")
     described = {"seed": 0, **dataclasses.asdict(source)}
-    with open(os.path.join(directory, f"{source.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.alone(directory, f"{source.name}.lock"):
         if os.path.exists(path):
             _check_source(path, described)
         else:
