@@ -34,10 +34,10 @@ from tfgrad import (
     penalties,
     saliency,
     sampling,
+    targets,
 )
 from tfgrad._version import __version__
 from tfgrad.decomposition import FullGradients, full_gradients
-from tfgrad.gradients import targets
 from tfgrad.training.penalized_model import PenalizedModel
 
 __all__ = [

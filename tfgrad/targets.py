@@ -1,0 +1,5 @@
+"""Which scalar per example is differentiated: the public names of `tfgrad.gradients.targets`."""
+
+from tfgrad.gradients.targets import NAMES, classes, labels, select, to_config, validated
+
+__all__ = ["NAMES", "classes", "labels", "select", "to_config", "validated"]
