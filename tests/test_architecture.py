@@ -1,4 +1,4 @@
-"""What import contracts do not check: ARCHITECTURE.md, tapes, private names, module names."""
+"""What import contracts do not check: ARCHITECTURE.md, private names, names of modules."""
 
 import ast
 import importlib
@@ -44,25 +44,6 @@ def test_every_file_that_architecture_names_exists():
         and not list((ROOT / "tests").rglob(name))
     ]
     assert named and not missing
-
-
-def test_tapes_on_inputs_are_opened_by_the_forward_pass_only():
-    opened = {
-        module_of(path)
-        for path in FILES
-        if any(
-            isinstance(node, ast.Attribute) and node.attr == "GradientTape"
-            for node in ast.walk(ast.parse(path.read_text()))
-        )
-    }
-    # The tape of training is on the weights; the guard's only inspects a graph; that of tangents
-    # transposes one call's backward pass into a Jacobian-vector product.
-    assert opened == {
-        "tfgrad.gradients.forward_pass",
-        "tfgrad.gradients.intercepts.tangents",
-        "tfgrad.training.penalized_model",
-        "tfgrad.second_order.tracing",
-    }
 
 
 def _private_names(path):
