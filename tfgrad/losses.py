@@ -264,10 +264,10 @@ def root(squares: tf.Tensor) -> tf.Tensor:
     """√s, with gradient 0 where s = 0.
 
     Args:
-        squares: s ≥ 0, [batch].
+        squares: s ≥ 0, of any shape.
 
     Returns:
-        [batch].
+        √s, in the shape of s.
 
     Source: the norm of thesis Eq. 2.8, from its square.
     """

@@ -104,6 +104,7 @@ def oracle(penalty, net, x, y):
             s = np.exp(f) / np.exp(f).sum(1, keepdims=True)
             g = g - np.einsum("bk,bkd->bd", s, gradient)
         return np.sum(g**2, 1)
+    assert isinstance(penalty, ScoreMatching | AntiScoreMatching), "add the formula of this penalty"
     if penalty.estimator == "exact":
         h = diagonal[each, chosen].sum(-1)
     else:

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 # Models with the `call` that one of these modules defines only pass outputs from layer to layer.
 _GRAPHS_OF_LAYERS = ("keras.src.models.functional", "keras.src.models.sequential")
-_OPERATIONS = "keras.src.ops."
+# `keras.activations.relu` is no operation of `keras.ops`, unlike its siblings.
+_OPERATIONS = ("keras.src.ops.", "keras.src.activations.")
 
 
 def flatten_layers(
@@ -45,7 +46,7 @@ def is_graph_of_layers(operation: Any) -> bool:
 
 
 def is_own_operation(operation: keras.Operation) -> bool:
-    """Whether a bare operation is one of `keras.ops`."""
+    """Whether a bare operation is one of `keras.ops` or `keras.activations`."""
     return type(operation).__module__.startswith(_OPERATIONS)
 
 

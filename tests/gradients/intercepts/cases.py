@@ -44,6 +44,12 @@ class Compiled(L.Layer):
         return self.dense(x) * tf.sin(x)
 
 
+def bare(function):
+    """The operation that a function of `keras.ops` adds to a functional graph."""
+    inputs = keras.Input(VECTOR)
+    return keras.Model(inputs, function(inputs)).operations[-1]
+
+
 IMAGE, LINE, VOLUME, VECTOR = (4, 4, 2), (5, 2), (3, 3, 3, 1), (3,)
 
 # name: (input shapes, layer). Those with one entry of the output's own shape end with True.
@@ -80,12 +86,27 @@ LAYERS = {
         for name in (
             *("silu", "gelu", "sigmoid", "tanh", "softplus", "elu", "selu", "exponential"),
             *("hard_sigmoid", "hard_silu", "mish", "softsign", "log_sigmoid", "relu6", "celu"),
-            *("squareplus", "hard_tanh", "tanh_shrink", "soft_shrink"),
+            *("squareplus", "hard_tanh", "tanh_shrink", "soft_shrink", "sparse_plus"),
+            "sparse_sigmoid",
         )
     },
+    **{
+        f"operation {name}": ([VECTOR], lambda name=name: bare(getattr(keras.ops, name)), True)
+        for name in (
+            *("silu", "gelu", "sigmoid", "tanh", "softplus", "elu", "selu", "exp", "relu6"),
+            *("hard_sigmoid", "hard_silu", "softsign", "log_sigmoid", "celu", "squareplus"),
+            *("hard_tanh", "tanh_shrink", "soft_shrink", "sparse_plus", "sparse_sigmoid"),
+        )
+    },
+    "operation relu, capped": (
+        [VECTOR],
+        lambda: bare(lambda x: keras.activations.relu(x, max_value=0.5)),
+        True,
+    ),
     "softplus, beta": ([VECTOR], lambda: layers.Softplus(10.0), True),
     "elu": ([VECTOR], lambda: L.ELU(), True),
     "relu, capped": ([VECTOR], lambda: L.ReLU(max_value=0.5), True),
+    "threshold": ([VECTOR], lambda: bare(lambda x: keras.ops.threshold(x, 0.2, 0.5)), True),
     "softmax": ([LINE], lambda: L.Softmax(axis=1), True),
     "rescaling": ([VECTOR], lambda: L.Rescaling(2.0, offset=0.3), True),
     "normalization": (
@@ -131,6 +152,9 @@ HOMOGENEOUS = {
     "activation relu": ([VECTOR], lambda: L.Activation("relu")),
     "relu, threshold": ([VECTOR], lambda: L.ReLU(threshold=0.2)),
     "hard shrink": ([VECTOR], lambda: L.Activation("hard_shrink")),
+    "operation relu": ([VECTOR], lambda: bare(keras.activations.relu)),
+    "operation hard shrink": ([VECTOR], lambda: bare(keras.ops.hard_shrink)),
+    "threshold, zero below": ([VECTOR], lambda: bare(lambda x: keras.ops.threshold(x, 0.2, 0.0))),
     "max pool": ([IMAGE], lambda: L.MaxPooling2D()),
     "average pool": ([IMAGE], lambda: L.AveragePooling2D(2, padding="same")),
     "global pools": ([IMAGE], lambda: L.GlobalMaxPooling2D()),

@@ -41,7 +41,7 @@ def test_the_intercept_is_what_it_is_defined_to_be(name, float64):
         np.testing.assert_allclose(total, expected[:, k], rtol=0, atol=1e-9 * scale)
         if single:
             ((call, term),) = terms.items()
-            assert call == model.layers[len(shapes)].name
+            assert call == model.operations[len(shapes)].name
             rest = np.delete(term.reshape(2, -1), k, axis=1)
             np.testing.assert_allclose(rest, 0, atol=1e-12 * scale)
 
@@ -70,6 +70,16 @@ def test_which_of_these_layers_have_a_closed_form():
         if closed_forms.rule(layer) is None:
             without.add(name)
     assert without == differentiated
+
+
+def test_an_array_below_a_threshold_is_differentiated():
+    def rule(below):
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, keras.activations.threshold(inputs, 0.2, below))
+        return closed_forms.rule(model.operations[-1])
+
+    assert [rule(0.0), rule(0.5)] == ["homogeneous", "elementwise"]
+    assert rule(np.zeros((2, 1))) is None  # its output could have another shape
 
 
 def test_a_call_is_named_once_per_call_and_in_order():

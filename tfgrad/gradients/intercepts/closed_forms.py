@@ -83,6 +83,8 @@ _ELEMENTWISE_ACTIVATIONS = [
     *(_A.tanh, _A.tanh_shrink),
     *(tf.nn.silu, tf.nn.gelu, tf.nn.sigmoid, tf.nn.softplus, tf.nn.tanh, tf.nn.elu, tf.nn.relu6),
     *(keras.ops.silu, keras.ops.gelu, keras.ops.sigmoid, keras.ops.softplus, keras.ops.tanh),
+    *(keras.ops.relu6, keras.ops.elu, keras.ops.selu, keras.ops.celu, keras.ops.softsign),
+    *(keras.ops.log_sigmoid, keras.ops.squareplus, keras.ops.exp),
 ]
 
 # Bare operations of a functional graph, by class name: Keras does not make the classes public.
@@ -93,6 +95,9 @@ _OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("Cast", "Flip", "Repeat", "Tile", "Swapaxes", "Moveaxis"), "homogeneous"),
     **dict.fromkeys(("Relu6", "Sigmoid", "Tanh", "Softplus", "Silu", "Gelu"), "elementwise"),
     **dict.fromkeys(("Elu", "Selu", "HardSigmoid", "HardSilu", "Exp", "Mish"), "elementwise"),
+    **dict.fromkeys(("Celu", "Softsign", "HardTanh", "LogSigmoid", "SoftShrink"), "elementwise"),
+    **dict.fromkeys(("TanhShrink", "SparsePlus", "SparseSigmoid", "Squareplus"), "elementwise"),
+    "HardShrink": "homogeneous",
     "Multiply": "product",
 }
 # Homogeneous if all arguments are tensors; a number among them (`x + 1`) is a constant.
@@ -110,6 +115,13 @@ def rule(operation: Any, arguments: Any = (), training: bool = False) -> Rule | 
             return "homogeneous" if plain else None
         if getattr(operation, "initial", None) is not None:  # of a maximum or minimum
             return None
+        if kind.__name__ == "Threshold":
+            # An array of values below the threshold may widen the output.
+            if not isinstance(operation.default_value, int | float):
+                return None
+            return "elementwise" if operation.default_value else "homogeneous"
+        if kind.__name__ == "ReLU":
+            return _relu_rule(operation)
         return _OPERATIONS.get(kind.__name__)
     if getattr(operation, "quantization_mode", None) or keras_private.is_rematerialised(operation):
         return None
@@ -132,14 +144,19 @@ def rule(operation: Any, arguments: Any = (), training: bool = False) -> Rule | 
     if kind in _ELEMENTWISE:
         return "elementwise"
     if kind is _L.ReLU:
-        # Below a threshold the slope is taken of z − threshold.
-        moved = operation.threshold and operation.negative_slope
-        return "elementwise" if operation.max_value is not None or moved else "homogeneous"
+        return _relu_rule(operation)
     if kind is _L.Activation:
         return activation_rule(operation.activation)
     if kind is _L.Multiply or (kind is _L.Dot and not operation.normalize):
         return "product"
     return None
+
+
+def _relu_rule(relu: Any) -> Rule:
+    """The rule of a ReLU with options, as a layer or as an operation."""
+    # Below a threshold the slope is taken of z − threshold.
+    moved = relu.threshold and relu.negative_slope
+    return "elementwise" if relu.max_value is not None or moved else "homogeneous"
 
 
 def activation_rule(activation: Any) -> Rule | None:
