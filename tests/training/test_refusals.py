@@ -91,7 +91,7 @@ def test_labels_of_the_wrong_kind_where_penalties_are_evaluated():
     x, y = examples()
     model = PenalizedModel(sequential(), [GradientNorm(0.1)], evaluate_penalties=True)
     model.compile("sgd", LOSS)
-    with pytest.raises(ArgumentError, match=r"y: got shape \(12, 3\) \(one-hot rows\?\)"):
+    with pytest.raises(ArgumentError, match=r"y: got shape \((12|None), 3\) \(one-hot rows\?\)"):
         model.evaluate(x, np.eye(CLASSES, dtype="float32")[y], verbose=0)
 
 

@@ -130,5 +130,5 @@ def test_data_that_change_late_are_nobody_s_failure():
     options = dict.fromkeys(asked, FEW)
     compare(linear(), Late(), "random", asked, options=options)
     limit, passes = len(passes), []
-    with pytest.raises(ArgumentError, match="data: its images change"):
+    with pytest.raises(ArgumentError, match="data: got images that change"):
         compare(linear(), Late(), "input_gradient", asked, options=options)
