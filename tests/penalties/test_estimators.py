@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.penalties.test_penalties import LABELS, SIGMA, images, network
+from tfgrad import PenalizedModel, layers
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.penalties import ESTIMATORS, ScoreMatching
@@ -90,3 +91,22 @@ def test_draws_follow_seed_and_step(float64):
     assert len({float(v[0]) for v in value.values()}) == 4
     again = ScoreMatching(sigma=SIGMA, seed=1).per_example(net, x, LABELS, seed=1)
     np.testing.assert_array_equal(again, value[1, 1])
+
+
+def test_running_statistics_are_those_of_before_the_step():
+    """In `fit` the clean and the noisy logits come from one state of the batch norm."""
+
+    def trace_in_training(estimator, samples=1):
+        keras.utils.set_random_seed(0)
+        body = [L.Conv2D(3, 2), layers.BatchNormalization(momentum=0.9), L.Activation("softplus")]
+        net = keras.Sequential([keras.Input((3, 3, 1)), *body, L.Flatten(), L.Dense(3)])
+        penalty = ScoreMatching(
+            1e-6, samples=samples, stability=0.0, estimator=estimator, statistics="running"
+        )
+        model = PenalizedModel(net, [penalty])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e-3), loss)
+        x = np.random.default_rng(0).uniform(size=(8, 3, 3, 1)).astype("float32")
+        return model.train_on_batch(x, np.arange(8) % 3, return_dict=True)["score_matching"]
+
+    assert trace_in_training("antithetic", 4) == pytest.approx(trace_in_training("exact"), abs=0.5)
