@@ -29,6 +29,7 @@ from tfgrad.gradients.model_checks import check_no_probabilities
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import at_least_float32
+from tfgrad.internal.unchanged_state import unchanged_state
 
 NEEDS = Needs(intercepts=True)
 
@@ -127,7 +128,7 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
     x = _converted(x)
     _check_shapes(network, x)
     # Losses that layers add in this call must not reach the user's model.
-    with keras.StatelessScope(collect_losses=True):
+    with unchanged_state():
         probe = Probe(network, x, needs=NEEDS)
     full = of_probe(probe, target)
     if tf.executing_eagerly() and not bool(full.adds_up()):

@@ -20,6 +20,7 @@ from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
 from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import nest_at_least_float32
+from tfgrad.internal.unchanged_state import unchanged_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +308,7 @@ class ForwardPass:
     @contextlib.contextmanager
     def _rewound(self) -> Iterator[None]:
         """A scope that starts from the state of before this pass and changes none."""
-        with self._precision(), keras.StatelessScope(self._before, collect_losses=True):
+        with self._precision(), unchanged_state(self._before):
             yield
 
     def _check_repeatable(self) -> None:

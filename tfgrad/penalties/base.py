@@ -13,6 +13,7 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.penalties.checks import check_network, check_teacher
 from tfgrad.penalties.teacher import Teacher, needs_of
 
@@ -147,7 +148,7 @@ class Penalty:
         if needs is not None:
             check_teacher(teacher, network, [self], x)
             taught = Teacher(teacher, x, y, needs)
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             probe = Probe(
                 network,
                 x,

@@ -12,6 +12,7 @@ from tfgrad.gradients import layer_biases
 from tfgrad.gradients.intercepts import call_structure, closed_forms
 from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer, one_of
+from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.penalties.feature_maps import channels_first
 
 KINDS = ("attention", "bias")
@@ -116,7 +117,7 @@ def _last_of_each_size(
         if kind == "bias" and closed_forms.rule(layer) == "affine"
     ]
     with (
-        keras.StatelessScope(collect_losses=True),
+        unchanged_state(),
         call_hooks.handled(_Maps()) as maps,
         layer_biases.recorded_biases(convolutions) as biased,
     ):

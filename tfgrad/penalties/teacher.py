@@ -21,6 +21,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal.unchanged_state import unchanged_state
 
 
 class Lesson(NamedTuple):
@@ -52,7 +53,7 @@ class Teacher:
         self._head: Any = None
         # None where the answers were recorded.
         self._probe: Probe | None
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             self._probe = Probe(network, x, y, training=False, needs=needs or Needs())
 
     @classmethod
@@ -91,7 +92,7 @@ class Teacher:
                     f"x: got lessons that contain {sorted(self._answers)}; expected {key!r} among "
                     "them. Record them again with these penalties: model.lessons(x, y)."
                 )
-            with keras.StatelessScope(collect_losses=True):
+            with unchanged_state():
                 answer = compute(self._probe)
             self._answers[key] = tf.nest.map_structure(tf.stop_gradient, answer)
         return self._answers[key]

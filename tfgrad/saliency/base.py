@@ -24,6 +24,7 @@ from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
+from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.saliency import inputs
 from tfgrad.saliency.tracing import traced
 
@@ -177,7 +178,7 @@ class Method:
     def probe(self, x: tf.Tensor) -> Probe:
         """A probe of the network at x in inference mode, which changes no state of the model."""
         # Losses that layers add to a call would stay behind in the model as tensors of a graph.
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             return Probe(self.network, tf.cast(x, self.dtype), training=False, needs=self.needs())
 
     def image(self, probe: Probe) -> tf.Tensor:

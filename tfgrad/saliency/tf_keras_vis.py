@@ -20,6 +20,7 @@ from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer
+from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.saliency.base import Method
 
 
@@ -72,7 +73,7 @@ class _KerasVis(Method):
         return {"layer": self.layer}
 
     def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             if tf.reduce_any(classes < 0):
                 (logits,) = keras.tree.flatten(self.network(x, training=False))
                 classes = tf.where(classes < 0, tf.argmax(logits, -1, tf.int32), classes)

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.internal import call_hooks
+from tfgrad.internal.unchanged_state import unchanged_state
 
 
 def traced(
@@ -25,7 +26,7 @@ def traced(
 
     def run(x: tf.Tensor) -> Any:
         observer = call_hooks.handled(handler or call_hooks.Handler())
-        with observer, keras.StatelessScope(collect_losses=True):
+        with observer, unchanged_state():
             return network(x, training=False)
 
     def trace() -> Any:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,6 +14,7 @@ from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.sampling.bounds import check_inside, clipped, limits
 from tfgrad.sampling.starting_images import float_images
 
@@ -116,7 +116,7 @@ class Chain:
 
     def _probe(self, x: tf.Tensor) -> Probe:
         """A probe of the network at x in inference mode, in float32 or wider."""
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             return Probe(self.network, tf.cast(x, self.dtype), training=False).in_float32()
 
     def _all_logits(self, images: np.ndarray, parts: list[slice]) -> np.ndarray:

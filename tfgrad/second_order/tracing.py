@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ModelError
 from tfgrad.internal.call_hooks import handled
-from tfgrad.second_order.function_copies import copied_functions
+from tfgrad.internal.function_copies import copied_functions
 from tfgrad.second_order.owners import Owners
 
 _NO_GRADIENT = re.compile(r"has no entry for: (\w+)|op type: (\w+)")
@@ -105,7 +105,7 @@ def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
         return outputs, [g for g in gradients if g is not None]
 
     flat_specs = keras.tree.flatten(specs)
-    with _Watching() as scope, handled(owners), copied_functions():
+    with _Watching() as scope, handled(owners), copied_functions(of_keras=True):
         traced = tf.function(run, autograph=False).get_concrete_function(*flat_specs)
     graph_def = traced.graph.as_graph_def()
     own = {id(v) for v in network.variables}

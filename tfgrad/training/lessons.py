@@ -9,6 +9,7 @@ import keras
 
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of, record
 
@@ -39,7 +40,7 @@ def recorded_lessons(
 
     def answer(x: Any, y: Any = None) -> dict[str, Any]:
         taught = Teacher(teacher, x, y, needs_of(matching))
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             probe = Probe(network, x, y, needs=needs, teacher=taught)
             for penalty in matching:
                 penalty.compute(probe.on(penalty.head))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,6 +16,7 @@ from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
+from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.saliency import Method
 
 
@@ -73,7 +73,7 @@ class ExplainedModel:
     def probe(self, x: tf.Tensor, needs: Needs | None = None) -> Probe:
         """The probe of the network at x; the network's state does not change."""
         # Losses that layers add during a call would otherwise stay in the model.
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             return Probe(self.network, x, needs=needs)
 
     def gradient(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ModelError
 from tfgrad.internal.keras_private import flatten_layers, own_weights
+from tfgrad.internal.unchanged_state import unchanged_state
 
 # Names of additive weights in Keras's layers; the intercept of a batch norm, β − γμ/√(v + ε), is
 # linear in β and μ together.
@@ -155,7 +156,7 @@ def _last_reads(network: Any, x: tf.Tensor) -> dict[int, int]:
     """
 
     def forward(x: tf.Tensor) -> Any:
-        with keras.StatelessScope(collect_losses=True):
+        with unchanged_state():
             return network(x, training=False)
 
     traced = tf.function(forward, autograph=False).get_concrete_function(tf.convert_to_tensor(x))

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
+from tfgrad.internal.unchanged_state import unchanged_state
 
 _BATCH = 1009  # a prime; nothing is computed, so size costs nothing
 # Bare operations of a functional graph that keep the first axis, by class name.
@@ -106,7 +107,7 @@ def _traced(network: keras.layers.Layer, specs: Any) -> frozenset[int]:
 
     def run(*flat: tf.Tensor) -> Any:
         inputs = tf.nest.pack_sequence_as(specs, flat)
-        with call_hooks.handled(shapes), keras.StatelessScope(collect_losses=True):
+        with call_hooks.handled(shapes), unchanged_state():
             return network(inputs, training=False)
 
     try:

@@ -16,8 +16,29 @@ from typing import Any
 import tensorflow as tf
 
 _Function: Any = type(tf.function(lambda: None))
-# The copies in use in this thread, by the identity of their originals, which are kept alive.
-_copies: contextvars.ContextVar[dict[int, tuple[Any, Any]] | None] = contextvars.ContextVar(
+_KERAS = "keras."
+
+
+class _Copies:
+    """The copies in use in a scope, by the identity of their originals, which are kept alive."""
+
+    def __init__(self, of_keras: bool) -> None:
+        self._of_keras = of_keras
+        self._made: dict[int, tuple[Any, Any]] = {}
+
+    def of(self, function: Any) -> Any:
+        """The function to be called in place of this one."""
+        # Functions out of a SavedModel are of a subclass: they have nothing to be traced from.
+        if type(function) is not _Function:
+            return function
+        if not self._of_keras and function.python_function.__module__.startswith(_KERAS):
+            return function
+        if id(function) not in self._made:
+            self._made[id(function)] = function, function._clone(None)
+        return self._made[id(function)][1]
+
+
+_copies: contextvars.ContextVar[_Copies | None] = contextvars.ContextVar(
     "tfgrad_function_copies", default=None
 )
 _lock = threading.Lock()
@@ -26,13 +47,17 @@ _original: Any = None
 
 
 @contextlib.contextmanager
-def copied_functions() -> Iterator[None]:
+def copied_functions(of_keras: bool = False) -> Iterator[None]:
     """A scope in which calls of a `tf.function` in this thread call a copy, traced in the scope.
 
     The hook is in TensorFlow's class only while a scope is open, and has no effect in other
     threads.
+
+    Args:
+        of_keras: Whether Keras's own functions (grouped convolutions on a CPU) are copied, too.
+            They hold no state, and to compile them anew takes time.
     """
-    token = _copies.set({})
+    token = _copies.set(_Copies(of_keras))
     _install()
     try:
         yield
@@ -62,11 +87,7 @@ def _hook(original: Any) -> Any:
     @functools.wraps(original)
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
         copies = _copies.get()
-        # Functions out of a SavedModel are of a subclass: they have nothing to be traced from.
-        if copies is not None and type(function) is _Function:
-            if id(function) not in copies:
-                copies[id(function)] = function, function._clone(None)
-            function = copies[id(function)][1]
+        function = function if copies is None else copies.of(function)
         return original(function, *args, **kwargs)
 
     return call
