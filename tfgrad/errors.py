@@ -34,3 +34,7 @@ class ResumeError(TfgradError, ValueError):
 
 class SecondOrderWarning(UserWarning):
     """A layer whose second derivative is slightly wrong, and which the papers use all the same."""
+
+
+class OutputMeaningWarning(UserWarning):
+    """A network's one output is taken for a logit of two classes, which nothing says."""
