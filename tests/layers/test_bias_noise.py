@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers as L
 
 import tfgrad
-from tests.test_layers import penalty_error
+from tests.layers.test_replacements import penalty_error
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import call_hooks
 from tfgrad.layers import BiasNoise
