@@ -43,11 +43,11 @@ class TestGradCAM:
         np.testing.assert_allclose(method.terms(tf.constant(x), tf.constant([0])), x[..., 0])
 
     def test_the_default_is_the_last_feature_map(self):
-        """Not the [B, 1, 1, C] gate after it, nor what attention has inside."""
+        """Tokens that are its positions, too; not the [B, 1, 1, C] gate, nor inside attention."""
         inputs = keras.Input((4, 4, 2))
-        x = keras.layers.Conv2D(3, 3, name="wanted")(inputs)
+        x = keras.layers.Conv2D(3, 3)(inputs)
         tokens = keras.layers.Reshape((4, 3))(x)
-        tokens = keras.layers.MultiHeadAttention(2, 2)(tokens, tokens)
+        tokens = keras.layers.MultiHeadAttention(2, 2, name="wanted")(tokens, tokens)
         gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name="gate")(x)
         joined = keras.layers.Concatenate()(
             [keras.layers.Flatten()(tokens), keras.layers.Flatten()(gate)]

@@ -33,6 +33,48 @@ def has_layers(layer: keras.layers.Layer) -> bool:
     return bool(keras.tree.flatten(getattr(layer, "_layers", [])))
 
 
+def sharing_copy(operation: keras.Operation, **replaced: Any) -> Any:
+    """A copy of a layer or operation with the same variables and no calls in any graph.
+
+    Later changes of the variables are changes of both, and the original does not change. A config
+    that Keras made of the constructor's arguments says "linear" or None for what is replaced.
+
+    Args:
+        operation: A layer, built, or a bare operation.
+        **replaced: Attributes of the copy; a layer replaces the layer that the attribute holds.
+    """
+    copy = type(operation).__new__(type(operation))
+    own = ("build", "quantize", "_tracker", "_inbound_nodes", "_outbound_nodes")
+    for name, value in operation.__dict__.items():
+        if name not in own:
+            # Keras and TensorFlow append to plain lists and dicts of what a layer contains.
+            copy.__dict__[name] = value.copy() if type(value) in (list, dict) else value
+    copy.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
+    if isinstance(operation, keras.layers.Layer):
+        layers = {id(vars(operation).get(name)): value for name, value in replaced.items()}
+        copy._initialize_tracker()
+        for store, (_, items) in operation._tracker.config.items():
+            for item in items:
+                item = layers.get(id(item), item)
+                if store != "layers" or isinstance(item, keras.layers.Layer):
+                    copy._tracker.add_to_store(store, item)
+        copy._tracker.locked = operation._tracker.locked
+    copy.__dict__.update(replaced)
+    written = getattr(operation, "_auto_config", None)
+    if written is not None and set(written.config) & set(replaced):
+        values = {
+            name: ("linear" if isinstance(value, str) else None) if name in replaced else value
+            for name, value in written.config.items()
+        }
+        copy.__dict__["_auto_config"] = type(written)(**values)
+    return copy
+
+
+def is_of_keras(operation: Any) -> bool:
+    """Whether a layer or operation is of a class that Keras defines."""
+    return type(operation).__module__.startswith("keras.src.")
+
+
 def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights of a layer itself, without those of the layers inside it."""
     return layer._trainable_variables + layer._non_trainable_variables
@@ -68,6 +110,33 @@ def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, Any]:
     """(operation, node) of the symbolic call that returned a Keras tensor."""
     history = tensor._keras_history
     return history.operation, history.operation._inbound_nodes[history.node_index]
+
+
+def output_index(tensor: keras.KerasTensor) -> int:
+    """The index of a Keras tensor among the outputs of the call that returned it."""
+    return tensor._keras_history.tensor_index
+
+
+def output_of_call(model: keras.Model, call: str) -> keras.KerasTensor:
+    """The output of a call in the graph of a functional or Sequential model.
+
+    Args:
+        model: The model.
+        call: Name of the call: `conv`, and `conv:1` for the second call of `conv` in this graph.
+
+    Raises:
+        KeyError: The graph has no such call.
+    """
+    network = getattr(model, "_functional", None) or model
+    seen: dict[str, int] = {}
+    for depth in sorted(network._nodes_by_depth, reverse=True):
+        for node in network._nodes_by_depth[depth]:
+            name = node.operation.name
+            repeats = seen.get(name, 0)
+            seen[name] = repeats + 1
+            if call == (f"{name}:{repeats}" if repeats else name):
+                return node.outputs[0]
+    raise KeyError(call)
 
 
 def takes_a_dict(model: keras.Model) -> bool:

@@ -17,10 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.gradients import axes
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer
+from tfgrad.internal.keras_private import output_of_call
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.saliency import cam_layers
 from tfgrad.saliency.base import Method
 
 
@@ -29,7 +32,8 @@ class _KerasVis(Method):
 
     Args:
         model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
-        layer: Name of the layer whose feature maps are weighted; None takes the last convolution.
+        layer: Name of the layer whose feature maps are weighted, or of one of its calls; None takes
+            the last convolution whose maps have more than one position.
         chunk_size: See `Method`.
 
     Raises:
@@ -48,7 +52,7 @@ class _KerasVis(Method):
         self.layer = layer
         _require_plain(self.network, self._dtypes)
         if layer is not None:
-            call_hooks.check_names(self.network, [layer])
+            cam_layers.check_name(self.network, layer)
         self._vis = getattr(_imported(self._module), self._class)
         self._score = _imported("utils.scores").CategoricalScore
 
@@ -82,8 +86,8 @@ class _KerasVis(Method):
             except (AttributeError, ValueError) as error:
                 raise ModelError(
                     f"model {self.network.name!r}: got an error of tf-keras-vis ({error}); "
-                    "expected a model that it can explain; try layer= with the name of a "
-                    "convolution that is called once."
+                    "expected a model that it can explain; try layer= with the name of another "
+                    "convolution."
                 ) from error
         if not np.isfinite(maps).all():
             raise ModelError(
@@ -97,10 +101,59 @@ class _KerasVis(Method):
         return self._vis(model)(
             self._score(classes),
             x,
-            penultimate_layer=self.layer,
-            seek_penultimate_conv_layer=self.layer is None,
+            penultimate_layer=_Called(self._call(x)),
+            seek_penultimate_conv_layer=False,
             normalize_cam=False,
         )
+
+    def _call(self, x: tf.Tensor) -> keras.KerasTensor:
+        """The output, in the graph of the network, of the call whose maps are weighted."""
+        spec = self._spec(tuple(x.shape))
+        if axes.channel_axis(self.network, spec) != 3:
+            raise ModelError(
+                f"model {self.network.name!r}: got images [batch, channels, height, width]; "
+                "expected [batch, height, width, channels] for tf-keras-vis; try 'gradcam', which "
+                "takes both."
+            )
+        if self.layer is None:
+            call = self._last_convolution(spec)
+        else:
+            call = cam_layers.named(self.network, spec, self.layer, _is_plain_map)
+        return output_of_call(self.network, call.name)
+
+    def _last_convolution(self, spec: tf.TensorSpec) -> axes.Call:
+        kinds = keras.layers.Conv1D | keras.layers.Conv2D | keras.layers.Conv3D
+        names = [layer.name for layer in self.network.layers if isinstance(layer, kinds)]
+        for call in reversed(axes.analysed(self.network, spec).calls.values()):
+            known = call_hooks.layer_of(call.name) in names or call.name in names
+            if known and _is_plain_map(call) and not call.has_one_position:
+                return call
+        raise ModelError(
+            f"model {self.network.name!r}: got no convolution with maps [batch, height, width, "
+            "channels] of more than one position; expected one whose maps can be weighted; try "
+            "layer= with the name of another layer, or 'gradcam'."
+        )
+
+
+class _Called(keras.layers.Layer):
+    """What tf-keras-vis takes for a layer: it reads the output of one call.
+
+    A layer that is called more than once has no `output`. Sequential models that `add` builds call
+    their layers again at every `add`.
+    """
+
+    def __init__(self, output: keras.KerasTensor) -> None:
+        super().__init__()
+        self._called = output
+
+    @property
+    def output(self) -> keras.KerasTensor:
+        """The output of the call."""
+        return self._called
+
+
+def _is_plain_map(call: axes.Call) -> bool:
+    return call.features is not None and call.features.channels == 3
 
 
 class GradCAMPlusPlus(_KerasVis):
@@ -111,8 +164,8 @@ class GradCAMPlusPlus(_KerasVis):
 
     Args:
         model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
-        layer: Name of the layer whose feature maps A are weighted; None takes the last
-            convolution.
+        layer: Name of the layer whose feature maps A are weighted, or of one of its calls; None
+            takes the last convolution whose maps have more than one position.
         chunk_size: See `Method`.
 
     Source: Chattopadhay et al., "Grad-CAM++" (2018), section 3.2.

@@ -1,0 +1,120 @@
+"""The layer call whose feature maps a class activation map weights."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.gradients import axes
+from tfgrad.internal import call_hooks
+from tfgrad.internal.unchanged_state import unchanged_state
+
+_EXPECTED = (
+    "expected feature maps [batch, height, width, channels], or tokens [batch, h·w, channels] that "
+    "are the positions of such maps, with one entry for each image; try a convolution, or the "
+    "activation after it."
+)
+
+
+def last(network: keras.Model, spec: tf.TensorSpec) -> axes.Call:
+    """The last call that returns feature maps, or tokens that are positions of feature maps.
+
+    Left out are outputs with one position, what attention layers compute inside, outputs whose
+    first axis is not the batch (windows), tokens that a network has mixed, and maps none of whose
+    positions the output depends on, as after the last attention of a network that reads its class
+    token alone.
+
+    Args:
+        network: The network.
+        spec: Shape and dtype of its one input.
+
+    Raises:
+        ModelError: There is no such call.
+    """
+    calls = [call for call in axes.analysed(network, spec).calls.values() if _is_suitable(call)]
+    calls = [call for call in calls if call_hooks.layer_of(call.name) != network.name]
+    if not calls:
+        raise ModelError(
+            f"model {network.name!r}: no layer puts out feature maps [batch, height, width, "
+            "channels], nor tokens [batch, h·w, channels] that are positions of such maps; "
+            "Grad-CAM needs one or the other, with one entry for each image; try a method of the "
+            "input, such as 'input_gradient'."
+        )
+    if calls[-1].features is None or not calls[-1].features.others:
+        return calls[-1]
+    return _last_that_counts(network, spec, calls)
+
+
+def named(
+    network: keras.Model,
+    spec: tf.TensorSpec,
+    name: str,
+    suits: Callable[[axes.Call], bool] = lambda call: True,
+) -> axes.Call:
+    """The last call of a layer that returns feature maps, or the call of that name.
+
+    Args:
+        network: The network.
+        spec: Shape and dtype of its one input.
+        name: Name of the layer, or of one of its calls.
+        suits: A further condition on the call.
+
+    Raises:
+        ArgumentError: No such call returns feature maps or positions.
+    """
+    calls = axes.analysed(network, spec).calls
+    own = [c for c in calls.values() if call_hooks.layer_of(c.name) == name or c.name == name]
+    fitting = [call for call in own if call.features is not None and suits(call)]
+    if fitting:
+        return fitting[-1]
+    shapes = " and ".join(dict.fromkeys(str(c.shape or "no single tensor") for c in own))
+    raise ArgumentError(
+        f"layer: got {name!r}, whose output is {shapes or 'never made'}; {_EXPECTED}"
+    )
+
+
+def check_name(network: keras.Model, name: str) -> None:
+    """Raise ArgumentError if a name is neither that of a layer of the network nor of a call."""
+    known = {layer.name for layer in call_hooks.flatten(network)}
+    call_hooks.check_names(network, [name if name in known else call_hooks.layer_of(name)])
+
+
+def _is_suitable(call: axes.Call) -> bool:
+    return call.features is not None and not call.has_one_position and not call.inside
+
+
+def _last_that_counts(
+    network: keras.Model, spec: tf.TensorSpec, calls: list[axes.Call]
+) -> axes.Call:
+    """The last of these calls on whose positions the network's output depends.
+
+    After the last attention of a network that reads its class token alone, the other tokens do not
+    count, although the output depends on the tensor. One image of noise shows it.
+    """
+
+    def slopes() -> list[Any]:
+        image = tf.random.stateless_normal([1, *(n or 32 for n in spec.shape[1:])], [0, 1])
+        image = tf.cast(image, spec.dtype)
+        names = {call_hooks.layer_of(call.name) for call in calls}
+        with unchanged_state(), tf.GradientTape() as tape:
+            tape.watch(image)
+            with call_hooks.recorded_outputs(names) as outputs:
+                logits = tf.nest.flatten(network(image, training=False))[0]
+            weights = tf.random.stateless_normal(tf.shape(logits), [0, 2])
+            score = tf.reduce_sum(logits * tf.cast(weights, logits.dtype))
+        return tape.gradient(score, [outputs[call.name] for call in calls])
+
+    # The caller's graphs, tapes and handlers are local to its thread.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        gradients = thread.submit(slopes).result()
+    for call, gradient in zip(reversed(calls), reversed(gradients), strict=True):
+        if gradient is None or call.features is None:
+            continue
+        if bool(tf.reduce_any(call.features.laid_out(gradient) != 0)):
+            return call
+    return calls[-1]
