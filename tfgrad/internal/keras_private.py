@@ -43,7 +43,8 @@ def sharing_copy(operation: keras.Operation, **replaced: Any) -> Any:
         operation: A layer, built, or a bare operation.
         **replaced: Attributes of the copy; a layer replaces the layer that the attribute holds.
     """
-    copy = type(operation).__new__(type(operation))
+    kind: Any = type(operation)
+    copy = kind.__new__(kind)
     own = ("build", "quantize", "_tracker", "_inbound_nodes", "_outbound_nodes")
     for name, value in operation.__dict__.items():
         if name not in own:
