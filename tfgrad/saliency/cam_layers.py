@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -97,7 +96,7 @@ def _last_that_counts(
     count, although the output depends on the tensor. One image of noise shows it.
     """
 
-    def slopes() -> list[Any]:
+    def counting() -> axes.Call:
         image = tf.random.stateless_normal([1, *(n or 32 for n in spec.shape[1:])], [0, 1])
         image = tf.cast(image, spec.dtype)
         names = {call_hooks.layer_of(call.name) for call in calls}
@@ -107,14 +106,14 @@ def _last_that_counts(
                 logits = tf.nest.flatten(network(image, training=False))[0]
             weights = tf.random.stateless_normal(tf.shape(logits), [0, 2])
             score = tf.reduce_sum(logits * tf.cast(weights, logits.dtype))
-        return tape.gradient(score, [outputs[call.name] for call in calls])
+        gradients = tape.gradient(score, [outputs[call.name] for call in calls])
+        for call, gradient in zip(reversed(calls), reversed(gradients), strict=True):
+            if gradient is None or call.features is None:
+                continue
+            if bool(tf.reduce_any(call.features.laid_out(gradient) != 0)):
+                return call
+        return calls[-1]
 
     # The caller's graphs, tapes and handlers are local to its thread.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        gradients = thread.submit(slopes).result()
-    for call, gradient in zip(reversed(calls), reversed(gradients), strict=True):
-        if gradient is None or call.features is None:
-            continue
-        if bool(tf.reduce_any(call.features.laid_out(gradient) != 0)):
-            return call
-    return calls[-1]
+        return thread.submit(counting).result()
