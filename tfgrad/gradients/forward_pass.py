@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,11 +127,14 @@ class ForwardPass:
             self.layer_outputs = stack.enter_context(outputs)
             self.intercepts = intercepts.Intercepts()
             if needs.intercepts:
-                recorder = intercepts.recorded_intercepts(
+                unbatched = intercepts.unbatched(network, self.x)
+                record = functools.partial(
+                    intercepts.recorded_intercepts, training=self.training, unbatched=unbatched
+                )
+                recorder = record(
                     self._watch,
-                    self.training,
                     aside=self._tape.stop_recording,
-                    unbatched=intercepts.unbatched(network, self.x),
+                    plan=lambda: intercepts.plan(network, self.x, self.training, record),
                 )
                 self.intercepts = stack.enter_context(recorder)
             # The outermost handler, because it recognises a tensor by its identity.

@@ -24,6 +24,14 @@ def nest_at_least_float32(nest: Any) -> Any:
     return tf.nest.map_structure(at_least_float32, nest)
 
 
+def of_one_dtype(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Floating tensors, all in the widest of their dtypes."""
+    if len({t.dtype for t in tensors.values()}) < 2:
+        return tensors
+    widest = max((t.dtype for t in tensors.values()), key=lambda dtype: dtype.size)
+    return {name: tf.cast(t, widest) for name, t in tensors.items()}
+
+
 def promoted_to_float32(x: Any) -> Any:
     """x in the dtype to which Keras promotes it together with float32.
 

@@ -11,7 +11,7 @@ from tfgrad.errors import ArgumentError, ModelError, TfgradError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
 from tfgrad.gradients.probe import Probe
-from tfgrad.internal.precision import at_least_float32
+from tfgrad.internal.precision import at_least_float32, of_one_dtype
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.base import Method
 
@@ -59,7 +59,7 @@ class Decomposed(Method):
             laid_out = None if value is None else term_layout.on_grid(term, value, image)
             if laid_out is not None:
                 terms[term.name] = laid_out
-        return terms
+        return of_one_dtype(terms)
 
     def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x f ⊙ x, shaped like the image."""

@@ -108,8 +108,8 @@ class SimpleFullGrad(FullGrad):
     name = "simple_fullgrad"
 
     def layer_term(self, term: Intercept, value: tf.Tensor, gradient: Any) -> tf.Tensor | None:
-        """∇_z f; None for activations, which have no bias."""
-        if term.kind == "activation":
+        """∇_z f; None for activations and arithmetic, which have no bias."""
+        if term.kind in ("activation", "arithmetic"):
             return None
         return tf.zeros_like(value) if gradient is None else at_least_float32(gradient)
 

@@ -1,7 +1,8 @@
 """The intercept y − J·x of every call that a model makes."""
 
+from tfgrad.gradients.intercepts.arithmetic import plan
 from tfgrad.gradients.intercepts.batch_axis import unbatched
 from tfgrad.gradients.intercepts.recorder import recorded_intercepts
 from tfgrad.gradients.intercepts.terms import Intercept, Intercepts
 
-__all__ = ["Intercept", "Intercepts", "recorded_intercepts", "unbatched"]
+__all__ = ["Intercept", "Intercepts", "plan", "recorded_intercepts", "unbatched"]

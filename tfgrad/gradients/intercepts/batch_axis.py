@@ -6,7 +6,9 @@ with the next call whose first axis is the batch. Shapes alone do not distinguis
 [time, …], so the network is traced with a batch size that no other axis has.
 """
 
-import concurrent.futures
+from __future__ import annotations
+
+import dataclasses
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +16,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfgrad.gradients.intercepts.aside import traced_aside
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
-from tfgrad.internal.unchanged_state import unchanged_state
 
 _BATCH = 1009  # a prime; nothing is computed, so size costs nothing
 # Bare operations of a functional graph that keep the first axis, by class name.
@@ -25,11 +27,24 @@ _IN_PLACE = {
     *("Relu", "Relu6", "LeakyRelu", "Silu", "Gelu", "Sigmoid", "Tanh", "Softplus", "Elu", "Exp"),
     *("HardSigmoid", "HardSilu", "Sqrt", "Square", "Power", "Clip", "Cast", "Identity"),
 }
-_known: weakref.WeakKeyDictionary[Any, dict[Any, frozenset[int]]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, dict[Any, Unbatched]] = weakref.WeakKeyDictionary()
 
 
-def unbatched(network: keras.layers.Layer, x: Any) -> frozenset[int]:
-    """Ids of the layers and operations with an output whose first axis is not the batch.
+@dataclasses.dataclass(frozen=True)
+class Unbatched:
+    """Ids of layers and operations with tensors whose first axis is not the batch.
+
+    Attributes:
+        outputs: Those with such an output.
+        inputs: Those with such an input.
+    """
+
+    outputs: frozenset[int] = frozenset()
+    inputs: frozenset[int] = frozenset()
+
+
+def unbatched(network: keras.layers.Layer, x: Any) -> Unbatched:
+    """The layers and operations with an output or input whose first axis is not the batch.
 
     The result is cached as long as the network exists. Networks made only of Keras's own layers
     have none and are not traced.
@@ -39,15 +54,13 @@ def unbatched(network: keras.layers.Layer, x: Any) -> frozenset[int]:
         x: Its inputs, of which only shapes and dtypes are read.
     """
     if not any(map(_may_move_the_batch, _operations(network))):
-        return frozenset()
+        return Unbatched()
     specs = tf.nest.map_structure(lambda t: tf.TensorSpec([_BATCH, *t.shape[1:]], t.dtype), x)
     flat = tf.nest.flatten(specs)
     key = tuple((tuple(s.shape), s.dtype.name) for s in flat)
     cache = _known.setdefault(network, {})
     if key not in cache:
-        # The caller's graphs, tapes and handlers are local to its thread.
-        with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            cache[key] = thread.submit(_traced, network, specs).result()
+        cache[key] = _traced(network, specs)
     return cache[key]
 
 
@@ -70,7 +83,8 @@ def _may_move_the_batch(operation: keras.Operation) -> bool:
 
 class _Shapes(call_hooks.Handler):
     def __init__(self) -> None:
-        self.found: set[int] = set()
+        self.outputs: set[int] = set()
+        self.inputs: set[int] = set()
 
     def layer(
         self,
@@ -79,7 +93,7 @@ class _Shapes(call_hooks.Handler):
         args: call_hooks.Args,
         kwargs: call_hooks.Kwargs,
     ) -> Any:
-        return self._seen(layer, proceed(*args, **kwargs))
+        return self._seen(layer, proceed, args, kwargs)
 
     def operation(
         self,
@@ -88,30 +102,33 @@ class _Shapes(call_hooks.Handler):
         args: call_hooks.Args,
         kwargs: call_hooks.Kwargs,
     ) -> Any:
-        outputs = proceed(*args, **kwargs)
         if isinstance(operation, keras.layers.Layer):
-            return outputs
-        return self._seen(operation, outputs)
+            return proceed(*args, **kwargs)
+        return self._seen(operation, proceed, args, kwargs)
 
-    def _seen(self, operation: keras.Operation, outputs: Any) -> Any:
-        for output in tf.nest.flatten(outputs):
-            if isinstance(output, tf.Tensor) and output.dtype.is_floating:
-                shape = output.shape
-                if shape.rank is not None and (shape.rank == 0 or shape[0] not in (_BATCH, None)):
-                    self.found.add(id(operation))
+    def _seen(
+        self,
+        operation: keras.Operation,
+        proceed: call_hooks.Proceed,
+        args: call_hooks.Args,
+        kwargs: call_hooks.Kwargs,
+    ) -> Any:
+        outputs = proceed(*args, **kwargs)
+        for structure, found in ((outputs, self.outputs), ((args, kwargs), self.inputs)):
+            if any(map(_moves_the_batch, tf.nest.flatten(structure))):
+                found.add(id(operation))
         return outputs
 
 
-def _traced(network: keras.layers.Layer, specs: Any) -> frozenset[int]:
+def _moves_the_batch(value: Any) -> bool:
+    if not isinstance(value, tf.Tensor) or not value.dtype.is_floating:
+        return False
+    shape = value.shape
+    return shape.rank is not None and (shape.rank == 0 or shape[0] not in (_BATCH, None))
+
+
+def _traced(network: keras.layers.Layer, specs: Any) -> Unbatched:
     shapes = _Shapes()
-
-    def run(*flat: tf.Tensor) -> Any:
-        inputs = tf.nest.pack_sequence_as(specs, flat)
-        with call_hooks.handled(shapes), unchanged_state():
-            return network(inputs, training=False)
-
-    try:
-        tf.function(run, autograph=False).get_concrete_function(*tf.nest.flatten(specs))
-    except Exception:  # a network of a fixed batch size; any other error shows when it runs
-        return frozenset()
-    return frozenset(shapes.found)
+    if not traced_aside(network, specs, lambda: call_hooks.handled(shapes)):
+        return Unbatched()
+    return Unbatched(frozenset(shapes.outputs), frozenset(shapes.inputs))

@@ -40,6 +40,8 @@ Rule = Literal[
 ]
 # Where the inputs are known, calls by these rules have no term.
 WITHOUT_INTERCEPT = ("homogeneous", "linear")
+# By these, a call has an intercept of its own kind, apart from that of arithmetic before it.
+OWN_INTERCEPT = ("affine", "batch_norm", "elementwise", "shift")
 
 _L, _A = keras.layers, keras.activations
 

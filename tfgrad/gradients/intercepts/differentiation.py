@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfgrad.errors import ModelError, TfgradError
 from tfgrad.gradients.intercepts.call_structure import Call, has_layers_inside
 from tfgrad.gradients.intercepts.recording import Recording
-from tfgrad.gradients.intercepts.tangents import Code, is_floating, transposed
+from tfgrad.gradients.intercepts.tangents import Code, finite, is_floating, transposed
 from tfgrad.internal import call_hooks, keras_private
 
 # What TensorFlow raises for a call that forward mode, or a tape, cannot differentiate.
@@ -34,7 +34,7 @@ def differentiated(recording: Recording, call: Call) -> Any:
     with recording.frame.paused():
         if whole:
             restore = call_hooks.checkpoint()
-            code = Code(call.operation, inputs, recording.aside)
+            code = Code(call.operation, inputs, recording.aside, call.name)
             try:
                 with code.tangents, recording.inside(code):
                     outputs = call.run()
@@ -48,6 +48,22 @@ def differentiated(recording: Recording, call: Call) -> Any:
             recording.terms.differentiated.update(layer.name for layer in inside)
         outputs, product = _transposed(recording, call, inputs)
         return residues(recording, call, outputs, product, whole=whole)
+
+
+def arithmetic_term(recording: Recording, call: Call, tensor: tf.Tensor) -> tf.Tensor:
+    """A known copy of an input of a call, after a term for the arithmetic that made the input.
+
+    The term belongs to the layer in whose `call` the arithmetic is, by whose call it is named.
+    """
+    code = recording.frame
+    assert isinstance(code, Code)
+    with code.paused():
+        own = recording.own(tensor)
+        value = finite(own)
+        name = recording.names.next(f"{code.name}/arithmetic")
+        recording.add(call.operation, name, "arithmetic", own, value - code.tangent(tensor))
+        code.mark_known(own, value)
+    return own
 
 
 def followed(recording: Recording, call: Call) -> Any:
@@ -95,10 +111,11 @@ def residues(
             frame.mark_constant(y)
             return y
         own = recording.own(y)
+        value = finite(own)
         name = f"{call.name}/{number}" if number else call.name
         number += 1
-        recording.add(call.operation, name, "residue", own, own - tangent, whole=whole)
-        frame.mark_known(own)
+        recording.add(call.operation, name, "residue", own, value - tangent, whole=whole)
+        frame.mark_known(own, value)
         return own
 
     return tf.nest.map_structure(one, outputs)

@@ -5,7 +5,9 @@ intercept of a call y = L(x) is y − J·x, J the Jacobian at the point itself. 
 have closed forms (`closed_forms.py`). The others run under one forward-mode pass each: tangents
 start as the values, so at the call's output y the tangent is J·x, the residue y − tangent is
 recorded, and the tangent set to y for what follows. By induction the terms sum to f, whatever
-arithmetic lies between two outputs: it is counted with the next call.
+arithmetic lies between two outputs. Its intercept is a term of its own (`"arithmetic"`) before a
+call whose own intercept is known, such as that of a dense layer, its bias; it is counted with the
+next call otherwise.
 
     with recorded_intercepts(watch=tape.watch) as terms:
         f = network(x)
@@ -15,7 +17,7 @@ arithmetic lies between two outputs: it is counted with the next call.
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,8 +25,19 @@ import keras
 import tensorflow as tf
 
 from tfgrad.gradients.intercepts import closed_forms
-from tfgrad.gradients.intercepts.call_structure import Call, constants, is_array
-from tfgrad.gradients.intercepts.differentiation import differentiated, followed
+from tfgrad.gradients.intercepts.arithmetic import Plan
+from tfgrad.gradients.intercepts.batch_axis import Unbatched
+from tfgrad.gradients.intercepts.call_structure import (
+    Call,
+    constants,
+    has_layers_inside,
+    is_array,
+)
+from tfgrad.gradients.intercepts.differentiation import (
+    arithmetic_term,
+    differentiated,
+    followed,
+)
 from tfgrad.gradients.intercepts.recording import Recording
 from tfgrad.gradients.intercepts.tangents import Aside, Code, Graph, floating
 from tfgrad.gradients.intercepts.terms import Intercepts
@@ -39,7 +52,9 @@ def recorded_intercepts(
     training: bool = False,
     *,
     aside: Aside = contextlib.nullcontext,
-    unbatched: frozenset[int] = frozenset(),
+    unbatched: Unbatched | None = None,
+    plan: Callable[[], Plan] = frozenset,
+    homogeneous: set[tuple[str, int]] | None = None,
 ) -> Iterator[Intercepts]:
     """Record the intercepts of the calls made in this thread.
 
@@ -49,6 +64,8 @@ def recorded_intercepts(
         training: The mode of the calls.
         aside: A context in which the tape that will differentiate does not record.
         unbatched: The result of `unbatched(network, x)` for the network that will be called.
+        plan: A function that returns the result of `plan(network, …)`, called if it is needed.
+        homogeneous: A set to which calls in a graph add what `plan` returns.
 
     Yields:
         `Intercepts`, filled in call order. Calls whose intercept is zero by their kind have none,
@@ -57,18 +74,27 @@ def recorded_intercepts(
     Raises:
         ModelError: A call cannot be differentiated; the message names the layer.
     """
-    recorder = _Recorder(Recording(watch, aside), training, unbatched)
+    recorder = _Recorder(
+        Recording(watch, aside), training, unbatched or Unbatched(), plan, homogeneous
+    )
     with call_hooks.handled(recorder):
         yield recorder.recording.terms
 
 
 class _Recorder(call_hooks.Handler):
-    def __init__(self, recording: Recording, training: bool, unbatched: frozenset[int]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        training: bool,
+        unbatched: Unbatched,
+        plan: Callable[[], Plan],
+        homogeneous: set[tuple[str, int]] | None,
+    ) -> None:
         self.recording, self.unbatched = recording, unbatched
+        self._plan, self._homogeneous = plan, homogeneous
         self._training = training
-        # Affine layers between their `__call__` and their `call`: the name of the call, and
-        # whether its input is known.
-        self._affine: dict[int, tuple[str, bool]] = {}
+        # The names of the calls of affine layers between their `__call__` and their `call`.
+        self._affine: dict[int, str] = {}
         self._graph = call_hooks.current_graph()
 
     # Every call passes one of the two hooks first
@@ -84,9 +110,8 @@ class _Recorder(call_hooks.Handler):
         if self._is_foreign(args, kwargs):
             return proceed(*args, **kwargs)
         if isinstance(operation, keras.layers.Layer):
-            if (started := self._affine.pop(id(operation), None)) is not None:
-                name, known = started
-                return self._affine_body(Call(name, operation, proceed, args, kwargs), known)
+            if (name := self._affine.pop(id(operation), None)) is not None:
+                return self._affine_body(Call(name, operation, proceed, args, kwargs))
             return proceed(*args, **kwargs)
         if isinstance(self.recording.frame, Graph):
             return self._called(operation, proceed, args, kwargs)
@@ -106,33 +131,66 @@ class _Recorder(call_hooks.Handler):
         given, outer = kwargs.get("training"), self._training
         self._training = outer if given is None else given
         try:
-            return self._method(call)(call)
+            return self._made(call)
         finally:
             self._training = outer
 
-    def _method(self, call: Call) -> Callable[[Call], Any]:
-        """The method that makes a call, from its kind and from what is known of its inputs.
+    def _made(self, call: Call) -> Any:
+        """The outputs of a call, made by its kind and by what is known of its inputs.
 
         An input is known if its tangent is its value, as at the output of a recorded call.
         """
         frame, operation = self.recording.frame, call.operation
         in_code = isinstance(frame, Code)
-        if in_code and id(operation) in self.unbatched:
-            return Call.run  # like arithmetic: counted with the next call
+        if in_code and id(operation) in self.unbatched.outputs:
+            return call.run()  # like arithmetic: counted with the next call
         if not any(map(frame.varies, call.inputs)):
-            return self._constant
+            return self._constant(call)
         plain = not any(map(is_array, tf.nest.flatten((call.args, call.kwargs))))
-        known = plain and all(map(frame.is_known, call.inputs))
-        if is_graph_of_layers(operation) and not self.unbatched and (known or in_code):
-            return self._graph_of_layers if known else Call.run
         rule = closed_forms.rule(operation, call.args, self._training) if plain else None
-        if rule == "affine" and (known or in_code):
-            return functools.partial(self._affine_call, known=known)
+        if in_code and (rule in closed_forms.OWN_INTERCEPT or has_layers_inside(operation)):
+            call = self._settled(call)
+        known = plain and all(map(frame.is_known, call.inputs))
+        if is_graph_of_layers(operation) and not self.unbatched.outputs and (known or in_code):
+            return self._graph_of_layers(call) if known else call.run()
+        if known and rule == "affine":
+            return self._affine_call(call)
         if known and rule is not None:
-            return functools.partial(self._closed, rule=rule)
+            return self._closed(call, rule)
         if known or not in_code:  # without a rule, or with a constant among its inputs
-            return functools.partial(differentiated, self.recording)
-        return self._linear if rule == "linear" else functools.partial(followed, self.recording)
+            return differentiated(self.recording, call)
+        return self._linear(call) if rule == "linear" else followed(self.recording, call)
+
+    def _settled(self, call: Call) -> Call:
+        """The call with inputs that are known, after a term for the arithmetic before each."""
+        code = self.recording.frame
+        assert isinstance(code, Code)
+        unknown = [t for t in call.inputs if not code.is_known(t) and code.varies(t)]
+        if not unknown or id(call.operation) in self.unbatched.inputs:
+            return call
+        twins = {id(t): self._known_twin(code, call, i, t) for i, t in enumerate(unknown)}
+        args, kwargs = tf.nest.map_structure(
+            lambda a: twins.get(id(a), a), (call.args, call.kwargs)
+        )
+        return dataclasses.replace(call, args=args, kwargs=kwargs)
+
+    def _known_twin(self, code: Code, call: Call, number: int, tensor: tf.Tensor) -> tf.Tensor:
+        """The result of arithmetic if it has no intercept, else a copy whose term is recorded."""
+        if id(tensor) not in code.twins:
+            if self._is_homogeneous(code, call, number, tensor):
+                code.note_known(tensor)
+                return tensor
+            code.twins[id(tensor)] = tensor, arithmetic_term(self.recording, call, tensor)
+        return code.twins[id(tensor)][1]
+
+    def _is_homogeneous(self, code: Code, call: Call, number: int, tensor: tf.Tensor) -> bool:
+        key = (call.name, number)
+        if tf.executing_eagerly():
+            return key in self._plan()
+        found = code.arithmetic.is_homogeneous(tensor)
+        if found and self._homogeneous is not None:
+            self._homogeneous.add(key)
+        return found
 
     # How each kind of call is made
 
@@ -175,25 +233,21 @@ class _Recorder(call_hooks.Handler):
                 recording.add(call.operation, call.name, kind, outputs, residue, **more)
         return recording.known(outputs)
 
-    def _affine_call(self, call: Call, known: bool) -> Any:
+    def _affine_call(self, call: Call) -> Any:
         """A dense layer or convolution, whose own `call` goes on in `_affine_body`."""
         key = id(call.operation)
-        self._affine[key] = call.name, known
+        self._affine[key] = call.name
         try:
             return self.recording.known(call.run())
         finally:
             self._affine.pop(key, None)
 
-    def _affine_body(self, call: Call, known: bool) -> Any:
+    def _affine_body(self, call: Call) -> Any:
         """Inside the call of an affine layer: the pre-activation, then its activation."""
         layer, recording = call.operation, self.recording
         with recording.frame.paused():
             z = recording.own(recording.run_bare(call_hooks.without_activation(layer), call))
-            if known:
-                residue = closed_forms.bias(layer, z.shape.rank)
-            else:
-                linear = call_hooks.bare(layer, activation=None, bias=None, use_bias=False)
-                residue = z - recording.run_bare(linear, recording.at_tangent(call))
+            residue = closed_forms.bias(layer, z.shape.rank)
             if residue is not None:
                 recording.add(layer, call.name, "affine", z, residue, source=call.inputs[0])
             recording.frame.mark_known(z)

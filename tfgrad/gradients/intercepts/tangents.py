@@ -15,6 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfgrad.gradients.intercepts.arithmetic import Arithmetic
+
 Aside = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -40,7 +42,7 @@ class Graph:
         """Whether the tensor's tangent is its value: all intercepts before it are recorded."""
         return self.varies(tensor)
 
-    def mark_known(self, tensor: tf.Tensor) -> None:
+    def mark_known(self, tensor: tf.Tensor, value: tf.Tensor | None = None) -> None:
         """Note that the tensor's intercept has been recorded."""
 
     def mark_constant(self, tensor: tf.Tensor) -> None:
@@ -61,15 +63,27 @@ class Code:
         aside: A context in which the tape that will differentiate the network does not record.
             Tangents are made there: a tensor that is both watched by a tape and another's tangent
             confuses TensorFlow where a `tf.function` is called.
+        name: The name of the layer's call.
+
+    Attributes:
+        twins: Copies of results of arithmetic whose intercept has been recorded, by the id of the
+            result, beside the result, which is kept alive so that its id stays its own.
+        arithmetic: The operations since the tensors that are known, in a graph.
     """
 
     def __init__(
-        self, inside: keras.layers.Layer | None, inputs: list[tf.Tensor], aside: Aside
+        self,
+        inside: keras.layers.Layer | None,
+        inputs: list[tf.Tensor],
+        aside: Aside,
+        name: str = "",
     ) -> None:
-        self.inside, self._aside = inside, aside
+        self.inside, self.name, self._aside = inside, name, aside
+        self.twins: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
+        self.arithmetic = Arithmetic(self.is_known)
         self._kept = {id(t): t for t in inputs}
         with aside():
-            values = [tf.identity(t) for t in inputs]
+            values = [finite(t) for t in inputs]
         self.tangents = tf.autodiff.ForwardAccumulator(inputs, values)
 
     def varies(self, tensor: tf.Tensor) -> bool:
@@ -80,13 +94,17 @@ class Code:
         """Whether the tensor is an output (or input) whose tangent is its value."""
         return id(tensor) in self._kept
 
-    def mark_known(self, tensor: tf.Tensor) -> None:
-        """Set the tangent of a tensor made while paused to its value."""
+    def mark_known(self, tensor: tf.Tensor, value: tf.Tensor | None = None) -> None:
+        """Set the tangent of a tensor made while paused to its value, or to the `finite` one."""
         if id(tensor) not in self._kept:
             self._kept[id(tensor)] = tensor
             with self._aside():
-                value = tf.identity(tensor)
+                value = tf.identity(tensor if value is None else value)
             self.tangents._watch(tensor, value)
+
+    def note_known(self, tensor: tf.Tensor) -> None:
+        """Note that the tangent, which the forward-mode pass has computed, is the value."""
+        self._kept[id(tensor)] = tensor
 
     def mark_constant(self, tensor: tf.Tensor) -> None:
         """Nothing to note: a tensor that does not depend on the input has no tangent."""
@@ -127,10 +145,21 @@ def transposed(
     table = {}
     if pairs:
         gradients, xs = zip(*pairs, strict=True)
-        products = outer.gradient(list(gradients), us, output_gradients=list(xs))
+        products = outer.gradient(list(gradients), us, output_gradients=[finite(x) for x in xs])
         # The caller keeps the outputs alive, so their ids stay their own.
         table = {id(y): p for y, p in zip(ys, products, strict=True)}
     return outputs, lambda y: table.get(id(y))
+
+
+def finite(tensor: tf.Tensor) -> tf.Tensor:
+    """The tensor with 0 in place of infinite values and NaN.
+
+    Networks set what they ignore to −∞: padding before a maximum, masked scores. A finite output
+    has the derivative 0 with respect to such an entry, so that any value in its place gives the
+    same sum, and only a finite one does so without 0 · ∞. Where the derivative is not 0, the sum
+    misses the output and the decomposition is rejected.
+    """
+    return tf.where(tf.math.is_finite(tensor), tensor, tf.zeros([], tensor.dtype))
 
 
 def is_floating(value: Any) -> bool:

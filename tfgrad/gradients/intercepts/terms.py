@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfgrad.internal.precision import at_least_float32
 
-Kind = Literal["affine", "batch_norm", "activation", "residue"]
+Kind = Literal["affine", "batch_norm", "activation", "arithmetic", "residue"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +18,14 @@ class Intercept:
 
     Attributes:
         name: The call's name: the layer's, name:1, name:2 for further calls of it; /activation for
-            the activation fused into a layer, /1, /2 for further outputs of a call.
-        kind: `"affine"` and `"batch_norm"` for a bias in the papers' sense; `"activation"` for the
-            intercept φ(z) − φ′(z) z of an elementwise function; `"residue"` for any other.
-        operation: The Keras layer or operation called.
+            the activation fused into a layer, /1, /2 for further outputs of a call; /arithmetic,
+            /arithmetic:1, … for what the code of a layer's `call` does before a call inside it.
+        kind: `"affine"` and `"batch_norm"` for a bias in the papers' sense, and nothing else;
+            `"activation"` for the intercept φ(z) − φ′(z) z of an elementwise function;
+            `"arithmetic"` for that of hand-written code before a call of one of these kinds, or
+            before a call with layers inside; `"residue"` for any other, of which that of a call
+            inside a layer includes the arithmetic before it.
+        operation: The Keras layer or operation called; for `"arithmetic"` the one that takes y.
         output: y, the tensor whose gradient is multiplied by the intercept.
         residue: The intercept, of a shape that broadcasts to y; None where `before` is given.
         before: z of an elementwise y = φ(z), a copy that φ alone reads, so that the term
@@ -58,10 +62,13 @@ class Intercept:
         upper = at_least_float32(gradients[0])
         if self.before is None:
             return upper * at_least_float32(self.residue)
+        # An infinite z that f ignores (a masked score) contributes 0.
         lower = (
             0.0
             if gradients[1] is None
-            else at_least_float32(gradients[1]) * at_least_float32(self.before)
+            else tf.math.multiply_no_nan(
+                at_least_float32(self.before), at_least_float32(gradients[1])
+            )
         )
         return upper * y - lower
 
