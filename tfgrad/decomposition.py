@@ -25,7 +25,7 @@ from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
-from tfgrad.gradients.model_checks import check_no_probabilities
+from tfgrad.gradients.model_checks import check_no_probabilities, check_preprocessed
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import at_least_float32
@@ -105,7 +105,8 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
     models with one or several inputs, and does not change the model.
 
     Args:
-        model: A built Keras model that returns logits [batch, classes], or a `PenalizedModel`.
+        model: A built Keras model that returns logits [batch, classes], or a `PenalizedModel`. Of
+            one that ends in a softmax or sigmoid, `tfgrad.models.logits` is decomposed.
         x: Float images [batch, …], or a nest of inputs of which the float ones are differentiated.
         target: None or `"predicted"` (the largest logit), an int, or one class per example, [batch]
             ints, −1 for the predicted one.
@@ -113,12 +114,16 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
     Raises:
         ArgumentError: x has no float input, or the target does not exist.
         DataError: x contains NaN or infinite values.
-        ModelError: The model ends in a softmax, or contains a layer that cannot be differentiated;
-            or the terms do not add up to the logit.
+        ModelError: The model contains a layer that cannot be differentiated, or the terms do not
+            add up to the logit.
+
+    Warns:
+        LogitsWarning: A softmax or sigmoid is left out; once per model.
     """
     network = model.network if isinstance(model, model_checks.Wrapper) else model
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"model: got a {type(model).__name__}; expected a keras.Model.")
+    check_preprocessed("model", network)
     if isinstance(target, str) and target != "predicted":
         raise ArgumentError(
             f"target: got {target!r}; expected 'predicted', a class index, or one per example; "
@@ -127,6 +132,7 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
     target = targets.validated(target, allow_all=False)
     x = _converted(x)
     _check_shapes(network, x)
+    network = model_checks.returning_logits(network, x)
     # Losses that layers add in this call must not reach the user's model.
     with unchanged_state():
         probe = Probe(network, x, needs=NEEDS)

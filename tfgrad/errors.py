@@ -38,3 +38,11 @@ class SecondOrderWarning(UserWarning):
 
 class OutputMeaningWarning(UserWarning):
     """A network's one output is taken for a logit of two classes, which nothing says."""
+
+
+class LogitsWarning(UserWarning):
+    """A network's last softmax or sigmoid is left out, as what is explained are its logits."""
+
+
+class ImageRangeWarning(UserWarning):
+    """The range of a network's pixels is not known, or is said to be another than it tells."""

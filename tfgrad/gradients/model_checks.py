@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,29 +12,30 @@ import keras
 import tensorflow as tf
 
 from tfgrad import second_order
-from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.errors import ArgumentError, LogitsWarning, ModelError
 from tfgrad.internal import keras_private
+from tfgrad.internal.wrapper import Wrapper
+from tfgrad.models import last_activation, output_meaning
+from tfgrad.models.preprocessors import own_preprocessor
 
-
-class Wrapper:
-    """Base class of models that wrap a plain model and have the same outputs.
-
-    Attributes:
-        network: The plain model.
-    """
-
-    network: keras.Model
+# Networks whose user was told that their last activation is left out.
+_told: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def network(model: Any) -> keras.Model:
-    """The Keras model, taken out of a `Wrapper` such as `PenalizedModel`.
+    """The Keras model that returns logits, taken out of a `Wrapper` such as `PenalizedModel`.
+
+    Of a model that ends in a softmax or a sigmoid, `tfgrad.models.logits`; see `returning_logits`.
 
     A model that takes a dict of one input is returned as one that takes the tensor, with the same
     layers.
 
     Raises:
         ArgumentError: The model is no Keras model.
-        ModelError: The model is not built.
+        ModelError: The model is not built, or ends in the softmax of one unit.
+
+    Warns:
+        LogitsWarning: A softmax or sigmoid is left out; once per model.
     """
     found = model.network if isinstance(model, Wrapper) else model
     if not isinstance(found, keras.Model):
@@ -41,10 +45,74 @@ def network(model: Any) -> keras.Model:
             f"model {found.name!r}: it is not built. Call it on a batch, or load its weights, "
             "before passing it on."
         )
+    found = returning_logits(found)
     if keras_private.takes_a_dict(found) and len(found.inputs) == 1:
         # Keras warns if it gets a tensor where it expects a dict.
-        return keras.Model(found.inputs[0], list(found.outputs), name=found.name)
+        alike = keras.Model(found.inputs[0], list(found.outputs), name=found.name)
+        return output_meaning.inherit(alike, found)
     return found
+
+
+def returning_logits(model: Any, x: Any = None) -> Any:
+    """The model without its last softmax or sigmoid, or the model itself if it returns logits.
+
+    Args:
+        model: A model or layer, perhaps in a `Wrapper`. One that is not built is returned as it is.
+        x: Its inputs, or `tf.TensorSpec`s of them; None: as far as the model defines them.
+
+    Raises:
+        ModelError: The model ends in the softmax of one unit.
+
+    Warns:
+        LogitsWarning: Something is left out; once per model.
+    """
+    found = model.network if isinstance(model, Wrapper) else model
+    if not isinstance(found, keras.layers.Layer) or not found.built:
+        return found
+    ends = last_activation.may_return_probabilities(found)
+    if ends is None:
+        specs = _specs(found) if x is None else x
+        unknown = specs is None and not getattr(found, "inputs", None)
+        ends = not unknown and _returns_probabilities(found, specs)
+    if not ends:
+        return found
+    made, left_out = last_activation.leaving_out(found)
+    if made is not found and found not in _told:
+        _told.add(found)
+        warnings.warn(
+            f"model {found.name!r}: {left_out} is left out here, because explanations and tests "
+            "are of logits, and the result is that of tfgrad.models.logits(model). Pass that model "
+            "instead to get no warning.",
+            LogitsWarning,
+            stacklevel=_levels_to_the_user(),
+        )
+    return made
+
+
+def _levels_to_the_user() -> int:
+    """The `stacklevel` that names the line outside of tfgrad, for the caller of this function."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("tfgrad"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _returns_probabilities(network: keras.Model, specs: Any) -> bool:
+    try:
+        inspection = second_order.inspect(network, specs, training=False)
+    except ModelError:  # raised again where the network is used
+        return False
+    return inspection.probabilities is not None
+
+
+def _specs(network: keras.Model) -> Any:
+    """The inputs that a subclassed model was built on, with any batch; None if unknown."""
+    shapes = (network.get_build_config() or {}).get("input_shape")
+    if getattr(network, "inputs", None) or shapes is None:
+        return None
+    return keras.tree.map_shape_structure(
+        lambda s: tf.TensorSpec((None, *s[1:]), network.input_dtype), shapes
+    )
 
 
 def input_shape(network: keras.Model) -> tuple[int | None, ...] | None:
@@ -112,9 +180,31 @@ def check_logits(network: keras.Model, x: Any) -> None:
         x: Its inputs, or `tf.TensorSpec`s of them; the values are not used.
 
     Raises:
-        ModelError: An output ends in a softmax or a sigmoid.
+        ModelError: An output ends in a softmax or a sigmoid; or the network has a preprocessor.
     """
+    check_preprocessed("model", network)
     check_no_probabilities("model", network, second_order.inspect(network, x, training=False))
+
+
+def check_preprocessed(role: str, network: Any) -> None:
+    """Raise if a network leaves a preprocessor to its own `predict`, which is not called.
+
+    Args:
+        role: The argument that the network came in by, as the message names it.
+        network: The network, which is about to be called on images as they are.
+
+    Raises:
+        ModelError: It has one, as the tasks of KerasHub may have.
+    """
+    preprocessor = own_preprocessor(network)
+    if preprocessor is not None:
+        raise ModelError(
+            f"{role} {network.name!r}: got a model whose preprocessor {preprocessor.name!r} runs in "
+            "its own fit and predict and not in a call, as here; expected one that takes the "
+            "images as they are. Pass x = model.preprocessor(x), after model.preprocessor = None; "
+            "tfgrad.PenalizedModel and tfgrad.export.save run the preprocessor, and so does "
+            "export.save(…, preprocess=preprocessor) of a model without one."
+        )
 
 
 def check_no_probabilities(
@@ -135,8 +225,9 @@ def check_no_probabilities(
         raise ModelError(
             f"{role} {network.name!r}: its layer {inspection.probabilities!r} returns "
             "probabilities; expected logits. Pass activation=None to the last layer "
-            "(classifier_activation=None to a model of keras.applications) and train with "
-            "from_logits=True in the loss."
+            "(classifier_activation=None to a model of keras.applications), or take "
+            "tfgrad.models.logits(model), which leaves the activation of a trained model out; and "
+            "compile the loss with from_logits=True."
         )
 
 

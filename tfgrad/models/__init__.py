@@ -7,6 +7,8 @@ import keras
 from tfgrad.errors import ArgumentError
 from tfgrad.internal.arguments import one_of
 from tfgrad.models.heads import one_head, two_heads
+from tfgrad.models.last_activation import logits
+from tfgrad.models.pixel_range import image_range
 from tfgrad.models.resnet_networks import DEPTHS as _RESNET_DEPTHS
 from tfgrad.models.resnet_networks import resnet
 from tfgrad.models.vgg_networks import DEPTHS as _VGG_DEPTHS
@@ -17,7 +19,7 @@ _BUILDERS: dict[str, tuple[Callable[..., keras.Model], int]] = {
 } | {f"resnet{depth}": (resnet, depth) for depth in _RESNET_DEPTHS}
 NAMES = tuple(_BUILDERS)
 
-__all__ = ["NAMES", "get", "one_head", "resnet", "two_heads", "vgg"]
+__all__ = ["NAMES", "get", "image_range", "logits", "one_head", "resnet", "two_heads", "vgg"]
 
 
 def get(

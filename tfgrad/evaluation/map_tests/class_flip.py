@@ -16,7 +16,7 @@ from tfgrad.evaluation.batches import Placed, class_count, per_image, placed
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import RANDOM
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, spread, standard_error
-from tfgrad.gradients.model_checks import check_logits
+from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.precision import at_least_float32
 
@@ -74,11 +74,12 @@ def class_flip(
             integer labels.
         DataError: No image has the label `source`, every map is NaN or infinite, or a label is no
             class of the network.
-        ModelError: The network returns probabilities.
+        ModelError: The network returns probabilities of no activation that can be left out.
         NonFiniteError: A logit is NaN or infinite.
 
     Source: thesis §3.10.1; Shrikumar, Greenside and Kundaje (2017), section 4.1.
     """
+    network = returning_logits(network)
     source, to = (integer(name, k, lowest=0) for name, k in (("source", source), ("to", to)))
     share = _checked(source, to, number("fraction", fraction, zero=True))
 

@@ -13,7 +13,7 @@ from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import IMAGE_MEAN
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, counted, standard_error
 from tfgrad.gradients import targets
-from tfgrad.gradients.model_checks import check_logits
+from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import one_of
 
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
@@ -89,11 +89,12 @@ def pixel_perturbation(
             batches are no pairs of images that the network takes and integer labels.
         DataError: Every map is NaN or infinite, or constant (all zero, for instance), or a label is
             no class of the network.
-        ModelError: The network returns probabilities.
+        ModelError: The network returns probabilities of no activation that can be left out.
         NonFiniteError: A logit is NaN or infinite.
 
     Source: thesis §3.5.1, §5.4.2, §5.5.2; Srinivas and Fleuret, ICLR 2021.
     """
+    network = returning_logits(network)
     points = pixel_removal.checked_fractions(fractions)
     one_of("remove", remove, ("least", "most"))
     one_of("score", score, tuple(SCORES))

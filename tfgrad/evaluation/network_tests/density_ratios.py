@@ -19,7 +19,7 @@ from tfgrad.evaluation.batches import (
 )
 from tfgrad.evaluation.measurement import LOWER, Measurement, standard_error
 from tfgrad.gradients import targets
-from tfgrad.gradients.model_checks import check_logits
+from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.precision import nest_at_least_float32
@@ -70,12 +70,13 @@ def density_ratios(
             floating-point numbers, or batches are no pairs of images that the network takes and
             integer labels.
         DataError: A label is no class of the network.
-        ModelError: The network returns probabilities.
+        ModelError: The network returns probabilities of no activation that can be left out.
         NonFiniteError: A logit is NaN or infinite.
 
     Source: thesis §5.5.1; Srinivas and Fleuret, *Rethinking the Role of Gradient-Based Attribution
     Methods for Model Interpretability*, ICLR 2021.
     """
+    network = returning_logits(network)
     noises, draws = noise_levels(sigmas), integer("draws", draws)
     target = targets.validated(target, allow_all=False)
     levels = tf.constant(noises, tf.float64)

@@ -18,7 +18,7 @@ from tfgrad.evaluation.batches import (
 )
 from tfgrad.evaluation.measurement import HIGHER, Measurement, spread
 from tfgrad.gradients import targets
-from tfgrad.gradients.model_checks import check_logits
+from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
 
@@ -62,11 +62,12 @@ def energy_share(
             it; `of` is neither of the two; a logit is given a temperature; or batches are no pairs
             of images that the network takes and integer labels.
         DataError: A label is no class of the network.
-        ModelError: The network returns probabilities.
+        ModelError: The network returns probabilities of no activation that can be left out.
         NonFiniteError: A logit or gradient is NaN or infinite, or all gradients are zero.
 
     Source: thesis §5.7.2, Fig. 5.5.
     """
+    network = returning_logits(network)
     target = targets.validated(target, allow_all=False)
     scalar, temperature = (
         SCALARS[one_of("of", of, tuple(SCALARS))],

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.batches import check_finite, class_count
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.gradients.model_checks import check_logits
+from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import integer
 
 
@@ -42,11 +42,12 @@ def gan_test(
         ArgumentError: The judge has another number of classes or does not take such images, or
             there are not as many labels as images.
         DataError: There is no image, a pixel is NaN or infinite, or a label is no class.
-        ModelError: The judge returns probabilities.
+        ModelError: The judge returns probabilities of no activation that can be left out.
         NonFiniteError: A logit of the judge is NaN or infinite.
 
     Source: thesis §5.5.1, Table 5.1; Shmelkov et al., *How good is my GAN?*, ECCV 2018.
     """
+    judge = returning_logits(judge)
     images, size = _images(images), integer("batch_size", batch_size)
     known = class_count(judge, images, "images", "judge")
     check_logits(judge, images[:1])

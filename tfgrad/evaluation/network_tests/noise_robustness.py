@@ -18,7 +18,7 @@ from tfgrad.evaluation.batches import (
     where_finite,
 )
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.gradients import targets
+from tfgrad.gradients import model_checks, targets
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.stateless_noise import Draws
 
@@ -61,6 +61,7 @@ def noise_robustness(
         DataError: A label is no class of the network.
         NonFiniteError: A logit is NaN or infinite.
     """
+    network = model_checks.returning_logits(network)
     noises, repeats = noise_levels(sigmas), integer("repeats", repeats)
     levels = tf.constant(noises, tf.float32)
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation.batches import check_end
 from tfgrad.evaluation.network_tests.transfer_terms import distance_and_slope, mismatch_and_points
+from tfgrad.gradients import model_checks
 from tfgrad.internal.arguments import integer
 
 _COLUMNS = ("mean ρ source", "mean ρ target", "max ρ target", "H_a", "K", "K∇", "bound", "holds")
@@ -124,6 +125,7 @@ def transfer_bound(
     Source: Srinivas, *Gradient-based Methods for Deep Model Interpretability*, §2.5.1, Eqs. 2.4
     to 2.6, which leave the loss ρ and the distance ψ open: here both are ℓ1 distances.
     """
+    student, teacher = map(model_checks.returning_logits, (student, teacher))
     size = integer("batch_size", batch_size)
     if lipschitz is not None and not (
         isinstance(lipschitz, numbers.Real) and float(lipschitz) >= 0
