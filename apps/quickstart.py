@@ -96,7 +96,7 @@ def main() -> None:
         y_label=rows[name].score,
         title="digits: accuracy under input noise",
     )
-    path = tfgrad.export.save(networks[name], FLAGS.to, classes=train.classes)
+    path = tfgrad.export.save(networks[name], FLAGS.to, classes=train.classes, image_range=(0, 1))
     picture = os.path.join(FLAGS.work_dir, "explained.png")
     error = _explain(path, test, picture)
     print(f"exported to {path}: signatures serving_default, fullgrad, input_gradient, encoded")

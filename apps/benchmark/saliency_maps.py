@@ -94,7 +94,8 @@ def _functions(name: str, x: tf.Tensor, directory: str) -> dict[str, Callable[[]
         return tf.reduce_sum(tf.abs(tape.gradient(score, x)), -1)
 
     fullgrad = saliency.get("fullgrad")(network)
-    path = export.save(network, directory, ["input_gradient", "fullgrad"], warmup=False)
+    names = ["input_gradient", "fullgrad"]
+    path = export.save(network, directory, names, image_range=(0, 1), warmup=False)
     served = loading.load_served(path)
     # The signatures hold their variables weakly: `ask` keeps the served model alive.
 

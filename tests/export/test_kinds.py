@@ -52,7 +52,7 @@ def test_other_inputs_have_no_encoded_signature(tmp_path, shape, reason):
 
 def test_gray_images_and_no_method(tmp_path):
     network = build((8, 9, 1))
-    loaded, served = signatures(export.save(network, tmp_path, methods=()))
+    loaded, served = signatures(export.save(network, tmp_path, methods=(), image_range=(0, 1)))
     assert set(served) == {"serving_default", "encoded"}
     out = served["encoded"](
         image_bytes=tf.constant(encoded(5)), target=tf.constant([-1, 0, 1, 2, -1])
@@ -71,7 +71,9 @@ def test_a_model_that_takes_a_dict_of_one_image(tmp_path):
     image = keras.Input((8, 9, 3), name="image")
     model = keras.Model({"image": image}, network(image))
     method = saliency.InputGradient(model, reduce="max_abs")
-    _, served = signatures(export.save(model, tmp_path, methods=[method, "fullgrad"]))
+    _, served = signatures(
+        export.save(model, tmp_path, methods=[method, "fullgrad"], image_range=(0, 1))
+    )
     x, target = tf.constant(floats(5)), tf.constant(targets(5))
     for live in (method, saliency.FullGrad(model)):
         got = served[live.name](image=x, target=target)["saliency"]
@@ -113,7 +115,7 @@ def test_the_wire_format_of_a_warm_up_request(tmp_path):
 
 
 def test_warm_up_can_be_left_out(tmp_path):
-    path = export.save(build(), tmp_path, warmup=False)
+    path = export.save(build(), tmp_path, warmup=False, image_range=(0, 1))
     assert os.listdir(os.path.join(path, "assets.extra")) == ["tfgrad.json"]
 
 
@@ -215,7 +217,8 @@ def test_ranges_that_are_refused(tmp_path, pair):
 def test_methods_with_options(tmp_path):
     network = build()
     method = saliency.IntegratedGradients(PenalizedModel(network), baseline=0.5, steps=3)
-    path = export.save(PenalizedModel(network), tmp_path, [method, "input_gradient"])
+    chosen = [method, "input_gradient"]
+    path = export.save(PenalizedModel(network), tmp_path, chosen, image_range=(0, 1))
     loaded, served = signatures(path)
     assert loaded.metadata["methods"]["integrated_gradients"] == {"baseline": 0.5, "steps": 3}
     x, target = tf.constant(floats(5)), tf.constant(targets(5))
@@ -231,10 +234,10 @@ def test_methods_with_options(tmp_path):
 def test_a_smoothed_method_has_a_name_and_preprocessing_a_range(tmp_path):
     network = build()
     smooth = saliency.Smooth(saliency.InputGradient(network), samples=2)
-    _, served = signatures(export.save(network, tmp_path, methods=[smooth]))
+    _, served = signatures(export.save(network, tmp_path, methods=[smooth], image_range=(0, 1)))
     assert "smooth_input_gradient" in served
     with pytest.raises(ArgumentError, match=r"image_range: got None with preprocess=.*\(0, 255\)"):
-        export.save(network, tmp_path, methods=[], preprocess=lambda x: x / 127.5 - 1.0)
+        export.save(network, tmp_path, methods=[], preprocess=tf.identity)
 
 
 def test_methods_that_are_refused(tmp_path):

@@ -60,7 +60,7 @@ def exported(tmp_path_factory):
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("exported")
     network = build()
-    path = export.save(network, folder / "small", METHODS)
+    path = export.save(network, folder / "small", METHODS, image_range=(0, 1))
     questions, answers = folder / "questions.npz", folder / "answers.npz"
     files = np.array(encoded(), dtype=object).astype("S")  # zero bytes at an end would be lost
     assert files.tolist() == encoded()

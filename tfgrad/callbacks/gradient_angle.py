@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients import targets
-from tfgrad.gradients.model_checks import Wrapper
+from tfgrad.gradients.model_checks import Wrapper, check_preprocessed
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 
@@ -75,6 +75,8 @@ class GradientAngle(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Compute the teacher's gradients, the first time; later runs reuse them."""
         network = self.model.network if isinstance(self.model, Wrapper) else self.model
+        check_preprocessed("model", network)
+        check_preprocessed("teacher", self.teacher)
         if network is not self._network:
             self._network, self._angles = network, _angles_to(network, self.head, self._x)
         if self._batches is None:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError, NonFiniteError, TfgradError
-from tfgrad.gradients import output_heads, targets
+from tfgrad.gradients import model_checks, output_heads, targets
 
 # (images, labels, the first one's index int64)
 Placed = tuple[Any, Any, tf.Tensor]
@@ -94,6 +94,7 @@ def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "n
         ArgumentError: The network does not take such images.
         ModelError: Its output is not logits [batch, classes].
     """
+    model_checks.check_preprocessed(whose, network)
     try:
         answer = network(tf.nest.map_structure(lambda t: t[:1], x), training=False)
     except TfgradError:

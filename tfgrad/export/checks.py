@@ -15,10 +15,15 @@ from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export.signatures import Served
 from tfgrad.gradients import model_checks
 from tfgrad.internal.arguments import suggestion
+from tfgrad.models.preprocessors import own_preprocessor
 
 
-def served(model: Any) -> Served:
-    """What signatures are built from, for a model that can be exported.
+def served(model: Any, preprocess: Any) -> tuple[Served, Any]:
+    """What signatures are built from, for a model that can be exported, and its preprocessing.
+
+    Args:
+        model: The model.
+        preprocess: What was given to run before it; None: the model's own preprocessor, if any.
 
     Raises:
         ArgumentError: It is no Keras model.
@@ -26,6 +31,9 @@ def served(model: Any) -> Served:
             integer one, or returns something else than logits [B, K] with K ≥ 2.
     """
     network = model_checks.network(model)
+    if (own := own_preprocessor(network)) is not None:
+        preprocess = own if preprocess is None else preprocess
+        network = _without_preprocessor(network, own.name)
     if path := model_checks.nonfinite_weight(network.weights):
         raise ModelError(
             f"model {network.name!r}: got NaN or infinite values in the weight {path}; expected "
@@ -39,7 +47,18 @@ def served(model: Any) -> Served:
     model_checks.check_logits(network, tf.TensorSpec(shape, dtype))
     model_checks.check_outputs(network)
     classes = _number_of_logits(network, shape, dtype)
-    return Served(network, dtype, tf.TensorSpec(shape, tf.float32, "image"), classes)
+    return Served(network, dtype, tf.TensorSpec(shape, tf.float32, "image"), classes), preprocess
+
+
+def _without_preprocessor(network: keras.Model, name: str) -> keras.Model:
+    """The same layers as a model without the preprocessor, which then runs in the signatures."""
+    if not getattr(network, "inputs", None) or not getattr(network, "outputs", None):
+        raise ModelError(
+            f"model {network.name!r}: got a subclassed model with the preprocessor {name!r}, which "
+            "runs in its own fit and predict; expected a functional one, or none. Set "
+            "model.preprocessor = None and pass it as preprocess=."
+        )
+    return keras.Model(network.inputs[0], list(network.outputs), name=network.name)
 
 
 def _image_shape(network: keras.Model) -> tuple[int | None, ...]:

@@ -12,8 +12,8 @@ signatures, inputs and outputs, so these names are the public API of an exported
 |                   | target                              | score, class of the first method      |
 
 The batch size B is free. `encoded` exists if the model takes images of one size with 1 or 3
-channels; each image is checked before it is decoded (`tfgrad.images`) and resized to the model's
-size.
+channels in a range that is known; each image is checked before it is decoded (`tfgrad.images`) and
+resized to the model's size. A request with no images, or with NaN or infinite pixels, fails.
 
 The files hold the network's own variables and graph functions and nothing of Keras: a process with
 TensorFlow alone, or TensorFlow Serving, computes the same numbers. The version's directory also
@@ -35,7 +35,7 @@ import tensorflow as tf
 from tfgrad import saliency
 from tfgrad._version import __version__
 from tfgrad.errors import ArgumentError, ModelError, TfgradError
-from tfgrad.export import checks, versions, warmup_requests
+from tfgrad.export import checks, image_ranges, versions, warmup_requests
 from tfgrad.export.signatures import (
     Served,
     build_signatures,
@@ -72,10 +72,11 @@ def save(
         classes: The K classes' names, stored in the metadata.
         preprocess: A Keras layer or a function in TensorFlow operations that runs inside the graph
             on float32 images [B, …] and returns the network's input in the same shape, for example
-            `keras.applications.resnet.preprocess_input`. The maps explain what it returns.
+            `keras.applications.resnet.preprocess_input`. The maps explain what it returns. None:
+            the model's own `preprocessor`, if it has one as the tasks of KerasHub do.
         image_range: The values of black and white in the images that `preprocess` (or the network)
-            takes; the signature `encoded` scales decoded pixels to it. None means (0, 1); with a
-            `preprocess` it must be given.
+            takes; the signature `encoded` scales decoded pixels to it. None: the range that
+            `tfgrad.models.image_range` finds. Where nothing tells, `encoded` is left out.
         warmup: Whether to run one request of batch size 1 for each signature and to write it for
             TensorFlow Serving, which runs it when it loads the version.
 
@@ -88,29 +89,34 @@ def save(
             directory that cannot be written.
         ModelError: The model is not built, has several inputs or outputs, ends in a softmax, or
             has a weight that is NaN or infinite; or a method cannot be exported.
+
+    Warns:
+        ImageRangeWarning: The range of the pixels is not known, or `image_range` contradicts what
+            the network tells.
     """
     if methods is not None:
         checks.check_methods(methods)
-    black_and_white = checks.image_range((0.0, 1.0) if image_range is None else image_range)
-    served = dataclasses.replace(checks.served(model), image_range=black_and_white)
+    given = None if image_range is None else checks.image_range(image_range)
+    served, preprocess = checks.served(model, preprocess)
     if methods is None:
         is_image = served.image.shape.rank == 4
         methods = ("fullgrad", "input_gradient") if is_image else ("input_gradient",)
     names = checks.class_names(classes, served.classes)
     variables = [v.value for v in served.network.variables]
     if preprocess is not None:
-        served, more = _preprocessed(served, preprocess, is_range_given=image_range is not None)
+        served, more = _preprocessed(served, preprocess)
         variables += more
+    served, no_range = _ranged(served, given, preprocess)
     chosen = checks.methods_of(served.network, methods)
 
     signatures = _signatures(served, chosen)
     requests, no_warmup = _requests(served, signatures) if warmup else ({}, None)
-    left_out = {"encoded": served.no_encoded(), "warmup": no_warmup}
+    left_out = {"encoded": served.no_encoded() or no_range, "warmup": no_warmup}
     metadata = {
         "name": os.path.basename(os.path.abspath(directory)),
         "classes": names,
         "input_shape": list(served.image.shape),
-        "image_range": list(served.image_range),
+        "image_range": None if served.image_range is None else list(served.image_range),
         "preprocess": None if preprocess is None else name_of(preprocess),
         "outputs": served.classes,
         "signatures": sorted(signatures),
@@ -120,20 +126,33 @@ def save(
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
+    if no_range is not None:
+        image_ranges.warn_unknown(served.network)
     return _published(served, variables, signatures, requests, metadata, os.fspath(directory))
 
 
 def _preprocessed(
-    served: Served, preprocess: Callable[[tf.Tensor], tf.Tensor], is_range_given: bool
+    served: Served, preprocess: Callable[[tf.Tensor], tf.Tensor]
 ) -> tuple[Served, list[tf.Variable]]:
     """The model behind a preprocessing, and the variables that the preprocessing reads."""
-    function, variables = traced_preprocess(preprocess, served.image)
-    if not is_range_given and served.no_encoded() is None:
+    function, variables, size = traced_preprocess(preprocess, served.image)
+    return dataclasses.replace(served, preprocess=function, size=size), variables
+
+
+def _ranged(
+    served: Served, given: tuple[float, float] | None, preprocess: Any
+) -> tuple[Served, str | None]:
+    """The model with the range of its images, and the reason why it is not known."""
+    function = None if preprocess is None else served.preprocess
+    chosen = image_ranges.known(served.network, given, function)
+    if chosen is not None or served.no_encoded() is not None:
+        return dataclasses.replace(served, image_range=chosen), None
+    if preprocess is not None:
         raise ArgumentError(
             "image_range: got None with preprocess=; expected the values of black and white that "
             "it takes. Try (0, 255) for those of keras.applications, (0, 1) for pixels in [0, 1]."
         )
-    return dataclasses.replace(served, preprocess=function), variables
+    return served, image_ranges.UNKNOWN
 
 
 def _signatures(served: Served, methods: Sequence[saliency.Method]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Served:
         image: The signatures' image input, [None, …] float32.
         classes: The number of logits K.
         preprocess: Function from float32 images to the network's input, of the same shape.
-        image_range: The values that black and white of an encoded image take.
+        image_range: The values that black and white of an encoded image take; None if unknown.
+        size: (height, width) that encoded images are resized to; None for those of `image`.
     """
 
     network: keras.Model
@@ -34,7 +35,8 @@ class Served:
     image: tf.TensorSpec
     classes: int
     preprocess: Callable[[tf.Tensor], tf.Tensor] = tf.identity
-    image_range: tuple[float, float] = (0.0, 1.0)
+    image_range: tuple[float, float] | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def target(self) -> tf.TensorSpec:
@@ -44,12 +46,18 @@ class Served:
     def no_encoded(self) -> str | None:
         """Why there is no signature for encoded images; None if there is one."""
         shape = self.image.shape.as_list()
-        if len(shape) == 4 and None not in shape[1:] and shape[-1] in (1, 3):
+        if len(shape) == 4 and None not in self.encoded_shape and shape[-1] in (1, 3):
             return None
         return (
             f"the model takes {shape}; encoded images need [None, height, width, channels] with "
             "a fixed height and width and 1 or 3 channels"
         )
+
+    @property
+    def encoded_shape(self) -> list[Any]:
+        """Shape of a decoded image, of a model of images."""
+        shape: list[Any] = self.image.shape.as_list()
+        return shape[1:] if self.size is None else [*self.size, shape[-1]]
 
     def inputs(self, image: tf.Tensor) -> tf.Tensor:
         """The network's input for a batch of images."""
@@ -57,9 +65,21 @@ class Served:
 
     def decoded(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Images as the signatures take them, decoded from JPEG or PNG."""
-        _, height, width, channels = self.image.shape
-        low, high = self.image_range
+        height, width, channels = self.encoded_shape
+        low, high = self.image_range or (0.0, 1.0)
         return low + (high - low) * images.decode_batch(image_bytes, (height, width), channels)
+
+    def checked_images(self, image: tf.Tensor) -> tf.Tensor:
+        """The images; none at all, or NaN and infinite pixels, fail the request."""
+        count = tf.shape(image)[0]
+        axes = list(range(1, image.shape.rank))
+        finite = tf.reduce_all(tf.math.is_finite(image), axes)
+        words = "image: got NaN or infinite pixels in the images with indices"
+        told = [words, tf.where(~finite)[:, 0], "of", count, "; expected finite pixels."]
+        with tf.control_dependencies(
+            [_some("image", image), tf.debugging.Assert(tf.reduce_all(finite), told)]
+        ):
+            return tf.identity(image)
 
     def predictions(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """Logits and their softmax."""
@@ -102,7 +122,7 @@ def build_signatures(served: Served, methods: Sequence[Method]) -> dict[str, Any
     """
     functions = {"serving_default": _serving_default(served)}
     functions.update((method.name, _explanation(served, method)) for method in methods)
-    if served.no_encoded() is None:
+    if served.no_encoded() is None and served.image_range is not None:
         functions["encoded"] = _encoded(served, methods[0] if methods else None)
     return {name: function.get_concrete_function() for name, function in functions.items()}
 
@@ -110,7 +130,7 @@ def build_signatures(served: Served, methods: Sequence[Method]) -> dict[str, Any
 def _serving_default(served: Served) -> Any:
     @_signature(served.image)
     def predict(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return served.predictions(served.inputs(image))
+        return served.predictions(served.inputs(served.checked_images(image)))
 
     return predict
 
@@ -118,6 +138,7 @@ def _serving_default(served: Served) -> Any:
 def _explanation(served: Served, method: Method) -> Any:
     @_signature(served.image, served.target)
     def explain(image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = served.checked_images(image)
         target = served.checked(target, image)
         return method.explain(served.inputs(image), target)
 
@@ -127,6 +148,8 @@ def _explanation(served: Served, method: Method) -> Any:
 def _encoded(served: Served, method: Method | None) -> Any:
     @_signature(tf.TensorSpec([None], tf.string, "image_bytes"), served.target)
     def explain_encoded(image_bytes: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies([_some("image_bytes", image_bytes)]):
+            image_bytes = tf.identity(image_bytes)
         target = served.checked(target, image_bytes)
         x = served.inputs(served.decoded(image_bytes))
         outputs = served.predictions(x)
@@ -140,14 +163,23 @@ def _encoded(served: Served, method: Method | None) -> Any:
     return explain_encoded
 
 
+def _some(name: str, batch: tf.Tensor) -> Any:
+    """The check that a batch is not empty: networks reshape and average over it."""
+    return tf.debugging.Assert(
+        tf.shape(batch)[0] > 0, [f"{name}: got an empty batch; expected at least one image."]
+    )
+
+
 def _signature(*specs: tf.TensorSpec) -> Callable[[Callable[..., dict[str, Any]]], Any]:
     return tf.function(input_signature=specs, autograph=False)
 
 
 def traced_preprocess(
     preprocess: Callable[..., tf.Tensor], image: tf.TensorSpec
-) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[tf.Variable]]:
-    """The preprocessing in inference mode and the variables it reads.
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[tf.Variable], tuple[int, int] | None]:
+    """The preprocessing in inference mode, the variables it reads, and the size it resizes to.
+
+    The size is None where the network's own is fixed, or where it resizes nothing.
 
     Raises:
         ArgumentError: It is no layer or function, cannot be traced, calls Python, or does not
@@ -185,7 +217,10 @@ def traced_preprocess(
             f"preprocess: got {name}, which calls Python ({operation}); expected TensorFlow "
             "operations alone, as a server has no Python. Write it in TensorFlow operations."
         )
-    return function, list(traced.variables)
+    size = None
+    if image.shape.rank == 4 and None in image.shape[1:3] and None not in got.shape[1:3]:
+        size = tuple(got.shape[1:3])
+    return function, list(traced.variables), size
 
 
 def name_of(function: Any) -> str:

@@ -14,6 +14,7 @@ from tfgrad.errors import ModelError
 from tfgrad.gradients import output_heads
 from tfgrad.gradients.model_checks import Wrapper
 from tfgrad.internal import keras_private
+from tfgrad.models.preprocessors import own_preprocessor, preprocessed
 from tfgrad.penalties.teacher import Lesson
 from tfgrad.training.batch_checks import with_clear_errors
 
@@ -104,13 +105,26 @@ class NetworkWrapper(Wrapper, keras.Model):
 
     def predict_step(self, data: Any) -> Any:
         """Logits of one batch."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(self._preprocessed(data))
         x = x.x if isinstance(x, Lesson) else x
         if distribution.share_of(x).replicas == 1:
             return self(x, training=False)
         size = tf.shape(tf.nest.flatten(x)[0])[0]
         outputs = self(distribution.one_at_least(x), training=False)
         return tf.nest.map_structure(lambda t: t[:size], outputs)
+
+    def _preprocessed(self, data: Any) -> Any:
+        """A batch as the network's call takes it: after its own preprocessor, if it has one.
+
+        The tasks of KerasHub run theirs in `fit`, `evaluate` and `predict`, and so does this model.
+        """
+        if own_preprocessor(self.network) is None:
+            return data
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, Lesson):
+            inputs, y, weight = preprocessed(self.network, x.x, y, weight)
+            return x._replace(x=inputs), y, weight
+        return preprocessed(self.network, x, y, weight)
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -174,7 +188,7 @@ class NetworkWrapper(Wrapper, keras.Model):
             for _, _, batches in iterator:
                 data_batch = distribution.local_value(strategy, next(batches))
                 break
-        x, *labels = keras.utils.unpack_x_y_sample_weight(data_batch)
+        x, *labels = keras.utils.unpack_x_y_sample_weight(self._preprocessed(data_batch))
         x = x.x if isinstance(x, Lesson) else x
         with strategy.scope():
             keras_private.symbolic_build(self, (x, *labels))
