@@ -23,10 +23,11 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import layer_biases, output_heads, targets
+from tfgrad.gradients import class_scores, layer_biases, output_heads, targets
 from tfgrad.gradients.forward_pass import ForwardPass, Gradients, Needs
 from tfgrad.gradients.memo import Key, Memo, name_of
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.models import output_meaning
 
 # Above this many classes one vectorised pass beats a loop of backward passes over the logits.
 _LOOP_CLASSES = 16
@@ -47,6 +48,8 @@ class Probe:
         draws: The position of the batch in the random sequence.
         teacher: The teacher's side of the batch (`tfgrad.penalties.teacher.Teacher`), for
             penalties that compare.
+        outputs: What the outputs mean, see `tfgrad.models.output_meaning`; None for what is known
+            of the network.
 
     Raises:
         ArgumentError: x has no float input, or the network has no layer of a given name.
@@ -63,8 +66,10 @@ class Probe:
         needs: Needs | None = None,
         draws: Draws | None = None,
         teacher: Any = None,
+        outputs: Any = None,
     ) -> None:
         self.network, self.y = network, y
+        self._outputs = outputs
         self.draws = draws or Draws()
         self._teacher = teacher
         # The head whose logits these are, and the one whose labels.
@@ -95,6 +100,12 @@ class Probe:
     def logits(self) -> tf.Tensor:
         """[batch, classes], in float32 or wider."""
         return self._logits_among(self._pass.logits)
+
+    @property
+    def meaning(self) -> str:
+        """What the outputs of this head mean, see `tfgrad.models.output_meaning`."""
+        head = self._labels_head if self._head is None else self._head
+        return output_meaning.meaning(self.network, self._outputs, self.logits.shape[-1], head)
 
     def on(self, head: Any) -> Probe:
         """A view of this probe on one head of a network with several outputs.
@@ -158,11 +169,15 @@ class Probe:
                 f"target: got 'label' on head {head!r}, to which no labels belong; try "
                 "target='predicted', or labels by head, e.g. y={'" + f"{head}" + "': …}."
             )
-        return targets.classes(target, self.logits, self.y)
+        return targets.classes(target, self.logits, self.y, self.meaning)
 
     def score(self, target: Any) -> tf.Tensor:
         """The scalar f of each example, [batch]: the logit that `target` names."""
-        return targets.select(self.logits, self.classes(target))
+        return class_scores.logit(self.logits, self.classes(target), self.meaning)
+
+    def score_at(self, x: Any, classes: tf.Tensor) -> tf.Tensor:
+        """The logits of given classes at another x, [batch]; see `forward`."""
+        return class_scores.logit(self.forward(x), classes, self.meaning)
 
     # First derivatives
 
@@ -171,8 +186,9 @@ class Probe:
 
         Args:
             target: A target of `tfgrad.targets` other than `"all"`.
-            of: `"logit"`; `"probability"` or `"log_probability"` of softmax(logits / temperature).
-            temperature: The temperature of that softmax.
+            of: `"logit"`; `"probability"` or `"log_probability"` of softmax(logits / temperature),
+                or of the sigmoid of one logit or of independent labels.
+            temperature: The temperature of that softmax or sigmoid.
         """
         return self._pass.pack(self._gradients(target, of, temperature).inputs)
 
@@ -305,7 +321,8 @@ class Probe:
             if row:
                 return Gradients(self._row(target))
             with self._pass.recording():
-                scalar = targets.scalar(self.logits, self.classes(target), of, temperature)
+                classes = self.classes(target)
+                scalar = targets.scalar(self.logits, classes, of, temperature, self.meaning)
             return self._backward(scalar)
 
         key = Key("gradient", name_of(target), of, float(temperature), row)
@@ -337,6 +354,5 @@ class Probe:
     def _row(self, target: Any) -> list[tf.Tensor]:
         """One logit's gradient, selected from the Jacobian."""
         with self._pass.recording_gradients():
-            indices = self.classes(target)
-            weights = tf.one_hot(indices, self.logits.shape[-1], dtype=self.logits.dtype)
+            weights = class_scores.logit_weights(self.logits, self.classes(target), self.meaning)
             return self._pass.selected(self._jacobian(), weights)

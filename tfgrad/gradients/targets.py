@@ -9,6 +9,9 @@ A gradient needs one scalar per example. A *target* names it:
 | `"all"`       | every logit: the full Jacobian                            |
 | an int        | that class's logit, for every example                     |
 | ints [batch]  | one class per example; −1 stands for the predicted class  |
+
+A network with one logit f of two classes has the classes 0 and 1, whose logits are −f and f; its
+`"all"` is the one logit. Targets of a regression are indices of its outputs.
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import losses
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import class_scores
+from tfgrad.gradients.class_scores import select
+from tfgrad.gradients.labels import class_indices as labels
 from tfgrad.internal.arguments import is_integer, one_of
+from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, REGRESSION, class_count
 
 NAMES = ("label", "predicted", "all")
 
@@ -68,108 +74,73 @@ def validated(target: Any, allow_all: bool = True) -> Any:
     return tf.cast(target, tf.int32)
 
 
-def labels(y: Any, classes: int | None) -> tf.Tensor:
-    """Integer labels [batch] from the y of `fit`.
-
-    Args:
-        y: Integers [batch] or [batch, 1], values in [0, classes).
-        classes: The number of logits.
-
-    Raises:
-        ArgumentError: There are no labels, or they are one-hot or not integers.
-    """
-    if y is None:
-        raise ArgumentError(
-            "y: got None; a penalty on the label's logit needs labels; try passing y, or "
-            "target='predicted'."
-        )
-    if classes == 1:
-        raise ArgumentError(
-            "target: got 'label' on a network with one logit, which has no logit per label; try "
-            "target=0, or a network with two logits."
-        )
-    if isinstance(y, list | tuple) and not any(tf.is_tensor(v) for v in y):
-        y = np.asarray(y)
-    if tf.nest.is_nested(y):
-        raise ArgumentError(
-            f"y: got a {type(y).__name__}; expected one tensor of integer class indices [batch] "
-            "for a penalty on the label's logit."
-        )
-    y = tf.convert_to_tensor(y)
-    if y.shape.rank == 2 and y.shape[-1] == 1:
-        y = y[:, 0]
-    if y.shape.rank not in (None, 1):
-        hint = " (one-hot rows?)" if y.shape[-1] == classes else ""
-        raise ArgumentError(
-            f"y: got shape {y.shape}{hint}; expected integer class indices of shape [batch]; "
-            "try y.argmax(-1) with SparseCategoricalCrossentropy(from_logits=True), or "
-            "target='predicted'."
-        )
-    if not y.dtype.is_integer:
-        raise ArgumentError(
-            f"y: got dtype {y.dtype.name}; expected integer class indices in [0, {classes}); "
-            "try y.astype('int32')."
-        )
-    return tf.cast(y, tf.int32)
-
-
-def classes(target: Any, logits: tf.Tensor, y: Any = None) -> tf.Tensor:
+def classes(target: Any, logits: tf.Tensor, y: Any = None, meaning: str = EXCLUSIVE) -> tf.Tensor:
     """The class index of each example's scalar.
 
     Args:
         target: A validated target other than `"all"`.
-        logits: [batch, classes].
-        y: Labels, needed for `"label"`.
+        logits: [batch, K].
+        y: Labels, needed for `"label"`, in a form that `tfgrad.gradients.labels` takes.
+        meaning: What the outputs mean, see `tfgrad.models.output_meaning`. One logit of two
+            classes has the indices 0 and 1; a regression has those of its outputs.
 
     Returns:
         int32 [batch]. No gradient flows through the choice of the largest logit.
+
+    Raises:
+        ArgumentError: The target does not exist; or it is the predicted one of several outputs of
+            a regression.
     """
-    count = logits.shape[-1]
-    if isinstance(target, str) and target == "label":
-        return _inside(labels(y, count), count, "y", lowest=0)
-    predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    count = class_count(meaning, logits.shape[-1])
     if isinstance(target, str):
-        return predicted
+        if target == "label":
+            return _inside(labels(y, count, meaning), count, "y", 0, meaning)
+        return _choice(logits, meaning)
     if isinstance(target, int):
         if count is not None and target >= count:
             raise ArgumentError(
-                f"target: got class {target}; the model has {count} logits, so expected 0 to "
-                f"{count - 1}."
+                f"target: got class {target}; the model has {_counted(count, meaning)}, so "
+                f"expected 0 to {count - 1}."
             )
-    else:
-        if target.shape.rank == 1 and not target.shape.is_compatible_with(predicted.shape):
-            raise ArgumentError(
-                f"target: got {target.shape[0]} classes for a batch of {predicted.shape[0]}; "
-                "expected one per example."
-            )
-        target = _inside(target, count, "target", lowest=-1)
-    chosen = tf.broadcast_to(target, tf.shape(predicted))
-    return tf.where(chosen < 0, predicted, chosen)
+        if target < 0:
+            return _choice(logits, meaning)
+        return tf.fill(tf.shape(logits)[:1], target)
+    if target.shape.rank == 1 and not target.shape.is_compatible_with(logits.shape[:1]):
+        raise ArgumentError(
+            f"target: got {target.shape[0]} classes for a batch of {logits.shape[0]}; "
+            "expected one per example."
+        )
+    lowest = -1 if _has_choice(logits, meaning) else 0
+    given = _inside(target, count, "target", lowest, meaning)
+    given = tf.broadcast_to(given, tf.shape(logits)[:1])
+    return tf.where(given < 0, _choice(logits, meaning), given) if lowest else given
 
 
-def select(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-    """The entry of each row that `indices` names: [batch, classes], [batch] → [batch]."""
-    return tf.reduce_sum(values * tf.one_hot(indices, tf.shape(values)[-1], dtype=values.dtype), -1)
-
-
-def scalar(logits: tf.Tensor, indices: tf.Tensor, of: str, temperature: float = 1.0) -> tf.Tensor:
-    """The scalar of each example, [batch]: a logit, or what softmax makes of it.
+def scalar(
+    logits: tf.Tensor,
+    indices: tf.Tensor,
+    of: str,
+    temperature: float = 1.0,
+    meaning: str = EXCLUSIVE,
+) -> tf.Tensor:
+    """The scalar of each example, [batch]: a logit, or what softmax or sigmoid makes of it.
 
     Args:
-        logits: [batch, classes].
+        logits: [batch, K].
         indices: The class of each example, int32 [batch].
-        of: `"logit"`; `"probability"` or `"log_probability"` of softmax(logits / temperature).
-        temperature: The temperature of that softmax; it does not change a logit.
+        of: `"logit"`; `"probability"` or `"log_probability"` under logits / temperature.
+        temperature: The temperature of softmax or sigmoid; it does not change a logit.
+        meaning: What the outputs mean.
 
     Raises:
-        ArgumentError: `of` is none of these.
+        ArgumentError: `of` is none of these, or a probability of a regression.
     """
     if one_of("of", of, ("logit", "probability", "log_probability")) == "logit":
-        return select(logits, indices)
+        return class_scores.logit(logits, indices, meaning)
     logits = logits if temperature == 1.0 else logits / temperature
     if of == "log_probability":
-        return losses.log_probability(logits, indices)
-    return select(tf.nn.softmax(logits), indices)
+        return class_scores.log_probability(logits, indices, meaning)
+    return select(class_scores.probabilities(logits, meaning), indices)
 
 
 def to_config(target: Any) -> Any:
@@ -177,13 +148,38 @@ def to_config(target: Any) -> Any:
     return target.numpy().tolist() if tf.is_tensor(target) else target
 
 
-def _inside(indices: tf.Tensor, count: int | None, name: str, lowest: int) -> tf.Tensor:
+def _has_choice(logits: tf.Tensor, meaning: str) -> bool:
+    """Whether a target may leave the class open."""
+    return meaning != REGRESSION or logits.shape[-1] == 1
+
+
+def _choice(logits: tf.Tensor, meaning: str) -> tf.Tensor:
+    """What a target leaves open: the predicted class, or the only output of a regression."""
+    if meaning != REGRESSION:
+        return class_scores.predicted(logits, meaning)
+    if not _has_choice(logits, meaning):
+        raise ArgumentError(
+            f"target: got 'predicted' on {logits.shape[-1]} outputs of a regression, which "
+            "predicts no class; expected the index of an output, from 0 up."
+        )
+    return tf.zeros(tf.shape(logits)[:1], tf.int32)
+
+
+def _counted(count: int, meaning: str) -> str:
+    if meaning == BINARY:
+        return "one logit of two classes"
+    return f"{count} {'outputs' if meaning == REGRESSION else 'logits'}"
+
+
+def _inside(
+    indices: tf.Tensor, count: int | None, name: str, lowest: int, meaning: str
+) -> tf.Tensor:
     """The indices, checked to be those of logits; an absent class would select zeros."""
     if count is None:
         return indices
     inside = tf.reduce_all(tf.logical_and(indices >= lowest, indices < count))
     low, high = tf.reduce_min(indices), tf.reduce_max(indices)
-    expected = f"expected {lowest} to {count - 1}, the model has {count} logits"
+    expected = f"expected {lowest} to {count - 1}, the model has {_counted(count, meaning)}"
     if tf.executing_eagerly():
         if not inside:
             raise ArgumentError(f"{name}: got classes from {low} to {high}; {expected}.")

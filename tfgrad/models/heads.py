@@ -7,6 +7,7 @@ import keras
 from tfgrad.errors import ArgumentError
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.keras_private import producer
+from tfgrad.models.output_meaning import inherit
 
 TARGET, SOURCE = "target", "source"
 
@@ -90,4 +91,5 @@ def one_head(network: keras.Model, head: Any = TARGET) -> keras.Model:
         expected = f"one of {list(keys)}" if several else "a network with several heads"
         name = getattr(network, "name", network)
         raise ArgumentError(f"head: got {head!r} for the network {name!r}; expected {expected}.")
-    return keras.Model(network.input, outputs[head], name=network.name)
+    kept = keras.Model(network.input, outputs[head], name=network.name)
+    return inherit(kept, network, head)

@@ -13,11 +13,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+import inspect
 import warnings
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import keras
 
@@ -62,7 +65,14 @@ _LOSSES = {
 # around the network gave. Weak, and no attributes of the network, which is saved without them.
 _given: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _trained: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# The network that has the same outputs, and the head of it that they are.
+_sources: weakref.WeakKeyDictionary[Any, tuple[Any, Any]] = weakref.WeakKeyDictionary()
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
+# (network, meaning) pairs of the calls that are running, the innermost last.
+_told: contextvars.ContextVar[tuple[tuple[Any, Any], ...]] = contextvars.ContextVar(
+    "outputs", default=()
+)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def check(outputs: Any) -> Any:
@@ -95,6 +105,49 @@ def remember(network: keras.Model, outputs: Any = None, loss: Any = None) -> Non
         _trained[network] = _meanings_of(loss)
 
 
+@contextlib.contextmanager
+def told(network: Any, outputs: Any) -> Iterator[None]:
+    """In this context a network's outputs have the meaning that a call was given.
+
+    Args:
+        network: The network.
+        outputs: A meaning, as `check` takes it; None changes nothing.
+    """
+    outputs = check(outputs)
+    before = _told.get()
+    token = _told.set(before if outputs is None else (*before, (network, outputs)))
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def takes_outputs(name: str) -> Callable[[_Function], _Function]:
+    """A decorator of functions with an argument `outputs`, which holds while they run.
+
+    Args:
+        name: Name of the argument that is the network; of a model around one its `network` counts.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            outputs = given.get("outputs")
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(told(given[name], outputs))
+                inner = getattr(given[name], "network", None)
+                if inner is not None:
+                    stack.enter_context(told(inner, outputs))
+                return function(*args, **kwargs)
+
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
+
+
 def inherit(network: keras.Model, source: keras.Model, head: Any = None) -> keras.Model:
     """Let a network with the outputs of another (or with one head of it) have their meaning.
 
@@ -106,12 +159,8 @@ def inherit(network: keras.Model, source: keras.Model, head: Any = None) -> kera
     Returns:
         The new network.
     """
-    told = _given.get(source)
-    if told is not None:
-        _given[network] = told if head is None else _part(told, head)
-    trained = _trained.get(source) or _meanings_of(getattr(source, "loss", None))
-    if trained is not None:
-        _trained[network] = trained if head is None else _part(trained, head)
+    if network is not source:
+        _sources[network] = source, head
     return network
 
 
@@ -120,8 +169,9 @@ def known(
 ) -> str | None:
     """The meaning of a network's outputs, or None if nothing tells.
 
-    The argument comes first, then what `remember` stored, then the loss that the network is
-    compiled with.
+    The argument comes first, then that of a running call (`told`), then what `remember` stored,
+    then the loss that the network is compiled with, then what is known of the network that it was
+    made of (`inherit`).
 
     Args:
         network: The plain network, out of any `PenalizedModel` around it.
@@ -133,17 +183,32 @@ def known(
         ArgumentError: The argument does not fit the number of outputs.
     """
     count = _count(network, head) if count is None else count
-    for told in (check(outputs), _given.get(network)):
-        told = _part(told, head)
-        if told is not None:
-            return _fitting(network, told, count)
+    running = [meaning for told, meaning in reversed(_told.get()) if told is network]
+    for given in (check(outputs), *running, _given.get(network)):
+        given = _part(given, head)
+        if given is not None:
+            return _fitting(network, given, count)
     for loss in (_trained.get(network), _meanings_of(getattr(network, "loss", None))):
-        told = _part(loss, head)
-        if told == _SIGMOID:
-            told = BINARY if count == 1 else INDEPENDENT
-        if told is not None and not (told == EXCLUSIVE and count == 1):
-            return told
-    return None
+        given = _part(loss, head)
+        if given == _SIGMOID:
+            given = BINARY if count == 1 else INDEPENDENT
+        if given is not None and not (given == EXCLUSIVE and count == 1):
+            return given
+    source, own = _sources.get(network, (None, None))
+    return None if source is None else known(source, None, count, own if head is None else head)
+
+
+def stated(network: keras.Model) -> Any:
+    """What is known of every head of a network, in the form of the argument `outputs`."""
+    try:
+        heads = network.output
+    except (AttributeError, ValueError):
+        heads = None
+    if isinstance(heads, list | tuple):
+        heads = dict(enumerate(heads))
+    if isinstance(heads, Mapping):
+        return {head: known(network, head=head) for head in heads}
+    return known(network)
 
 
 def meaning(
@@ -153,9 +218,9 @@ def meaning(
 
     The arguments and errors are those of `known`.
     """
-    told = known(network, outputs, count, head)
-    if told is not None:
-        return told
+    found = known(network, outputs, count, head)
+    if found is not None:
+        return found
     count = _count(network, head) if count is None else count
     return BINARY if count == 1 else EXCLUSIVE
 
@@ -189,24 +254,24 @@ def class_count(meaning: str, count: int | None) -> int | None:
     return 2 if meaning == BINARY else count
 
 
-def _fitting(network: keras.Model, told: str, count: int | None) -> str:
+def _fitting(network: keras.Model, given: str, count: int | None) -> str:
     """The given meaning, which must fit the number of outputs.
 
     Raises:
         ArgumentError: It does not.
     """
-    if told == EXCLUSIVE and count == 1:
+    if given == EXCLUSIVE and count == 1:
         raise ArgumentError(
             f"outputs: got 'exclusive' for network {network.name!r}, which has one output, whose "
             "softmax is 1 for every input; expected 'binary', 'independent' or 'regression'."
         )
-    if told == BINARY and count not in (1, None):
+    if given == BINARY and count not in (1, None):
         raise ArgumentError(
             f"outputs: got 'binary' for network {network.name!r}, which has {count} outputs; "
             "expected 'exclusive', 'independent' or 'regression'; 'binary' is one logit of two "
             "classes."
         )
-    return told
+    return given
 
 
 def _count(network: keras.Model, head: Any) -> int | None:

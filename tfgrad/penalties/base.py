@@ -10,10 +10,12 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.model_checks import check_preprocessed
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.models import output_meaning
 from tfgrad.penalties.checks import check_network, check_teacher
 from tfgrad.penalties.teacher import Teacher, needs_of
 
@@ -94,6 +96,11 @@ class Penalty:
         """Whether training takes a second derivative of the network."""
         return True
 
+    @property
+    def reads_classes(self) -> bool:
+        """Whether the sign of one output, or a probability, changes the value."""
+        return False
+
     def needs(self) -> Needs:
         """What the probe must prepare."""
         return Needs()
@@ -115,6 +122,7 @@ class Penalty:
         """
         raise NotImplementedError(f"{type(self).__name__} has no compute(probe).")
 
+    @output_meaning.takes_outputs("network")
     def per_example(
         self,
         network: keras.Model,
@@ -124,6 +132,7 @@ class Penalty:
         *,
         training: bool = False,
         seed: Any = 0,
+        outputs: Any = None,
     ) -> tf.Tensor:
         """The unweighted penalty, computed without `PenalizedModel`.
 
@@ -133,21 +142,26 @@ class Penalty:
         Args:
             network: A Keras model that returns logits [batch, classes].
             x: Float inputs [batch, …].
-            y: Integer labels [batch], for targets that need them; {head: labels} for a network
-                with several heads.
+            y: Labels, for targets that need them: class indices [batch] or one-hot rows [batch,
+                classes]; {head: labels} for a network with several heads.
             teacher: A Keras model, for penalties that match one. It runs in inference mode, and
                 no gradient flows into it.
             training: Mode of the network's forward pass.
             seed: Takes the place of the training step in the draws of a random estimator.
+            outputs: What the network's outputs mean: `"exclusive"`, `"binary"`, `"independent"` or
+                `"regression"`, by head where there are several; None for what the compiled loss
+                says. See `tfgrad.models.output_meaning`.
 
         Returns:
             [batch], unweighted.
         """
+        check_preprocessed("network", network)
         check_network(network, [self], x, training)
         needs, taught = needs_of([self]), None
         if needs is not None:
+            check_preprocessed("teacher", teacher)
             check_teacher(teacher, network, [self], x)
-            taught = Teacher(teacher, x, y, needs)
+            taught = Teacher(teacher, x, y, needs, output_meaning.stated(network))
         with unchanged_state():
             probe = Probe(
                 network,

@@ -16,6 +16,7 @@ from tfgrad.gradients import layer_biases
 from tfgrad.gradients.model_checks import check_no_probabilities
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
+from tfgrad.models import output_meaning
 
 # Networks whose user has been warned already.
 _warned_of_relu: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -36,6 +37,8 @@ def check_network(
     Warns:
         SecondOrderWarning: A score penalty on a ReLU network, or one whose trace batch norm turns
             into the trace of the batch; once per network.
+        OutputMeaningWarning: A penalty reads the sign or a probability of one output, and nothing
+            says that it is a logit of two classes; once per network.
 
     Raises:
         SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
@@ -57,9 +60,17 @@ def check_network(
             SecondOrderWarning,
             stacklevel=3,
         )
+    for penalty in penalties:
+        if penalty.reads_classes:
+            output_meaning.warn_if_assumed(network, head=own_head(penalty.head))
     if training:
         _warn_of_batch_norm(network, [p.name for p in penalties if p.wants_images_apart])
     check_no_probabilities("network", network, inspection)
+
+
+def own_head(head: Any) -> Any:
+    """The network's head of a penalty, also out of a pair (the network's, the teacher's)."""
+    return head[0] if isinstance(head, tuple) else head
 
 
 def _warn_of_batch_norm(network: keras.Model, names: list[str]) -> None:

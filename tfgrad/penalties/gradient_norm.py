@@ -27,7 +27,8 @@ class GradientNorm(Penalty):
         target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"`, `"all"`, a class, or one
             class per example; see `tfgrad.targets`.
         loss: `"squared_error"`: gradients of logits. `"cross_entropy"`: gradients of the
-            log-softmax of one class, so that target `"all"` raises.
+            log-probability of one class, so that target `"all"` raises: log-softmax, or log σ(±f)
+            of one logit of two classes, or log σ(f_k) of an independent label.
         name: Name of the metric.
         head: Output of a network with several.
 
@@ -59,6 +60,11 @@ class GradientNorm(Penalty):
                 "Eq. 2.3 holds. Use target='label' or 'predicted'."
             )
         self.target = targets.validated(target)
+
+    @property
+    def reads_classes(self) -> bool:
+        """Whether it differentiates a probability; a squared norm does not depend on the sign."""
+        return self.loss == "cross_entropy"
 
     def needs(self) -> Needs:
         """The full Jacobian for target `"all"`."""

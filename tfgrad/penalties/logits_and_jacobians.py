@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from tfgrad import losses
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import targets
+from tfgrad.gradients import class_scores, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
+from tfgrad.models.output_meaning import BINARY, INDEPENDENT
 from tfgrad.penalties.base import PACKAGE, Penalty
 
 LOSSES = ("squared_error", "cross_entropy")
@@ -98,14 +99,17 @@ class JacobianMatching(Penalty):
 
     `loss="cross_entropy"` is the gradient term of Eq. 2.2, −Σ_k ∇x T_s^k · ∇x log S_s^k with
     T_s, S_s = softmax(· / temperature), or the term of one class. It is unbounded below, and S = T
-    is not its minimum; squared error is recommended, here as in the papers.
+    is not its minimum; squared error is recommended, here as in the papers. One logit of two
+    classes counts as the two logits [0, f]. The outputs of independent labels have a term each,
+    that of a sigmoid's cross-entropy, −∇σ(T^k) · ∇log σ(S^k) − ∇σ(−T^k) · ∇log σ(−S^k).
 
     Args:
         weight: λ.
         target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"` (the *teacher's* largest
             logit), `"all"`, a class, or one class per example.
         loss: `"squared_error"` or `"cross_entropy"`.
-        temperature: Temperature of both softmaxes in the cross-entropy; there is no factor T².
+        temperature: Temperature of both softmaxes (or sigmoids) in the cross-entropy; there is no
+            factor T².
         head: Output of a network with several.
         name: Name of the metric.
 
@@ -134,6 +138,11 @@ class JacobianMatching(Penalty):
                 "softmax; expected 1.0. Use loss='cross_entropy' for another temperature."
             )
 
+    @property
+    def reads_classes(self) -> bool:
+        """Whether it differentiates probabilities; a squared distance ignores a common sign."""
+        return self.loss == "cross_entropy"
+
     def needs(self) -> Needs:
         """The full Jacobian for target `"all"`."""
         return Needs(jacobian=self._all())
@@ -151,6 +160,8 @@ class JacobianMatching(Penalty):
             return losses.squared_distance(
                 probe.input_gradient(target), self._taught(probe, target, "logit")
             )
+        if probe.meaning == INDEPENDENT:
+            return self._of_label(probe, target)
         student = probe.input_gradient(target, "log_probability", self.temperature)
         return -losses.inner_product(student, self._taught(probe, target, "probability"))
 
@@ -172,6 +183,18 @@ class JacobianMatching(Penalty):
             lambda teacher: teacher.input_gradient(target, of, self.temperature),
         )
 
+    def _of_label(self, probe: Probe, target: Any) -> tf.Tensor:
+        """The term of one independent label, [batch]; see `_sigmoid_term`."""
+        taught = self._taught(probe, target, "logit")
+        product = losses.inner_product(probe.input_gradient(target), taught)
+        logits = targets.select(teacher_logits(probe), probe.classes(target))
+        return self._sigmoid_term(logits, product)
+
+    def _sigmoid_term(self, taught: tf.Tensor, product: tf.Tensor) -> tf.Tensor:
+        """−∇σ(T) · ∇log σ(S) − ∇σ(−T) · ∇log σ(−S) = −σ(T) σ(−T) ∇T · ∇S, over temperature²."""
+        taught = tf.cast(taught, product.dtype) / self.temperature
+        return -tf.sigmoid(taught) * tf.sigmoid(-taught) * product / self.temperature**2
+
     def _compute_all(self, probe: Probe) -> tf.Tensor:
         taught = probe.teacher.recall("jacobian", lambda teacher: teacher.input_jacobian())
         student = probe.input_jacobian()
@@ -179,6 +202,11 @@ class JacobianMatching(Penalty):
             pairs = zip(student, taught, strict=True)
             return tf.add_n([losses.squared_distance(s, t) for s, t in pairs])
         logits = teacher_logits(probe)
+        class_scores.check_classes(probe.meaning, "loss='cross_entropy'")
+        if probe.meaning in (BINARY, INDEPENDENT):
+            products = [losses.inner_product(s, t) for s, t in zip(student, taught, strict=True)]
+            terms = [self._sigmoid_term(logits[:, k], p) for k, p in enumerate(products)]
+            return tf.add_n(terms)
         p_student = tf.nn.softmax(probe.logits / self.temperature)
         p_teacher = tf.nn.softmax(logits / self.temperature)
         student = _centred(student, p_student)

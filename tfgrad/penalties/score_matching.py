@@ -63,7 +63,7 @@ def trace(
     noise = probe.noise(samples, seed, scale=sigma)
 
     def scores(vectors: list[Any]) -> tf.Tensor:
-        return tf.stack([targets.select(probe.forward(probe.shifted(v)), indices) for v in vectors])
+        return tf.stack([probe.score_at(probe.shifted(v), indices) for v in vectors])
 
     plus = scores(noise)
     if estimator == "taylor":
@@ -106,6 +106,11 @@ class _TracePenalty(Penalty):
     def wants_images_apart(self) -> bool:
         """True, unless an additional forward pass in inference mode is taken."""
         return self.statistics == BATCH
+
+    @property
+    def reads_classes(self) -> bool:
+        """True: the trace changes its sign with the logit."""
+        return True
 
     def needs(self) -> Needs:
         """Order 2 unless the trace comes from differences of outputs."""

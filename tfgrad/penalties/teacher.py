@@ -44,17 +44,26 @@ class Teacher:
         x: The batch.
         y: Labels, for penalties with target `"label"`.
         needs: What the penalties will ask for.
+        outputs: What the student's outputs mean, as far as it is known; the teacher's then mean
+            the same.
     """
 
     def __init__(
-        self, network: keras.Model, x: Any, y: Any = None, needs: Needs | None = None
+        self,
+        network: keras.Model,
+        x: Any,
+        y: Any = None,
+        needs: Needs | None = None,
+        outputs: Any = None,
     ) -> None:
         self._answers: dict[str, Any] = {}
         self._head: Any = None
         # None where the answers were recorded.
         self._probe: Probe | None
         with unchanged_state():
-            self._probe = Probe(network, x, y, training=False, needs=needs or Needs())
+            self._probe = Probe(
+                network, x, y, training=False, needs=needs or Needs(), outputs=outputs
+            )
 
     @classmethod
     def from_lesson(cls, taught: dict[str, Any]) -> Teacher:

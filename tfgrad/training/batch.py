@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfgrad import distribution
 from tfgrad.errors import ArgumentError
+from tfgrad.penalties import checks
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.teacher import Lesson
 
@@ -108,4 +109,4 @@ class Batch:
 
 def own_head(penalty: Penalty) -> Any:
     """The network's head of a penalty, also out of a pair (the network's, the teacher's)."""
-    return penalty.head[0] if isinstance(penalty.head, tuple) else penalty.head
+    return checks.own_head(penalty.head)

@@ -12,7 +12,9 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import DataError
+from tfgrad.gradients.labels import NOT_ONE_HOT, NOT_WHOLE, class_indices
 from tfgrad.gradients.probe import Probe
+from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
 from tfgrad.training.batch import own_head
 
@@ -38,12 +40,15 @@ def checked_labels(
     checks = [tf.debugging.assert_all_finite(t, _NOT_FINITE) for t in floats]
     on_labels = [own_head(penalty) for penalty in _on_labels(penalties)]
     for head, labels, shape in _labels_by_head(network, y):
-        classes = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
-        integer = tf.is_tensor(labels) and labels.dtype.is_integer
-        vector = integer and (labels.shape.rank == 1 or labels.shape[1:] == [1])
-        if classes and vector and (head in on_labels or _names_classes(loss, head)):
+        outputs = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
+        vector = tf.is_tensor(labels) and (labels.shape.rank == 1 or labels.shape[1:] == [1])
+        if outputs and vector and (head in on_labels or _names_classes(loss, head)):
+            meaning = output_meaning.meaning(network, None, outputs, head)
+            classes = output_meaning.class_count(meaning, outputs) or outputs
+            indices = class_indices(labels, classes, meaning)
             owner = "the network" if head is None else f"head {head}"
-            checks.append(_assert_in_range(labels, classes, owner))
+            has = "one logit of two classes" if classes > outputs else f"{classes} logits"
+            checks.append(_assert_in_range(indices, classes, f"{owner} has {has}"))
     if y is None:
         return None
     with tf.control_dependencies([c for c in checks if c is not None]):
@@ -61,7 +66,7 @@ def with_clear_errors(function: Callable[..., Any], *args: Any, **kwargs: Any) -
     try:
         return function(*args, **kwargs)
     except tf.errors.InvalidArgumentError as error:
-        for text in (_NOT_FINITE, _OUT_OF_RANGE):
+        for text in (_NOT_FINITE, _OUT_OF_RANGE, NOT_WHOLE, NOT_ONE_HOT):
             at = error.message.find(text)
             if at >= 0:
                 found = " ".join(error.message[at:].split("\n\t")[0].split())
@@ -96,9 +101,9 @@ def _names_classes(loss: Any, head: Any) -> bool:
     return sparse and loss.get_config().get("ignore_class") is None
 
 
-def _assert_in_range(labels: tf.Tensor, classes: int, owner: str) -> Any:
+def _assert_in_range(labels: tf.Tensor, classes: int, reason: str) -> Any:
     labels = tf.cast(labels, tf.int64)
     inside = tf.reduce_all(tf.logical_and(labels >= 0, labels < classes))
     found = [_OUT_OF_RANGE, tf.reduce_min(labels), "to", tf.reduce_max(labels)]
-    expected = f"; expected 0 to {classes - 1}, {owner} has {classes} logits"
+    expected = f"; expected 0 to {classes - 1}, {reason}"
     return tf.debugging.Assert(inside, [*found, expected])

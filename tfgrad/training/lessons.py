@@ -10,6 +10,8 @@ import keras
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.models import output_meaning
+from tfgrad.models.preprocessors import preprocessed
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of, record
 
@@ -39,7 +41,8 @@ def recorded_lessons(
     matching = [penalty for penalty in penalties if penalty.teacher_needs() is not None]
 
     def answer(x: Any, y: Any = None) -> dict[str, Any]:
-        taught = Teacher(teacher, x, y, needs_of(matching))
+        x, y, _ = preprocessed(network, x, y)
+        taught = Teacher(teacher, x, y, needs_of(matching), output_meaning.stated(network))
         with unchanged_state():
             probe = Probe(network, x, y, needs=needs, teacher=taught)
             for penalty in matching:

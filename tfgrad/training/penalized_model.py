@@ -16,6 +16,7 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import keras_private
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.checks import check_network, check_teacher
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of
@@ -34,7 +35,8 @@ class PenalizedModel(NetworkWrapper):
     with B the size of the global batch on any number of replicas and w = sample_weight ×
     class_weight.
 
-    It has the methods of every Keras model: `compile`, `fit`, `evaluate`, `predict`, `save`. One
+    It has the methods of every Keras model: `compile`, `fit`, `evaluate`, `predict`, `save`; they
+    run a preprocessor that the network has for these, as the tasks of KerasHub do. One
     forward pass serves the loss and every penalty, and each distinct gradient is computed once.
     Every penalty reports its mean, without λ, under its own name. `network` stays an ordinary Keras
     model, which can be used, saved or exported alone.
@@ -48,6 +50,9 @@ class PenalizedModel(NetworkWrapper):
             this model (for further training), and not with `network`.
         evaluate_penalties: Whether `evaluate` (and validation) computes the penalties too and
             adds them to its loss; by default it reports the supervised loss and metrics only.
+        outputs: What the network's outputs mean: `"exclusive"`, `"binary"`, `"independent"` or
+            `"regression"`, by head where there are several; None for what the compiled loss says.
+            See `tfgrad.models.output_meaning`.
         name: Name of the model.
         **kwargs: Passed on to `keras.Model`.
 
@@ -77,6 +82,7 @@ class PenalizedModel(NetworkWrapper):
         teacher: keras.Model | None = None,
         *,
         evaluate_penalties: bool = False,
+        outputs: Any = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -85,6 +91,8 @@ class PenalizedModel(NetworkWrapper):
         self.penalties = checks.checked_penalties(penalties)
         self.teacher = teacher
         self.evaluate_penalties = evaluate_penalties
+        self.outputs_mean = output_meaning.check(outputs)
+        output_meaning.remember(network, outputs)
         self._trackers = [keras.metrics.Mean(name=penalty.name) for penalty in self.penalties]
         # Counts training steps for the draws of random estimators; the optimizer's own counter
         # does not advance while it accumulates gradients.
@@ -116,6 +124,7 @@ class PenalizedModel(NetworkWrapper):
         taken = [penalty.name for penalty in self.penalties]
         checks.check_metrics([metrics, kwargs.get("weighted_metrics")], taken)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        output_meaning.remember(self.network, loss=loss)
         steps = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if steps and replicas > 1:
             raise ArgumentError(
@@ -189,7 +198,7 @@ class PenalizedModel(NetworkWrapper):
         return self._logs(batch, outputs)
 
     def _checked_batch(self, data: Any) -> Batch:
-        batch = Batch(data)
+        batch = Batch(self._preprocessed(data))
         for penalty in self.penalties:
             batch.example_weight(penalty)
         if not self.jit_compile:
@@ -202,7 +211,8 @@ class PenalizedModel(NetworkWrapper):
             return None
         if batch.taught is not None:
             return Teacher.from_lesson(batch.taught)
-        return Teacher(self.teacher, batch.x, batch.y, self._teacher_needs)
+        stated = output_meaning.stated(self.network)
+        return Teacher(self.teacher, batch.x, batch.y, self._teacher_needs, stated)
 
     def _forward(
         self, batch: Batch, taught: Teacher | None, training: bool
@@ -270,6 +280,7 @@ class PenalizedModel(NetworkWrapper):
 
     def get_config(self) -> dict[str, Any]:
         """The network, the penalties with their current weights, and the options."""
+        stated = {} if self.outputs_mean is None else {"outputs": self.outputs_mean}
         return {
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
@@ -278,6 +289,7 @@ class PenalizedModel(NetworkWrapper):
             if self.teacher is None
             else keras.saving.serialize_keras_object(self.teacher),
             "evaluate_penalties": self.evaluate_penalties,
+            **stated,
         }
 
     @classmethod

@@ -1,0 +1,92 @@
+"""Classes, logits and probabilities of a network's outputs, by what the outputs mean.
+
+One logit f of two classes counts as the logits [0, f] wherever a probability or the predicted class
+is asked for: log p_1 = log σ(f), log p_0 = log σ(−f). The logit of class 1 is f itself, that of
+class 0 is −f.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfgrad import losses
+from tfgrad.errors import ArgumentError
+from tfgrad.models.output_meaning import BINARY, INDEPENDENT, REGRESSION
+
+
+def check_classes(meaning: str, what: str) -> None:
+    """Raise if outputs have no classes.
+
+    Args:
+        meaning: What the outputs mean, see `tfgrad.models.output_meaning`.
+        what: What needs classes, for the message.
+
+    Raises:
+        ArgumentError: The outputs are those of a regression.
+    """
+    if meaning == REGRESSION:
+        raise ArgumentError(
+            f"outputs: got 'regression', which has no classes and no probabilities, for {what}; "
+            "expected a classifier. If the network is one, say so: outputs='exclusive', 'binary' "
+            "or 'independent'."
+        )
+
+
+def class_logits(logits: tf.Tensor, meaning: str) -> tf.Tensor:
+    """Logits [batch, classes] whose largest is the predicted class: [0, f] for one logit f."""
+    if meaning == BINARY:
+        return tf.concat([tf.zeros_like(logits), logits], -1)
+    return logits
+
+
+def predicted(logits: tf.Tensor, meaning: str) -> tf.Tensor:
+    """The predicted class of each example, int32 [batch]: the largest logit, or f > 0.
+
+    Raises:
+        ArgumentError: The outputs are those of a regression.
+    """
+    check_classes(meaning, "the predicted class")
+    if meaning == BINARY:
+        return tf.cast(logits[:, 0] > 0, tf.int32)
+    return tf.argmax(logits, -1, tf.int32)
+
+
+def probabilities(logits: tf.Tensor, meaning: str) -> tf.Tensor:
+    """Softmax or, for independent labels, sigmoid; [batch, classes], two classes for one logit.
+
+    Raises:
+        ArgumentError: The outputs are those of a regression.
+    """
+    check_classes(meaning, "probabilities")
+    if meaning == INDEPENDENT:
+        return tf.sigmoid(logits)
+    return tf.nn.softmax(class_logits(logits, meaning))
+
+
+def logit(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.Tensor:
+    """The logit of the class that `indices` [batch] names, [batch]; −f for class 0 of one f."""
+    return tf.reduce_sum(logits * logit_weights(logits, indices, meaning), -1)
+
+
+def logit_weights(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.Tensor:
+    """The weights [batch, K] of the K outputs in the logits that `indices` [batch] name."""
+    if meaning == BINARY:
+        return tf.cast(2 * indices - 1, logits.dtype)[:, tf.newaxis]
+    return tf.one_hot(indices, tf.shape(logits)[-1], dtype=logits.dtype)
+
+
+def log_probability(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.Tensor:
+    """log p of the class that `indices` [batch] names, [batch].
+
+    Raises:
+        ArgumentError: The outputs are those of a regression.
+    """
+    check_classes(meaning, "a log-probability")
+    if meaning in (BINARY, INDEPENDENT):
+        return -tf.math.softplus(-logit(logits, indices, meaning))
+    return losses.log_probability(logits, indices)
+
+
+def select(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """The entry of each row that `indices` names: [batch, classes], [batch] → [batch]."""
+    return tf.reduce_sum(values * tf.one_hot(indices, tf.shape(values)[-1], dtype=values.dtype), -1)
