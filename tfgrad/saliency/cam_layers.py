@@ -67,7 +67,8 @@ def named(
         ArgumentError: No such call returns feature maps or positions.
     """
     calls = axes.analysed(network, spec).calls
-    own = [c for c in calls.values() if call_hooks.layer_of(c.name) == name or c.name == name]
+    of_layers = [call for call in calls.values() if call.of_layer]
+    own = [c for c in of_layers if name in (c.name, call_hooks.layer_of(c.name))]
     fitting = [call for call in own if call.features is not None and suits(call)]
     if fitting:
         return fitting[-1]
@@ -84,7 +85,8 @@ def check_name(network: keras.Model, name: str) -> None:
 
 
 def _is_suitable(call: axes.Call) -> bool:
-    return call.features is not None and not call.has_one_position and not call.inside
+    fits = call.features is not None and not call.has_one_position
+    return fits and call.of_layer and not call.inside
 
 
 def _last_that_counts(

@@ -46,7 +46,7 @@ class Features:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One layer call.
+    """One call of a layer, or of a bare operation of a functional graph.
 
     Attributes:
         name: The call's name.
@@ -55,6 +55,7 @@ class Call:
         features: How the output is laid on the image; None if it is neither a feature map nor
             tokens that are positions of one.
         inside: Whether the call was made inside an attention layer.
+        of_layer: Whether a layer was called, not a bare operation.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Call:
     batched: bool
     features: Features | None
     inside: bool
+    of_layer: bool
 
     @property
     def has_one_position(self) -> bool:
@@ -79,10 +81,12 @@ class NetworkAxes:
     Attributes:
         inputs: The channel axis of each input: 1, 2 or 3; None where the network does not tell.
         calls: {call name: Call}, in the order in which the calls ended.
+        grids: {number of tokens: their grid} of tokens that are positions of a feature map.
     """
 
     inputs: tuple[int | None, ...]
     calls: dict[str, Call]
+    grids: dict[int, Grid]
 
 
 _known: weakref.WeakKeyDictionary[Any, dict[Any, NetworkAxes]] = weakref.WeakKeyDictionary()
@@ -137,7 +141,7 @@ class _Observer(call_hooks.Handler):
         self._batch = batch
         self._labels = Labels(default_axis(), batch)
         self._inputs: list[Origin | None] = []
-        self._calls: list[tuple[str, Any, bool, Grid | None]] = []
+        self._calls: list[tuple[Call, Any, Grid | None]] = []
         self._names = call_hooks.CallNames()
         self._attention = 0
         self._graph: Any = None
@@ -152,28 +156,37 @@ class _Observer(call_hooks.Handler):
         self._labels.advance(self._graph)
 
     def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        attention = isinstance(layer, _ATTENTION)
+        self._attention += attention
+        try:
+            return self._called(layer, proceed, args, kwargs, self._attention - attention)
+        finally:
+            self._attention -= attention
+
+    def operation(self, operation: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(operation, keras.layers.Layer):
+            return proceed(*args, **kwargs)
+        return self._called(operation, proceed, args, kwargs, self._attention)
+
+    def _called(self, operation: Any, proceed: Any, args: Any, kwargs: Any, inside: int) -> Any:
         if call_hooks.is_symbolic(args, kwargs):
             return proceed(*args, **kwargs)
-        name = self._names.next(layer.name)
+        name = self._names.next(operation.name)
         if call_hooks.current_graph() is not self._graph:
             return proceed(*args, **kwargs)
         self._labels.advance(self._graph)
         tensors = [t for t in tf.nest.flatten((args, kwargs)) if tf.is_tensor(t)]
         if tensors:
-            self._tell(layer, tensors[0])
-        attention = isinstance(layer, _ATTENTION)
-        self._attention += attention
-        try:
-            output = proceed(*args, **kwargs)
-        finally:
-            self._attention -= attention
+            self._tell(operation, tensors[0])
+        output = proceed(*args, **kwargs)
         self._labels.advance(self._graph)
-        if tf.is_tensor(output):
-            self._inherit(output, tensors)
-            grid = self._grid(output)
-            self._calls.append((name, output, bool(self._attention), grid))
-        else:
-            self._calls.append((name, None, bool(self._attention), None))
+        known = output if tf.is_tensor(output) else None
+        grid = None
+        if known is not None:
+            self._inherit(known, tensors)
+            grid = self._grid(known)
+        of_layer = isinstance(operation, keras.layers.Layer)
+        self._calls.append((Call(name, None, False, None, bool(inside), of_layer), known, grid))
         return output
 
     def _tell(self, layer: Any, tensor: Any) -> None:
@@ -213,16 +226,19 @@ class _Observer(call_hooks.Handler):
     def result(self) -> NetworkAxes:
         """The axes, once the whole network is traced."""
         calls = {}
-        for name, output, inside, grid in self._calls:
-            shape = None if output is None else tuple(output.shape.as_list())
-            batched = shape is not None and bool(shape) and shape[0] in (self._batch, None)
-            features = None
-            if batched and output.dtype.is_floating and shape is not None:
-                features = self._features(output, shape, grid)
-            shown = None if shape is None else (None if batched else shape[0], *shape[1:])
-            calls[name] = Call(name, shown, batched, features, inside)
+        for call, output, grid in self._calls:
+            calls[call.name] = call if output is None else self._described(call, output, grid)
         inputs = tuple(None if o is None else o.channels for o in self._inputs)
-        return NetworkAxes(inputs, calls)
+        return NetworkAxes(inputs, calls, dict(self._labels.grids))
+
+    def _described(self, call: Call, output: tf.Tensor, grid: Grid | None) -> Call:
+        shape = tuple(output.shape.as_list())
+        batched = bool(shape) and shape[0] in (self._batch, None)
+        features = None
+        if batched and output.dtype.is_floating:
+            features = self._features(output, shape, grid)
+        shown = (None, *shape[1:]) if batched else shape
+        return dataclasses.replace(call, shape=shown, batched=batched, features=features)
 
     def _features(self, output: Any, shape: Any, grid: Grid | None) -> Features | None:
         if grid is not None:

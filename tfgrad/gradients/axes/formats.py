@@ -21,3 +21,12 @@ def channels_last(values: tf.Tensor, axis: int) -> tf.Tensor:
     if axis == 3 or values.shape.rank != 4:
         return values
     return tf.transpose(values, [0, *(i for i in (1, 2, 3) if i != axis), axis])
+
+
+def channels_at(values: tf.Tensor, axis: int) -> tf.Tensor:
+    """The inverse of `channels_last`: the last axis moved to its place among the others."""
+    if axis == 3 or values.shape.rank != 4:
+        return values
+    order = [0, 1, 2]
+    order.insert(axis, 3)
+    return tf.transpose(values, order)

@@ -27,13 +27,13 @@ def channel_axis(network: keras.layers.Layer, x: Any) -> int:
             inputs the first one of rank 4 counts.
     """
     ranks = [t.shape.rank for t in tf.nest.flatten(x)]
-    if 4 not in ranks or (default_axis() == 3 and _is_plain(network)):
+    if 4 not in ranks or (default_axis() == 3 and is_plain(network)):
         return default_axis()
     found = analysed(network, x).inputs[ranks.index(4)]
     return default_axis() if found is None else found
 
 
-def _is_plain(network: keras.layers.Layer) -> bool:
+def is_plain(network: keras.layers.Layer) -> bool:
     """Whether a network has channels last everywhere, as its layers show without a trace."""
     return all(map(_is_last, flatten_layers(network)))
 

@@ -1,0 +1,65 @@
+"""Values shaped like what a network's calls return, laid out as maps with channels last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad.gradients.axes.calls import Call, NetworkAxes, analysed
+from tfgrad.gradients.axes.formats import channels_last, default_axis
+from tfgrad.gradients.axes.images import is_plain
+from tfgrad.gradients.axes.labels import Grid
+from tfgrad.internal import call_hooks
+
+
+class Layouts:
+    """The layouts of the calls of one network at images of one size.
+
+    Args:
+        network: The network.
+        x: Its inputs or their specifications, of which only shapes and dtypes are read.
+    """
+
+    def __init__(self, network: keras.layers.Layer, x: Any) -> None:
+        self._network, self._x = network, x
+        self._plain = default_axis() == 3 and is_plain(network)
+
+    @property
+    def _axes(self) -> NetworkAxes:
+        return analysed(self._network, self._x)
+
+    @property
+    def grids(self) -> dict[int, Grid]:
+        """{number of tokens: their grid}; empty if no tokens were seen to be made of a map."""
+        return self._axes.grids
+
+    def map_of(self, name: str, values: tf.Tensor) -> tf.Tensor | None:
+        """Values shaped like a call's rank-4 output as [batch, height, width, channels].
+
+        Args:
+            name: Name of the call, also with the suffix of one of its terms: `conv/activation`.
+            values: The values.
+
+        Returns:
+            The values with channels last; None if the output is no feature map, as attention scores
+            are. A call that the trace of the network has not seen counts as a feature map.
+        """
+        if self._plain:
+            return values
+        call = self._call(name.partition("/")[0], values)
+        if call is None:
+            return channels_last(values, default_axis())
+        return None if call.features is None else call.features.laid_out(values)
+
+    def _call(self, name: str, values: tf.Tensor) -> Call | None:
+        """The call of the name, or one of the same layer, whose output has the values' shape."""
+        calls = self._axes.calls
+        layer = call_hooks.layer_of(name)
+        own = [calls[name]] if name in calls else []
+        own += [call for call in calls.values() if call_hooks.layer_of(call.name) == layer]
+        shape = values.shape[1:]
+        return next(
+            (c for c in own if c.shape is not None and shape.is_compatible_with(c.shape[1:])), None
+        )
