@@ -1,13 +1,15 @@
 """Export a trained network as a SavedModel with saliency maps among its signatures.
 
     python -m apps.export --work_dir=runs/cifar --to=saved_models/cifar
-    python -m apps.export --model=my_model.keras --to=saved_models/mine
+    python -m apps.export --model=my_model.keras --image_range=0,255 --to=saved_models/mine
 
 Writes saved_models/cifar/<version> with the signatures `serving_default` (image → logits,
 probabilities), one for each of --methods (image, target → saliency, score, class, …) and `encoded`
 (JPEG or PNG bytes, target → all of these, by the first method); TensorFlow Serving loads that
 directory as it is. A network trained by apps.train on normalised images is exported together with
-the normalisation, so that clients send pixels in [0, 1].
+the normalisation, so that clients send pixels in [0, 1]; with --model, too, if the record of its
+training is beside the file. The range of other networks is what their first layers tell or
+--image_range gives; where nothing tells, `encoded` is left out.
 
 The exported model is loaded again and compared with the network before this command reports it.
 
@@ -17,6 +19,8 @@ Exit codes: 0 done, 64 usage, 65 bad model.
 from .common import command
 
 # isort: split
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -25,7 +29,8 @@ from absl import flags
 from tfgrad import export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 
-from .common.trained_networks import from_run, load_network
+from .common import pixel_range
+from .common.trained_networks import from_file, from_run
 
 FLAGS = flags.FLAGS
 
@@ -38,6 +43,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "model", None, ".keras file of a network that returns logits, instead of --work_dir."
     )
+    pixel_range.define()
+    flags.adopt_module_key_flags(pixel_range)  # for --help
     flags.DEFINE_string("to", None, "Directory of the served model, such as saved_models/NAME.")
     flags.DEFINE_list(
         "methods",
@@ -52,11 +59,19 @@ def main() -> None:
         raise ArgumentError("--work_dir, --model: got both or none; expected exactly one.")
     if not FLAGS.to:
         raise ArgumentError("--to: got none; expected a directory; try saved_models/mine.")
+    classes: Sequence[str] | None
+    image_range: pixel_range.Range | None
     if FLAGS.work_dir:
+        if FLAGS.image_range is not None:
+            raise ArgumentError(
+                "--image_range: got with --work_dir, whose record tells it; expected only with "
+                "--model."
+            )
         network, classes = from_run(FLAGS.work_dir)
+        image_range = pixel_range.UNIT
     else:
-        network, classes = load_network(FLAGS.model), None
-    path = export.save(network, FLAGS.to, FLAGS.methods, classes)
+        network, classes, image_range = from_file(FLAGS.model)
+    path = export.save(network, FLAGS.to, FLAGS.methods, classes, image_range=image_range)
     difference = verify(network, path)
     print(f"exported to {path}; logits differ from the live network's by at most {difference:.1e}")
     for name, signature in loading.load_served(path).signatures.items():

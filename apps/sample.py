@@ -16,8 +16,8 @@ starts from the first --count images of each class in --split of --dataset, with
 Langevin has no such defaults.
 
 The model, and the judge, is a .keras file of a network that returns logits, or a work directory of
-apps.train. If a record beside it tells how its images were normalised, the network does that
-itself: images are always pixels in [0, 1] here.
+apps.train. If a record beside it tells how its images were normalised, or its first layers or
+--image_range tell their range, that is put in front of it: images are always pixels in [0, 1] here.
 
 --judge=MODEL runs the GAN-test: an independent classifier of the same classes predicts the classes
 of the samples. The share of samples that it assigns to their class is reported of each class and of
@@ -51,9 +51,9 @@ from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import model_checks
 from tfgrad.internal import files
 
-from .common import output_directory, work_directory
+from .common import output_directory, pixel_range, work_directory
 from .common.progress import Progress
-from .common.trained_networks import Learned, normalised, on_pixels
+from .common.trained_networks import Learned, normalised, note_unknown, on_pixels
 
 FLAGS = flags.FLAGS
 FILES = {"samples.png", "traces.png", "samples.npz", "samples.md", "results.json"}
@@ -84,6 +84,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "model", None, f"A .keras file, or a work directory of {command.named('train')}."
     )
+    pixel_range.define()
+    flags.adopt_module_key_flags(pixel_range)  # for --help
     flags.DEFINE_enum(
         "rule", "ascent", ("ascent", "langevin"), "Gradient ascent, or Langevin sampling."
     )
@@ -177,6 +179,10 @@ def _load(flag: str, path: str) -> tuple[keras.Model, Sequence[str] | None]:
         network = _from_images(learned.network)
     except (ArgumentError, ModelError) as error:
         raise ModelError(f"--{flag}: {error}") from error
+    if flag == "model" and (asked := pixel_range.given()) is not None:
+        statistics = pixel_range.as_statistics(asked, network.input_shape[-1])
+        return on_pixels(network, statistics), learned.record.get("classes")
+    note_unknown(learned)
     inside = on_pixels(network, learned.record.get("normalize"))
     return inside, learned.record.get("classes")
 

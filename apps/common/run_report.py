@@ -81,6 +81,7 @@ def images_record(run: Run, test: data.Dataset) -> dict[str, Any]:
     return {
         "classes": list(test.classes),
         "input_shape": list(test.image_shape),
+        "image_range": [0.0, 1.0],  # before they are normalised
         "normalize": None if run.statistics is None else [s.tolist() for s in run.statistics],
     }
 

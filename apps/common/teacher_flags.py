@@ -13,7 +13,7 @@ from tfgrad import data, penalties
 from tfgrad.errors import ArgumentError, ModelError
 
 from . import command, run_report, shared_flags
-from .trained_networks import Learned, Statistics
+from .trained_networks import Learned, Statistics, note_unknown
 
 FLAGS = flags.FLAGS
 
@@ -103,6 +103,7 @@ def statistics(learned: Learned, train: data.Dataset) -> Statistics | None:
     """(mean, std) of the teacher's images if its record tells; else as --normalize says."""
     if "normalize" in learned.record:
         return learned.statistics(train)
+    note_unknown(learned)
     return shared_flags.statistics_of(train)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,10 @@ import keras
 import numpy as np
 
 import tfgrad
-from tfgrad import data, loading
-from tfgrad.errors import DataError, ModelError
+from tfgrad import data, loading, models
+from tfgrad.errors import ArgumentError, DataError, ModelError
 
-from . import command, work_directory
+from . import command, pixel_range, work_directory
 
 _TEST_BATCH = 250
 
@@ -29,7 +30,9 @@ class Learned:
     Attributes:
         path: The .keras file.
         network: The network.
-        record: What is known of it.
+        record: What is known of it; "normalize" is also there if the network's first layers tell
+            which range its images have.
+        told: Whether only its first layers tell it.
         accuracy: Its test accuracy, or None.
     """
 
@@ -41,12 +44,21 @@ class Learned:
                 os.path.join(os.path.dirname(self.path), beside)
             )
         self.record = record if isinstance(record, Mapping) else {}
+        self.told = False
+        found = None if "normalize" in self.record else models.image_range(self.network)
+        if found is not None:
+            statistics = pixel_range.as_statistics(found, self.network.inputs[0].shape[-1])
+            self.told, self.record = True, {**self.record, "normalize": statistics}
         tested = self.record.get("test", {})
         self.accuracy = self.record.get("accuracy", tested.get("val_accuracy"))
 
     def __str__(self) -> str:
         tested = "" if self.accuracy is None else f", test accuracy {self.accuracy:.2%}"
         return f"{self.network.name}, {self.network.count_params():,} parameters{tested}"
+
+    def on_pixels(self) -> keras.Model:
+        """The network with the scaling in front that its record tells, if it tells any."""
+        return on_pixels(self.network, self.record.get("normalize"))
 
     def statistics(self, train: data.Dataset) -> Statistics | None:
         """(mean, std) of the images it was trained on; those of `train` if none are recorded."""
@@ -82,6 +94,30 @@ def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
     return on_pixels(network, results["normalize"]), results["classes"]
 
 
+def from_file(
+    path: str,
+) -> tuple[keras.Model, Sequence[str] | None, pixel_range.Range | None]:
+    """(network, class names, range of its pixels) of a .keras file, where they are known.
+
+    A network whose record tells how its images were normalised is returned on pixels in [0, 1].
+    --image_range is followed otherwise.
+
+    Raises:
+        ModelError: The file cannot be loaded.
+        ArgumentError: --image_range is wrong, or was given where the record tells the range.
+    """
+    learned, asked = Learned(path), pixel_range.given()
+    classes = learned.record.get("classes")
+    if learned.told or "normalize" not in learned.record:
+        return learned.network, classes, asked
+    if asked is not None:
+        raise ArgumentError(
+            f"--image_range: got {asked}, but the record beside {path} tells how the network's "
+            "images were normalised; expected none. Move the file away from its record otherwise."
+        )
+    return learned.on_pixels(), classes, pixel_range.UNIT
+
+
 def on_pixels(network: keras.Model, statistics: Any) -> keras.Model:
     """The network with its normalisation in front, so that it takes pixels in [0, 1].
 
@@ -95,6 +131,17 @@ def on_pixels(network: keras.Model, statistics: Any) -> keras.Model:
     pixels = keras.Input(network.input_shape[1:], name="image")
     scaled = keras.layers.Normalization(mean=mean, variance=deviation**2, name="normalize")(pixels)
     return keras.Model(pixels, network(scaled), name=network.name)
+
+
+def note_unknown(learned: Learned) -> None:
+    """Say of a network whose images nothing tells how they are scaled."""
+    if "normalize" not in learned.record:
+        print(
+            f"{learned.path}: neither a record beside it nor its first layers tell the range of "
+            "its pixels; they are taken to be in [0, 1], where no flag of this command tells it",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def file_digest(path: str) -> str:

@@ -140,9 +140,12 @@ def load(name: str, path: str, images: data.Dataset) -> NetworkUnderTest:
             f"--models: got {name!r}, which returns {network.output_shape}; expected logits (None, "
             f"{len(images.classes)}), one for each class of {images.name!r}."
         )
-    known = "normalize" in learned.record
-    statistics = None
-    if known or FLAGS.normalize:
+    known, statistics = "normalize" in learned.record, None
+    if learned.told:  # so that noise and black are those of pixels in [0, 1]
+        network = trained_networks.on_pixels(network, learned.record["normalize"])
+    elif known or FLAGS.normalize:
         statistics = learned.statistics(images if known else _load(FLAGS.train_split))
+    else:
+        trained_networks.note_unknown(learned)
     print(f"{name}: {learned}", flush=True)
     return NetworkUnderTest(name, network, statistics)

@@ -9,7 +9,7 @@ from absl import flags
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError
 
-from ..common import command, shared_flags, trained_networks
+from ..common import command, pixel_range, shared_flags, trained_networks
 from . import explainers
 
 FLAGS = flags.FLAGS
@@ -31,9 +31,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("weights", None, ".weights.h5, .h5 or .keras file of --application.")
     flags.DEFINE_bool("random_weights", False, "Try --application with random weights.")
-    flags.DEFINE_list(
-        "image_range", None, "LOW,HIGH: the values of black and white for --model; default: 0,1."
-    )
+    pixel_range.define("--model or --served")
     flags.DEFINE_string("class_names", None, "Text file of the classes' names, one a line.")
     flags.DEFINE_list(
         "methods",
@@ -62,7 +60,7 @@ def check_flags() -> None:
         raise ArgumentError(
             f"--weights, --random_weights: got with --{given[0]}; expected only with --application."
         )
-    if FLAGS.image_range and not FLAGS.model:
+    if FLAGS.image_range and not (FLAGS.model or FLAGS.served):
         raise ArgumentError(
             f"--image_range: got with --{given[0]}, which has its own; expected only with --model."
         )
@@ -89,32 +87,19 @@ def explainer() -> explainers.Explainer:
 def _without_names() -> explainers.Explainer:
     methods = METHODS if FLAGS.methods is None else FLAGS.methods
     if FLAGS.served:
-        return explainers.served(FLAGS.served, FLAGS.methods)
+        return explainers.served(FLAGS.served, FLAGS.methods, pixel_range.given())
     if FLAGS.work_dir:
-        network, classes = trained_networks.from_run(FLAGS.work_dir)
-        return explainers.live(FLAGS.work_dir, network, methods, classes)
+        network, names = trained_networks.from_run(FLAGS.work_dir)
+        return explainers.live(FLAGS.work_dir, network, methods, names)
     if FLAGS.application:
         network = explainers.application(
             FLAGS.application, shared_flags.image_size(), FLAGS.weights
         )
         return explainers.live(FLAGS.application, network, methods, None, (0.0, 255.0))
-    network = trained_networks.load_network(FLAGS.model)
-    return explainers.live(FLAGS.model, network, methods, None, _range())
-
-
-def _range() -> tuple[float, float]:
-    if FLAGS.image_range is None:
-        return 0.0, 1.0
-    try:
-        low, high = (float(v) for v in FLAGS.image_range)
-        if not -np.inf < low < high < np.inf:
-            raise ValueError
-    except ValueError as error:
-        raise ArgumentError(
-            f"--image_range: got {','.join(FLAGS.image_range)}; expected the values of black and "
-            "white; try 0,1 or 0,255 or -1,1."
-        ) from error
-    return low, high
+    network, classes, image_range = trained_networks.from_file(FLAGS.model)
+    if image_range != pixel_range.UNIT or FLAGS.image_range is not None:
+        image_range = pixel_range.known(FLAGS.model, network)
+    return explainers.live(FLAGS.model, network, methods, classes, image_range)
 
 
 def _class_names(path: str, expected: int | None) -> Sequence[str]:

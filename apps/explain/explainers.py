@@ -15,7 +15,7 @@ from tfgrad import loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.saliency import FullGrad
 
-from ..common import architectures, command
+from ..common import architectures, command, pixel_range
 
 FULLGRAD = FullGrad.name
 
@@ -111,12 +111,15 @@ def live(
     )
 
 
-def served(path: str, names: Sequence[str] | None) -> Explainer:
+def served(
+    path: str, names: Sequence[str] | None, image_range: tuple[float, float] | None = None
+) -> Explainer:
     """The explainer of a SavedModel of `tfgrad.export`, whose methods are its signatures.
 
     Args:
         path: Directory of the SavedModel.
         names: Names of methods; None: all.
+        image_range: Values of black and white; None: those that its metadata tell.
     """
     model = loading.load_served(path)
     signatures = {}
@@ -144,6 +147,10 @@ def served(path: str, names: Sequence[str] | None) -> Explainer:
             "channels]."
         )
     options = model.metadata.get("methods", {})
+    told = model.metadata.get("image_range", (0.0, 1.0))
+    image_range = image_range or (told and tuple(told))
+    if image_range is None:
+        raise pixel_range.missing(path)
 
     def answer(x: tf.Tensor, target: tf.Tensor) -> tuple[dict[str, Any], Any]:
         answers = {name: signatures[name](image=x, target=target) for name in chosen}
@@ -155,7 +162,7 @@ def served(path: str, names: Sequence[str] | None) -> Explainer:
         shape[1:],
         model.signatures["serving_default"].structured_outputs["logits"].shape[-1],
         model.metadata.get("classes"),
-        tuple(model.metadata.get("image_range", (0.0, 1.0))),
+        image_range,
         {name: options.get(name, {}) for name in chosen},
         answer,
         lambda x: model.signatures["serving_default"](image=x)["logits"],

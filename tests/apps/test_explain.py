@@ -50,6 +50,7 @@ def network(channels=1, size=8):
 def keras_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "gray.keras"
     network().save(path)
+    files.write_json(path.with_suffix(".json"), {"normalize": None})  # it takes pixels in [0, 1]
     return path
 
 
