@@ -188,14 +188,17 @@ VERSION_2 = json.dumps({"keras_version": "2.15.0"})
 
 BROKEN = {
     "missing": (os.remove, "no such file.*check the path"),
-    "directory": (lambda p: (os.remove(p), p.mkdir()), "a directory; expected a .keras file"),
+    "directory": (
+        lambda p: (os.remove(p), p.mkdir()),
+        "a directory; expected a .keras or .h5 file",
+    ),
     "empty": (truncated(0), "an empty file.*interrupted"),
     "cut early": (truncated(0.02), "a damaged zip archive.*copy or export it again"),
     "cut late": (truncated(0.99), "a damaged zip archive"),
     "text": (lambda p: p.write_text("<html>404</html>"), "not a zip archive"),
     "flipped bit": (flipped, "damaged zip archive.*Bad CRC-32"),
     "encrypted": (encrypted, "damaged zip archive.*(encrypted|password)"),
-    "HDF5": (lambda p: h5py.File(p, "w").close(), r"an HDF5 file.*Keras 2.*load_weights"),
+    "HDF5": (lambda p: h5py.File(p, "w").close(), "an HDF5 file of another name.*rename"),
     "no config": (without(CONFIG), "an archive without config.json"),
     "no metadata": (without(METADATA), "an archive without metadata.json"),
     "no weights": (without(WEIGHTS), "an archive without model.weights.h5"),

@@ -78,25 +78,46 @@ def check_weights(path: str, data: bytes) -> None:
     Raises:
         ModelError: They are damaged, point outside the file or declare more than it can hold.
     """
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            check_groups(path, file, WEIGHTS, len(data))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise rejection(path, f"a damaged {WEIGHTS} ({brief(error)})", WHOLE, DAMAGED) from error
+
+
+def check_groups(path: str, file: h5py.File, name: str, size: int) -> None:
+    """Check the groups and arrays of an HDF5 file without reading them.
+
+    Args:
+        path: The model file, for the error.
+        file: The open HDF5 file.
+        name: Its name in messages.
+        size: Its size in bytes.
+
+    Raises:
+        ModelError: They point outside the file or declare more than it can hold.
+    """
     total = 0
     seen: set[int] = set()
 
     def walk(group: h5py.Group) -> None:
         nonlocal total
-        for name in group:
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        for key in group:
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 raise rejection(
                     path,
-                    f"a link to elsewhere in {WEIGHTS}, {name!r}",
+                    f"a link to elsewhere in {name}, {key!r}",
                     "arrays in the file itself",
                     _LEAVE,
                 )
-            item = group[name]
+            item = group[key]
             if isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
                     raise rejection(
                         path,
-                        f"data outside {WEIGHTS}, {name!r}",
+                        f"data outside {name}, {key!r}",
                         "arrays in the file itself",
                         _LEAVE,
                     )
@@ -105,17 +126,11 @@ def check_weights(path: str, data: bytes) -> None:
                 seen.add(address)  # hard links can form a ring
                 walk(item)
 
-    try:
-        with h5py.File(io.BytesIO(data), "r") as file:
-            walk(file)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise rejection(path, f"a damaged {WEIGHTS} ({brief(error)})", WHOLE, DAMAGED) from error
-    if total > max(1 << 20, MAX_RATIO * len(data)):
+    walk(file)
+    if total > max(1 << 20, MAX_RATIO * size):
         raise rejection(
             path,
-            f"{WEIGHTS} of {len(data)} bytes declaring {total} bytes",
+            f"{name} of {size} bytes declaring {total} bytes",
             f"at most {MAX_RATIO} times its size",
             _LEAVE,
         )

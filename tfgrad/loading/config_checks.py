@@ -26,7 +26,7 @@ _UNSAFE_CLASSES = {
     "JaxLayer": "a JaxLayer, which belongs to another backend",
     "FlaxLayer": "a FlaxLayer, which belongs to another backend",
 }
-_VALUES = frozenset(
+VALUES = frozenset(
     {"__tensor__", "__keras_tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
 )
 
@@ -56,7 +56,7 @@ def check_config(path: str, config: dict[str, Any]) -> None:
     """
     if "class_name" not in config:
         raise rejection(path, f"a {CONFIG} without a model", "the class of the model", DAMAGED)
-    for entry in _objects(config):
+    for entry in objects(config):
         name, module = entry["class_name"], entry.get("module")
         if not isinstance(name, str) or not isinstance(module, str | None):
             raise rejection(
@@ -83,7 +83,7 @@ def check_config(path: str, config: dict[str, Any]) -> None:
             )
         target = inner if name == "function" else entry.get("registered_name")
         registered = isinstance(target, str) and keras.saving.get_registered_object(target)
-        if name in _VALUES or registered:
+        if name in VALUES or registered:
             continue
         if module is None or module == "builtins" or _is_keras(module, name == "function"):
             continue  # a bare name is looked up in Keras, and nowhere else
@@ -96,7 +96,7 @@ def check_config(path: str, config: dict[str, Any]) -> None:
         )
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
+def objects(value: Any) -> Iterator[dict[str, Any]]:
     """Every serialised object in a config, wherever Keras might deserialise it."""
     stack = [value]
     while stack:  # no recursion: the file chooses the depth

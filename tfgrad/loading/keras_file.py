@@ -1,4 +1,4 @@
-"""Validates and loads `.keras` files.
+"""Validates and loads `.keras` files, and the HDF5 files (`.h5`) that Keras wrote before.
 
 A model file is a program written by somebody else: it names the classes to build. So it is read as
 data first, and passed to Keras only if nothing in it names code from elsewhere, a file outside, or
@@ -23,6 +23,7 @@ from tfgrad.errors import ModelError
 from tfgrad.gradients.model_checks import nonfinite_weight
 from tfgrad.loading.archive_checks import CONFIG, METADATA, WEIGHTS, check_members, check_weights
 from tfgrad.loading.config_checks import check_config, check_version
+from tfgrad.loading.h5_file import SIGNATURE, check_h5
 from tfgrad.loading.rejection import (
     DAMAGED,
     DIVERGED,
@@ -36,13 +37,13 @@ from tfgrad.loading.saved_model import GRAPH, versions
 
 
 def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
-    """Load a Keras 3 `.keras` file without running any code from it.
+    """Load a `.keras` file, or a legacy `.h5` file, without running any code from it.
 
     Classes come from Keras, from tfgrad, or from `keras.saving.register_keras_serializable` in
     this process; nothing is imported because the file says so.
 
     Args:
-        path: A local file whose name ends in `.keras`.
+        path: A local file whose name ends in `.keras`, `.h5` or `.hdf5`.
         compile: Whether to restore the optimizer, loss and metrics of `compile` as well.
 
     Returns:
@@ -53,8 +54,10 @@ def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
     """
     path = os.fspath(path)
     _check_backend(path)
-    _check_kind(path)
-    _check_content(path, compile)
+    if _check_kind(path) == SIGNATURE:
+        check_h5(path, compile)
+    else:
+        _check_content(path, compile)
     try:
         model = keras.saving.load_model(path, compile=compile, safe_mode=True)
     except Exception as error:
@@ -83,11 +86,11 @@ def _check_backend(path: str) -> None:
         )
 
 
-def _check_kind(path: str) -> None:
-    """Tell a missing, foreign or empty file from a `.keras` one by its first bytes."""
-    expected = "a .keras file"
+def _check_kind(path: str) -> bytes:
+    """Tell a missing, foreign or empty file from a model file by its first bytes, returned."""
+    expected = "a .keras or .h5 file"
     if os.path.isdir(path):
-        advice = "give a .keras file"
+        advice = "give a .keras or .h5 file"
         if os.path.exists(os.path.join(path, GRAPH)) or versions(path):
             advice = "read a SavedModel with tfgrad.loading.load_served"
         raise rejection(path, "a directory", expected, advice)
@@ -103,18 +106,14 @@ def _check_kind(path: str) -> None:
     if not head:
         advice = "its writing was interrupted: save the model again"
         raise rejection(path, "an empty file", expected, advice)
-    if head == b"\x89HDF\r\n\x1a\n":
-        raise rejection(
-            path,
-            "an HDF5 file (weights alone, or the legacy format of Keras 2)",
-            expected,
-            "build the model in Python, call model.load_weights and save it as .keras",
-        )
+    if head == SIGNATURE:
+        return head
     if not head.startswith(b"PK"):
         advice = "give a file that Keras saved"
         raise rejection(path, "a file that is not a zip archive", expected, advice)
     if not path.endswith(".keras"):
         raise rejection(path, "a name that does not end in .keras", expected, "rename the file")
+    return head
 
 
 def _check_content(path: str, compile: bool) -> None:

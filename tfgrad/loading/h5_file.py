@@ -1,0 +1,122 @@
+"""Checks of a legacy HDF5 model file (`.h5`, of Keras 2 or 3), before Keras opens it.
+
+The config stands in the attribute `model_config`. Classes have names without modules there, and
+Keras looks them up among everything that its namespaces hold, functions included; only names of
+classes that belong into a model pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import keras
+
+from tfgrad.errors import ModelError
+from tfgrad.loading.archive_checks import MAX_BYTES, check_groups
+from tfgrad.loading.config_checks import VALUES, check_config, objects
+from tfgrad.loading.rejection import (
+    DAMAGED,
+    MAX_JSON_BYTES,
+    WHOLE,
+    brief,
+    read_json,
+    rejection,
+)
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUFFIXES = (".h5", ".hdf5")
+_CONFIG, _TRAINING, _WEIGHTS = "model_config", "training_config", "model_weights"
+_KINDS = (
+    (keras.layers, keras.layers.Layer),
+    (keras.models, keras.Model),
+    (keras.initializers, keras.initializers.Initializer),
+    (keras.regularizers, keras.regularizers.Regularizer),
+    (keras.constraints, keras.constraints.Constraint),
+    (keras.losses, keras.losses.Loss),
+    (keras.metrics, keras.metrics.Metric),
+    (keras.optimizers, keras.optimizers.Optimizer),
+    (keras.optimizers.schedules, keras.optimizers.schedules.LearningRateSchedule),
+    (keras.dtype_policies, keras.dtype_policies.DTypePolicy),
+    (keras.quantizers, keras.quantizers.Quantizer),
+)
+# Keras 2's name of a functional model, and names that no namespace exports.
+_OTHERS = {"Functional", "Policy", "function"}
+
+
+def check_h5(path: str, compile: bool) -> None:
+    """Check everything in a legacy HDF5 file that Keras would read.
+
+    Args:
+        path: The file, which begins as HDF5 files do.
+        compile: Whether the optimizer, loss and metrics will be restored, too.
+
+    Raises:
+        ModelError: The file is damaged, too large, holds weights alone, points outside itself,
+            names a class that is neither Keras's, nor tfgrad's, nor registered in this process, or
+            one that can run code or read a file.
+    """
+    if not path.endswith(SUFFIXES):
+        raise rejection(
+            path, "an HDF5 file of another name", "a name that ends in .h5", "rename the file"
+        )
+    size = os.path.getsize(path)
+    if size > MAX_BYTES:
+        raise rejection(
+            path,
+            f"a file of {size / 2**30:.1f} GiB",
+            f"at most {MAX_BYTES >> 30} GiB",
+            "do not open it: no model of this size is stored in one file",
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            config, training = (_json(path, file, name) for name in (_CONFIG, _TRAINING))
+            if config is None or _WEIGHTS not in file:
+                raise rejection(
+                    path,
+                    "an HDF5 file of weights alone",
+                    "a whole model, as model.save writes it",
+                    "build the model in Python, call model.load_weights and save it as .keras",
+                )
+            check_groups(path, file, os.path.basename(path), size)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise rejection(path, f"a damaged HDF5 file ({brief(error)})", WHOLE, DAMAGED) from error
+    whole = {**config, "compile_config": training if compile else None}
+    check_config(path, whole)
+    for entry in objects(whole):
+        _check_name(path, entry)
+
+
+def _check_name(path: str, entry: Mapping[str, Any]) -> None:
+    # The module is not looked at, as Keras does not look at it either in such a file.
+    name, registered = entry["class_name"], entry.get("registered_name")
+    if name in VALUES or any(map(keras.saving.get_registered_object, (name, registered))):
+        return
+    if name in _OTHERS or any(
+        isinstance(found := getattr(namespace, name, None), type) and issubclass(found, base)
+        for namespace, base in _KINDS
+    ):
+        return
+    raise rejection(
+        path,
+        f"the class {name!r}, which is no layer or other part of a model in Keras 3",
+        "classes of Keras, or registered in this process",
+        "import the module that registers it with keras.saving.register_keras_serializable, or "
+        "build the model in Python, call model.load_weights and save it as .keras",
+    )
+
+
+def _json(path: str, file: h5py.File, name: str) -> dict[str, Any] | None:
+    """The JSON object of an attribute of the file; None if there is no such attribute."""
+    if name not in file.attrs:
+        return None
+    if h5py.h5a.open(file.id, name.encode()).get_storage_size() > MAX_JSON_BYTES:
+        raise rejection(
+            path, f"a {name} of more than {MAX_JSON_BYTES} bytes", "a JSON object", DAMAGED
+        )
+    text = file.attrs[name]
+    return read_json(path, name, text if isinstance(text, bytes) else str(text).encode())
