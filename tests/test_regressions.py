@@ -180,11 +180,6 @@ def test_a_network_whose_call_takes_no_training_is_exported(tmp_path):
     assert tfgrad.export.save(network, tmp_path / "plain").endswith("1")
 
 
-def test_one_logit_is_not_served(tmp_path):
-    with pytest.raises(ModelError, match="one logit"):
-        tfgrad.export.save(dense(1), tmp_path / "one")
-
-
 def test_numpy_numbers_are_numbers():
     penalty = ScoreMatching(np.float32(0.5), sigma=np.float32(0.25), samples=np.int64(2))
     assert (penalty.weight, penalty.sigma, penalty.samples) == (0.5, 0.25, 2)
@@ -209,11 +204,6 @@ def test_score_matching_on_softplus_and_gradient_norms_on_relu_are_fine():
     tfgrad.PenalizedModel(dense(), [ScoreMatching()])
     relu = keras.Sequential([keras.Input((4,)), L.Dense(5, "relu"), L.Dense(3)])
     tfgrad.PenalizedModel(relu, [GradientNorm()])
-
-
-def test_one_logit_has_no_labels():
-    with pytest.raises(ArgumentError, match=r"one logit.*target=0"):
-        GradientNorm().per_example(dense(1), np.ones((2, 4), "float32"), [0, 1])
 
 
 def test_a_damaged_state_says_so(tmp_path):

@@ -30,6 +30,7 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.models import output_meaning
 
 NEEDS = Needs(intercepts=True)
 
@@ -98,7 +99,10 @@ class FullGradients:
         return [tf.cast(t, self.score.dtype) for t in terms]
 
 
-def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradients:
+@output_meaning.takes_outputs("model")
+def full_gradients(
+    model: keras.Model, x: Any, target: Any = None, *, outputs: Any = None
+) -> FullGradients:
     """The exact full-gradients of one logit per example, in inference mode.
 
     Works eagerly and inside a `tf.function`, on functional, Sequential, nested and subclassed
@@ -109,7 +113,14 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
             one that ends in a softmax or sigmoid, `tfgrad.models.logits` is decomposed.
         x: Float images [batch, …], or a nest of inputs of which the float ones are differentiated.
         target: None or `"predicted"` (the largest logit), an int, or one class per example, [batch]
-            ints, −1 for the predicted one.
+            ints, −1 for the predicted one. One logit f has the classes 0, whose logit is −f, and 1.
+        outputs: What the outputs mean: `"exclusive"`, `"binary"`, `"independent"` or
+            `"regression"`; None for what the compiled loss says. See
+            `tfgrad.models.output_meaning`.
+
+    Warns:
+        OutputMeaningWarning: The model has one output, and nothing says what it means; it is taken
+            for a logit of two classes.
 
     Raises:
         ArgumentError: x has no float input, or the target does not exist.
@@ -136,6 +147,7 @@ def full_gradients(model: keras.Model, x: Any, target: Any = None) -> FullGradie
     # Losses that layers add in this call must not reach the user's model.
     with unchanged_state():
         probe = Probe(network, x, needs=NEEDS)
+    output_meaning.warn_if_assumed(network, count=probe.logits.shape[-1])
     full = of_probe(probe, target)
     if tf.executing_eagerly() and not bool(full.adds_up()):
         if not all(map(_is_finite, _float_inputs(full))):

@@ -15,20 +15,22 @@ from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export.signatures import Served
 from tfgrad.gradients import model_checks
 from tfgrad.internal.arguments import suggestion
+from tfgrad.models import output_meaning
 from tfgrad.models.preprocessors import own_preprocessor
 
 
-def served(model: Any, preprocess: Any) -> tuple[Served, Any]:
+def served(model: Any, preprocess: Any, outputs: Any = None) -> tuple[Served, Any]:
     """What signatures are built from, for a model that can be exported, and its preprocessing.
 
     Args:
         model: The model.
         preprocess: What was given to run before it; None: the model's own preprocessor, if any.
+        outputs: What the outputs mean, as `tfgrad.models.output_meaning` takes it.
 
     Raises:
         ArgumentError: It is no Keras model.
         ModelError: It is not built, has a weight that is NaN or infinite, has several inputs or an
-            integer one, or returns something else than logits [B, K] with K ≥ 2.
+            integer one, or returns something else than one tensor [B, K].
     """
     network = model_checks.network(model)
     if (own := own_preprocessor(network)) is not None:
@@ -46,8 +48,11 @@ def served(model: Any, preprocess: Any) -> tuple[Served, Any]:
         raise ModelError(str(error)) from error
     model_checks.check_logits(network, tf.TensorSpec(shape, dtype))
     model_checks.check_outputs(network)
-    classes = _number_of_logits(network, shape, dtype)
-    return Served(network, dtype, tf.TensorSpec(shape, tf.float32, "image"), classes), preprocess
+    count = _number_of_outputs(network, shape, dtype)
+    output_meaning.warn_if_assumed(network, outputs, count)
+    meaning = output_meaning.meaning(network, outputs, count)
+    image = tf.TensorSpec(shape, tf.float32, "image")
+    return Served(network, dtype, image, count, meaning), preprocess
 
 
 def _without_preprocessor(network: keras.Model, name: str) -> keras.Model:
@@ -58,7 +63,8 @@ def _without_preprocessor(network: keras.Model, name: str) -> keras.Model:
             "runs in its own fit and predict; expected a functional one, or none. Set "
             "model.preprocessor = None and pass it as preprocess=."
         )
-    return keras.Model(network.inputs[0], list(network.outputs), name=network.name)
+    bare = keras.Model(network.inputs[0], list(network.outputs), name=network.name)
+    return output_meaning.inherit(bare, network)
 
 
 def _image_shape(network: keras.Model) -> tuple[int | None, ...]:
@@ -75,7 +81,7 @@ def _image_shape(network: keras.Model) -> tuple[int | None, ...]:
     return shape
 
 
-def _number_of_logits(network: keras.Model, shape: tuple[int | None, ...], dtype: str) -> int:
+def _number_of_outputs(network: keras.Model, shape: tuple[int | None, ...], dtype: str) -> int:
     """K, from a symbolic call: a subclassed model has no symbolic outputs to read it from."""
     outputs = tf.nest.flatten(network(keras.KerasTensor(shape, dtype=dtype), training=False))
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
@@ -83,13 +89,7 @@ def _number_of_logits(network: keras.Model, shape: tuple[int | None, ...], dtype
             f"model {network.name!r}: it returns {[tuple(o.shape) for o in outputs]}; expected one "
             "tensor of logits [batch, classes]. Pass the part of the model that returns that."
         )
-    count = outputs[0].shape[-1]
-    if count == 1:
-        raise ModelError(
-            f"model {network.name!r}: got one logit, whose softmax is 1 for every image; expected "
-            "two or more. Give the network two logits, one per class."
-        )
-    return count
+    return outputs[0].shape[-1]
 
 
 def check_methods(methods: Sequence[str | saliency.Method]) -> None:
@@ -111,20 +111,33 @@ def check_methods(methods: Sequence[str | saliency.Method]) -> None:
 
 
 def methods_of(
-    network: keras.Model, methods: Sequence[str | saliency.Method]
+    network: keras.Model, methods: Sequence[str | saliency.Method], meaning: str | None = None
 ) -> list[saliency.Method]:
     """One method per name, in order; a name given twice counts once.
+
+    Args:
+        network: The exported model.
+        methods: Names, or methods built on this model.
+        meaning: The argument `outputs` of methods that are given by name.
 
     Raises:
         ArgumentError: A method was built on another model, or two methods have one name.
     """
     chosen: dict[str, saliency.Method] = {}
     for method in dict.fromkeys(methods):
-        built = saliency.METHODS[method](network) if isinstance(method, str) else method
+        built = method
+        if isinstance(method, str):
+            built = saliency.METHODS[method](network, outputs=meaning)
         if not _is_same(built.network, network):
             raise ArgumentError(
                 f"methods: got {method!r}, built on another model; expected methods of the "
                 f"exported {network.name!r}. Build it on the model that is exported."
+            )
+        told = output_meaning.known(built.network, built.outputs)
+        if meaning is not None and told not in (None, meaning):
+            raise ArgumentError(
+                f"methods: got {method!r}, for which the outputs mean {told!r}; the export takes "
+                f"them for {meaning!r}. Expected one meaning; try outputs={meaning!r} in both."
             )
         if built.name in chosen:
             raise ArgumentError(
@@ -166,10 +179,10 @@ def image_range(given: Any) -> tuple[float, float]:
 
 
 def class_names(classes: Sequence[str] | None, count: int) -> list[str] | None:
-    """The names as a list, one for each of `count` logits.
+    """The names as a list, one for each of `count` classes, or outputs of a regression.
 
     Raises:
-        ArgumentError: They are not strings, or not as many as the logits.
+        ArgumentError: They are not strings, or not as many.
     """
     if classes is None:
         return None
@@ -177,7 +190,7 @@ def class_names(classes: Sequence[str] | None, count: int) -> list[str] | None:
         raise ArgumentError(f"classes: got {classes!r}; expected a list of {count} names.")
     if len(classes) != count:
         raise ArgumentError(
-            f"classes: got {len(classes)} names; expected {count}, one per logit. Name every "
-            "output in order."
+            f"classes: got {len(classes)} names; expected {count}, one per logit, or two for one "
+            "logit of two classes. Name every class in order."
         )
     return list(classes)

@@ -5,7 +5,8 @@ signatures, inputs and outputs, so these names are the public API of an exported
 
 | signature         | inputs                              | outputs                               |
 |-------------------|-------------------------------------|---------------------------------------|
-| `serving_default` | image [B, …] float32                | logits, probabilities [B, K] float32  |
+| `serving_default` | image [B, …] float32                | logits, probabilities [B, K] float32; |
+|                   |                                     | see `outputs` of `save`               |
 | each method's     | image; target [B] int32             | saliency [B, H, W], score [B] float32;|
 | name              | (−1: the predicted class)           | class [B] int32; the method's extras  |
 | `encoded`         | image_bytes [B] string (JPEG, PNG), | all of `serving_default`'s; saliency, |
@@ -55,6 +56,7 @@ def save(
     *,
     preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None,
     image_range: tuple[float, float] | None = None,
+    outputs: Any = None,
     warmup: bool = True,
 ) -> str:
     """Export a model as the next version under a directory.
@@ -77,6 +79,10 @@ def save(
         image_range: The values of black and white in the images that `preprocess` (or the network)
             takes; the signature `encoded` scales decoded pixels to it. None: the range that
             `tfgrad.models.image_range` finds. Where nothing tells, `encoded` is left out.
+        outputs: What the outputs mean: `"exclusive"` (`probabilities` is the softmax), `"binary"`
+            (one logit f: [1 − σ(f), σ(f)]), `"independent"` (the sigmoids) or `"regression"` (no
+            `probabilities`); None for what the compiled loss says. See
+            `tfgrad.models.output_meaning`.
         warmup: Whether to run one request of batch size 1 for each signature and to write it for
             TensorFlow Serving, which runs it when it loads the version.
 
@@ -91,13 +97,15 @@ def save(
             has a weight that is NaN or infinite; or a method cannot be exported.
 
     Warns:
+        OutputMeaningWarning: The model has one output, and nothing says what it means; it is taken
+            for a logit of two classes.
         ImageRangeWarning: The range of the pixels is not known, or `image_range` contradicts what
             the network tells.
     """
     if methods is not None:
         checks.check_methods(methods)
     given = None if image_range is None else checks.image_range(image_range)
-    served, preprocess = checks.served(model, preprocess)
+    served, preprocess = checks.served(model, preprocess, outputs)
     if methods is None:
         is_image = served.image.shape.rank == 4
         methods = ("fullgrad", "input_gradient") if is_image else ("input_gradient",)
@@ -107,7 +115,7 @@ def save(
         served, more = _preprocessed(served, preprocess)
         variables += more
     served, no_range = _ranged(served, given, preprocess)
-    chosen = checks.methods_of(served.network, methods)
+    chosen = checks.methods_of(served.network, methods, served.meaning)
 
     signatures = _signatures(served, chosen)
     requests, no_warmup = _requests(served, signatures) if warmup else ({}, None)
@@ -118,7 +126,8 @@ def save(
         "input_shape": list(served.image.shape),
         "image_range": None if served.image_range is None else list(served.image_range),
         "preprocess": None if preprocess is None else name_of(preprocess),
-        "outputs": served.classes,
+        "outputs": served.outputs,
+        "meaning": served.meaning,
         "signatures": sorted(signatures),
         "methods": {method.name: method.options() for method in chosen},
         "left_out": {name: why for name, why in left_out.items() if why},
@@ -182,7 +191,7 @@ def _requests(
 ) -> tuple[warmup_requests.Requests, str | None]:
     """Warm-up requests, or none and the reason."""
     try:
-        return warmup_requests.successful_requests(signatures), None
+        return warmup_requests.successful_requests(signatures, served.lowest_target), None
     except tf.errors.OpError as error:
         if None in served.image.shape[1:]:
             return {}, "no size of image that was tried gets through the model"

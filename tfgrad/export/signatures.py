@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tfgrad import images
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import targets
+from tfgrad.gradients import class_scores, targets
+from tfgrad.models.output_meaning import REGRESSION, class_count
 from tfgrad.saliency import Method
 
 
@@ -24,7 +25,8 @@ class Served:
         network: The model that maps images to logits.
         dtype: The float type in which the network takes its input.
         image: The signatures' image input, [None, …] float32.
-        classes: The number of logits K.
+        outputs: The number of outputs K.
+        meaning: What the outputs mean, see `tfgrad.models.output_meaning`.
         preprocess: Function from float32 images to the network's input, of the same shape.
         image_range: The values that black and white of an encoded image take; None if unknown.
         size: (height, width) that encoded images are resized to; None for those of `image`.
@@ -33,10 +35,21 @@ class Served:
     network: keras.Model
     dtype: str
     image: tf.TensorSpec
-    classes: int
+    outputs: int
+    meaning: str
     preprocess: Callable[[tf.Tensor], tf.Tensor] = tf.identity
     image_range: tuple[float, float] | None = None
     size: tuple[int, int] | None = None
+
+    @property
+    def classes(self) -> int:
+        """The number of classes: K, or two for one logit; of a regression the outputs."""
+        return class_count(self.meaning, self.outputs) or self.outputs
+
+    @property
+    def lowest_target(self) -> int:
+        """−1, the predicted class; 0 for several outputs of a regression, which predicts none."""
+        return 0 if self.meaning == REGRESSION and self.outputs > 1 else -1
 
     @property
     def target(self) -> tf.TensorSpec:
@@ -82,28 +95,30 @@ class Served:
             return tf.identity(image)
 
     def predictions(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Logits and their softmax."""
+        """Logits and, of a classifier, the probabilities of its classes."""
         logits = tf.cast(self.network(x, training=False), tf.float32)
-        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+        if self.meaning == REGRESSION:
+            return {"logits": logits}
+        return {
+            "logits": logits,
+            "probabilities": class_scores.probabilities(logits, self.meaning),
+        }
 
     def checked(self, target: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """The targets; absent classes fail the request, or they would get maps of zeros."""
-        highest = self.classes - 1
+        lowest, highest = self.lowest_target, self.classes - 1
+        expected = f"expected one class for each image, 0 to {highest}"
+        expected += ", or -1 for the predicted class." if lowest else "."
         with tf.control_dependencies(
             [
                 tf.debugging.assert_equal(
                     tf.shape(target)[0],
                     tf.shape(batch)[0],
-                    "target: got another number of targets than images; expected one class for "
-                    f"each image, 0 to {highest}, or -1 for the predicted class.",
+                    f"target: got another number of targets than images; {expected}",
                 ),
                 tf.debugging.Assert(
-                    tf.reduce_all((target >= -1) & (target <= highest)),
-                    [
-                        "target: got",
-                        target,
-                        f"expected classes 0 to {highest}, or -1 for the predicted class.",
-                    ],
+                    tf.reduce_all((target >= lowest) & (target <= highest)),
+                    ["target: got", target, expected],
                 ),
             ]
         ):
@@ -154,8 +169,8 @@ def _encoded(served: Served, method: Method | None) -> Any:
         x = served.inputs(served.decoded(image_bytes))
         outputs = served.predictions(x)
         if method is None:
-            chosen = targets.classes(target, outputs["logits"])
-            score = targets.select(outputs["logits"], chosen)
+            chosen = targets.classes(target, outputs["logits"], meaning=served.meaning)
+            score = class_scores.logit(outputs["logits"], chosen, served.meaning)
             return {**outputs, "class": chosen, "score": score}
         explained = method.explain(x, target)
         return {**outputs, **{key: explained[key] for key in ("class", "score", "saliency")}}

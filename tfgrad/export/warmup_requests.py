@@ -27,14 +27,14 @@ _SIDES = (32, 64, 128, 224)
 Requests = dict[str, dict[str, tf.Tensor]]
 
 
-def successful_requests(signatures: Mapping[str, Any]) -> Requests:
+def successful_requests(signatures: Mapping[str, Any], target: int = -1) -> Requests:
     """One request of batch size 1 for each signature, each of which was run successfully.
 
-    Images are all zeros, an encoded image is a PNG of one pixel, and targets are −1 (the predicted
-    class).
+    Images are all zeros, and an encoded image is a PNG of one pixel.
 
     Args:
         signatures: Mapping from name to concrete function.
+        target: The target of every request; −1 is the predicted class.
 
     Raises:
         tf.errors.OpError: No size of image that was tried gets through every signature.
@@ -46,7 +46,7 @@ def successful_requests(signatures: Mapping[str, Any]) -> Requests:
     free = any(None in spec.shape[1:] for inputs in specs.values() for spec in inputs.values())
     for side in (sides := _SIDES if free else _SIDES[:1]):
         chosen = {
-            name: {key: _example(spec, side) for key, spec in inputs.items()}
+            name: {key: _example(spec, side, target) for key, spec in inputs.items()}
             for name, inputs in specs.items()
         }
         try:
@@ -78,11 +78,11 @@ def write(path: str, model: str, chosen: Requests) -> None:
             writer.write(log.SerializeToString())
 
 
-def _example(spec: tf.TensorSpec, side: int) -> tf.Tensor:
+def _example(spec: tf.TensorSpec, side: int, target: int) -> tf.Tensor:
     if spec.dtype == tf.string:
         return tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8))[tf.newaxis]
     shape = [1, *(side if n is None else n for n in spec.shape[1:])]
-    return tf.fill(shape, tf.cast(-1 if spec.dtype.is_integer else 0, spec.dtype))
+    return tf.fill(shape, tf.cast(target if spec.dtype.is_integer else 0, spec.dtype))
 
 
 def _message_class(file: descriptor_pb2.FileDescriptorProto, name: str) -> Any:

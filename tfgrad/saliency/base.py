@@ -20,11 +20,12 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import TfgradError
-from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients import axes, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.models import output_meaning
 from tfgrad.saliency import inputs
 from tfgrad.saliency.tracing import traced
 
@@ -61,6 +62,13 @@ class Method:
             `PenalizedModel` of one.
         chunk_size: Number of examples of an eager call that are processed at once; None processes
             all. It bounds memory and does not change the maps.
+        outputs: What the outputs mean: `"exclusive"`, `"binary"` (one logit f of class 1, −f of
+            class 0), `"independent"` or `"regression"`; None for what the compiled loss says. See
+            `tfgrad.models.output_meaning`.
+
+    Warns:
+        OutputMeaningWarning: The model has one output, and nothing says what it means; it is taken
+            for a logit of two classes.
 
     Raises:
         ArgumentError: The model is not a Keras model, or has several inputs or an integer one.
@@ -70,9 +78,10 @@ class Method:
 
     name: str = ""
 
-    def __init__(self, model: Any, *, chunk_size: int | None = None) -> None:
+    def __init__(self, model: Any, *, chunk_size: int | None = None, outputs: Any = None) -> None:
         self.network = model_checks.network(model)
         self.chunk_size = None if chunk_size is None else integer("chunk_size", chunk_size)
+        self.outputs = output_meaning.check(outputs)
         self.input_shape = model_checks.input_shape(self.network)
         self.dtype = model_checks.input_dtype(self.network)
         model_checks.check_outputs(self.network)
@@ -92,7 +101,12 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no attribute(probe, classes).")
 
     def assemble(self, terms: Any, x: tf.Tensor) -> tf.Tensor:
-        """One map [B, H, W] from the terms at x, in the terms' dtype."""
+        """One map [B, H, W] from the terms at x, in the terms' dtype.
+
+        Args:
+            terms: What `attribute` returned.
+            x: The images [B, H, W, C], channels last whatever the model takes.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no assemble(terms, x).")
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
@@ -102,6 +116,11 @@ class Method:
     def options(self) -> dict[str, Any]:
         """The constructor's arguments other than the model, JSON-serialisable."""
         return {}
+
+    def stated(self) -> dict[str, Any]:
+        """`options`, and `outputs` if it was given."""
+        said = {} if self.outputs is None else {"outputs": self.outputs}
+        return {**self.options(), **said}
 
     def translated(self, error: tf.errors.InvalidArgumentError) -> TfgradError | None:
         """The error to raise instead of one of the compiled function; None raises that one."""
@@ -114,8 +133,9 @@ class Method:
         """The maps of a batch.
 
         Args:
-            x: Float images [B, H, W, C] as the model takes them, array or tensor; a model of
-                sequences takes [B, T, F], one of vectors [B, D].
+            x: Float images [B, H, W, C] as the model takes them, array or tensor; [B, C, H, W] for
+                a model that has channels first, which its layers show (`axes.channel_axis`). A
+                model of sequences takes [B, T, F], one of vectors [B, D].
             target: The class whose logit is explained: an int for every example, ints [B], or None
                 for the predicted classes. Among ints, −1 stands for the predicted class.
 
@@ -154,10 +174,13 @@ class Method:
         x = inputs.float_tensor(x)
         self._check_logits(tuple(x.shape))
         probe = self.probe(x)
+        self._warn_if_assumed(probe.logits.shape[-1])
         classes = probe.classes(inputs.validated_target(target))
         terms = self.attribute(probe, classes)
         return {
-            "saliency": tf.cast(self.assemble(terms, self.image(probe)), tf.float32),
+            "saliency": tf.cast(
+                self.assemble(terms, self.channels_last(self.image(probe))), tf.float32
+            ),
             "score": tf.cast(probe.score(classes), tf.float32),
             "class": classes,
             **self.extras(probe, classes, terms),
@@ -179,11 +202,25 @@ class Method:
         """A probe of the network at x in inference mode, which changes no state of the model."""
         # Losses that layers add to a call would stay behind in the model as tensors of a graph.
         with unchanged_state():
-            return Probe(self.network, tf.cast(x, self.dtype), training=False, needs=self.needs())
+            return Probe(
+                self.network,
+                tf.cast(x, self.dtype),
+                training=False,
+                needs=self.needs(),
+                outputs=self.outputs,
+            )
 
     def image(self, probe: Probe) -> tf.Tensor:
         """The one input of a probe."""
         return tf.nest.flatten(probe.x)[0]
+
+    def channel_axis(self, x: tf.Tensor) -> int:
+        """The channel axis of images shaped like x, as the model takes them: 1, 2 or 3."""
+        return axes.channel_axis(self.network, self._spec(tuple(x.shape)))
+
+    def channels_last(self, values: tf.Tensor) -> tf.Tensor:
+        """Values shaped like the model's images, with the channel axis moved to the end."""
+        return axes.channels_last(values, self.channel_axis(values))
 
     def input_gradient(self, probe: Probe, classes: tf.Tensor, **scalar: Any) -> tf.Tensor:
         """∇x of the classes' scalar, shaped like the one input.
@@ -196,7 +233,7 @@ class Method:
         return tf.nest.flatten(probe.input_gradient(classes, **scalar))[0]
 
     def __repr__(self) -> str:
-        options = "".join(f", {k}={v!r}" for k, v in self.options().items())
+        options = "".join(f", {k}={v!r}" for k, v in self.stated().items())
         return f"{type(self).__name__}({self.network.name!r}{options})"
 
     # Inside
@@ -250,6 +287,9 @@ class Method:
                 known.outputs = tf.nest.flatten(graph.structured_outputs)[0].shape
             return known.outputs[-1] if known.outputs.rank else None
 
+    def _warn_if_assumed(self, count: int | None) -> None:
+        output_meaning.warn_if_assumed(self.network, self.outputs, count)
+
     def _validated(self, x: Any) -> tf.Tensor:
         images = inputs.float_tensor(x)
         inputs.check_shape(images, self.input_shape)
@@ -260,10 +300,12 @@ class Method:
     def _resolved(self, target: Any, images: tf.Tensor) -> tf.Tensor:
         """The classes of a validated batch, int32 [B], −1 for the predicted one."""
         target, batch = inputs.validated_target(target), images.shape[0]
-        if isinstance(target, str):
-            return tf.fill([batch], -1)
         count = self._class_count(tuple(images.shape))
+        self._warn_if_assumed(count)
         if count is not None:
             # Raises if the target does not fit the batch or the classes.
-            targets.classes(target, tf.zeros([batch, count]))
+            meaning = output_meaning.meaning(self.network, self.outputs, count)
+            targets.classes(target, tf.zeros([batch, count]), meaning=meaning)
+        if isinstance(target, str):
+            return tf.fill([batch], -1)
         return tf.broadcast_to(tf.cast(target, tf.int32), [batch])

@@ -18,7 +18,7 @@ REDUCE: dict[str, Callable[..., tf.Tensor]] = {
 }
 
 
-def over_channels(values: tf.Tensor, reduce: str) -> tf.Tensor:
+def over_channels(values: tf.Tensor, reduce: str, axis: int = -1) -> tf.Tensor:
     """The channel axis reduced: [batch, height, width, channels] → [batch, height, width].
 
     Vectors [batch, features] have no channel axis and keep their shape; each feature is reduced as
@@ -27,8 +27,11 @@ def over_channels(values: tf.Tensor, reduce: str) -> tf.Tensor:
     Args:
         values: The attribution, shaped like the input.
         reduce: A key of `REDUCE`.
+        axis: The channel axis of images, of rank 4; sequences have theirs last.
     """
-    return REDUCE[reduce](values if values.shape.rank > 2 else values[..., tf.newaxis], axis=-1)
+    if values.shape.rank < 3:
+        values = values[..., tf.newaxis]
+    return REDUCE[reduce](values, axis=axis if values.shape.rank == 4 else -1)
 
 
 class ChannelReduced(Method):
@@ -37,16 +40,18 @@ class ChannelReduced(Method):
     Args:
         model: See `Method`.
         reduce: Reduction over a pixel's channels, a key of `REDUCE`.
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
     """
 
-    def __init__(self, model: Any, reduce: str, *, chunk_size: int | None = None) -> None:
+    def __init__(
+        self, model: Any, reduce: str, *, chunk_size: int | None = None, outputs: Any = None
+    ) -> None:
         self.reduce = one_of("reduce", reduce, REDUCE)
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """The terms with their channels reduced."""
-        return over_channels(terms, self.reduce)
+        return over_channels(terms, self.reduce, self.channel_axis(terms))
 
     def options(self) -> dict[str, Any]:
         """`reduce`."""

@@ -60,7 +60,7 @@ class GuidedBackprop(ChannelReduced):
         model: See `Method`.
         reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
             `"deviation"`, their standard deviation.
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
 
     `explain` also returns `gradient` [B, …] float32, the guided gradient.
 
@@ -74,10 +74,15 @@ class GuidedBackprop(ChannelReduced):
     name = "guided_backprop"
 
     def __init__(
-        self, model: Any, reduce: str = "abs_sum", *, chunk_size: int | None = None
+        self,
+        model: Any,
+        reduce: str = "abs_sum",
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         self._guided: set[tuple[int | None, ...]] = set()
-        super().__init__(model, reduce, chunk_size=chunk_size)
+        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs)
 
     def probe(self, x: tf.Tensor) -> Probe:
         """A probe of the network at x with every ReLU guided."""

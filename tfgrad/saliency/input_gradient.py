@@ -31,7 +31,7 @@ class InputGradient(ChannelReduced):
         reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
             `"deviation"`, their standard deviation, which the code of Fig. 5.3 takes (0 in images
             of one channel).
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
 
     `explain` also returns `gradient` [B, …] float32, before the channels are reduced.
 
@@ -50,6 +50,7 @@ class InputGradient(ChannelReduced):
         reduce: str = "abs_sum",
         *,
         chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         self.of = one_of("of", of, OF)
         self.temperature = number("temperature", temperature)
@@ -58,7 +59,7 @@ class InputGradient(ChannelReduced):
                 f"temperature: got {temperature!r} with of='logit', which has no softmax; expected "
                 "1; try of='loss' or of='log_probability'."
             )
-        super().__init__(model, reduce, chunk_size=chunk_size)
+        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x of the scalar, shaped like x."""
@@ -89,15 +90,17 @@ class InputTimesGradient(ChannelReduced):
         model: See `Method`.
         reduce: Reduction over a pixel's channels: the signed `"sum"`, `"abs_sum"`, `"max_abs"` or
             `"deviation"`, their standard deviation.
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
 
     Source: Shrikumar, Greenside and Kundaje, "Learning Important Features" (2017), section 3.1.
     """
 
     name = "input_times_gradient"
 
-    def __init__(self, model: Any, reduce: str = "sum", *, chunk_size: int | None = None) -> None:
-        super().__init__(model, reduce, chunk_size=chunk_size)
+    def __init__(
+        self, model: Any, reduce: str = "sum", *, chunk_size: int | None = None, outputs: Any = None
+    ) -> None:
+        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """x ⊙ ∇x f, shaped like x."""

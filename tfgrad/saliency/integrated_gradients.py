@@ -27,9 +27,10 @@ class IntegratedGradients(Method):
 
     Args:
         model: See `Method`.
-        baseline: x′, a finite number or an array that broadcasts to one image [H, W, C].
+        baseline: x′, a finite number or an array that broadcasts to one image as the model
+            takes it, [H, W, C].
         steps: Number of points on the path.
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
 
     Source: Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks" (2017), Eq. 1
     and 3.
@@ -38,11 +39,17 @@ class IntegratedGradients(Method):
     name = "integrated_gradients"
 
     def __init__(
-        self, model: Any, baseline: Any = 0.0, steps: int = 50, *, chunk_size: int | None = None
+        self,
+        model: Any,
+        baseline: Any = 0.0,
+        steps: int = 50,
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         self.baseline = _baseline(baseline)
         self.steps = integer("steps", steps)
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """(x − x′) ⊙ the mean gradient, shaped like x."""
@@ -64,7 +71,7 @@ class IntegratedGradients(Method):
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """The sum over channels."""
-        return over_channels(terms, "sum")
+        return over_channels(terms, "sum", self.channel_axis(terms))
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
         """`convergence_gap` [B] float32."""

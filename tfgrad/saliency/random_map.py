@@ -25,20 +25,22 @@ class Random(Method):
     Args:
         model: See `Method`; only its score and class are used.
         seed: Integer ≥ 0.
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
 
     Source: thesis §3.5.
     """
 
     name = "random"
 
-    def __init__(self, model: Any, seed: int = 0, *, chunk_size: int | None = None) -> None:
+    def __init__(
+        self, model: Any, seed: int = 0, *, chunk_size: int | None = None, outputs: Any = None
+    ) -> None:
         self.seed = integer("seed", seed, lowest=0)
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """The noise, one number for each position."""
-        x = self.image(probe)
+        x = self.channels_last(self.image(probe))
         keys = _fold(tf.reshape(x, [tf.shape(x)[0], -1]), self.seed)
         shape = tf.shape(x)[:-1] if x.shape.rank > 2 else tf.shape(x)
         positions = tf.range(tf.reduce_prod(shape[1:]), dtype=tf.int64)

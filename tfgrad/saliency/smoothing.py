@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, TfgradError
+from tfgrad.gradients import axes
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.stateless_noise import Draws
@@ -32,7 +33,7 @@ class Smooth(Method):
         noise: Standard deviation of the noise as a share of the image's range, ≥ 0.
         square: Whether to average squares.
         seed: Seed of the noise, integer ≥ 0.
-        chunk_size: See `Method`; None takes that of `method`.
+        chunk_size, outputs: See `Method`; None takes that of `method`.
 
     Source: Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), section 3; squares:
     Hooker et al., "A Benchmark for Interpretability Methods" (2019).
@@ -47,6 +48,7 @@ class Smooth(Method):
         seed: int = 0,
         *,
         chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         if not isinstance(method, Method):
             raise ArgumentError(
@@ -58,7 +60,11 @@ class Smooth(Method):
         self.noise = number("noise", noise, zero=True)
         self.square = bool(square)
         self.seed = integer("seed", seed, lowest=0)
-        super().__init__(method.network, chunk_size=chunk_size or method.chunk_size)
+        super().__init__(
+            method.network,
+            chunk_size=chunk_size or method.chunk_size,
+            outputs=outputs or method.outputs,
+        )
         # An exported method's signature has this name.
         self.name = type(self).name or f"smooth_{method.name}"
 
@@ -75,7 +81,9 @@ class Smooth(Method):
 
         def sample(i: Any) -> Any:
             # One pattern for all examples: drawn for the first one and broadcast to the others.
-            (pattern,) = Draws(step=i).normal(x[:1], samples=1, seed=self.seed)
+            first = self.channels_last(x[:1])
+            (pattern,) = Draws(step=i).normal(first, samples=1, seed=self.seed)
+            pattern = axes.channels_at(pattern, self.channel_axis(x))
             terms = one_pass(x + sigma * pattern, classes)
             return tf.nest.map_structure(tf.square, terms) if self.square else terms
 
@@ -109,7 +117,7 @@ class Smooth(Method):
 
     def options(self) -> dict[str, Any]:
         """`method` with its options, `samples`, `noise`, `square`, `seed`."""
-        method = {"name": self.method.name, **self.method.options()}
+        method = {"name": self.method.name, **self.method.stated()}
         return {"method": method, **self._own_options(), "square": self.square}
 
     def _own_options(self) -> dict[str, Any]:
@@ -120,7 +128,7 @@ class SmoothGrad(Smooth):
     """`Smooth` of `InputGradient`: s[h, w] = Σ_c abs(mean_i ∂f_y/∂x[h, w, c] at x + n_i).
 
     Args:
-        model, chunk_size: See `Method`.
+        model, chunk_size, outputs: See `Method`.
         samples, noise, seed: See `Smooth`, also for the source and for what the map describes.
         of, temperature, reduce: See `InputGradient`.
     """
@@ -139,8 +147,11 @@ class SmoothGrad(Smooth):
         reduce: str = "abs_sum",
         *,
         chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
-        gradient = InputGradient(model, of, temperature, reduce, chunk_size=chunk_size)
+        gradient = InputGradient(
+            model, of, temperature, reduce, chunk_size=chunk_size, outputs=outputs
+        )
         super().__init__(gradient, samples, noise, self._square, seed)
 
     def options(self) -> dict[str, Any]:

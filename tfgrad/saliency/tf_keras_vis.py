@@ -16,13 +16,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import axes
+from tfgrad.errors import ArgumentError, ModelError, TfgradError
+from tfgrad.gradients import axes, class_scores, targets
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.keras_private import output_of_call
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.models import output_meaning
+from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, INDEPENDENT
 from tfgrad.saliency import cam_layers
 from tfgrad.saliency.base import Method
 
@@ -34,7 +36,7 @@ class _KerasVis(Method):
         model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
         layer: Name of the layer whose feature maps are weighted, or of one of its calls; None takes
             the last convolution whose maps have more than one position.
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
 
     Raises:
         ArgumentError: tf-keras-vis is not installed, or the model has no such layer.
@@ -46,15 +48,19 @@ class _KerasVis(Method):
     _dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16", "float64")
 
     def __init__(
-        self, model: Any, layer: str | None = None, *, chunk_size: int | None = None
+        self,
+        model: Any,
+        layer: str | None = None,
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
         self.layer = layer
         _require_plain(self.network, self._dtypes)
         if layer is not None:
             cam_layers.check_name(self.network, layer)
         self._vis = getattr(_imported(self._module), self._class)
-        self._score = _imported("utils.scores").CategoricalScore
 
     def explain(self, x: tf.Tensor, target: Any = None) -> dict[str, tf.Tensor]:
         """Not available, as tf-keras-vis computes outside TensorFlow's graphs.
@@ -78,11 +84,14 @@ class _KerasVis(Method):
 
     def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         with unchanged_state():
-            if tf.reduce_any(classes < 0):
-                (logits,) = keras.tree.flatten(self.network(x, training=False))
-                classes = tf.where(classes < 0, tf.argmax(logits, -1, tf.int32), classes)
+            count = self._class_count(tuple(x.shape))
+            meaning = output_meaning.meaning(self.network, self.outputs, count)
+            (logits,) = keras.tree.flatten(self.network(x, training=False))
+            classes = targets.classes(classes, logits, meaning=meaning)
             try:
-                maps = self._maps(_Listed.of(self.network), x, classes.numpy().tolist())
+                maps = self._maps(_Listed.of(self.network), x, classes.numpy().tolist(), meaning)
+            except TfgradError:
+                raise
             except (AttributeError, ValueError) as error:
                 raise ModelError(
                     f"model {self.network.name!r}: got an error of tf-keras-vis ({error}); "
@@ -97,9 +106,17 @@ class _KerasVis(Method):
             )
         return tf.constant(maps, tf.float32)
 
-    def _maps(self, model: keras.Model, x: tf.Tensor, classes: list[int]) -> Any:
+    def _maps(self, model: keras.Model, x: tf.Tensor, classes: list[int], meaning: str) -> Any:
+        return self._cam(model, x, self._score(classes, meaning))
+
+    def _score(self, classes: list[int], meaning: str) -> Any:
+        """What tf-keras-vis differentiates: each image's logit, −f for class 0 of one logit f."""
+        scores = _imported("utils.scores")
+        return (scores.BinaryScore if meaning == BINARY else scores.CategoricalScore)(classes)
+
+    def _cam(self, model: keras.Model, x: tf.Tensor, score: Any) -> Any:
         return self._vis(model)(
-            self._score(classes),
+            score,
             x,
             penultimate_layer=_Called(self._call(x)),
             seek_penultimate_conv_layer=False,
@@ -166,7 +183,7 @@ class GradCAMPlusPlus(_KerasVis):
         model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
         layer: Name of the layer whose feature maps A are weighted, or of one of its calls; None
             takes the last convolution whose maps have more than one position.
-        chunk_size: See `Method`.
+        chunk_size, outputs: See `Method`.
 
     Source: Chattopadhay et al., "Grad-CAM++" (2018), section 3.2.
     """
@@ -190,9 +207,10 @@ class LayerCAM(_KerasVis):
 class ScoreCAM(_KerasVis):
     """Score-CAM: feature maps weighted by the softmax score of the image masked by each.
 
-    s = relu(Σ_c w_c A_c), with w_c the class's score for x ⊙ A_c, where A_c is resized to the image
-    and scaled to [0, 1]. One forward pass per channel of the layer, with all masked copies of a
-    chunk in memory: use a small `chunk_size`, or `GradCAM` where there are many channels.
+    s = relu(Σ_c w_c A_c), with w_c the class's probability for x ⊙ A_c, where A_c is resized to the
+    image and scaled to [0, 1]; that of one logit or of independent labels is a sigmoid. One forward
+    pass per channel of the layer, with all masked copies of a chunk in memory: use a small
+    `chunk_size`, or `GradCAM` where there are many channels.
     Arguments: see `GradCAMPlusPlus`.
 
     Source: Wang et al., "Score-CAM" (2020), section 3.
@@ -201,6 +219,19 @@ class ScoreCAM(_KerasVis):
     name = "scorecam"
     _module, _class = "scorecam", "Scorecam"
     _dtypes = ("float32", "float16")
+
+    def _maps(self, model: keras.Model, x: tf.Tensor, classes: list[int], meaning: str) -> Any:
+        class_scores.check_classes(meaning, "'scorecam', which weights maps by probabilities")
+        if meaning not in (BINARY, INDEPENDENT):
+            return self._cam(model, x, self._score(classes, meaning))
+        # The probability of a label is the softmax of [0, f]; tf-keras-vis takes one model a call.
+        maps = np.zeros(x.shape[:3], "float32")
+        for k in set(classes):
+            place, column = (k, 0) if meaning == BINARY else (1, k)
+            chosen = np.flatnonzero(np.asarray(classes) == k)
+            score = self._score([place] * len(chosen), EXCLUSIVE)
+            maps[chosen] = self._cam(model.against_zero(column), tf.gather(x, chosen), score)
+        return maps
 
 
 def activation_maximization(
@@ -249,7 +280,7 @@ def activation_maximization(
     options.setdefault("optimizer", keras.optimizers.RMSprop((high - low) / 255, rho=0.999))
     maximization = _imported("activation_maximization").ActivationMaximization
     images = maximization(_Listed.of(cam.network))(
-        cam._score(resolved),
+        cam._score(resolved, output_meaning.meaning(cam.network, cam.outputs)),
         seed_input=start,
         input_range=(low, high),
         steps=steps,
@@ -265,6 +296,12 @@ class _Listed(keras.Model):
     def of(cls, network: keras.Model) -> _Listed:
         """The model around a network's layers."""
         return cls(list(network.inputs), list(network.outputs))
+
+    def against_zero(self, column: int) -> _Listed:
+        """A model of the same layers that returns the logits [0, f] of one output f."""
+        logits = self.outputs[0][:, column : column + 1]
+        both = keras.ops.concatenate([keras.ops.zeros_like(logits), logits], -1)
+        return type(self)(list(self.inputs), [both])
 
     def predict(self, x: Any, batch_size: int = 32, **_: Any) -> np.ndarray:
         """The outputs for [images], without the progress bar of Keras's own."""
