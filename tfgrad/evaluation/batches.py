@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError, NonFiniteError, TfgradError
-from tfgrad.gradients import model_checks, output_heads, targets
+from tfgrad.gradients import axes, model_checks, output_heads, targets
 
 # (images, labels, the first one's index int64)
 Placed = tuple[Any, Any, tf.Tensor]
@@ -109,24 +109,31 @@ def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "n
     return output_heads.logits(network, answer, None).shape[-1]
 
 
-def channel_axis() -> int:
-    """The channel axis of images under `keras.config.image_data_format()`: 1 or 3."""
-    return 1 if keras.config.image_data_format() == "channels_first" else 3
+def channel_axis(network: Any, x: Any) -> int:
+    """The channel axis of the images that a network takes, 1, 2 or 3; see `axes.channel_axis`."""
+    if isinstance(network, keras.layers.Layer):
+        return axes.channel_axis(network, x)
+    return axes.default_axis()
 
 
-def image_size(x: Any) -> tuple[int, int]:
+def image_size(x: Any, channels: int | None = None) -> tuple[int, int]:
     """(height, width) of images.
+
+    Args:
+        x: The images.
+        channels: Their channel axis; None for that of `keras.config.image_data_format()`.
 
     Raises:
         ArgumentError: x has another form than images.
     """
+    channels = channels or axes.default_axis()
     if not tf.is_tensor(x) or x.shape.rank != 4:
-        order = "C, H, W" if channel_axis() == 1 else "H, W, C"
+        order = "C, H, W" if channels == 1 else "H, W, C"
         raise ArgumentError(
             f"batches: got images of shape {getattr(x, 'shape', type(x).__name__)}; expected "
             f"[batch, {order}]."
         )
-    height, width = (n for axis, n in enumerate(x.shape) if axis not in (0, channel_axis()))
+    height, width = (n for axis, n in enumerate(x.shape) if axis not in (0, channels))
     return height, width
 
 

@@ -14,7 +14,7 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.penalties.base import PACKAGE, Penalty
-from tfgrad.penalties.feature_maps import channels_first, of_one_size
+from tfgrad.penalties.feature_maps import laid_out, of_one_size
 from tfgrad.penalties.layer_pairs import checked_pairs, config_of, names_of
 from tfgrad.penalties.logits_and_jacobians import JacobianMatching, shared_target, target_key
 
@@ -46,7 +46,7 @@ def bias_gradient_map(probe: Probe, call: str, target: Any) -> tf.Tensor:
             f"shape {gradient.shape}; expected maps [batch, height, width, channels]. Name a "
             "convolution."
         )
-    return tf.reduce_sum(gradient, 1 if channels_first() else -1)
+    return tf.reduce_sum(laid_out(probe, call, gradient), -1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

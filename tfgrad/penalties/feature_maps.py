@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import math
 
-import keras
 import tensorflow as tf
 
 from tfgrad import layers, losses
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import axes
 from tfgrad.gradients.probe import Probe
 
 
-def channels_first() -> bool:
-    """Whether images are [batch, channels, height, width]."""
-    return keras.config.image_data_format() == "channels_first"
-
-
 def features(probe: Probe, call: str) -> tf.Tensor:
-    """The output of a call, [batch, height, width, channels].
+    """The output of a call, [batch, height, width, channels], channels last in any network.
 
     Raises:
-        ArgumentError: There was no such call, or its output is no map.
+        ArgumentError: There was no such call, or its output is no map with one entry per example.
     """
     if call not in probe.layer_outputs:
         raise ArgumentError(
@@ -36,12 +31,29 @@ def features(probe: Probe, call: str) -> tf.Tensor:
             f"{shape}; expected maps [batch, height, width, channels]. Name a convolution, an "
             "activation or a pooling layer before the network flattens."
         )
-    return output
+    return laid_out(probe, call, output)
+
+
+def laid_out(probe: Probe, call: str, values: tf.Tensor) -> tf.Tensor:
+    """Values shaped like a call's rank-4 output, with channels last.
+
+    Raises:
+        ArgumentError: The output is no map with one entry per example: windows on the batch axis,
+            or attention scores.
+    """
+    found = axes.Layouts(probe.network, probe.x).map_of(call, values)
+    if found is None:
+        raise ArgumentError(
+            f"layers: got {call!r} of network {probe.network.name!r}, which has outputs of shape "
+            f"{tuple(values.shape)}; expected maps [batch, height, width, channels] with one entry "
+            "per example, which windows and attention scores are not; try the layer around it."
+        )
+    return found
 
 
 def attention(probe: Probe, call: str, power: float) -> tf.Tensor:
     """The attention map of a call, [batch, height, width]."""
-    return losses.attention_map(features(probe, call), power, 1 if channels_first() else -1)
+    return losses.attention_map(features(probe, call), power)
 
 
 def known_sides(probe: Probe, call: str) -> list[int]:
@@ -50,8 +62,7 @@ def known_sides(probe: Probe, call: str) -> list[int]:
     Raises:
         ArgumentError: One of them is unknown while the pass is traced.
     """
-    shape = features(probe, call).shape
-    sides = list(shape[2:]) if channels_first() else list(shape[1:3])
+    sides = list(features(probe, call).shape[1:3])
     if None in sides:
         raise ArgumentError(
             f"layers: got {call!r}, whose map has the unknown size {tuple(sides)}; expected a "

@@ -10,11 +10,10 @@ import tensorflow as tf
 
 from tfgrad import losses
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import targets
+from tfgrad.gradients import axes, targets
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.penalties.base import PACKAGE, Penalty
-from tfgrad.penalties.feature_maps import channels_first
 
 
 def corner(height: int, width: int, side: int) -> np.ndarray:
@@ -89,7 +88,7 @@ class SaliencyFooling(Penalty):
     def compute(self, probe: Probe) -> tf.Tensor:
         """‖s − m‖² of each example, [batch]."""
         gradient = self._image(probe, probe.input_gradient(self.target))
-        shares = losses.saliency_map(gradient, 1 if channels_first() else -1)
+        shares = losses.saliency_map(gradient)
         # Known only now, where the image has no fixed size.
         shares = tf.ensure_shape(shares, [None, *self.mask.shape])
         wanted = tf.constant(self.mask / self.mask.sum(), shares.dtype)
@@ -111,7 +110,7 @@ class SaliencyFooling(Penalty):
         )
 
     def _image(self, probe: Probe, gradient: Any) -> tf.Tensor:
-        """The gradient of the one input, once it is known to fit the mask."""
+        """The gradient of the one input, channels last, once it is known to fit the mask."""
         parts = tf.nest.flatten(gradient)
         if len(parts) != 1 or parts[0].shape.rank != 4:
             raise ModelError(
@@ -119,13 +118,15 @@ class SaliencyFooling(Penalty):
                 f"{[tuple(p.shape) for p in parts]}; expected one, images [batch, height, width, "
                 f"channels], whose gradient {self.name!r} compares with a mask."
             )
-        size = parts[0].shape[2:4] if channels_first() else parts[0].shape[1:3]
+        axis = axes.channel_axis(probe.network, probe.x)
+        found = axes.channels_last(parts[0], axis)
+        size = found.shape[1:3]
         if not size.is_compatible_with(self.mask.shape):
             raise ArgumentError(
                 f"mask: got {self.mask.shape} for images of size {tuple(size)}; expected one "
                 "number for each pixel, [height, width]."
             )
-        return parts[0]
+        return found
 
 
 def _checked_mask(mask: Any) -> np.ndarray:

@@ -8,12 +8,11 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import layer_biases
+from tfgrad.gradients import axes, layer_biases
 from tfgrad.gradients.intercepts import call_structure, closed_forms
 from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer, one_of
 from tfgrad.internal.unchanged_state import unchanged_state
-from tfgrad.penalties.feature_maps import channels_first
 
 KINDS = ("attention", "bias")
 
@@ -118,7 +117,7 @@ def _last_of_each_size(
     ]
     with (
         unchanged_state(),
-        call_hooks.handled(_Maps()) as maps,
+        call_hooks.handled(_Maps(axes.Layouts(model, x))) as maps,
         layer_biases.recorded_biases(convolutions) as biased,
     ):
         model(x, training=False)
@@ -156,7 +155,8 @@ def _listed(sizes: dict[Size, str]) -> str:
 class _Maps(call_hooks.Handler):
     """Records the sizes of the maps that a model's layers return, {call name: (height, width)}."""
 
-    def __init__(self) -> None:
+    def __init__(self, layouts: axes.Layouts) -> None:
+        self._layouts = layouts
         self.sizes: dict[str, Size] = {}
         self._names = call_hooks.CallNames()
         self._learned = False  # Layers before the first weights only prepare the image.
@@ -172,7 +172,8 @@ class _Maps(call_hooks.Handler):
         if not self._learned:
             return output
         if tf.is_tensor(output) and output.shape.rank == 4:
-            height, width = output.shape[2:] if channels_first() else output.shape[1:3]
+            found = self._layouts.map_of(name, output)
+            height, width = (1, 1) if found is None else found.shape[1:3]
             if height * width > 1:
                 self.sizes[name] = (height, width)
         return output

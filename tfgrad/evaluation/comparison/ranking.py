@@ -49,7 +49,9 @@ def _kept(compared: ComparedModel, maps_of: Maps, file: IO[bytes]) -> np.ndarray
     count, maps, digest = 0, np.zeros(0), hashlib.blake2b()
     file.seek(0)  # An earlier call that failed may have written something.
     file.truncate()
-    for (x, found), _, _ in mapped(placed(compared.data, compared.network), maps_of, 0):
+    for (x, found), _, _ in mapped(
+        placed(compared.data, compared.network), maps_of, 0, compared.network
+    ):
         before, maps = maps, found.numpy()
         if count and maps.dtype != before.dtype:
             raise ArgumentError(

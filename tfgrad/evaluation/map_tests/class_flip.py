@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import Placed, class_count, per_image, placed
+from tfgrad.evaluation.batches import Placed, channel_axis, class_count, per_image, placed
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import RANDOM
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, spread, standard_error
@@ -46,7 +46,7 @@ def class_flip(
 
     Args:
         network: A Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
-            come first under `keras.config.image_data_format() == "channels_first"`.
+            come first if its layers have channels first.
         batches: A data set of (images, integer labels), as the network takes them; images of other
             labels than `source` are skipped.
         maps: A function of (images, classes) that returns signed maps [batch, H, W], as every
@@ -92,8 +92,9 @@ def class_flip(
         # Nothing is removed where S ≤ 0: no count reaches the rank `size`.
         rank = tf.where(difference > 0, size - 1 - pixel_removal.ranks(difference), size)
         count = pixel_removal.pixels_in(tf.constant(share, tf.float64), size)
-        value = pixel_removal.filling(x, fill)
-        after = _logits(network, pixel_removal.removed(x, rank, count, value))
+        channels = channel_axis(network, x)
+        value = pixel_removal.filling(x, fill, channels)
+        after = _logits(network, pixel_removal.removed(x, rank, count, value, channels))
         fall = _log_odds(_logits(network, x), source, to) - _log_odds(after, source, to)
         turned = tf.argmax(after, -1, tf.int32) == to
         gone = tf.reduce_mean(tf.cast(rank < count, tf.float32), [1, 2])
@@ -101,7 +102,7 @@ def class_flip(
         return tf.stack([fall, *(tf.cast(t, fall.dtype) for t in others)], -1)
 
     chosen = _of_class(placed(batches, network, "label"), network, source, to)
-    mapped = pixel_removal.mapped(chosen, _difference(maps, source, to), seed)
+    mapped = pixel_removal.mapped(chosen, _difference(maps, source, to), seed, network)
     table = per_image(flipped, mapped).astype(np.float64)
     table, missing = pixel_removal.counted_rows(table, table[:, -1] > 0, f"maps of class {source}")
     falls, turned, gone, constant, _ = table.T

@@ -108,7 +108,8 @@ class ExplainedModel:
 
         def checked(x: tf.Tensor, classes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
             found = comparable(function(x, classes))
-            sides = (n for axis, n in enumerate(x.shape) if axis not in (0, channel_axis()))
+            channels = channel_axis(self.network, x)
+            sides = (n for axis, n in enumerate(x.shape) if axis not in (0, channels))
             expected = (x.shape[0], *sides)
             if tuple(found.shape) != expected:
                 raise ArgumentError(

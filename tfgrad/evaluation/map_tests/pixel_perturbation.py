@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.evaluation.batches import one_by_one, per_image, placed
+from tfgrad.evaluation.batches import channel_axis, one_by_one, per_image, placed
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import IMAGE_MEAN
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, counted, standard_error
@@ -62,7 +62,7 @@ def pixel_perturbation(
 
     Args:
         network: A Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
-            come first under `keras.config.image_data_format() == "channels_first"`.
+            come first if its layers have channels first.
         batches: A data set of (images, integer labels), as the network takes them.
         maps: The maps that rank pixels: a function of (images, labels) that returns [batch, H, W],
             as every `tfgrad.saliency` method is; an array [n, H, W] for all images in order; or
@@ -108,13 +108,14 @@ def pixel_perturbation(
         size = tf.reduce_prod(tf.shape(saliency)[1:])
         if remove == "most":
             rank = size - 1 - rank
-        value = pixel_removal.filling(x, fill)
+        channels = channel_axis(network, x)
+        value = pixel_removal.filling(x, fill, channels)
         logits = _logits(network, x)
         y = targets.classes("label", logits, y)
 
         def at(fraction: tf.Tensor) -> tf.Tensor:
             count = pixel_removal.pixels_in(fraction, size)
-            image = pixel_removal.removed(x, rank, count, value)
+            image = pixel_removal.removed(x, rank, count, value, channels)
             return _scores(_logits(network, image), logits, y)
 
         rows = one_by_one(at, tf.constant(points, tf.float64), tf.float32)
@@ -122,7 +123,7 @@ def pixel_perturbation(
         columns = tf.repeat(tf.cast(tf.stack(flags), tf.float32)[..., tf.newaxis], len(SCORES), 2)
         return tf.transpose(tf.concat([rows, columns], 0), [1, 0, 2])
 
-    mapped = pixel_removal.mapped(placed(batches, network), maps, seed)
+    mapped = pixel_removal.mapped(placed(batches, network), maps, seed, network)
     table = per_image(perturbed, mapped).astype(np.float64)
     table, missing = pixel_removal.counted_rows(table, table[:, -2, 0] > 0)
     constant = int(table[:, -1, 0].sum())

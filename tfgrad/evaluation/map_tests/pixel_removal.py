@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.batches import Placed, channel_axis, check_finite, image_size
+from tfgrad.gradients import axes
 from tfgrad.internal.arguments import one_of
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.internal.stateless_noise import Draws
@@ -54,7 +55,9 @@ def checked_maps(maps: Any) -> Any:
     return maps if as_it_is else np.asarray(maps)
 
 
-def mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
+def mapped(
+    batches: Iterator[Placed], maps: Any, seed: int, network: Any = None
+) -> Iterator[Placed]:
     """Batches ((images, maps), labels, index of the first), with maps computed on the way.
 
     Maps keep their own floating type; integers become float64.
@@ -63,16 +66,18 @@ def mapped(batches: Iterator[Placed], maps: Any, seed: int) -> Iterator[Placed]:
         batches: Batches (images, labels, index of the first).
         maps: See `checked_maps`.
         seed: Seed of `RANDOM`.
+        network: The network that takes the images; it tells their channel axis.
 
     Raises:
         ArgumentError: Maps do not fit the images in shape or number.
     """
     read = 0
     for x, y, first in batches:
-        expected = (x.shape[0], *image_size(x))
+        channels = channel_axis(network, x)
+        expected = (x.shape[0], *image_size(x, channels))
         read += x.shape[0]
         if isinstance(maps, str):
-            found = Draws(0, first).normal(tf.gather(x, 0, axis=channel_axis()), 1, seed)[0]
+            found = Draws(0, first).normal(tf.gather(x, 0, axis=channels), 1, seed)[0]
         elif callable(maps):
             found = maps(x, y)
         else:
@@ -173,14 +178,20 @@ def ranks(values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(found, tf.shape(values))
 
 
-def filling(x: tf.Tensor, fill: Any) -> tf.Tensor:
+def filling(x: tf.Tensor, fill: Any, axis: int | None = None) -> tf.Tensor:
     """The values that replace pixels of the images, to be broadcast.
+
+    Args:
+        x: Images.
+        fill: `IMAGE_MEAN`, a number, or one per channel.
+        axis: The channel axis of x; None for that of `keras.config.image_data_format()`.
 
     Raises:
         ArgumentError: `fill` does not fit the images.
     """
-    sides = [axis for axis in (1, 2, 3) if axis != channel_axis()]
-    channels = x.shape[channel_axis()]
+    axis = axis or axes.default_axis()
+    sides = [side for side in (1, 2, 3) if side != axis]
+    channels = x.shape[axis]
     if isinstance(fill, str):
         one_of("fill", fill, (IMAGE_MEAN,))
         # A sum over a large image exceeds the range of float16.
@@ -193,10 +204,12 @@ def filling(x: tf.Tensor, fill: Any) -> tf.Tensor:
             f"fill: got shape {value.shape}; expected one number, or one for each of the "
             f"{channels} channels."
         )
-    return tf.cast(np.expand_dims(np.atleast_1d(value), [axis - 1 for axis in sides]), x.dtype)
+    return tf.cast(np.expand_dims(np.atleast_1d(value), [side - 1 for side in sides]), x.dtype)
 
 
-def removed(x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+def removed(
+    x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor, axis: int | None = None
+) -> tf.Tensor:
     """Images whose `count` lowest-ranked pixels are replaced, all channels of a pixel at once.
 
     Args:
@@ -204,8 +217,9 @@ def removed(x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor) -
         rank: The ranks of the pixels, int32 [batch, H, W]; see `ranks`.
         count: Number of pixels, int32, a scalar or [batch, 1, 1].
         value: The replacement; see `filling`.
+        axis: The channel axis of x; None for that of `keras.config.image_data_format()`.
     """
-    return tf.where(tf.expand_dims(rank < count, channel_axis()), value, x)
+    return tf.where(tf.expand_dims(rank < count, axis or axes.default_axis()), value, x)
 
 
 def pixels_in(fraction: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:

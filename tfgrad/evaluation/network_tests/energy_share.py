@@ -45,7 +45,7 @@ def energy_share(
 
     Args:
         network: A Keras model from images [batch, height, width, channels] to logits; channels
-            come first under `keras.config.image_data_format() == "channels_first"`.
+            come first if its layers have channels first.
         batches: A data set of (images, integer labels), as the network takes them.
         mask: The region m, 0 or 1 at each of [height, width].
         target: The class: `"label"`, `"predicted"` or an integer.
@@ -83,14 +83,15 @@ def energy_share(
     def energies(x: tf.Tensor, y: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
         """Σ |∇x s| inside the region and over the image, float64 [batch, 2]."""
         check_logits(network, x)
-        if image_size(x) != region.shape:
+        channels = channel_axis(network, x)
+        if image_size(x, channels) != region.shape:
             raise ArgumentError(
                 f"mask: got shape {region.shape}; the images are {tuple(x.shape[1:])}, so expected "
-                f"{image_size(x)}."
+                f"{image_size(x, channels)}."
             )
         probe = Probe(network, x, y).in_float32()
         gradient = tf.cast(probe.input_gradient(target, scalar, temperature), tf.float64)
-        energy = tf.reduce_sum(tf.abs(gradient), channel_axis())
+        energy = tf.reduce_sum(tf.abs(gradient), channels)
         inside, total = tf.reduce_sum(energy * region, [1, 2]), tf.reduce_sum(energy, [1, 2])
         return tf.stack([inside, where_finite(total, probe.logits)], -1)
 
