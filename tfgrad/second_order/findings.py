@@ -1,15 +1,20 @@
 """What an inspection reports: faults of the second derivative, with the advice for each."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
 
 import keras
 
 from tfgrad.internal import keras_private
-from tfgrad.second_order.operations import ABSENT, INEXACT, SILENT
+from tfgrad.second_order.operations import ABSENT, INEXACT, SILENT, WRONG_UNDER_XLA
 
-# The name of a stopped mean in a finding: a pattern of operations, not one operation.
+# The names of patterns in a finding, not of one operation: a stopped mean; a call that is repeated
+# in the backward pass (`keras.RematScope`, `keras.remat`).
 MOMENTS = "tf.nn.moments"
+RECOMPUTED = "tf.recompute_grad"
+# So many layers of one class and fault are named; further ones are counted.
+_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Finding:
         return self.operation in SILENT or self.operation in ABSENT
 
     def __str__(self) -> str:
-        return f"layer {self.layer!r} ({self.layer_class}): {self.problem}; {self.advice}"
+        return described([self])[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Inspection:
 
     Attributes:
         findings: Faults of the second derivative, one per layer and operation, in graph order.
+        under_xla: Further faults, which only a step has that XLA compiles (`jit_compile=True`).
         probabilities: Name of the layer whose softmax or sigmoid ends an output (`network/op` for
             an operation outside every layer); None if every output is a logit.
         stateful_random: Names of the layers that draw from the global state of `tf.random`, which
@@ -61,10 +67,26 @@ class Inspection:
     """
 
     findings: tuple[Finding, ...] = ()
+    under_xla: tuple[Finding, ...] = ()
     probabilities: str | None = None
     stateful_random: tuple[str, ...] = ()
     untracked_state: tuple[str, ...] = ()
     piecewise_linear: bool = False
+
+
+def described(findings: Iterable[Finding]) -> list[str]:
+    """One sentence for all layers of a class that have the same fault, in graph order."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for one in findings:
+        key = (one.layer_class, one.problem, one.advice)
+        alike.setdefault(key, []).append(repr(one.layer))
+    sentences = []
+    for (layer_class, problem, advice), layers in alike.items():
+        named, more = layers[:_NAMED], len(layers) - _NAMED
+        names = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+        plural = "s" if len(layers) > 1 else ""
+        sentences.append(f"layer{plural} {names} ({layer_class}): {problem}; {advice}")
+    return sentences
 
 
 def finding(network: keras.layers.Layer, owner: keras.layers.Layer, operation: str) -> Finding:
@@ -73,11 +95,24 @@ def finding(network: keras.layers.Layer, owner: keras.layers.Layer, operation: s
     Args:
         network: The inspected network.
         owner: The layer that the operation belongs to; the network itself if it is in no layer.
-        operation: A name out of the tables, `MOMENTS`, or an operation without a first derivative.
+        operation: A name out of the tables, `MOMENTS`, `RECOMPUTED`, or an operation without a
+            first derivative.
     """
     severity: Literal["error", "warning"] = "error"
     if operation == MOMENTS:
         problem, advice, severity = _moments(owner)
+    elif operation == RECOMPUTED:
+        advice = "build it without them"
+        problem = (
+            "keras.RematScope, keras.remat and tf.recompute_grad repeat a call in the backward "
+            "pass and define no second derivative"
+        )
+    elif operation in WRONG_UNDER_XLA:
+        advice = WRONG_UNDER_XLA[operation]
+        problem = (
+            f"XLA (jit_compile=True) computes a wrong derivative of {operation} in float32 and "
+            "none in float64"
+        )
     elif operation in SILENT:
         advice = SILENT[operation]
         problem = (

@@ -1,15 +1,22 @@
 """Walks over the operations of a trace, function bodies included, with the layer of each."""
 
+import re
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
+from tensorflow.python.framework import ops
 
 from tfgrad.second_order.tracing import Trace
 
 _PROBABILITIES = {"Softmax", "Sigmoid"}
 _TRANSPARENT = {"Identity", "Cast", "Reshape", "Squeeze", "ExpandDims", "EnsureShape"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+# The mark of a `tf.function(jit_compile=True)`, on its body and on calls of it.
+_COMPILED = "_XlaMustCompile"
+# The gradient that `tf.recompute_grad` gives to a call; that one's own is no call's output.
+_RECOMPUTES = re.compile(r"recompute_grad\.(?!.*inner_recompute_grad)")
 
 
 class Visited(NamedTuple):
@@ -19,11 +26,15 @@ class Visited(NamedTuple):
         node: Its NodeDef.
         owner: The layer.
         stopped: Whether it is the `stop_gradient` of a mean inside a variance of the input.
+        dependent: Whether it depends on the differentiated inputs.
+        compiled: Whether it is in a function that XLA compiles by itself.
     """
 
     node: Any
     owner: keras.layers.Layer
     stopped: bool
+    dependent: bool
+    compiled: bool
 
 
 def walk(traced: Trace, dependent: set[str]) -> Iterator[Visited]:
@@ -33,7 +44,7 @@ def walk(traced: Trace, dependent: set[str]) -> Iterator[Visited]:
         traced: The trace.
         dependent: Names of the nodes that are differentiated inputs.
     """
-    yield from _walk(traced, traced.nodes, dependent, "", set())
+    yield from _walk(traced, traced.nodes, dependent, "", set(), False)
 
 
 def _walk(
@@ -41,7 +52,8 @@ def _walk(
     nodes: Iterable[Any],
     dependent: set[str],
     scope: str,
-    seen: set[tuple[str, int, bool]],
+    seen: set[tuple[str, int, bool, bool]],
+    compiled: bool,
 ) -> Iterator[Visited]:
     """`walk` in the graph or in one function body.
 
@@ -50,7 +62,9 @@ def _walk(
         nodes: NodeDefs of the graph or body.
         dependent: Names of the nodes or arguments that depend on the differentiated inputs.
         scope: Path of the calling node.
-        seen: Bodies visited already, by name, owner and whether they depend on the inputs.
+        seen: Bodies visited already, by name, owner, whether they depend on the inputs, and
+            whether XLA compiles them.
+        compiled: Whether XLA compiles the body.
     """
     owners, functions = traced.owners, traced.functions
     nodes = list(nodes)
@@ -66,7 +80,7 @@ def _walk(
             named = [scope + f.name for f in forward if f is not None and f.op in _CALLS]
             path = next((p for p in named if owners.of(p) is not owners.network), path)
             owner = owners.of(path)
-        yield Visited(node, owner, node.name in stopped)
+        yield Visited(node, owner, node.name in stopped, node.name in dependent, compiled)
         for function in _bodies(node, functions):
             arguments = [a.name for a in function.signature.input_arg]
             sources = [_source(i) for i in node.input if not i.startswith("^")]
@@ -74,10 +88,11 @@ def _walk(
                 inner = {a for a, s in zip(arguments, sources, strict=False) if s in dependent}
             else:
                 inner = set(arguments) if node.name in dependent else set()
-            key = (function.signature.name, id(owner), bool(inner))
+            by_xla = compiled or any(_COMPILED in n.attr for n in (node, function))
+            key = (function.signature.name, id(owner), bool(inner), by_xla)
             if key not in seen:
                 seen.add(key)
-                yield from _walk(traced, function.node_def, inner, path + "/", seen)
+                yield from _walk(traced, function.node_def, inner, path + "/", seen, by_xla)
 
 
 def _source(tensor: str) -> str:
@@ -126,6 +141,37 @@ def _stopped_means(nodes: list[Any], by_name: Mapping[str, Any], dependent: set[
             if mean is not None and mean.op == "Mean" and _source(mean.input[0]) in others:
                 stopped.add(stop.name)
     return stopped
+
+
+def is_recomputed(node: Any) -> bool:
+    """Whether a node is the output of a call that `tf.recompute_grad` repeats backwards."""
+    name = node.attr["_gradient_op_type"].s.decode() if "_gradient_op_type" in node.attr else ""
+    if not name:
+        return False
+    try:
+        gradient = ops.gradient_registry.lookup(name)
+    except LookupError:
+        return False
+    return any(_RECOMPUTES.match(f.__qualname__) for f in _enclosed(gradient))
+
+
+def _enclosed(function: Any) -> list[Any]:
+    """A custom gradient as registered, and the functions that it wraps."""
+    found: list[Any] = []
+    while function is not None and len(found) < 4:
+        found.append(function)
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        inner = [c for c in cells if isinstance(c, types.FunctionType) and c not in found]
+        function = next((c for c in inner if c.__module__ == function.__module__), None)
+    return found
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def find_probabilities(traced: Trace, tensor: str) -> str | None:

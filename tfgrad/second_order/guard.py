@@ -15,9 +15,17 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, SecondOrderError, SecondOrderWarning
-from tfgrad.internal import keras_private
-from tfgrad.second_order.findings import MOMENTS, Finding, Inspection, finding
-from tfgrad.second_order.graph_walk import find_probabilities, walk
+from tfgrad.internal import keras_private, xla
+from tfgrad.second_order.findings import (
+    MOMENTS,
+    RECOMPUTED,
+    Finding,
+    Inspection,
+    described,
+    finding,
+)
+from tfgrad.second_order.fingerprint import fingerprint
+from tfgrad.second_order.graph_walk import find_probabilities, is_recomputed, walk
 from tfgrad.second_order.operations import (
     ABSENT,
     INEXACT,
@@ -26,18 +34,25 @@ from tfgrad.second_order.operations import (
     SMOOTH,
     STATE,
     STATEFUL_RANDOM,
+    WRONG_UNDER_XLA,
 )
 from tfgrad.second_order.tracing import Trace, trace
 
-_inspections: weakref.WeakKeyDictionary[Any, dict[Any, Inspection]] = weakref.WeakKeyDictionary()
-_warned: weakref.WeakSet[Any] = weakref.WeakSet()
+# Per network and its fingerprint: the inspections by mode and input shapes.
+_Known = dict[Any, dict[Any, Inspection]]
+_inspections: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+# What TensorFlow says of a recomputed call with keyword arguments, which no graph can hold.
+_NO_GRAPH = "custom_gradient decorator currently supports keywords"
+_KEPT = 4  # So many states of a network are remembered, the latest ones.
+_warned: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
 def inspect(network: keras.layers.Layer, inputs: Any = None, training: bool = True) -> Inspection:
     """Trace a network with its input-gradient once and report faults of the second derivative.
 
     No weight, moving statistic or seed changes. An unbuilt network is built. The result is cached
-    for as long as the network lives, one per mode, input shapes and set of layers.
+    per mode, input shapes and `fingerprint` of the network, so that it follows `trainable`,
+    activations, layers and their options as they are now.
 
     Args:
         network: A Keras model or layer.
@@ -54,47 +69,72 @@ def inspect(network: keras.layers.Layer, inputs: Any = None, training: bool = Tr
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"network: got {network!r}; expected a Keras model or layer.")
     specs, training = _specs(network, inputs), bool(training)
-    # What a call does may depend on shapes beyond the batch, and layers may be added later.
     shapes = tuple((tuple(s.shape)[1:], s.dtype.name) for s in keras.tree.flatten(specs))
-    layers = tuple(
-        (type(layer).__name__, layer.name, layer.compute_dtype)
-        for layer in keras_private.flatten_layers(network)
-    )
-    known = _inspections.setdefault(network, {})
-    # An unbuilt network creates its layers in the trace; later calls inspect the built one.
-    key = (training, shapes, layers if network.built else None)
-    if key not in known:
-        known[key] = _judged(network, trace(network, specs, training))
-    return known[key]
+    states, now = _inspections.setdefault(network, {}), fingerprint(network)
+    if now not in states:
+        while len(states) >= _KEPT:
+            del states[next(iter(states))]
+        states[now] = {}
+    known = states[now]
+    if (training, shapes) not in known:
+        known[training, shapes] = _judged(network, trace(network, specs, training))
+    return known[training, shapes]
 
 
-def check(network: keras.layers.Layer, inputs: Any = None, training: bool = True) -> Inspection:
-    """`inspect` a network, and raise if TensorFlow gets its second derivative wrong.
+def check(
+    network: keras.layers.Layer,
+    inputs: Any = None,
+    training: bool = True,
+    by_xla: bool | None = None,
+) -> Inspection:
+    """`inspect` a network, and raise if its second derivative is computed wrong.
 
     Args:
         network: As for `inspect`.
         inputs: As for `inspect`.
         training: As for `inspect`.
+        by_xla: Whether XLA compiles the step that differentiates; None if it compiles the code
+            that makes this call.
 
     Raises:
         SecondOrderError: Lists every layer at fault, what is wrong, and what to use instead.
 
     Warns:
-        SecondOrderWarning: Slight faults, once per network.
+        SecondOrderWarning: Slight faults, each once per network.
     """
-    inspection = inspect(network, inputs, training)
-    errors = [str(f) for f in inspection.findings if f.severity == "error"]
+    try:
+        inspection = inspect(network, inputs, training)
+    except ValueError as error:
+        if _NO_GRAPH not in str(error):
+            raise
+        raise _second_order_error(network, _rematerialised(network)) from error
+    findings = inspection.findings
+    if xla.compiles() if by_xla is None else by_xla:
+        findings += inspection.under_xla
+    errors = [f for f in findings if f.severity == "error"]
     if errors:
-        raise SecondOrderError(
-            f"network {network.name!r}: a gradient penalty differentiates twice, and the second "
-            "derivative is wrong or missing here:\n  " + "\n  ".join(errors)
-        )
-    slight = [str(f) for f in inspection.findings]
-    if slight and network not in _warned:
-        _warned.add(network)
+        raise _second_order_error(network, errors)
+    slight = described(f for f in findings if f.severity != "error")
+    known = _warned.setdefault(network, set())
+    if not known.issuperset(slight):
+        known.update(slight)
         message = f"network {network.name!r}:\n  " + "\n  ".join(slight)
         warnings.warn(message, SecondOrderWarning, stacklevel=2)
     return inspection
+
+
+def _second_order_error(network: keras.layers.Layer, errors: list[Finding]) -> SecondOrderError:
+    return SecondOrderError(
+        f"network {network.name!r}: a gradient penalty differentiates twice, and the second "
+        "derivative is wrong or missing here:\n  " + "\n  ".join(described(errors))
+    )
+
+
+def _rematerialised(network: keras.layers.Layer) -> list[Finding]:
+    """Findings for the layers built in a `RematScope`; for the network if there are none."""
+    layers = keras_private.flatten_layers(network)
+    owners = [layer for layer in layers if keras_private.is_rematerialised(layer)]
+    return [finding(network, owner, RECOMPUTED) for owner in owners or [network]]
 
 
 def _specs(network: keras.layers.Layer, inputs: Any) -> Any:
@@ -129,10 +169,11 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> Inspection:
     }
     unsafe = {*SILENT, *ABSENT, *INEXACT, traced.missing}
     findings: dict[tuple[int, str], Finding] = {}
+    under_xla: dict[tuple[int, str], Finding] = {}
     random: dict[str, None] = {}
     state: dict[str, None] = dict.fromkeys(traced.moved)
     kinds = set()
-    for node, owner, stopped in walk(traced, inputs):
+    for node, owner, stopped, dependent, compiled in walk(traced, inputs):
         # Batch statistics are no activation: their squares do not make a network smooth.
         if not isinstance(owner, keras.layers.BatchNormalization):
             kinds.add(node.op)
@@ -143,8 +184,20 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> Inspection:
         elif stopped or node.op in unsafe:
             operation = MOMENTS if stopped else node.op
             findings.setdefault((id(owner), operation), finding(network, owner, operation))
+        elif node.op in WRONG_UNDER_XLA:
+            found = findings if compiled else under_xla
+            found.setdefault((id(owner), node.op), finding(network, owner, node.op))
+        elif dependent and is_recomputed(node):
+            findings.setdefault((id(owner), RECOMPUTED), finding(network, owner, RECOMPUTED))
     probabilities = None
     for output in traced.outputs:
         probabilities = probabilities or find_probabilities(traced, output)
     flat = bool(kinds & PIECEWISE_LINEAR) and not any(SMOOTH.fullmatch(kind) for kind in kinds)
-    return Inspection(tuple(findings.values()), probabilities, tuple(random), tuple(state), flat)
+    return Inspection(
+        findings=tuple(findings.values()),
+        under_xla=tuple(under_xla.values()),
+        probabilities=probabilities,
+        stateful_random=tuple(random),
+        untracked_state=tuple(state),
+        piecewise_linear=flat,
+    )
