@@ -65,14 +65,25 @@ _LOSSES = {
 # around the network gave. Weak, and no attributes of the network, which is saved without them.
 _given: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _trained: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-# The network that has the same outputs, and the head of it that they are.
-_sources: weakref.WeakKeyDictionary[Any, tuple[Any, Any]] = weakref.WeakKeyDictionary()
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
 # (network, meaning) pairs of the calls that are running, the innermost last.
 _told: contextvars.ContextVar[tuple[tuple[Any, Any], ...]] = contextvars.ContextVar(
     "outputs", default=()
 )
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Source:
+    """The network that has the same outputs, and the head of it that they are.
+
+    An attribute of the new network; Keras saves attributes of this class with no model.
+    """
+
+    def __init__(self, network: keras.Model, head: Any) -> None:
+        self.network, self.head = network, head
+
+
+_SOURCE = "_tfgrad_source"
 
 
 def check(outputs: Any) -> Any:
@@ -160,7 +171,8 @@ def inherit(network: keras.Model, source: keras.Model, head: Any = None) -> kera
         The new network.
     """
     if network is not source:
-        _sources[network] = source, head
+        # No weak dictionary: a source that keeps the network would be an entry for ever.
+        vars(network)[_SOURCE] = _Source(source, head)
     return network
 
 
@@ -183,7 +195,11 @@ def known(
         ArgumentError: The argument does not fit the number of outputs.
     """
     count = _count(network, head) if count is None else count
-    running = [meaning for told, meaning in reversed(_told.get()) if told is network]
+    # What a call was given for a softmax model holds for its logits, which the call uses.
+    link = getattr(network, _SOURCE, None)
+    source, own = (None, None) if link is None else (link.network, link.head)
+    same = [network] if source is None or own is not None else [network, source]
+    running = [meaning for told, meaning in reversed(_told.get()) if any(told is n for n in same)]
     for given in (check(outputs), *running, _given.get(network)):
         given = _part(given, head)
         if given is not None:
@@ -194,7 +210,6 @@ def known(
             given = BINARY if count == 1 else INDEPENDENT
         if given is not None and not (given == EXCLUSIVE and count == 1):
             return given
-    source, own = _sources.get(network, (None, None))
     return None if source is None else known(source, None, count, own if head is None else head)
 
 

@@ -208,7 +208,7 @@ def _check_no_probabilities(model: keras.Model) -> None:
         activation = vars(operation).get("activation") if operation is not None else None
         name = getattr(activation, "__name__", "")
         plain = plain and name == "linear"
-        if name in ("hard_sigmoid", "sparse_sigmoid"):
+        if name in ("hard_sigmoid", "sparse_sigmoid", "sparsemax"):
             raise ModelError(
                 f"layer {operation.name!r}: got the activation {name}; expected softmax or "
                 "sigmoid, whose arguments are logits. No logits belong to these probabilities: "
