@@ -7,7 +7,7 @@ import keras
 from tfgrad.errors import ArgumentError
 from tfgrad.internal.arguments import one_of
 from tfgrad.models.heads import one_head, two_heads
-from tfgrad.models.last_activation import logits
+from tfgrad.models.last_activation import LogitsOf, logits
 from tfgrad.models.pixel_range import image_range
 from tfgrad.models.resnet_networks import DEPTHS as _RESNET_DEPTHS
 from tfgrad.models.resnet_networks import resnet
@@ -19,7 +19,17 @@ _BUILDERS: dict[str, tuple[Callable[..., keras.Model], int]] = {
 } | {f"resnet{depth}": (resnet, depth) for depth in _RESNET_DEPTHS}
 NAMES = tuple(_BUILDERS)
 
-__all__ = ["NAMES", "get", "image_range", "logits", "one_head", "resnet", "two_heads", "vgg"]
+__all__ = [
+    "NAMES",
+    "LogitsOf",
+    "get",
+    "image_range",
+    "logits",
+    "one_head",
+    "resnet",
+    "two_heads",
+    "vgg",
+]
 
 
 def get(
