@@ -168,7 +168,7 @@ def dense(inputs, classes, **options):
     [
         ((8, 5, {}), 64, "judge: got one of 5 classes for samples of 10"),
         ((6, 10, {}), 64, "images: got shape (None, 8, 8, 1); the judge takes (None, 6, 6, 1)"),
-        ((8, 10, {"activation": "softmax"}), 65, "returns probabilities; expected logits"),
+        ((8, 1, {"activation": "softmax"}), 65, "got a softmax of one unit"),
     ],
 )
 def test_a_judge_is_refused_before_the_work(

@@ -271,8 +271,8 @@ def wrong_models():
     return {
         "nan": (nan, r"NaN or infinite values in the weight .*bias; expected finite weights"),
         "softmax": (
-            build("softmax"),
-            r"layer 'dense.*' returns probabilities; expected logits.* Pass activation=None",
+            keras.Model(a, keras.layers.Dense(1, activation="softmax")(a)),
+            r"layer 'dense.*': got a softmax of one unit, which is 1 for every input",
         ),
         "two inputs": (two_inputs, r"got 2 inputs, .*; expected a model with one"),
         "two outputs": (two_outputs, r"expected one tensor of logits"),

@@ -348,14 +348,14 @@ def test_refuses_models():
     flat = keras.layers.Flatten()
     counts = keras.layers.Dense(3)(flat(keras.ops.cast(whole, "float32")))
     logits = keras.layers.Dense(3)(flat(one) + flat(two))
-    softmax = keras.layers.Dense(3, activation="softmax", name="out")(flat(one))
+    softmax = keras.layers.Dense(1, activation="softmax", name="out")(flat(one))
     broken = keras.Model(one, keras.layers.Dense(3, kernel_initializer="ones")(flat(one)))
     broken.layers[-1].bias.assign([np.nan] * 3)
     for model, error, message in (
         ("model.keras", ArgumentError, "model: got a str; expected a keras.Model"),
         (keras.Sequential([keras.layers.Dense(3)]), ModelError, "it is not built"),
         (keras.Model([one, two], logits), ArgumentError, "got 2 inputs"),
-        (keras.Model(one, softmax), ModelError, "layer 'out' returns probabilities"),
+        (keras.Model(one, softmax), ModelError, "layer 'out': got a softmax of one unit"),
         (keras.Model(one, one * 2), ModelError, r"it returns \[\(None, 4, 4, 1\)\]; expected one"),
         (keras.Model(whole, counts), ArgumentError, "its input is int32, and only a float input"),
         (broken, ModelError, "its logits at the start images are NaN"),

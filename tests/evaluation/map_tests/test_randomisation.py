@@ -309,9 +309,6 @@ def test_bad_arguments():
     x[2, 1, 1, 0] = np.nan
     with pytest.raises(DataError, match=r"images: number 2 of 5 holds NaN or infinite pixels"):
         randomisation(network, x, GRADIENT)
-    softmax = keras.Sequential([keras.Input(SHAPE), network, L.Softmax()])
-    with pytest.raises(ModelError, match="returns probabilities"):
-        randomisation(softmax, images(), GRADIENT)
     with pytest.raises(ModelError, match="it reads no weights of its layers"):
         bare = keras.Sequential([keras.Input(SHAPE), L.Flatten()])
         randomisation(bare, images(), GRADIENT)
