@@ -77,7 +77,8 @@ def test_a_saved_model_returns_logits(case, tmp_path):
 @pytest.mark.parametrize("case", ["fused", "softmax layer", "own head", "subclassed, fused"])
 def test_gradients_are_those_of_the_network_built_without_activation(case):
     """In float64 against central differences of log p_0 − log p_1 = f_0 − f_1."""
-    policy = keras.config.dtype_policy()
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     try:
         model = with_biases(EXCLUSIVE[case]())
@@ -94,6 +95,7 @@ def test_gradients_are_those_of_the_network_built_without_activation(case):
         expected = ((up[0] - up[1]) - (down[0] - down[1])) / (2 * step)
         np.testing.assert_allclose(gradient[at], expected, rtol=1e-6)
     finally:
+        keras.config.set_floatx(floatx)
         keras.config.set_dtype_policy(policy)
 
 
