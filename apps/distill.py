@@ -6,7 +6,7 @@
         --match_activations=10 --match_jacobian=10 --match_bias_gradients=10 --match_attention=10 \\
         --layers=act1,act2,act3:act4 --angle_every=5 --epochs=100 --work_dir=runs/full_gradients
 
-The teacher is a .keras file of a network that returns logits for the same classes; a work directory
+The teacher is a .keras or .h5 file of a classifier of the same classes; a work directory
 of apps.train; or the name of an architecture, which is then trained first, on the whole training
 split whatever --per_class is: Adam at 1e-3, a tenth of it for the last fifth of --teacher_epochs,
 --normalize, --teacher_augment. It has its own work directory, WORK_DIR/teacher, which can be

@@ -41,7 +41,7 @@ def define_flags() -> None:
         "work_dir", None, f"Work directory of a finished run of {command.named('train')}."
     )
     flags.DEFINE_string(
-        "model", None, ".keras file of a network that returns logits, instead of --work_dir."
+        "model", None, ".keras or .h5 file of a classifier, instead of --work_dir."
     )
     pixel_range.define()
     flags.adopt_module_key_flags(pixel_range)  # for --help

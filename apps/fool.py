@@ -5,8 +5,8 @@
     python -m apps.fool --model=my_model.keras --construction=shift --mask=smile.png
     python -m apps.fool --model=runs/cifar --dataset=cifar10 --construction=per_class --epsilon=0.1
 
-The model is a .keras file of a network that returns logits, or a work directory of apps.train. The
-images are normalised as the model's were if there is a results.json beside it, else as --normalize
+The model is a .keras or .h5 file of a classifier, or a work directory of apps.train. The images
+are normalised as the model's were if there is a results.json beside it, else as --normalize
 says. The region is a square in the top left corner, of --corner pixels a side (default: 15/32 of
 the image, as in the papers), or the pixels brighter than 0.5 in the picture --mask, a JPEG or PNG
 file that is resized to the images.

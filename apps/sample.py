@@ -15,9 +15,10 @@ starts from the first --count images of each class in --split of --dataset, with
   --start=data    200 steps of 0.01, no pull
 Langevin has no such defaults.
 
-The model, and the judge, is a .keras file of a network that returns logits, or a work directory of
-apps.train. If a record beside it tells how its images were normalised, or its first layers or
---image_range tell their range, that is put in front of it: images are always pixels in [0, 1] here.
+The model, and the judge, is a .keras or .h5 file of a classifier, whose last softmax or sigmoid is
+left out, or a work directory of apps.train. If a record beside it tells how its images were
+normalised, or its first layers or --image_range tell their range, that is put in front of it:
+images are always pixels in [0, 1] here.
 
 --judge=MODEL runs the GAN-test: an independent classifier of the same classes predicts the classes
 of the samples. The share of samples that it assigns to their class is reported of each class and of

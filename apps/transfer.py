@@ -13,7 +13,7 @@ trunk matches its attention maps and their input-gradients. Images of the source
 training. All three have weight 10, in the papers and by default; 0 omits one. The papers match one
 early pair of layers (--pairs=1, or --layers).
 
-The teacher is a .keras file of a network that returns logits, or a work directory of apps.train.
+The teacher is a .keras or .h5 file of a classifier, or a work directory of apps.train.
 The images are normalised as the teacher's were, if there is a results.json beside it. Without
 augmentation and on one device, the teacher runs once per image; otherwise, and with --live_teacher,
 in every step.

@@ -24,11 +24,11 @@ class Learned:
     """A trained network without its penalties, and what is recorded of it.
 
     Args:
-        path: A .keras file, or the work directory of a training run.
+        path: A .keras or .h5 file, or the work directory of a training run.
         record: What is known of the network; default: what is written beside the file.
 
     Attributes:
-        path: The .keras file.
+        path: The model file.
         network: The network.
         record: What is known of it; "normalize" is also there if the network's first layers tell
             which range its images have.
@@ -39,7 +39,7 @@ class Learned:
     def __init__(self, path: str, record: Mapping[str, Any] | None = None) -> None:
         self.path = _network_file(path)
         self.network = load_network(self.path)
-        for beside in ("results.json", os.path.basename(self.path)[: -len(".keras")] + ".json"):
+        for beside in ("results.json", _stem(self.path) + ".json"):
             record = record or work_directory.read_json(
                 os.path.join(os.path.dirname(self.path), beside)
             )
@@ -69,13 +69,20 @@ class Learned:
 
 
 def load_network(path: str) -> keras.Model:
-    """The network of a .keras file, without the penalties it was trained with.
+    """The network of a .keras or .h5 file, without the penalties it was trained with.
+
+    Of a model that ends in a softmax or a sigmoid, the part before it, which the command reports.
 
     Raises:
         ModelError: The file cannot be loaded.
     """
     model = loading.load(path, compile=False)
-    return model.network if isinstance(model, tfgrad.PenalizedModel) else model
+    network = model.network if isinstance(model, tfgrad.PenalizedModel) else model
+    logits = tfgrad.models.logits(network)
+    if logits is not network:
+        note = "returns probabilities; its last activation is left out, and its logits are used"
+        print(f"{path}: {note}", file=sys.stderr, flush=True)
+    return logits
 
 
 def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
@@ -156,8 +163,8 @@ def file_digest(path: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise ModelError(
-            f"{path}: cannot be read ({error.strerror}); expected a .keras file, or a directory "
-            f"of {command.named('train')}."
+            f"{path}: cannot be read ({error.strerror}); expected a .keras or .h5 file, or a "
+            f"directory of {command.named('train')}."
         ) from error
 
 
@@ -187,6 +194,11 @@ def accuracy(network: keras.Model, images: np.ndarray, labels: np.ndarray) -> fl
 
 def _network_file(path: str) -> str:
     return os.path.join(path, "network.keras") if os.path.isdir(path) else path
+
+
+def _stem(path: str) -> str:
+    """The name of a file without its suffix."""
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _channels(values: Any) -> np.ndarray:

@@ -5,9 +5,9 @@
     python -m apps.evaluate --models=plain=runs/plain --methods=fullgrad,gradcam,input_gradient \\
         --tests=pixels,randomisation --out=runs/maps
 
-A model is NAME=PATH: a finished run of apps.train, or a .keras file of a network that returns
-logits. Images are normalised as the record beside each network says (--normalize where there is
-none), and σ and --fill are in the units of these images.
+A model is NAME=PATH: a finished run of apps.train, or a .keras or .h5 file of a classifier, whose
+last softmax or sigmoid is left out. Images are normalised as the record beside each network says
+(--normalize where there is none), and σ and --fill are in the units of these images.
 
 Tests of networks, a row for each:
   noise    accuracy under Gaussian noise (thesis Table 2.2)

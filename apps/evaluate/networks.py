@@ -23,7 +23,9 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Define which networks and images."""
     flags.DEFINE_list(
-        "models", [], "NAME=PATH,…, where PATH is the work directory of a run, or a .keras file."
+        "models",
+        [],
+        "NAME=PATH,…, where PATH is the work directory of a run, or a .keras or .h5 file.",
     )
     shared_flags.define_dataset()
     flags.DEFINE_string("split", "test", "Split or slice of --dataset to test on.")
@@ -119,7 +121,7 @@ def load(name: str, path: str, images: data.Dataset) -> NetworkUnderTest:
 
     Args:
         name: Name in tables.
-        path: Work directory of a run, or a .keras file.
+        path: Work directory of a run, or a .keras or .h5 file.
         images: Images to test on.
 
     Raises:

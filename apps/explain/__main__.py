@@ -6,10 +6,11 @@
     python -m apps.explain --application=VGG16 --weights=vgg16.weights.h5 --images=photos \\
         --layers=auto --out=runs/explained
 
-The model is exactly one of: a finished run of apps.train; a .keras file of a network that returns
-logits; a SavedModel written by apps.export, whose methods are its signatures; or an architecture of
-keras.applications with a file of weights. The normalisation of a run and the preprocessing of an
-application are part of the network, so that pixels are explained.
+The model is exactly one of: a finished run of apps.train; a .keras or .h5 file of a classifier,
+whose last softmax or sigmoid is left out; a SavedModel written by apps.export, whose methods are
+its signatures; or an architecture of keras.applications with a file of weights. The normalisation
+of a run and the preprocessing of an application are part of the network, so that pixels are
+explained.
 
 Images are JPEG and PNG files and the folders that hold them, or a slice of a data set. They are
 resized to the model's input. A file that cannot be read is reported and omitted.

@@ -23,7 +23,7 @@ def define_flags() -> None:
     train, export = command.named("train"), command.named("export")
     flags.DEFINE_string("work_dir", None, f"Work directory of a finished run of {train}.")
     flags.DEFINE_string(
-        "model", None, ".keras file of a network that returns logits, instead of --work_dir."
+        "model", None, ".keras or .h5 file of a classifier, instead of --work_dir."
     )
     flags.DEFINE_string("served", None, f"SavedModel of {export}, instead of --work_dir.")
     flags.DEFINE_string(
