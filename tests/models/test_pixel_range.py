@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
+from tests.helpers.task_model import task
 from tfgrad import models
 from tfgrad.errors import ModelError
 
@@ -123,6 +124,10 @@ def test_a_preprocessing_counts():
     assert models.image_range(plain, lambda x: x / 127.5 - 1) == BYTES
     assert models.image_range(plain, L.Rescaling(2.0, -1)) == UNIT
     assert models.image_range(network(L.Rescaling(1 / 255)), lambda x: 255 * x) is None
+    own = task()
+    assert models.image_range(own) == BYTES
+    own.preprocessor = None
+    assert models.image_range(own) is None
 
 
 def test_batch_norms_first_tell_only_large_scales():

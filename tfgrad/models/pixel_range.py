@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfgrad.errors import ModelError
 from tfgrad.internal import keras_private
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.models.preprocessors import preprocessed
 
 Range = tuple[float, float]
 
@@ -62,7 +63,8 @@ def image_range(
 
     Args:
         network: A built Keras model of one image input.
-        preprocess: Function or layer that runs before the network, with images of the same shape.
+        preprocess: Function or layer that runs before the network, with images of the same shape;
+            None: the network's own `preprocessor`, if it has one as the tasks of KerasHub do.
 
     Returns:
         (black, white), or None where nothing tells: no scaling in the network, as in the
@@ -95,8 +97,9 @@ def image_range(
     if not flat[0].dtype.is_floating:
         return None
     # A thread of its own: the caller may be inside a tf.function, a tape or a strategy.
+    first = preprocess or (lambda x: preprocessed(network, x)[0])
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(_found, network, preprocess or tf.identity, specs).result()
+        return thread.submit(_found, network, first, specs).result()
 
 
 def _input(network: keras.Model) -> Any:
@@ -193,7 +196,7 @@ def _lines(traced: Any, ends: list[tf.Tensor], shape: tf.TensorShape) -> list[_L
     for zero, one in zip(compute(tf.zeros(sides)), compute(tf.ones(sides)), strict=True):
         b, a_b = (np.ravel(np.asarray(t, np.float64)) for t in (zero, one))
         read = np.isfinite(b) & np.isfinite(a_b) & (a_b != b)  # padding does not depend on pixels
-        lines.append(_Line((a_b - b)[read], b[read], learned))
+        lines.append(_Line(a_b[read] - b[read], b[read], learned))
     return lines
 
 
