@@ -25,8 +25,11 @@ import tensorflow as tf
 from keras import ops
 
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.gradients.class_scores import check_classes
 from tfgrad.gradients.model_checks import check_logits
 from tfgrad.internal.arguments import number
+from tfgrad.models import output_meaning
+from tfgrad.models.output_meaning import INDEPENDENT
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
 
@@ -127,7 +130,23 @@ class Ripple(keras.layers.Layer):
         return {**super().get_config(), "amplitude": self.amplitude}
 
 
-def shared_shift(network: keras.Model, g: Any) -> keras.Model:
+@_serializable
+class TwoLogits(keras.layers.Layer):
+    """[0, f] from one logit f of two classes, whose softmax is [1 − σ(f), σ(f)].
+
+    Shape: [batch, 1] to [batch, 2].
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """[0, f], [batch, 2]."""
+        return ops.concatenate([ops.zeros_like(inputs), inputs], -1)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """[batch, 2]."""
+        return (*input_shape[:-1], 2)
+
+
+def shared_shift(network: keras.Model, g: Any, *, outputs: Any = None) -> keras.Model:
     """Add one function of the image to all logits: f̃_i(x) = f_i(x) + g(x).
 
     Predictions, probabilities, losses, loss-gradients and differences of two logits do not change,
@@ -141,21 +160,32 @@ def shared_shift(network: keras.Model, g: Any) -> keras.Model:
     Args:
         network: A functional or Sequential model from one image to logits [batch, classes].
         g: A Keras layer or model from the same images to [batch, 1], for instance a `Picture`.
+        outputs: What the network's outputs mean, see `tfgrad.models.output_meaning`; None for what
+            its compiled loss says. Of one logit f of two classes, whose probability would change
+            with g, the result has the two logits [g, f + g].
 
     Returns:
         A functional model from images to logits, which contains the network and shares its weights.
 
     Raises:
-        ArgumentError: The network has no known input, or g is not such a layer.
+        ArgumentError: The network has no known input, or g is not such a layer; or the outputs are
+            independent labels, whose sigmoids g would change, or a regression.
         ModelError: The network returns probabilities, or no logits [batch, classes].
 
     Source: thesis §5.2, §5.7.
     """
-    x, logits = _traced(network)
+    x, logits, meaning = _traced(network, outputs)
+    if meaning == INDEPENDENT:
+        raise ArgumentError(
+            f"network {network.name!r}: got independent labels, whose sigmoids change with the "
+            "shift; expected exclusive classes; try per_class_shift, which bounds the change."
+        )
     return _shifted(network, x, logits, _called("g", g, x, 1), "shifted")
 
 
-def per_class_shift(network: keras.Model, phases: Any, epsilon: float) -> keras.Model:
+def per_class_shift(
+    network: keras.Model, phases: Any, epsilon: float, *, outputs: Any = None
+) -> keras.Model:
     """Add a different small function to each logit: f̃_i = f_i + g_i, g_i = ½ε sin(phases_i(x)).
 
     For any phases, abs(g_i − g_j) ≤ ε. With p the softmax of f, the loss of class i changes by
@@ -177,6 +207,8 @@ def per_class_shift(network: keras.Model, phases: Any, epsilon: float) -> keras.
             instance `Picture(pattern, scale=[m_1, …, m_K])`; loss-gradients will show its gradient.
             Equal phases are a shared shift, which changes no loss.
         epsilon: ε ≥ 0.
+        outputs: See `shared_shift`: one logit f of two classes counts as [0, f], with two phases.
+            The loss of independent labels, each with its own sigmoid, changes by ≤ ½ε per label.
 
     Returns:
         A functional model from images to logits, which contains the network and shares its weights.
@@ -188,7 +220,7 @@ def per_class_shift(network: keras.Model, phases: Any, epsilon: float) -> keras.
     Source: Srinivas and Fleuret's preprint, §2.1 and its supplement, where the bound has an O(ε²).
     """
     epsilon = _size("epsilon", epsilon)
-    x, logits = _traced(network)
+    x, logits, _ = _traced(network, outputs)
     angles = _called("phases", phases, x, logits.shape[-1])
     return _shifted(network, x, logits, Ripple(epsilon / 2)(angles), "rippled")
 
@@ -225,11 +257,12 @@ def rippled(loss: Any, x: Any, epsilon: float, frequency: float) -> Any:
     return loss + tf.cast(epsilon * tf.sin(phase), loss.dtype)
 
 
-def _traced(network: Any) -> tuple[Any, Any]:
-    """The symbolic image and its logits.
+def _traced(network: Any, outputs: Any) -> tuple[Any, Any, str]:
+    """The symbolic image, its logits ([0, f] of one logit f) and what they mean.
 
     Raises:
-        ArgumentError: The network is not a functional or Sequential model with one input.
+        ArgumentError: The network is not a functional or Sequential model with one input, or it is
+            a regression.
         ModelError: The network returns probabilities, or no logits [batch, classes].
     """
     inputs = getattr(network, "inputs", None)
@@ -246,7 +279,13 @@ def _traced(network: Any) -> tuple[Any, Any]:
             "[batch, classes]; try tfgrad.models.one_head, which keeps one of several."
         )
     check_logits(network, tf.TensorSpec(x.shape, x.dtype))
-    return x, logits
+    count = logits.shape[-1]
+    output_meaning.warn_if_assumed(network, outputs, count)
+    meaning = output_meaning.meaning(network, outputs, count)
+    check_classes(meaning, "a model with the same predictions")
+    if meaning == output_meaning.BINARY:
+        logits = TwoLogits(dtype=logits.dtype, name="two_logits")(logits)
+    return x, logits, meaning
 
 
 def _called(name: str, layer: Any, x: Any, outputs: int) -> Any:
@@ -273,7 +312,10 @@ def _shifted(network: keras.Model, x: Any, logits: Any, shift: Any, suffix: str)
     """The model that returns logits + shift, in float32 or wider."""
     dtype = keras.backend.result_type(logits.dtype, "float32")
     total = keras.layers.Add(dtype=dtype, name="shifted_logits")([logits, shift])
-    return keras.Model(x, total, name=f"{network.name}_{suffix}")
+    shifted = keras.Model(x, total, name=f"{network.name}_{suffix}")
+    one = network.output_shape[-1] == 1
+    output_meaning.remember(shifted, output_meaning.EXCLUSIVE if one else None)
+    return shifted if one else output_meaning.inherit(shifted, network)
 
 
 def _finite(name: str, values: Any, ranks: tuple[int, ...]) -> np.ndarray:

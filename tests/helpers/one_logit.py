@@ -25,9 +25,11 @@ def pair(activation="softplus", negated=False, seed=0):
     """(the network f [batch, 1], the network [0, f], or −f alone if `negated`), sharing weights."""
     image = keras.Input(SHAPE)
     random = keras.initializers.RandomNormal
-    z = L.Conv2D(4, 3, padding="same", kernel_initializer=random(0.0, 0.4, seed), name="first")(
-        image
-    )
+    options = {
+        "kernel_initializer": random(0.0, 0.4, seed),
+        "bias_initializer": random(0.0, 0.4, 9),
+    }
+    z = L.Conv2D(4, 3, padding="same", **options, name="first")(image)
     z = L.Activation(activation, name="activation")(z)
     z = L.Conv2D(3, 3, kernel_initializer=random(0.0, 0.4, seed + 1), name="second")(z)
     z = L.Flatten()(L.Activation(activation, name="last")(z))

@@ -14,6 +14,7 @@ from tfgrad.gradients import targets
 from tfgrad.gradients.model_checks import Wrapper, check_preprocessed
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
+from tfgrad.models import output_meaning
 
 
 class GradientAngle(keras.callbacks.Callback):
@@ -31,13 +32,15 @@ class GradientAngle(keras.callbacks.Callback):
     Args:
         teacher: A Keras model that returns logits [batch, classes].
         x: Images, an array; or a finite `tf.data.Dataset` of (x, y) batches, read once.
-        y: Integer labels, for an array x and target `"label"`.
+        y: Labels, for an array x and target `"label"`: class indices [n] or one-hot rows.
         target: The logit that is differentiated, see `tfgrad.targets`; not `"all"`. `"predicted"`
             is the class that the teacher predicts, for both networks.
         every: Epochs between measurements, an integer ≥ 1.
         batch_size: Images per backward pass, an integer ≥ 1.
         head: Output of a student with several, see `tfgrad.models.two_heads`.
         name: Name of the metric.
+        outputs: What the outputs of both mean, see `tfgrad.models.output_meaning`; None for what
+            the student's compiled loss says.
 
     The student is the network of a `tfgrad.PenalizedModel`, or any other model itself.
 
@@ -57,6 +60,8 @@ class GradientAngle(keras.callbacks.Callback):
         batch_size: int = 256,
         head: Any = None,
         name: str = "gradient_angle",
+        *,
+        outputs: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(teacher, keras.Model):
@@ -65,6 +70,7 @@ class GradientAngle(keras.callbacks.Callback):
             )
         self.teacher, self.head, self.name = teacher, head, name
         self.target = targets.validated(target, allow_all=False)
+        self.outputs = output_meaning.check(outputs)
         self.every = integer("every", every)
         self.batch_size = integer("batch_size", batch_size)
         self._by_label = isinstance(self.target, str) and self.target == "label"
@@ -78,9 +84,10 @@ class GradientAngle(keras.callbacks.Callback):
         check_preprocessed("model", network)
         check_preprocessed("teacher", self.teacher)
         if network is not self._network:
-            self._network, self._angles = network, _angles_to(network, self.head, self._x)
-        if self._batches is None:
-            self._batches = self._teacher_gradients()
+            meaning = output_meaning.known(network, self.outputs, head=self.head)
+            self._network = network
+            self._angles = _angles_to(network, self.head, self._x, meaning)
+            self._batches = self._batches or self._teacher_gradients(meaning)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure the angle and put it into `logs`, in epochs that are measured."""
@@ -89,7 +96,9 @@ class GradientAngle(keras.callbacks.Callback):
             angles = [self._angles(*batch).numpy() for batch in self._batches or ()]
             logs[self.name] = float(np.mean(np.concatenate(angles)))
 
-    def _teacher_gradients(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _teacher_gradients(
+        self, meaning: str | None
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(images, classes, the teacher's gradients) of every batch of the data, as arrays."""
         target, batches = self.target, []
         several = tf.is_tensor(target) and target.shape.rank == 1
@@ -100,7 +109,7 @@ class GradientAngle(keras.callbacks.Callback):
         for start in range(0, len(self._x), self.batch_size):
             piece = slice(start, start + self.batch_size)
             y = None if self._y is None else self._y[piece]
-            probe = Probe(self.teacher, self._x[piece], y)
+            probe = Probe(self.teacher, self._x[piece], y, outputs=meaning)
             classes = probe.classes(target[piece] if several else target)
             gradient = probe.input_gradient(classes)
             batches.append((self._x[piece], classes.numpy(), gradient.numpy()))
@@ -108,7 +117,7 @@ class GradientAngle(keras.callbacks.Callback):
 
 
 def _angles_to(
-    network: keras.Model, head: Any, images: np.ndarray
+    network: keras.Model, head: Any, images: np.ndarray, meaning: str | None
 ) -> Callable[[Any, Any, Any], tf.Tensor]:
     """A function (images, classes, another network's gradients) → angles [batch], in degrees."""
     kind = tf.TensorSpec((None, *images.shape[1:]), images.dtype)
@@ -116,7 +125,7 @@ def _angles_to(
 
     @tf.function(input_signature=signature, autograph=False)
     def angles(x: tf.Tensor, classes: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-        probe = Probe(network, x)
+        probe = Probe(network, x, outputs=meaning)
         own = (probe if head is None else probe.on(head)).input_gradient(classes)
         # In float64, where the arc cosine near 1 is good to 1e-6 degrees.
         a, b = (tf.cast(tf.reshape(g, [tf.shape(x)[0], -1]), tf.float64) for g in (own, other))

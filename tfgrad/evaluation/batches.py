@@ -10,7 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError, NonFiniteError, TfgradError
-from tfgrad.gradients import axes, model_checks, output_heads, targets
+from tfgrad.gradients import axes, model_checks, output_heads
+from tfgrad.gradients.labels import class_indices
+from tfgrad.models import output_meaning
+from tfgrad.models.output_meaning import BINARY
 
 # (images, labels, the first one's index int64)
 Placed = tuple[Any, Any, tf.Tensor]
@@ -19,8 +22,8 @@ Placed = tuple[Any, Any, tf.Tensor]
 def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Iterator[Placed]:
     """Every batch as (images, labels, index of its first image int64), in one pass.
 
-    Empty batches are skipped. Labels that are read have shape [batch], also where the data set has
-    [batch, 1].
+    Empty batches are skipped. Labels that are read are int32 [batch], also where the data set has
+    [batch, 1], whole floats, bools or one-hot rows.
 
     Args:
         batches: A data set of (images, labels).
@@ -35,7 +38,7 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
         ModelError: The network's output is not logits [batch, classes].
     """
     _check_readable(batches)
-    first, kind, classes = 0, None, 0
+    first, kind, classes, meaning = 0, None, 0, output_meaning.EXCLUSIVE
     for batch in batches:
         x, y = _pair(batch)
         count = _count(x, y)
@@ -43,14 +46,14 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
             continue
         if kind is None:
             kind, classes = _kind((x, y)), class_count(network, x)
+            meaning = output_meaning.meaning(network, count=_outputs(network, x))
         if _kind((x, y)) != kind:
             raise ArgumentError(
                 f"batches: got images and labels {_shown(_kind((x, y)))} after {_shown(kind)}; "
                 "expected one size and type in all batches. Resize or cast in the data set."
             )
         if isinstance(target, str) and target == "label":
-            _check_labels(y, classes)
-            y = tf.reshape(y, [-1])
+            y = _labels(y, classes, meaning)
         yield x, y, tf.constant(first, tf.int64)
         first += count
     if not first:
@@ -84,6 +87,8 @@ def one_by_one(function: Callable[[tf.Tensor], tf.Tensor], values: Any, dtype: A
 def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "network") -> int:
     """The number of classes of a network, found by a call on the first image.
 
+    Two for one logit of two classes; for a regression the number of outputs.
+
     Args:
         network: A model from images to logits.
         x: Images [batch, …], or a nest of inputs.
@@ -93,7 +98,17 @@ def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "n
     Raises:
         ArgumentError: The network does not take such images.
         ModelError: Its output is not logits [batch, classes].
+
+    Warns:
+        OutputMeaningWarning: There is one output, and nothing says what it means.
     """
+    count = _outputs(network, x, argument, whose)
+    output_meaning.warn_if_assumed(network, count=count)
+    return 2 if output_meaning.meaning(network, count=count) == BINARY else count
+
+
+def _outputs(network: Any, x: Any, argument: str = "batches", whose: str = "network") -> int:
+    """The number of outputs of a network; see `class_count`."""
     model_checks.check_preprocessed(whose, network)
     try:
         answer = network(tf.nest.map_structure(lambda t: t[:1], x), training=False)
@@ -235,20 +250,25 @@ def _count(x: Any, y: Any) -> int:
     return counts.pop()[0]
 
 
-def _check_labels(y: Any, classes: int) -> None:
-    if tf.is_tensor(y) and (y.shape[1:].num_elements() != 1 or not y.dtype.is_integer):
-        raise ArgumentError(
-            f"batches: got labels {y.dtype.name} {tuple(y.shape)}; expected class indices, "
-            "integers [batch]. Try tf.argmax(y, -1) for one-hot labels, tf.cast(y, tf.int32) for "
-            "floats."
-        )
-    targets.labels(y, classes)
+def _labels(y: Any, classes: int, meaning: str) -> tf.Tensor:
+    """The labels as classes of the network, int32 [batch].
+
+    Raises:
+        ArgumentError: They have another form.
+        DataError: One is no class of the network.
+    """
+    try:
+        y = class_indices(y, classes, meaning)
+    except ArgumentError as error:
+        raise ArgumentError(f"batches: {str(error).removeprefix('y: ')}") from error
     low, high = int(np.min(y)), int(np.max(y))
     if low < 0 or high >= classes:
+        has = "one logit of two classes" if meaning == BINARY else f"{classes} logits"
         raise DataError(
-            f"batches: got labels from {low} to {high}; the network has {classes} logits, so "
-            f"expected 0 to {classes - 1}."
+            f"batches: got labels from {low} to {high}; the network has {has}, so expected 0 to "
+            f"{classes - 1}."
         )
+    return y
 
 
 def _kind(nest: Any) -> Any:

@@ -125,9 +125,10 @@ def methods_of(
     """
     chosen: dict[str, saliency.Method] = {}
     for method in dict.fromkeys(methods):
-        built = method
         if isinstance(method, str):
             built = saliency.METHODS[method](network, outputs=meaning)
+        else:
+            built = method
         if not _is_same(built.network, network):
             raise ArgumentError(
                 f"methods: got {method!r}, built on another model; expected methods of the "

@@ -16,7 +16,7 @@ from tfgrad.internal.arguments import number
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
-from tfgrad.penalties.checks import check_network, check_teacher
+from tfgrad.penalties.checks import check_network, check_teacher, warn_of_assumed_outputs
 from tfgrad.penalties.teacher import Teacher, needs_of
 
 PACKAGE = "tfgrad"
@@ -157,6 +157,7 @@ class Penalty:
         """
         check_preprocessed("network", network)
         check_network(network, [self], x, training)
+        warn_of_assumed_outputs(network, [self])
         needs, taught = needs_of([self]), None
         if needs is not None:
             check_preprocessed("teacher", teacher)

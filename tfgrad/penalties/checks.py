@@ -37,8 +37,6 @@ def check_network(
     Warns:
         SecondOrderWarning: A score penalty on a ReLU network, or one whose trace batch norm turns
             into the trace of the batch; once per network.
-        OutputMeaningWarning: A penalty reads the sign or a probability of one output, and nothing
-            says that it is a logit of two classes; once per network.
 
     Raises:
         SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
@@ -60,12 +58,23 @@ def check_network(
             SecondOrderWarning,
             stacklevel=3,
         )
-    for penalty in penalties:
-        if penalty.reads_classes:
-            output_meaning.warn_if_assumed(network, head=own_head(penalty.head))
     if training:
         _warn_of_batch_norm(network, [p.name for p in penalties if p.wants_images_apart])
     check_no_probabilities("network", network, inspection)
+
+
+def warn_of_assumed_outputs(network: keras.Model, penalties: Sequence[Any]) -> None:
+    """Warn of penalties that take one output for a logit, where nothing says that it is one.
+
+    To be called once the loss is known, with the network and the penalties to be computed on it.
+
+    Warns:
+        OutputMeaningWarning: A penalty reads the sign or a probability of such an output; once per
+            network.
+    """
+    for penalty in penalties:
+        if penalty.reads_classes:
+            output_meaning.warn_if_assumed(network, head=own_head(penalty.head))
 
 
 def own_head(head: Any) -> Any:

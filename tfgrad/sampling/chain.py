@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
-from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients import class_scores, masks, model_checks, targets
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.internal.unchanged_state import unchanged_state
-from tfgrad.sampling.bounds import check_inside, clipped, limits
+from tfgrad.models import output_meaning
+from tfgrad.sampling.bounds import check_inside, clipped, limits, warn_of_range
 from tfgrad.sampling.starting_images import float_images
 
 # (x, ∇x f, random numbers of the step and batch) → the next x, before clipping.
@@ -31,7 +32,7 @@ class Samples:
         classes: The class whose logit each image followed, int32 [n].
         scores: f_y of every iterate, that of the start image first, [n, steps + 1].
         gradient_norms: ‖∇x f_y‖ at every iterate but the last, [n, steps].
-        outputs: Number of logits of the model.
+        outputs: Number of classes of the model: its logits, or two for one logit of two classes.
         settings: The rule and its options, JSON-serialisable.
     """
 
@@ -50,12 +51,14 @@ class Chain:
         model: See `gradient_ascent`.
         start: See `gradient_ascent`.
         bounds: See `gradient_ascent`.
+        outputs: See `gradient_ascent`.
 
     Raises:
         ArgumentError, DataError, ModelError: See `gradient_ascent`.
     """
 
-    def __init__(self, model: Any, start: Any, bounds: Any) -> None:
+    def __init__(self, model: Any, start: Any, bounds: Any, outputs: Any = None) -> None:
+        self.outputs = output_meaning.check(outputs)
         self.network = model_checks.network(model)
         expected = tf.TensorShape(model_checks.input_shape(self.network))
         self.dtype = model_checks.input_dtype(self.network)
@@ -69,6 +72,7 @@ class Chain:
         self.shape = images.shape[1:]
         self.limits = limits(bounds, self.shape)
         check_inside("start", images, self.limits)
+        warn_of_range(self.network, self.limits)
         model_checks.check_logits(self.network, tf.TensorSpec([None, *self.shape], self.dtype))
         # In half precision, steps that are small relative to the pixels would be rounded away.
         self.images = images.astype(np.float64 if self.dtype == "float64" else np.float32)
@@ -108,7 +112,8 @@ class Chain:
                     progress(count * first + part.stop * (done - first), count * steps)
             if on_step is not None:
                 on_step(done, images.copy())
-        scores[:, -1] = self._all_logits(images, parts)[np.arange(count), classes]
+        last = tf.constant(self._all_logits(images, parts))
+        scores[:, -1] = class_scores.logit(last, tf.constant(classes), self._meaning(last)).numpy()
         _check_finite(images, scores[:, -1:], norms[:, :0], steps, step_size)
         bounds = None if self.limits is None else [limit.tolist() for limit in self.limits]
         described = {**settings, "steps": steps, "bounds": bounds}
@@ -117,7 +122,12 @@ class Chain:
     def _probe(self, x: tf.Tensor) -> Probe:
         """A probe of the network at x in inference mode, in float32 or wider."""
         with unchanged_state():
-            return Probe(self.network, tf.cast(x, self.dtype), training=False).in_float32()
+            x = tf.cast(x, self.dtype)
+            return Probe(self.network, x, training=False, outputs=self.outputs).in_float32()
+
+    def _meaning(self, logits: Any) -> str:
+        """What the logits mean; see `tfgrad.models.output_meaning`."""
+        return output_meaning.meaning(self.network, self.outputs, logits.shape[-1])
 
     def _all_logits(self, images: np.ndarray, parts: list[slice]) -> np.ndarray:
         """[n, classes], computed batch by batch."""
@@ -137,8 +147,11 @@ class Chain:
                 "expected finite ones. Check its weights, and that the images are scaled as in "
                 "training."
             )
-        classes = targets.classes(targets.validated(target, allow_all=False), tf.constant(logits))
-        return classes.numpy(), logits.shape[-1]
+        count, meaning = logits.shape[-1], self._meaning(logits)
+        output_meaning.warn_if_assumed(self.network, self.outputs, count)
+        target = targets.validated(target, allow_all=False)
+        classes = targets.classes(target, tf.constant(logits), meaning=meaning)
+        return classes.numpy(), 2 if meaning == output_meaning.BINARY else count
 
     def _advance(self, rule: Rule) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         """A function that makes several steps, each by a function compiled once for all batches.
@@ -155,7 +168,11 @@ class Chain:
             gradient = tf.cast(probe.input_gradient(classes), x.dtype)
             score = tf.cast(probe.score(classes), x.dtype)
             norm = tf.sqrt(tf.reduce_sum(gradient**2, range(1, x.shape.rank)))
-            return clipped(rule(x, gradient, Draws(i, offset)), self.limits), score, norm
+            moved = clipped(rule(x, gradient, Draws(i, offset)), self.limits)
+            visible = masks.visible(self.network, tf.cast(x, self.dtype))
+            if visible is not None:  # a masked step would become visible
+                moved = tf.where(visible, moved, x)
+            return moved, score, norm
 
         scalars = [tf.TensorSpec([], tf.int32) for _ in range(2)]
         signature = [self.spec, tf.TensorSpec([None], tf.int32), *scalars]

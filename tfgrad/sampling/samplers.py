@@ -41,6 +41,7 @@ def gradient_ascent(
     every: int = 50,
     on_step: Callable[[int, np.ndarray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    outputs: Any = None,
 ) -> Samples:
     """Maximise the logit by gradient ascent: x ← clip(x + α (∇x f_y(x) − c (x − x₀))).
 
@@ -53,7 +54,8 @@ def gradient_ascent(
         model: A built Keras model with one float input that returns logits [batch, classes]. It
             runs in inference mode, half precision in float32, and is not modified.
         target: The class of all images, ints [n], or "predicted": the class of the start image.
-        start: Float images [n, …] as the model takes them, within `bounds`.
+        start: Float images [n, …] as the model takes them, within `bounds`. Steps that the model
+            masks do not move.
         steps: Number of steps.
         step_size: Step size α > 0.
         pull: Strength of the pull, c ≥ 0.
@@ -65,6 +67,9 @@ def gradient_ascent(
         every: Number of steps between two calls of `on_step`, and between two checks for NaN.
         on_step: Called with the number of completed steps and a copy of all images.
         progress: Called with the number of completed updates of single images and their total.
+        outputs: What the model's outputs mean: `"exclusive"`, `"binary"` (one logit f of class 1,
+            −f of class 0), `"independent"` or `"regression"`; None for what its compiled loss says.
+            See `tfgrad.models.output_meaning`.
 
     Raises:
         ArgumentError: The model is not a Keras model, or has several inputs or an integer one; the
@@ -77,7 +82,7 @@ def gradient_ascent(
     Source: preprint §4.2.1, thesis §5.4.1.
     """
     alpha, strength = number("step_size", step_size), number("pull", pull, zero=True)
-    chain = Chain(model, start, bounds)
+    chain = Chain(model, start, bounds, outputs)
     middle = broadcast("centre", centre, chain.shape)
 
     def rule(x: tf.Tensor, gradient: tf.Tensor, draws: Draws) -> tf.Tensor:
@@ -101,6 +106,7 @@ def langevin(
     every: int = 50,
     on_step: Callable[[int, np.ndarray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    outputs: Any = None,
 ) -> Samples:
     """Unadjusted Langevin dynamics: x ← x + ε ∇x f_y(x) + √(2ε) z, z ~ N(0, I).
 
@@ -116,7 +122,7 @@ def langevin(
         seed: Seed of the noise, integer ≥ 0.
         bounds: (lowest, highest) to clip every iterate to, or None. Clipping is not part of the
             dynamics: samples accumulate at the bounds and are biased.
-        batch_size, every, on_step, progress: See `gradient_ascent`.
+        batch_size, every, on_step, progress, outputs: See `gradient_ascent`.
 
     Raises:
         ArgumentError, DataError, ModelError, NonFiniteError: See `gradient_ascent`.
@@ -130,5 +136,5 @@ def langevin(
         return x + epsilon * gradient + sigma * draws.normal(x, 1, seed, STEPS)[0]
 
     settings = {"rule": "langevin", "step_size": epsilon, "seed": seed}
-    chain = Chain(model, start, bounds)
+    chain = Chain(model, start, bounds, outputs)
     return chain.run(rule, target, steps, batch_size, every, on_step, progress, settings)

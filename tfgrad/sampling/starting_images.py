@@ -51,6 +51,8 @@ def noise(
 def noised(images: Any, sigma: float = 0.1, seed: int = 0, bounds: Any = (0.0, 1.0)) -> np.ndarray:
     """Images with Gaussian noise added, clipped: the start of "denoising".
 
+    Not for padded sequences: padding gets noise, too, which a network's `Masking` no longer hides.
+
     Args:
         images: Float images [n, …] within `bounds`.
         sigma: Standard deviation of the noise in the units of the images, > 0.

@@ -18,9 +18,9 @@ from tfgrad.internal import keras_private
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
-from tfgrad.penalties.checks import check_network, check_teacher
+from tfgrad.penalties.checks import check_network, check_teacher, warn_of_assumed_outputs
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of
-from tfgrad.training import checks
+from tfgrad.training import checks, reductions
 from tfgrad.training.batch import Batch
 from tfgrad.training.batch_checks import check_target_labels, checked_labels
 from tfgrad.training.lessons import recorded_lessons
@@ -29,17 +29,21 @@ from tfgrad.training.network_wrapper import NetworkWrapper
 
 @keras.saving.register_keras_serializable("tfgrad")
 class PenalizedModel(NetworkWrapper):
-    """Trains a network on its compiled loss plus Σ λ · penalty, both over the global batch.
+    """Trains a network on its compiled loss plus Σ λ · penalty, both reduced alike.
 
-    loss = 1/B Σ_i w_i ℓ_i + Σ_penalties λ · 1/B Σ_i w_i p_i + the network's own regularisers,
-    with B the size of the global batch on any number of replicas and w = sample_weight ×
-    class_weight.
+    loss = 1/D Σ_i w_i ℓ_i + Σ_penalties λ · 1/D Σ_i w_i p_i + the network's own regularisers,
+    over the global batch on any number of replicas, with w = sample_weight × class_weight. The
+    reduction of the compiled loss decides D for both sums: its default, "sum_over_batch_size" (or
+    "mean"), divides by the size of the global batch, "mean_with_sample_weight" by Σ_i w_i, "sum"
+    and None by 1. As in Keras, `loss` reports what is minimised, and its mean over the examples
+    for None. With several losses, a penalty has the reduction of its head's loss.
 
     It has the methods of every Keras model: `compile`, `fit`, `evaluate`, `predict`, `save`; they
     run a preprocessor that the network has for these, as the tasks of KerasHub do. One
     forward pass serves the loss and every penalty, and each distinct gradient is computed once.
-    Every penalty reports its mean, without λ, under its own name. `network` stays an ordinary Keras
-    model, which can be used, saved or exported alone.
+    Every penalty reports its mean, without λ, under its own name: Σ_i w_i p_i over the size of the
+    batch, or over Σ_i w_i for "mean_with_sample_weight". `network` stays an ordinary Keras model,
+    which can be used, saved or exported alone.
 
     Args:
         network: A Keras model that returns logits [batch, classes], or a dict or list of them; the
@@ -115,15 +119,17 @@ class PenalizedModel(NetworkWrapper):
 
         Raises:
             ArgumentError: The loss expects probabilities, or has a reduction that replicas cannot
-                share; a metric has the name of a penalty; the optimizer accumulates gradients on
-                several replicas.
+                share or that does not say what divides a penalty; a metric has the name of a
+                penalty; the optimizer accumulates gradients on several replicas.
         """
         replicas = self.distribute_strategy.num_replicas_in_sync
         for one in tf.nest.flatten(loss):
-            checks.check_loss(one, bool(self.penalties), replicas)
+            checks.check_loss(one, bool(self.penalties))
+        reduced = reductions.of_penalties(loss, self.penalties, replicas)
         taken = [penalty.name for penalty in self.penalties]
         checks.check_metrics([metrics, kwargs.get("weighted_metrics")], taken)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        self._reduction, self._reductions = reduced
         output_meaning.remember(self.network, loss=loss)
         steps = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if steps and replicas > 1:
@@ -222,14 +228,17 @@ class PenalizedModel(NetworkWrapper):
             probe = self._probe(batch, taught, training)
             outputs = probe.outputs
             # Layers add their losses in every pass: read those of this one before another pass.
-            loss = self._supervised(batch, outputs, training) + self._penalized(batch, probe)
+            loss, reported = self._supervised(batch, outputs, training)
+            terms, means = self._penalized(batch, probe)
+            loss, reported = loss + terms, reported + means
         else:
             outputs = self(batch.x, training=training)
-            loss = self._supervised(batch, outputs, training)
-        keras_private.track_loss(self, *batch.as_mean(loss))
+            loss, reported = self._supervised(batch, outputs, training)
+        keras_private.track_loss(self, *batch.as_mean(reported))
         return outputs, loss
 
     def _probe(self, batch: Batch, taught: Teacher | None, training: bool) -> Probe:
+        warn_of_assumed_outputs(self.network, self.penalties)
         if training:
             check_network(self.network, self.penalties, batch.x)
         probe = Probe(
@@ -244,29 +253,41 @@ class PenalizedModel(NetworkWrapper):
         check_target_labels(self.penalties, probe)
         return probe
 
-    def _supervised(self, batch: Batch, outputs: Any, training: bool) -> tf.Tensor:
-        """This replica's share of the compiled loss and the regularisers."""
+    def _supervised(
+        self, batch: Batch, outputs: Any, training: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """This replica's share of the compiled loss and the regularisers; the same as reported."""
         if self.loss is None and self.penalties:  # Trained on the penalties alone.
             none = tf.zeros([], keras.config.floatx())
-            return sum(keras_private.additional_losses(self), none)
-        return self.compute_loss(
+            loss = sum(keras_private.additional_losses(self), none)
+            return loss, loss
+        if self._reduction == "none":
+            checks.check_unreduced(self)
+        loss = self.compute_loss(
             x=batch.x,
             y=batch.y,
             y_pred=outputs,
-            sample_weight=batch.supervised_weight,
+            sample_weight=batch.supervised_weight(self._reduction in ("mean", "weighted_mean")),
             training=training,
         )
+        return batch.unreduced(loss) if loss.shape.rank else (loss, loss)
 
-    def _penalized(self, batch: Batch, probe: Probe) -> tf.Tensor:
-        """This replica's share of Σ λ · penalty; updates the metric of each penalty."""
-        total = 0.0
+    def _penalized(self, batch: Batch, probe: Probe) -> tuple[tf.Tensor, tf.Tensor]:
+        """This replica's share of Σ λ · penalty; the same as reported; updates the metrics."""
+        total = reported = 0.0
         for penalty, tracker in zip(self.penalties, self._trackers, strict=True):
-            share = batch.penalty_share(penalty.compute(probe.on(penalty.head)), penalty)
-            value, examples = batch.as_mean(share)
+            reduction = self._reductions[penalty.name]
+            values = penalty.compute(probe.on(penalty.head))
+            term, mean = batch.penalty_share(values, penalty, reduction)
+            value, examples = batch.as_mean(mean)
             tracker.update_state(value, sample_weight=examples)
-            weight = penalty.weight_at(self.optimizer.iterations, share.dtype)
-            total += tf.cast(weight * share, keras.config.floatx())
-        return total
+            weight = penalty.weight_at(self.optimizer.iterations, mean.dtype)
+            part = tf.cast(weight * term, keras.config.floatx())
+            total += part
+            if reduction == "none":
+                part = tf.cast(weight * mean, keras.config.floatx())
+            reported += part
+        return total, reported
 
     def _logs(self, batch: Batch, outputs: Any) -> dict[str, Any]:
         """The metrics so far."""

@@ -17,6 +17,7 @@ from tfgrad.evaluation.comparison.result import COST, Comparison, Cost
 from tfgrad.evaluation.measurement import Measurement
 from tfgrad.gradients import model_checks
 from tfgrad.internal.arguments import integer
+from tfgrad.models import output_meaning
 
 __all__ = ["TESTS", "compare"]
 
@@ -24,6 +25,7 @@ __all__ = ["TESTS", "compare"]
 Failures = dict[str, dict[str, str]]
 
 
+@output_meaning.takes_outputs("model")
 def compare(
     model: Any,
     data: Iterable[Any],
@@ -33,6 +35,7 @@ def compare(
     images: int = 64,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
+    outputs: Any = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Comparison:
     """Evaluate saliency methods by tests on one model, in a table of methods × tests.
@@ -73,6 +76,9 @@ def compare(
         options: {test: {option of its function: value}}, such as
             `{"pixels": {"fill": 0.0, "fractions": (0.5, 0.7, 0.9)}}`.
         seed: Seed of all random numbers.
+        outputs: What the model's outputs mean: `"exclusive"`, `"binary"` (one logit of two
+            classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
+            `tfgrad.models.output_meaning`. Methods that are built already have their own.
         on_progress: Called with (pairs done, pairs in all, the next pair).
 
     Returns:

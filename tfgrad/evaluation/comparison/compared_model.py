@@ -12,6 +12,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad.evaluation.batches import placed
+from tfgrad.gradients import targets
+from tfgrad.models import output_meaning
 
 TIMED_BATCHES = 3
 
@@ -55,11 +57,12 @@ class ComparedModel:
 
     @functools.cached_property
     def _classify(self) -> Any:
-        return tf.function(
-            lambda x: tf.argmax(self.network(x, training=False), -1, tf.int32),
-            autograph=False,
-            reduce_retracing=True,
-        )
+        def classify(x: tf.Tensor) -> tf.Tensor:
+            logits = self.network(x, training=False)
+            meaning = output_meaning.meaning(self.network, count=logits.shape[-1])
+            return targets.classes("predicted", logits, meaning=meaning)
+
+        return tf.function(classify, autograph=False, reduce_retracing=True)
 
     @functools.cached_property
     def first_batches(self) -> list[tuple[Any, Any]]:

@@ -19,8 +19,10 @@ from tfgrad.evaluation.map_tests.map_similarity import relative_change
 from tfgrad.evaluation.map_tests.reinitialise import move_biases, restored
 from tfgrad.evaluation.measurement import HIGHER, Measurement
 from tfgrad.internal.arguments import integer, number
+from tfgrad.models import output_meaning
 
 
+@output_meaning.takes_outputs("model")
 def bias_sensitivity(
     model: Any,
     images: Any,
@@ -31,6 +33,7 @@ def bias_sensitivity(
     seed: int = 0,
     draws: int = 5,
     batch_size: int = 64,
+    outputs: Any = None,
 ) -> Measurement:
     """How much a map changes if each bias is scaled by 1 + step or 1 − step.
 
@@ -60,6 +63,8 @@ def bias_sensitivity(
         seed: Seed of the signs.
         draws: Number of draws of all signs that are averaged, image by image.
         batch_size: See `completeness`.
+        outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
+            its compiled loss says.
 
     Returns:
         The mean over images and its standard error over images and draws. Columns: "median" over

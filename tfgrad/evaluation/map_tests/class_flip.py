@@ -16,11 +16,14 @@ from tfgrad.evaluation.batches import Placed, channel_axis, class_count, per_ima
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import RANDOM
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, spread, standard_error
+from tfgrad.gradients import class_scores
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.precision import at_least_float32
+from tfgrad.models import output_meaning
 
 
+@output_meaning.takes_outputs("network")
 def class_flip(
     network: Any,
     batches: Any,
@@ -31,6 +34,7 @@ def class_flip(
     *,
     fill: Any = 0.0,
     seed: int = 0,
+    outputs: Any = None,
 ) -> Measurement:
     """Δ log-odds of `source` against `to` after the pixels that argue for the difference are gone.
 
@@ -57,6 +61,9 @@ def class_flip(
         fill: The replacement, in the units of the images: a number (black is 0 only if images are
             not normalised), one per channel, or `"image_mean"`.
         seed: Seed of `"random"`.
+        outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
+            classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
+            `tfgrad.models.output_meaning`.
 
     Returns:
         The mean of Δ over images; the deviation is its *standard deviation over images*, the ± of
@@ -96,7 +103,7 @@ def class_flip(
         value = pixel_removal.filling(x, fill, channels)
         after = _logits(network, pixel_removal.removed(x, rank, count, value, channels))
         fall = _log_odds(_logits(network, x), source, to) - _log_odds(after, source, to)
-        turned = tf.argmax(after, -1, tf.int32) == to
+        turned = tf.argmax(after, -1, tf.int32) == to  # of [0, f] for one logit f
         gone = tf.reduce_mean(tf.cast(rank < count, tf.float32), [1, 2])
         others = turned, gone, pixel_removal.constant_maps(difference), finite
         return tf.stack([fall, *(tf.cast(t, fall.dtype) for t in others)], -1)
@@ -183,7 +190,11 @@ def _check_classes(network: Any, x: Any, source: int, to: int) -> None:
 
 
 def _logits(network: Any, x: tf.Tensor) -> tf.Tensor:
-    return at_least_float32(network(x, training=False))
+    """Logits of all classes, [0, f] for one logit f."""
+    logits = at_least_float32(network(x, training=False))
+    meaning = output_meaning.meaning(network, count=logits.shape[-1])
+    class_scores.check_classes(meaning, "a flip from class to class")
+    return class_scores.class_logits(logits, meaning)
 
 
 def _log_odds(logits: tf.Tensor, source: int, to: int) -> tf.Tensor:

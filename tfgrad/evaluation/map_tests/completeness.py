@@ -12,9 +12,11 @@ from tfgrad.errors import ModelError
 from tfgrad.evaluation.map_tests.axioms import broadcast_to_image, of_finite, single_measurement
 from tfgrad.evaluation.map_tests.explained_model import ExplainedModel, built
 from tfgrad.evaluation.measurement import LOWER, Measurement
+from tfgrad.models import output_meaning
 from tfgrad.saliency import Smooth
 
 
+@output_meaning.takes_outputs("model")
 def completeness(
     model: Any,
     images: Any,
@@ -23,6 +25,7 @@ def completeness(
     target: Any = None,
     baseline: Any = None,
     batch_size: int = 64,
+    outputs: Any = None,
 ) -> Measurement:
     """How far a map is from adding up to the score, or to its rise over a baseline's.
 
@@ -42,6 +45,8 @@ def completeness(
             attribute `baseline` of the method, or of the method that `tfgrad.saliency.Smooth`
             averages; without one, r = f_y(x).
         batch_size: Number of images per call.
+        outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
+            its compiled loss says.
 
     Returns:
         The mean over images and its standard error. Columns: "of the score", the median of

@@ -12,11 +12,12 @@ from tfgrad.errors import ArgumentError, DataError, TfgradError
 from tfgrad.evaluation.batches import channel_axis, check_finite, class_count
 from tfgrad.evaluation.map_tests.pixel_removal import comparable
 from tfgrad.evaluation.measurement import counted, over_draws
-from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients import class_scores, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.unchanged_state import unchanged_state
+from tfgrad.models import output_meaning
 from tfgrad.saliency import Method
 
 
@@ -33,6 +34,7 @@ class ExplainedModel:
         network: The model.
         batches: Its images, [b, H, W, C] each.
         logits: The logits of all images, [n, classes].
+        meaning: What the logits mean, see `tfgrad.models.output_meaning`.
         classes: The classes of all images, int32 [n], fixed on the network as it came.
 
     Raises:
@@ -54,7 +56,8 @@ class ExplainedModel:
         self.classes = tf.zeros([images.shape[0]], tf.int32)
         self.logits = self.forward()
         check_finite(self.logits, "model: the logits")
-        self.classes = _classes(target, self.logits)
+        self.meaning = output_meaning.meaning(self.network, count=self.logits.shape[-1])
+        self.classes = _classes(target, self.logits, self.meaning)
 
     def __len__(self) -> int:
         return self.classes.shape[0]
@@ -74,7 +77,7 @@ class ExplainedModel:
         """The probe of the network at x; the network's state does not change."""
         # Losses that layers add during a call would otherwise stay in the model.
         with unchanged_state():
-            return Probe(self.network, x, needs=needs)
+            return Probe(self.network, x, needs=needs, outputs=self.meaning)
 
     def gradient(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """∇x of each image's logit, shaped like x; to be compiled."""
@@ -82,7 +85,8 @@ class ExplainedModel:
 
     def of_class(self, logits: np.ndarray) -> np.ndarray:
         """The logit of each image's class, [n, classes] → float64 [n]."""
-        return targets.select(tf.constant(logits.astype("float64")), self.classes).numpy()
+        found = tf.constant(logits.astype("float64"))
+        return class_scores.logit(found, self.classes, self.meaning).numpy()
 
     def each(self, function: Callable[..., Any], batches: Any = None) -> np.ndarray:
         """The results [n, …] of a function of (images, classes, index of the first) per image.
@@ -199,7 +203,7 @@ def _checked_images(images: Any, dtype: str) -> tf.Tensor:
     return tf.cast(found, dtype)
 
 
-def _classes(target: Any, logits: np.ndarray) -> tf.Tensor:
+def _classes(target: Any, logits: np.ndarray, meaning: str) -> tf.Tensor:
     """The class of each image, int32 [n]."""
     named = targets.validated(target, allow_all=False)
     if isinstance(named, str) and named == "label":
@@ -207,4 +211,4 @@ def _classes(target: Any, logits: np.ndarray) -> tf.Tensor:
             "target: got 'label', but there are no labels here; expected the classes as ints [n], "
             "one int, or None for the predicted class."
         )
-    return targets.classes(named, tf.constant(logits))
+    return targets.classes(named, tf.constant(logits), meaning=meaning)

@@ -13,8 +13,10 @@ from tfgrad.evaluation.map_tests.explained_model import ExplainedModel, built
 from tfgrad.evaluation.map_tests.map_stages import SCORE, MapStages, check_some_vary, over_images
 from tfgrad.evaluation.measurement import LOWER, Measurement
 from tfgrad.internal.arguments import integer
+from tfgrad.models import output_meaning
 
 
+@output_meaning.takes_outputs("model")
 def label_randomisation(
     model: Any,
     other: Any,
@@ -23,6 +25,7 @@ def label_randomisation(
     *,
     target: Any = None,
     batch_size: int = 64,
+    outputs: Any = None,
 ) -> Measurement:
     """How similar the maps of a network are to those of one trained on permuted labels.
 
@@ -37,6 +40,8 @@ def label_randomisation(
         method: See `randomisation`.
         target: The class that both explain; None for the one that `model` predicts.
         batch_size: Number of images per call.
+        outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
+            its compiled loss says.
 
     Returns:
         The absolute value of Spearman's rank correlation, averaged over images, and its standard

@@ -12,9 +12,10 @@ from tfgrad.evaluation.batches import channel_axis, one_by_one, per_image, place
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import IMAGE_MEAN
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, counted, standard_error
-from tfgrad.gradients import targets
+from tfgrad.gradients import class_scores
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import one_of
+from tfgrad.models import output_meaning
 
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
 # The quantity that is measured for each image, and its better direction while salient pixels stay.
@@ -29,6 +30,7 @@ SCORES = {
 _SMALLEST = 1e-6
 
 
+@output_meaning.takes_outputs("network")
 def pixel_perturbation(
     network: Any,
     batches: Any,
@@ -39,6 +41,7 @@ def pixel_perturbation(
     fill: Any = IMAGE_MEAN,
     score: str = "accuracy",
     seed: int = 0,
+    outputs: Any = None,
 ) -> Measurement:
     """Accuracy, probabilities and logits after the least (or most) salient pixels are replaced.
 
@@ -74,6 +77,9 @@ def pixel_perturbation(
             channel, in the units of the images: 0.5 in the code of Fig. 5.3, black in §3.5.1.
         score: A row of the table; the others are among the columns.
         seed: Seed of `"random"`.
+        outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
+            classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
+            `tfgrad.models.output_meaning`.
 
     Returns:
         The score at each fraction, averaged over images, and its standard error. The direction is
@@ -111,12 +117,12 @@ def pixel_perturbation(
         channels = channel_axis(network, x)
         value = pixel_removal.filling(x, fill, channels)
         logits = _logits(network, x)
-        y = targets.classes("label", logits, y)
+        meaning = output_meaning.meaning(network, count=logits.shape[-1])
 
         def at(fraction: tf.Tensor) -> tf.Tensor:
             count = pixel_removal.pixels_in(fraction, size)
             image = pixel_removal.removed(x, rank, count, value, channels)
-            return _scores(_logits(network, image), logits, y)
+            return _scores(_logits(network, image), logits, y, meaning)
 
         rows = one_by_one(at, tf.constant(points, tf.float64), tf.float32)
         flags = [pixel_removal.finite_maps(saliency), pixel_removal.constant_maps(saliency)]
@@ -156,18 +162,19 @@ def _logits(network: Any, x: tf.Tensor) -> tf.Tensor:
     return tf.cast(network(x, training=False), tf.float32)
 
 
-def _scores(logits: tf.Tensor, before: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+def _scores(logits: tf.Tensor, before: tf.Tensor, y: tf.Tensor, meaning: str) -> tf.Tensor:
     """[batch, scores], in the order of `SCORES`."""
-    top = tf.argmax(before, -1, tf.int32)
-    now, then = tf.nn.softmax(logits), tf.nn.softmax(before)
-    of_top, logit = targets.select(then, top), targets.select(before, top)
+    top = class_scores.predicted(before, meaning)
+    now, then = (class_scores.probabilities(f, meaning) for f in (logits, before))
+    of_top, logit = class_scores.select(then, top), class_scores.logit(before, top, meaning)
+    change = class_scores.logit(logits, top, meaning) - logit
     return tf.stack(
         [
-            tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), y), tf.float32),
-            targets.select(now, y),
-            tf.abs(targets.select(now, top) - of_top) / of_top,
-            targets.select(logits - before, y),
-            tf.abs(targets.select(logits, top) - logit) / tf.maximum(tf.abs(logit), _SMALLEST),
+            tf.cast(tf.equal(class_scores.predicted(logits, meaning), y), tf.float32),
+            class_scores.select(now, y),
+            tf.abs(class_scores.select(now, top) - of_top) / of_top,
+            class_scores.logit(logits - before, y, meaning),
+            tf.abs(change) / tf.maximum(tf.abs(logit), _SMALLEST),
         ],
         axis=-1,
     )

@@ -16,12 +16,14 @@ from tfgrad.evaluation.map_tests.reinitialise import (
 )
 from tfgrad.evaluation.measurement import LOWER, Measurement
 from tfgrad.internal.arguments import integer, one_of
+from tfgrad.models import output_meaning
 
 CASCADING, INDEPENDENT = "cascading", "independent"
 # The order of summation may differ between calls; a stale map differs by far more.
 _ROUNDING = 1e-3
 
 
+@output_meaning.takes_outputs("model")
 def randomisation(
     model: Any,
     images: Any,
@@ -32,6 +34,7 @@ def randomisation(
     seed: int = 0,
     draws: int = 1,
     batch_size: int = 64,
+    outputs: Any = None,
 ) -> Measurement:
     """How similar maps stay while layers are re-initialised, from the output back to the input.
 
@@ -62,6 +65,8 @@ def randomisation(
         seed: Seed of the new weights.
         draws: Number of draws that are averaged, image by image.
         batch_size: Number of images per call.
+        outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
+            its compiled loss says.
 
     Returns:
         Along the layers, whose names are the `labels`, the absolute value abs(ρ) of Spearman's rank

@@ -17,6 +17,8 @@ from tfgrad.data.dataset import Dataset
 from tfgrad.errors import ArgumentError, NonFiniteError
 from tfgrad.evaluation.batches import class_count
 from tfgrad.evaluation.digests import layers_digest, nameless, weights_digest
+from tfgrad.gradients import class_scores
+from tfgrad.models import output_meaning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,8 @@ class Retrainer:
     def _counts(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """The number of images classified correctly, and the number with finite logits."""
         logits = tf.nest.flatten(self.model(x, training=False))[0]
-        right = tf.equal(tf.argmax(logits, -1, tf.int32), y)
+        meaning = output_meaning.meaning(self.model, count=logits.shape[-1])
+        right = tf.equal(class_scores.predicted(logits, meaning), y)
         finite = tf.reduce_all(tf.math.is_finite(logits), -1)
         return tf.reduce_sum(tf.cast(tf.stack([right, finite]), tf.int32), -1)
 

@@ -14,8 +14,10 @@ from tfgrad.evaluation.map_tests.explained_model import ExplainedModel, built
 from tfgrad.evaluation.map_tests.map_similarity import rank_correlation, relative_change
 from tfgrad.evaluation.measurement import HIGHER, Measurement
 from tfgrad.gradients import model_checks
+from tfgrad.models import output_meaning
 
 
+@output_meaning.takes_outputs("model")
 def shift_agreement(
     model: Any,
     images: Any,
@@ -24,6 +26,7 @@ def shift_agreement(
     *,
     target: Any = None,
     batch_size: int = 64,
+    outputs: Any = None,
 ) -> Measurement:
     """Whether one function has one map in shifted units of its images.
 
@@ -39,6 +42,8 @@ def shift_agreement(
             None takes the range of the images, from their smallest value to their largest.
         target: See `completeness`.
         batch_size: See `completeness`.
+        outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
+            its compiled loss says.
 
     Returns:
         Spearman's rank correlation of the two maps, its mean over images and standard error.
@@ -81,4 +86,5 @@ def _shifted(network: keras.Model, offset: np.ndarray) -> keras.Model:
     dtype = model_checks.input_dtype(network)
     x = keras.Input(offset.shape, dtype=dtype)
     offset = offset.ravel()[0] if np.ptp(offset) == 0 else offset
-    return keras.Model(x, network(keras.layers.Rescaling(1.0, -offset, dtype=dtype)(x)))
+    moved = keras.Model(x, network(keras.layers.Rescaling(1.0, -offset, dtype=dtype)(x)))
+    return output_meaning.inherit(moved, network)

@@ -19,8 +19,10 @@ from tfgrad.evaluation.map_tests.map_similarity import relative_change
 from tfgrad.evaluation.measurement import LOWER, Measurement
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.models import output_meaning
 
 
+@output_meaning.takes_outputs("model")
 def weak_dependence(
     model: Any,
     images: Any,
@@ -30,6 +32,7 @@ def weak_dependence(
     target: Any = None,
     seed: int = 0,
     batch_size: int = 64,
+    outputs: Any = None,
 ) -> Measurement:
     """How much a map changes with an image that stays within its linear region.
 
@@ -49,6 +52,8 @@ def weak_dependence(
         target: See `completeness`.
         seed: Seed of the noise.
         batch_size: See `completeness`.
+        outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
+            its compiled loss says.
 
     Returns:
         The mean over images and its standard error. Columns: "move", the mean of ‖x′ − x‖ / ‖x‖;

@@ -18,17 +18,19 @@ from tfgrad.evaluation.batches import (
     placed,
 )
 from tfgrad.evaluation.measurement import LOWER, Measurement, standard_error
-from tfgrad.gradients import targets
+from tfgrad.gradients import class_scores, targets
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.precision import nest_at_least_float32
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.models import output_meaning
 
 SIGMAS = tuple(np.geomspace(1e-4, 1e-1, 13).tolist())
 QUANTILES = (5, 25, 50, 75, 95)
 
 
+@output_meaning.takes_outputs("network")
 def density_ratios(
     network: Any,
     batches: Any,
@@ -37,6 +39,7 @@ def density_ratios(
     target: Any = "label",
     draws: int = 1,
     seed: int = 0,
+    outputs: Any = None,
 ) -> Measurement:
     """E p(x+η|y) / p(x|y) = E exp(f_y(x+η) − f_y(x)), η ~ N(0, σ²I); lower is better.
 
@@ -59,6 +62,9 @@ def density_ratios(
         draws: Number of draws of η per image and σ.
         seed: Seed of the noise, which is a function of (seed, draw, image), whatever the batch
             size.
+        outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
+            classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
+            `tfgrad.models.output_meaning`.
 
     Returns:
         The ratio at each σ, averaged over images and draws, and its standard error over images;
@@ -89,12 +95,12 @@ def density_ratios(
             probe = Probe(
                 network, nest_at_least_float32(x), y, draws=Draws(draw, first)
             ).in_float32()
+            class_scores.check_classes(probe.meaning, "the density of a class")
             classes, clean = probe.classes(target), probe.score(target)
             noise = probe.noise(1, seed)[0]
 
             def under(shift: Any) -> tf.Tensor:
-                moved = targets.select(probe.forward(probe.shifted(shift)), classes)
-                return tf.cast(moved - clean, tf.float64)
+                return tf.cast(probe.score_at(probe.shifted(shift), classes) - clean, tf.float64)
 
             noisy = one_by_one(lambda s: under(_scaled(noise, s)), levels, tf.float64)
             rounded = under(_last_bits(probe.x, noise, clean.dtype))

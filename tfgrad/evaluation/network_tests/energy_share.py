@@ -21,12 +21,14 @@ from tfgrad.gradients import targets
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
+from tfgrad.models import output_meaning
 
 # Names of the scalars in Probe.input_gradient. The loss is −log softmax; the sign does not change
 # the energy.
 SCALARS = {"logit": "logit", "loss": "log_probability"}
 
 
+@output_meaning.takes_outputs("network")
 def energy_share(
     network: Any,
     batches: Any,
@@ -35,6 +37,7 @@ def energy_share(
     target: Any = "label",
     of: str = "logit",
     temperature: float = 1.0,
+    outputs: Any = None,
 ) -> Measurement:
     """Σ_{h,w,c} m |∇x s| / Σ_{h,w,c} |∇x s| for a region m; its area is the chance level.
 
@@ -51,6 +54,9 @@ def energy_share(
         target: The class: `"label"`, `"predicted"` or an integer.
         of: The scalar s: `"logit"`, or `"loss"`, the cross-entropy −log softmax(f / temperature).
         temperature: Temperature of that softmax.
+        outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
+            classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
+            `tfgrad.models.output_meaning`.
 
     Returns:
         Mean and standard deviation of the share over the images, in [0, 1]. Columns: chance, the

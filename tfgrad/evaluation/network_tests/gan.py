@@ -11,16 +11,21 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.batches import check_finite, class_count
 from tfgrad.evaluation.measurement import HIGHER, Measurement
+from tfgrad.gradients import class_scores
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import integer
+from tfgrad.models import output_meaning
 
 
+@output_meaning.takes_outputs("judge")
 def gan_test(
     judge: Any,
     images: Any,
     labels: Any,
     classes: int | None = None,
     batch_size: int = 256,
+    *,
+    outputs: Any = None,
 ) -> Measurement:
     """The share of generated images that an independent network puts in the intended class.
 
@@ -33,6 +38,9 @@ def gan_test(
         labels: The class that each image was generated for, integers [n].
         classes: Number of classes of the generating model, to check that the judge has as many.
         batch_size: Number of images per forward pass.
+        outputs: What the judge's outputs mean: `"exclusive"`, `"binary"` (one logit of two
+            classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
+            `tfgrad.models.output_meaning`.
 
     Returns:
         The share in [0, 1] and its binomial standard error; as a column the mean probability that
@@ -59,8 +67,10 @@ def gan_test(
     labels = _labels(labels, len(images), known)
     logits = judge.predict(images, batch_size=size, verbose=0)
     check_finite(logits, "judge: the logits")
-    probabilities = tf.nn.softmax(logits.astype("float64")).numpy()
-    share = float(np.mean(logits.argmax(-1) == labels))
+    meaning = output_meaning.meaning(judge, count=logits.shape[-1])
+    found = tf.constant(logits.astype("float64"))
+    probabilities = class_scores.probabilities(found, meaning).numpy()
+    share = float(np.mean(class_scores.predicted(found, meaning).numpy() == labels))
     return Measurement(
         name="GAN-test",
         score="judged to be of their class",

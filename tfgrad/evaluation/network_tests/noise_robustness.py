@@ -18,9 +18,10 @@ from tfgrad.evaluation.batches import (
     where_finite,
 )
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients import class_scores, masks, model_checks
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.models import output_meaning
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4)
 
@@ -35,14 +36,19 @@ measured = functools.partial(
 )
 
 
+@output_meaning.takes_outputs("network")
 def noise_robustness(
     network: Any,
     batches: Any,
     sigmas: Iterable[float] = SIGMAS,
     repeats: int = 3,
     seed: int = 0,
+    *,
+    outputs: Any = None,
 ) -> Measurement:
     """Accuracy of a classifier on x + η, η ~ N(0, σ²I), without clipping; higher is better.
+
+    Steps that the network masks (`keras.layers.Masking`) get no noise.
 
     Args:
         network: A Keras model from images [batch, …] to logits [batch, classes].
@@ -51,6 +57,9 @@ def noise_robustness(
         sigmas: Noise levels ≥ 0.
         repeats: Number of noise draws per image.
         seed: Seed of the noise; the same noise for every model, so that models are comparable.
+        outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
+            classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
+            `tfgrad.models.output_meaning`.
 
     Returns:
         The accuracy in [0, 1] at each σ, its mean and standard deviation over the draws.
@@ -67,14 +76,17 @@ def noise_robustness(
 
     def correct(x: tf.Tensor, y: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
         """1 where an image is classified correctly, else 0: float32 [batch, repeats, σ]."""
+        visible = masks.visible(network, x)
 
         def hits_of(repeat: tf.Tensor) -> tf.Tensor:
             noise = Draws(repeat, first).normal(x, 1, seed)[0]
+            if visible is not None:
+                noise = tf.where(visible, noise, tf.zeros_like(noise))
 
             def at(sigma: tf.Tensor) -> tf.Tensor:
                 logits = network(x + tf.cast(sigma, x.dtype) * noise, training=False)
-                right = targets.classes("label", logits, y)
-                hit = tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), right), tf.float32)
+                meaning = output_meaning.meaning(network, count=logits.shape[-1])
+                hit = tf.cast(tf.equal(class_scores.predicted(logits, meaning), y), tf.float32)
                 return where_finite(hit, logits)
 
             return one_by_one(at, levels, tf.float32)

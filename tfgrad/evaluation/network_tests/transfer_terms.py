@@ -12,12 +12,13 @@ from tfgrad.errors import ArgumentError, NonFiniteError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import at_least_float32
+from tfgrad.models.output_meaning import REGRESSION
 
 _BLOCK = 256  # Number of images per block of pairs: 0.5 MB of distances at a time.
 
 
 class Mismatch(keras.Model):
-    """ρ as a network with one logit, so that a probe can differentiate it.
+    """ρ as a network with one output, so that a probe can differentiate it.
 
     Args:
         student: A model from images to logits.
@@ -78,7 +79,7 @@ def mismatch_and_points(
     def of_batch(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """ρ, and max ‖∇x ρ‖_∞ or the features."""
         if features is None:
-            probe = Probe(mismatch, x)
+            probe = Probe(mismatch, x, outputs=REGRESSION)
             return probe.logits[:, 0], tf.reduce_max(tf.abs(probe.input_gradient(0)))
         loss = mismatch(x, training=False)[:, 0]
         if layer is None:
