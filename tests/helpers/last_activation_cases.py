@@ -211,8 +211,6 @@ SIGMOIDS = {
     "labels": (functional(lambda h: L.Dense(3, activation="sigmoid")(h)), "independent"),
     "subclassed": (subclassed("nothing", 1, "sigmoid"), "binary"),
 }
-# Without Python code or classes that nobody registered.
-UNSAVEABLE = ("lambda", "own softmax", "partial", "tf.nn.softmax")
 
 
 def with_biases(model):
