@@ -29,7 +29,7 @@ from absl import flags
 from tfgrad import export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 
-from .common import pixel_range
+from .common import pixel_range, trained_networks
 from .common.trained_networks import from_file, from_run
 
 FLAGS = flags.FLAGS
@@ -40,11 +40,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "work_dir", None, f"Work directory of a finished run of {command.named('train')}."
     )
-    flags.DEFINE_string(
-        "model", None, ".keras or .h5 file of a classifier, instead of --work_dir."
-    )
+    flags.DEFINE_string("model", None, ".keras or .h5 file of a classifier, instead of --work_dir.")
     pixel_range.define()
     flags.adopt_module_key_flags(pixel_range)  # for --help
+    trained_networks.define_outputs()
+    flags.adopt_module_key_flags(trained_networks)
     flags.DEFINE_string("to", None, "Directory of the served model, such as saved_models/NAME.")
     flags.DEFINE_list(
         "methods",

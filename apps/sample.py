@@ -52,7 +52,7 @@ from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import model_checks
 from tfgrad.internal import files
 
-from .common import output_directory, pixel_range, work_directory
+from .common import output_directory, pixel_range, trained_networks, work_directory
 from .common.progress import Progress
 from .common.trained_networks import Learned, normalised, note_unknown, on_pixels
 
@@ -87,6 +87,8 @@ def define_flags() -> None:
     )
     pixel_range.define()
     flags.adopt_module_key_flags(pixel_range)  # for --help
+    trained_networks.define_outputs()
+    flags.adopt_module_key_flags(trained_networks)
     flags.DEFINE_enum(
         "rule", "ascent", ("ascent", "langevin"), "Gradient ascent, or Langevin sampling."
     )

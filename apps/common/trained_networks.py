@@ -8,12 +8,18 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
+from absl import flags
 
 import tfgrad
 from tfgrad import data, loading, models
 from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.gradients import class_scores
+from tfgrad.models import output_meaning
 
 from . import command, pixel_range, work_directory
+
+FLAGS = flags.FLAGS
 
 _TEST_BATCH = 250
 
@@ -82,7 +88,18 @@ def load_network(path: str) -> keras.Model:
     if logits is not network:
         note = "returns probabilities; its last activation is left out, and its logits are used"
         print(f"{path}: {note}", file=sys.stderr, flush=True)
+    output_meaning.remember(logits, getattr(FLAGS, "outputs", None))
     return logits
+
+
+def define_outputs() -> None:
+    """Define the flag that says what the outputs of a model mean."""
+    flags.DEFINE_enum(
+        "outputs",
+        None,
+        output_meaning.MEANINGS,
+        "What the model's outputs mean; default: what the loss that it was compiled with says.",
+    )
 
 
 def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
@@ -137,7 +154,8 @@ def on_pixels(network: keras.Model, statistics: Any) -> keras.Model:
     mean, deviation = (_channels(s) for s in statistics)
     pixels = keras.Input(network.input_shape[1:], name="image")
     scaled = keras.layers.Normalization(mean=mean, variance=deviation**2, name="normalize")(pixels)
-    return keras.Model(pixels, network(scaled), name=network.name)
+    scaled_first = keras.Model(pixels, network(scaled), name=network.name)
+    return output_meaning.inherit(scaled_first, network)
 
 
 def note_unknown(learned: Learned) -> None:
@@ -189,7 +207,8 @@ def accuracy(network: keras.Model, images: np.ndarray, labels: np.ndarray) -> fl
     logits = network.predict(images, batch_size=_TEST_BATCH, verbose=0)
     if isinstance(logits, Mapping):
         logits = logits["target"]
-    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+    meaning = output_meaning.meaning(network, count=logits.shape[-1])
+    return float(np.mean(class_scores.predicted(tf.constant(logits), meaning).numpy() == labels))
 
 
 def _network_file(path: str) -> str:

@@ -27,6 +27,8 @@ def define_flags() -> None:
         [],
         "NAME=PATH,…, where PATH is the work directory of a run, or a .keras or .h5 file.",
     )
+    trained_networks.define_outputs()
+    flags.adopt_module_key_flags(trained_networks)  # for --help
     shared_flags.define_dataset()
     flags.DEFINE_string("split", "test", "Split or slice of --dataset to test on.")
     flags.DEFINE_integer("count", None, "Test only on this many images, the first.", lower_bound=1)

@@ -22,9 +22,7 @@ def define_flags() -> None:
     """Define which model, and which methods explain it."""
     train, export = command.named("train"), command.named("export")
     flags.DEFINE_string("work_dir", None, f"Work directory of a finished run of {train}.")
-    flags.DEFINE_string(
-        "model", None, ".keras or .h5 file of a classifier, instead of --work_dir."
-    )
+    flags.DEFINE_string("model", None, ".keras or .h5 file of a classifier, instead of --work_dir.")
     flags.DEFINE_string("served", None, f"SavedModel of {export}, instead of --work_dir.")
     flags.DEFINE_string(
         "application", None, "Architecture of keras.applications, instead of --work_dir."
@@ -32,6 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_string("weights", None, ".weights.h5, .h5 or .keras file of --application.")
     flags.DEFINE_bool("random_weights", False, "Try --application with random weights.")
     pixel_range.define("--model or --served")
+    trained_networks.define_outputs()
     flags.DEFINE_string("class_names", None, "Text file of the classes' names, one a line.")
     flags.DEFINE_list(
         "methods",

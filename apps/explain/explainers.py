@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfgrad import loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.models import output_meaning
 from tfgrad.saliency import FullGrad
 
 from ..common import architectures, command, pixel_range
@@ -27,7 +28,7 @@ class Explainer:
     Attributes:
         name: Where it came from.
         shape: Shape of its images, (height, width, channels), None where a size is free.
-        outputs: Number of its logits K, if known.
+        outputs: Number of its classes, if known: its logits, or two for one logit.
         classes: Names of its classes, if known.
         image_range: Values of black and white.
         methods: {method: its options}.
@@ -35,6 +36,7 @@ class Explainer:
             {method: map} and the completeness error of full-gradients, if there is one.
         logits: Function from x to logits [B, K].
         network: The live network; None for a served model.
+        meaning: What the logits mean, see `tfgrad.models.output_meaning`.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Explainer:
     answer: Callable[[tf.Tensor, tf.Tensor], tuple[dict[str, Any], Any]]
     logits: Callable[[tf.Tensor], tf.Tensor]
     network: keras.Model | None = None
+    meaning: str = output_meaning.EXCLUSIVE
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number as text."""
@@ -98,16 +101,19 @@ def live(
     def predict(x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         return tf.cast(network(tf.cast(x, one.dtype), training=False), tf.float32)
 
+    count = network.output_shape[-1] if getattr(network, "outputs", None) else None
+    meaning = output_meaning.meaning(network, count=count)
     return Explainer(
         name,
         shape[1:],
-        network.output_shape[-1] if getattr(network, "outputs", None) else None,
+        output_meaning.class_count(meaning, count),
         classes,
         image_range,
         {m: method.options() for m, method in methods.items()},
         answer,
         lambda x: compiled(predict, tuple(x.shape[1:]))(x, tf.fill(x.shape[:1], -1)),
         network,
+        meaning,
     )
 
 
@@ -157,15 +163,18 @@ def served(
         error = answers.get(FULLGRAD, {}).get("completeness_error")
         return {name: a["saliency"] for name, a in answers.items()}, error
 
+    count = model.signatures["serving_default"].structured_outputs["logits"].shape[-1]
+    meaning = model.metadata.get("meaning", output_meaning.EXCLUSIVE)
     return Explainer(
         path,
         shape[1:],
-        model.signatures["serving_default"].structured_outputs["logits"].shape[-1],
+        output_meaning.class_count(meaning, count),
         model.metadata.get("classes"),
         image_range,
         {name: options.get(name, {}) for name in chosen},
         answer,
         lambda x: model.signatures["serving_default"](image=x)["logits"],
+        meaning=meaning,
     )
 
 

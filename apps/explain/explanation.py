@@ -8,6 +8,8 @@ import tensorflow as tf
 from absl import flags
 
 from tfgrad.errors import DataError, ModelError
+from tfgrad.gradients import class_scores, targets
+from tfgrad.models.output_meaning import REGRESSION
 
 from ..common.output_directory import GrowingArrays
 from ..common.progress import Progress
@@ -94,15 +96,18 @@ def _scores(explainer: Explainer, logits: np.ndarray, error: Any) -> dict[str, A
             f"{explainer.name}: got NaN or infinite logits; expected finite ones; check "
             "its weights."
         )
-    predicted = int(logits.argmax())
-    explained = predicted if FLAGS.target is None else FLAGS.target
-    probabilities = np.exp(logits - logits.max(), dtype=np.float64)
-    probabilities /= probabilities.sum()
+    found, meaning = tf.constant(logits[None], tf.float64), explainer.meaning
+    target = targets.validated(FLAGS.target, allow_all=False)
+    explained = int(targets.classes(target, found, meaning=meaning)[0])
+    predicted, probability = explained, None  # a regression predicts no class
+    if meaning != REGRESSION:
+        predicted = int(class_scores.predicted(found, meaning)[0])
+        probability = float(class_scores.probabilities(found, meaning)[0, explained])
     return {
         "class": explained,
         "class_name": explainer.class_name(explained),
-        "score": float(logits[explained]),
-        "probability": float(probabilities[explained]),
+        "score": float(class_scores.logit(found, tf.constant([explained]), meaning)[0]),
+        "probability": probability,
         "predicted": predicted,
         "predicted_name": explainer.class_name(predicted),
         "completeness_error": None if error is None else float(error),

@@ -21,6 +21,7 @@ from tfgrad import (
 )
 from tfgrad.errors import ModelError
 from tfgrad.gradients.model_checks import nonfinite_weight
+from tfgrad.internal.wrapper import Wrapper
 from tfgrad.loading.archive_checks import CONFIG, METADATA, WEIGHTS, check_members, check_weights
 from tfgrad.loading.config_checks import check_config, check_version
 from tfgrad.loading.h5_file import SIGNATURE, check_h5
@@ -33,7 +34,9 @@ from tfgrad.loading.rejection import (
     read_json,
     rejection,
 )
+from tfgrad.loading.saved_loss import saved_loss
 from tfgrad.loading.saved_model import GRAPH, versions
+from tfgrad.models import output_meaning
 
 
 def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
@@ -44,7 +47,8 @@ def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
 
     Args:
         path: A local file whose name ends in `.keras`, `.h5` or `.hdf5`.
-        compile: Whether to restore the optimizer, loss and metrics of `compile` as well.
+        compile: Whether to restore the optimizer, loss and metrics of `compile` as well. What the
+            loss tells of the outputs' meaning is known in either case.
 
     Returns:
         The model, with finite weights.
@@ -73,6 +77,8 @@ def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
         raise rejection(path, f"a saved {type(model).__name__}", "a model", "save a keras.Model")
     if weight := nonfinite_weight(model.weights):
         raise rejection(path, f"NaN or infinite values in the weight {weight}", FINITE, DIVERGED)
+    network = model.network if isinstance(model, Wrapper) else model
+    output_meaning.remember(network, loss=saved_loss(path))
     return model
 
 
