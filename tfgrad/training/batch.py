@@ -39,20 +39,22 @@ class Batch:
             parts = [None if part is None else distribution.one_at_least(part) for part in parts]
         self.x, self.y, self.weight, self.taught = parts
 
-    @property
-    def supervised_weight(self) -> Any:
-        """Sample weights with which Keras's mean over this replica is a share of the global one.
+    def supervised_weight(self, divided: bool) -> Any:
+        """Sample weights with which Keras's loss on this replica is its share of the global one.
 
-        Keras returns Σ w ℓ / (examples here · replicas); the share is Σ w ℓ / (global batch), and
-        0 for an example that only fills an empty replica.
+        Args:
+            divided: Whether the loss is a mean: Keras returns Σ w ℓ / (examples here · replicas);
+                the share is Σ w ℓ / (global batch). A sum is its own share. An example that only
+                fills an empty replica has weight 0.
         """
         if self.share.replicas == 1:
             return self.weight
         here = tf.maximum(self.share.size, 1)
-        factor = tf.cast(here * self.share.replicas, tf.float32) / tf.cast(
-            self.share.total, tf.float32
-        )
-        factor *= tf.cast(self.share.size > 0, tf.float32)
+        factor = tf.cast(self.share.size > 0, tf.float32)
+        if divided:
+            factor *= tf.cast(here * self.share.replicas, tf.float32) / tf.cast(
+                self.share.total, tf.float32
+            )
         if self.weight is None:
             return tf.fill([here], factor)
         return tf.nest.map_structure(lambda w: tf.cast(w, tf.float32) * factor, self.weight)
@@ -81,14 +83,42 @@ class Batch:
             )
         return weight
 
-    def penalty_share(self, values: tf.Tensor, penalty: Penalty) -> tf.Tensor:
-        """Σ_i w_i p_i / global batch over this replica's examples, from the p_i [batch]."""
+    def penalty_share(
+        self, values: tf.Tensor, penalty: Penalty, reduction: str = "mean"
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """This replica's share of a penalty's term in the loss, and of its mean.
+
+        Args:
+            values: p, [batch].
+            penalty: The penalty, whose head's sample weights w count.
+            reduction: A `tfgrad.training.reductions.Reduction`.
+
+        Returns:
+            (term, mean), scalars. The mean is Σ w p / global batch, or Σ w p / Σ w for
+            "weighted_mean"; the term is Σ w p for "sum" and "none", else the mean.
+        """
         if self.share.replicas > 1:
             values = tf.where(self.share.size > 0, values, tf.zeros_like(values))
         weight = self.example_weight(penalty)
         if weight is not None:
-            values *= tf.cast(tf.reshape(weight, [-1]), values.dtype)
-        return tf.reduce_sum(values) / tf.cast(self.share.total, values.dtype)
+            weight = tf.cast(tf.reshape(weight, [-1]), values.dtype)
+            values *= weight
+        total = tf.reduce_sum(values)
+        if weight is not None and reduction == "weighted_mean":  # all weights may be zero
+            mean = tf.math.divide_no_nan(total, tf.reduce_sum(weight))
+        else:
+            mean = total / tf.cast(self.share.total, values.dtype)
+        return (total if reduction in ("sum", "none") else mean), mean
+
+    def unreduced(self, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """This replica's shares of the sum and of the mean of losses [batch, …].
+
+        The sum is what a gradient of the losses themselves is a gradient of.
+        """
+        total = tf.reduce_sum(losses)
+        each = tf.size(losses) // tf.maximum(tf.shape(losses)[0], 1)
+        count = tf.cast(self.share.total * tf.maximum(each, 1), total.dtype)
+        return total, tf.math.divide_no_nan(total, count)
 
     def as_mean(self, share: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(value, sample weight) that add this replica's share of a batch mean to a `Mean` metric.

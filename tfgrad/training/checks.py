@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
+from tfgrad.models.preprocessors import own_preprocessor
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.checks import check_teacher
 from tfgrad.penalties.teacher import needs_of
@@ -68,6 +69,13 @@ def check_teacher_argument(teacher: Any, network: keras.Model, penalties: list[P
             )
         return
     check_teacher(teacher, network, penalties)
+    theirs, ours = own_preprocessor(teacher), own_preprocessor(network)
+    if theirs is not None and (ours is None or not _is_alike(theirs, ours)):
+        raise ArgumentError(
+            f"teacher: got {teacher.name!r} with the preprocessor {theirs.name!r}, which "
+            f"network {network.name!r} does not have; expected a teacher of the images that the "
+            "network takes. Set teacher.preprocessor = None if these are preprocessed alike."
+        )
     trained = {id(variable) for variable in network.trainable_variables}
     if any(id(variable) in trained for variable in teacher.variables):
         raise ArgumentError(
@@ -77,16 +85,26 @@ def check_teacher_argument(teacher: Any, network: keras.Model, penalties: list[P
         )
 
 
-def check_loss(loss: Any, penalized: bool, replicas: int) -> None:
-    """Raise if a loss expects probabilities, or cannot be divided among replicas.
+def _is_alike(a: keras.Layer, b: keras.Layer) -> bool:
+    """Whether two layers have the same configuration, up to the names of layers."""
+    return type(a) is type(b) and repr(_nameless(a.get_config())) == repr(_nameless(b.get_config()))
+
+
+def _nameless(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _nameless(value) for key, value in config.items() if key != "name"}
+    return [_nameless(v) for v in config] if isinstance(config, list | tuple) else config
+
+
+def check_loss(loss: Any, penalized: bool) -> None:
+    """Raise if a loss expects probabilities.
 
     Args:
         loss: A loss as `compile` takes it, or None.
         penalized: Whether there are penalties, which need logits.
-        replicas: Number of replicas.
 
     Raises:
-        ArgumentError: The loss cannot be used.
+        ArgumentError: It does, and there are penalties.
     """
     if loss is None:
         return
@@ -97,11 +115,19 @@ def check_loss(loss: Any, penalized: bool, replicas: int) -> None:
             "penalties differentiate. Use "
             "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
         )
-    reduction = getattr(loss, "reduction", "sum_over_batch_size")
-    if replicas > 1 and reduction not in ("sum_over_batch_size", "mean"):
+
+
+def check_unreduced(model: keras.Model) -> None:
+    """Raise if a loss with reduction=None is to be added to the losses of layers.
+
+    Raises:
+        ArgumentError: There are such losses, to which Keras cannot add a vector.
+    """
+    if model.losses:
         raise ArgumentError(
-            f"loss: got {name!r} with reduction={reduction!r}; on several replicas expected "
-            "'sum_over_batch_size', which tfgrad divides by the global batch size."
+            "loss: got reduction=None beside regularisers or losses of layers, to which Keras "
+            "cannot add one loss per example; expected a reduction; try reduction='sum', which "
+            "has the same gradient."
         )
 
 
