@@ -8,21 +8,30 @@ import tensorflow as tf
 
 from tfgrad import decomposition
 from tfgrad.errors import ArgumentError, ModelError, TfgradError
+from tfgrad.gradients import axes
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.precision import at_least_float32, of_one_dtype
 from tfgrad.saliency import term_layout
-from tfgrad.saliency.base import Method
+from tfgrad.saliency.placed_method import CELLS, Placed
+from tfgrad.saliency.placement import Laid
 
 INPUT = "input"
 
 
-class Decomposed(Method):
+class Decomposed(Placed):
     """A method whose terms are ∇x f ⊙ x and one term per layer call, [B, h, w, C] each."""
 
-    def __init__(self, model: Any, *, chunk_size: int | None = None) -> None:
-        super().__init__(model, chunk_size=chunk_size)
+    def __init__(
+        self,
+        model: Any,
+        placement: str = CELLS,
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
+    ) -> None:
+        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
         if self.input_shape is not None and len(self.input_shape) != 4:
             raise ArgumentError(
                 f"model {self.network.name!r}: got inputs of shape {self.input_shape}; expected "
@@ -37,7 +46,8 @@ class Decomposed(Method):
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
         """{call name: its term [B, h, w, C]}, the input's under "input"; float32 or wider."""
         full = decomposition.of_probe(probe, classes)
-        image = self.image(probe)
+        image = self.channels_last(self.image(probe))
+        layouts = axes.Layouts(self.network, self.image(probe))
         if image.shape.rank != 4:
             raise ArgumentError(
                 f"x: got shape {image.shape}; expected images [batch, height, width, channels] "
@@ -52,14 +62,25 @@ class Decomposed(Method):
                     "are called outside of these; try a separate layer for what loops or "
                     "branches, or tfgrad.full_gradients."
                 )
+        self.locate(probe)
         gradients = probe.intercept_gradients(classes)
-        terms = {INPUT: self.input_term(probe, classes)}
+        terms = {INPUT: self.channels_last(self.input_term(probe, classes))}
         for term, upper in zip(probe.intercepts, gradients, strict=True):
             value = self.layer_term(term, full.bias_gradients[term.name], upper[0])
-            laid_out = None if value is None else term_layout.on_grid(term, value, image)
+            laid_out = None if value is None else term_layout.on_grid(term, value, image, layouts)
             if laid_out is not None:
                 terms[term.name] = laid_out
         return of_one_dtype(terms)
+
+    def positioned(self, probe: Probe) -> dict[str, tuple[tf.Tensor, Laid]]:
+        """The outputs of all calls that have a term."""
+        image = self.channels_last(self.image(probe))
+        layouts = axes.Layouts(self.network, self.image(probe))
+
+        def laid(term: Intercept) -> Laid:
+            return lambda values: term_layout.on_grid(term, values, image, layouts)
+
+        return {term.name: (term.output, laid(term)) for term in probe.intercepts}
 
     def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x f ⊙ x, shaped like the image."""

@@ -14,6 +14,7 @@ from tfgrad.internal.arguments import one_of
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.full_gradient_method import Decomposed
+from tfgrad.saliency.placed_method import CELLS
 from tfgrad.saliency.smoothing import Smooth
 
 _RESCALE = ("layer", "channel")
@@ -22,7 +23,8 @@ _RESCALE = ("layer", "channel")
 class FullGrad(Decomposed):
     """s = ψ(∇x f ⊙ x) + Σ_l Σ_c ψ(f^b_l)_c (thesis Eq. 3.2).
 
-    ψ takes a part of every entry, rescales it, and resizes it to the image: by default
+    ψ takes a part of every entry, rescales it, and lays it on the image, between the middles of
+    what the cells of its layer depend on. `placement="stretch"` resizes it to the image instead:
     bilinear(rescale(abs(·))), as in the authors' code. Every layer call with positions contributes
     a term, including the intercepts of activations. Dense layers, gates and attention scores have
     no positions and are part of the decomposition only, whose error `explain` returns. For inputs
@@ -37,10 +39,11 @@ class FullGrad(Decomposed):
             authors' code) or over each of its channels (`"channel"`, exactly Eq. 3.2); None keeps
             the layers' relative sizes.
         resize: Interpolation: `"bilinear"` or `"bicubic"` with aligned corners, or either with the
-            suffix `_half_pixel`.
+            suffix `_half_pixel`. Corners and half pixels make a difference to `"stretch"` only.
         times_input: Whether the input-gradient is multiplied by the pixels (⊙ x). Without it,
             images need not be scaled so that 0 is meaningful.
-        chunk_size: See `Method`.
+        placement: `"cells"` or `"stretch"`, see `Placed`.
+        chunk_size, outputs: See `Method`.
 
     `explain` also returns `completeness_error` [B] float32, that of the decomposition.
 
@@ -58,7 +61,9 @@ class FullGrad(Decomposed):
         resize: str = "bilinear",
         times_input: bool = True,
         *,
+        placement: str = CELLS,
         chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         self.part = one_of("part", part, term_layout.PARTS)
         self.rescale = None if rescale is None else one_of("rescale", rescale, _RESCALE)
@@ -69,7 +74,7 @@ class FullGrad(Decomposed):
                 f"rescale: got {rescale!r} with part='signed', whose sign is lost by rescaling; "
                 "expected None."
             )
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
 
     def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x f ⊙ x, or ∇x f alone."""
@@ -78,9 +83,12 @@ class FullGrad(Decomposed):
         return at_least_float32(self.input_gradient(probe, classes))
 
     def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        """The sum of all terms, each rescaled, summed over channels and resized."""
-        maps = [term_layout.rescaled_sum(t, self.part, self.rescale) for t in terms.values()]
-        return term_layout.resized_sum(maps, x, self.resize)
+        """The sum of all terms, each rescaled, summed over channels and laid on the image."""
+        maps = {
+            name: term_layout.rescaled_sum(term, self.part, self.rescale)
+            for name, term in terms.items()
+        }
+        return self.laid(maps, x, self.resize)
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
         """`completeness_error` of the decomposition, dense layers included."""
@@ -88,12 +96,13 @@ class FullGrad(Decomposed):
         return {"completeness_error": tf.cast(error, tf.float32)}
 
     def options(self) -> dict[str, Any]:
-        """`part`, `rescale`, `resize`, `times_input`."""
+        """`part`, `rescale`, `resize`, `times_input`, `placement`."""
         return {
             "part": self.part,
             "rescale": self.rescale,
             "resize": self.resize,
             "times_input": self.times_input,
+            "placement": self.placement,
         }
 
 

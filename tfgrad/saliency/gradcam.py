@@ -12,15 +12,19 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import at_least_float32
-from tfgrad.saliency import cam_layers, term_layout
-from tfgrad.saliency.base import Method
+from tfgrad.saliency import cam_layers
+from tfgrad.saliency.placed_method import CELLS, Placed
+from tfgrad.saliency.placement import Laid
+
+_FEATURES = "features"
 
 
-class GradCAM(Method):
-    """s = resize(relu(Σ_c α_c A_c)), with α_c = 1/(hw) Σ_{i,j} ∂f_y/∂A[i, j, c].
+class GradCAM(Placed):
+    """s = place(relu(Σ_c α_c A_c)), with α_c = 1/(hw) Σ_{i,j} ∂f_y/∂A[i, j, c].
 
-    A [B, h, w, C] is the output of one layer; the map is non-negative and is resized bilinearly
-    (half-pixel centres) to the image. It is no finer than the layer: use `InputGradient` or
+    A [B, h, w, C] is the output of one layer; the map is non-negative and is interpolated
+    between the middles of what the cells depend on; `placement="stretch"` resizes it bilinearly
+    (half-pixel centres) to the image instead. It is no finer than the layer: use `InputGradient` or
     `FullGrad` where pixels count, or for a network without feature maps.
 
     Args:
@@ -30,7 +34,8 @@ class GradCAM(Method):
             feature maps, or tokens [B, n, C] that are the positions of feature maps. It excludes
             [B, 1, 1, C] gates, layers inside attention, windows on the batch axis, tokens that are
             no positions (learned ones), and calls on whose positions the logits do not depend.
-        chunk_size: See `Method`.
+        placement: `"cells"` or `"stretch"`, see `Placed`.
+        chunk_size, outputs: See `Method`.
 
     Raises:
         ArgumentError: The model has no such layer, or the layer's output is not a feature map with
@@ -43,11 +48,17 @@ class GradCAM(Method):
     name = "gradcam"
 
     def __init__(
-        self, model: Any, layer: str | None = None, *, chunk_size: int | None = None
+        self,
+        model: Any,
+        layer: str | None = None,
+        *,
+        placement: str = CELLS,
+        chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         self.layer = layer
         self._calls: dict[tuple[int | None, ...], axes.Call] = {}  # by the shape of an image
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
         if layer is not None:
             cam_layers.check_name(self.network, layer)
 
@@ -75,6 +86,7 @@ class GradCAM(Method):
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """Σ_c α_c A_c [B, h, w], signed."""
         chosen = self._calls[tuple(self.image(probe).shape[1:])]
+        self.locate(probe)
         call, layout = chosen.name, chosen.features
         assert layout is not None  # the chosen call has positions
         features = layout.laid_out(probe.layer_outputs[call])
@@ -90,9 +102,15 @@ class GradCAM(Method):
         return tf.reduce_sum(weights * at_least_float32(features), -1)
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The positive part, at the size of the image."""
-        return term_layout.at_size(tf.nn.relu(terms), x, "bilinear_half_pixel")
+        """The positive part, laid on the image."""
+        return self.laid({_FEATURES: tf.nn.relu(terms)}, x, "bilinear_half_pixel")
+
+    def positioned(self, probe: Probe) -> dict[str, tuple[tf.Tensor, Laid]]:
+        """The output of the chosen call."""
+        call = self._calls[tuple(self.image(probe).shape[1:])]
+        assert call.features is not None  # the chosen call has positions
+        return {_FEATURES: (probe.layer_outputs[call.name], call.features.laid_out)}
 
     def options(self) -> dict[str, Any]:
-        """`layer`, as it was given."""
-        return {"layer": self.layer}
+        """`layer`, as it was given, and `placement`."""
+        return {"layer": self.layer, "placement": self.placement}

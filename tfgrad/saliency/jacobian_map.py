@@ -11,6 +11,7 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.full_gradient_method import INPUT, Decomposed
+from tfgrad.saliency.placed_method import CELLS
 
 
 class FullJacobianMap(Decomposed):
@@ -24,8 +25,8 @@ class FullJacobianMap(Decomposed):
         blocks: Whether a convolution and the batch normalisation after it form one term, as in
             §7.3, instead of two.
         include_input: Whether the input's term is included; without it, see `BiasMap`.
-        resize: See `FullGrad`.
-        chunk_size: See `Method`.
+        resize, placement: See `FullGrad`.
+        chunk_size, outputs: See `Method`.
 
     Raises:
         ModelError: At the first call, if there is no input's term and no layer with a bias.
@@ -42,11 +43,13 @@ class FullJacobianMap(Decomposed):
         include_input: bool = True,
         resize: str = "bilinear",
         *,
+        placement: str = CELLS,
         chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         self.blocks, self.include_input = bool(blocks), bool(include_input)
         self.resize = one_of("resize", resize, term_layout.RESIZE)
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
         """The terms, those of a block added up if `blocks` is set."""
@@ -68,19 +71,20 @@ class FullJacobianMap(Decomposed):
         return terms
 
     def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        """The sum of all terms: channels summed, then absolute values, then resized."""
-        maps = [
-            tf.reduce_sum(tf.abs(t), -1) if name == INPUT else tf.abs(tf.reduce_sum(t, -1))
+        """The sum of all terms: channels summed, then absolute values, then laid on the image."""
+        maps = {
+            name: tf.reduce_sum(tf.abs(t), -1) if name == INPUT else tf.abs(tf.reduce_sum(t, -1))
             for name, t in terms.items()
-        ]
-        return term_layout.resized_sum(maps, x, self.resize)
+        }
+        return self.laid(maps, x, self.resize)
 
     def options(self) -> dict[str, Any]:
-        """`blocks`, `include_input`, `resize`."""
+        """`blocks`, `include_input`, `resize`, `placement`."""
         return {
             "blocks": self.blocks,
             "include_input": self.include_input,
             "resize": self.resize,
+            "placement": self.placement,
         }
 
 
@@ -101,10 +105,20 @@ class BiasMap(FullJacobianMap):
         blocks: bool = False,
         resize: str = "bilinear",
         *,
+        placement: str = CELLS,
         chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
-        super().__init__(model, blocks, False, resize, chunk_size=chunk_size)
+        super().__init__(
+            model,
+            blocks,
+            False,
+            resize,
+            placement=placement,
+            chunk_size=chunk_size,
+            outputs=outputs,
+        )
 
     def options(self) -> dict[str, Any]:
-        """`blocks`, `resize`."""
-        return {"blocks": self.blocks, "resize": self.resize}
+        """`blocks`, `resize`, `placement`."""
+        return {"blocks": self.blocks, "resize": self.resize, "placement": self.placement}

@@ -11,6 +11,7 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.full_gradient_method import Decomposed
+from tfgrad.saliency.placed_method import CELLS
 
 
 class LayerMap(Decomposed):
@@ -26,7 +27,8 @@ class LayerMap(Decomposed):
             positions.
         neuron: Index of the channel; None sums over channels.
         resize: See `FullGrad`; None keeps the layer's own size [B, h, w].
-        chunk_size: See `Method`.
+        placement: See `FullGrad`.
+        chunk_size, outputs: See `Method`.
 
     Raises:
         ArgumentError: At the first call, if there is no such call or channel.
@@ -43,11 +45,14 @@ class LayerMap(Decomposed):
         neuron: int | None = None,
         resize: str | None = "bilinear",
         *,
+        placement: str = CELLS,
         chunk_size: int | None = None,
+        outputs: Any = None,
     ) -> None:
         self.call, self.neuron = call, neuron
         self.resize = None if resize is None else one_of("resize", resize, term_layout.RESIZE)
-        super().__init__(model, chunk_size=chunk_size)
+        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
+        self._drawn: dict[tuple[int | None, ...], str] = {}  # the call, by the size of an image
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """The term of the call, [B, h, w, C], or of one channel, [B, h, w, 1]."""
@@ -58,6 +63,7 @@ class LayerMap(Decomposed):
                 f"call: got {call!r}; expected one of the calls of model {self.network.name!r} "
                 f"that have a bias-gradient with positions: {', '.join(terms)}."
             )
+        self._drawn[tuple(self.channels_last(self.image(probe)).shape[1:3])] = call
         value = terms[call]
         if self.neuron is None:
             return value
@@ -69,10 +75,17 @@ class LayerMap(Decomposed):
         return value[..., self.neuron : self.neuron + 1]
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The sum over channels, resized."""
+        """The sum over channels, laid on the image."""
         summed = tf.reduce_sum(terms, -1)
-        return summed if self.resize is None else term_layout.at_size(summed, x, self.resize)
+        if self.resize is None:
+            return summed
+        return self.laid({self._drawn[tuple(x.shape[1:3])]: summed}, x, self.resize)
 
     def options(self) -> dict[str, Any]:
-        """`call`, `neuron`, `resize`."""
-        return {"call": self.call, "neuron": self.neuron, "resize": self.resize}
+        """`call`, `neuron`, `resize`, `placement`."""
+        return {
+            "call": self.call,
+            "neuron": self.neuron,
+            "resize": self.resize,
+            "placement": self.placement,
+        }

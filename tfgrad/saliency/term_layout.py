@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfgrad.gradients import axes
 from tfgrad.gradients.intercepts import Intercept
 
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
@@ -16,17 +17,21 @@ _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 EPSILON = 1e-6  # of the rescaling, as in the authors' code
 
 
-def on_grid(term: Intercept, value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | None:
+def on_grid(
+    term: Intercept, value: tf.Tensor, image: tf.Tensor, layouts: axes.Layouts
+) -> tf.Tensor | None:
     """The value of a term as [B, h, w, C], or None if it has no positions in the image.
 
-    Feature maps are returned unchanged. Tokens [B, n, C] are laid out row by row, n = h·w with h/w
-    as in the image, after one class token if there is one. Dense layers, gates [B, 1, 1, C] and
-    attention scores have no positions.
+    Feature maps are returned with channels last. Tokens [B, n, C] are laid out row by row if they
+    are the positions of a feature map; in a network whose tokens are not seen to be made of one,
+    if n = h·w with h/w as in the image, after one class token if there is one. Dense layers, gates
+    [B, 1, 1, C], attention scores and learned tokens have no positions.
 
     Args:
         term: The intercept whose value it is.
         value: Its bias-gradient or gradient, shaped like the call's output.
         image: The images, [B, H, W, C].
+        layouts: The layouts of the network's calls.
     """
     shape = value.shape
     if shape.rank == 4 and isinstance(term.inside, _ATTENTION):
@@ -35,9 +40,14 @@ def on_grid(term: Intercept, value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | 
         value = tf.reshape(value, [-1, shape[1] or tf.shape(value)[1], shape[2] * shape[3]])
         shape = value.shape
     if shape.rank == 4:
-        return None if shape[1] == shape[2] == 1 else value
+        laid_out = layouts.map_of(term.name, value)
+        return None if laid_out is None or laid_out.shape[1:3] == [1, 1] else laid_out
     if shape.rank != 3:
         return None
+    grids = layouts.grids
+    if grids:
+        grid = grids.get(shape[1])
+        return None if grid is None else axes.Features(None, grid).laid_out(value)
     return _tokens_on_grid(value, image)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import saliency
+from tfgrad.saliency.placed_method import STRETCH, Placed
 
 from ...common.trained_networks import Learned
 from ..schema import BRIGHTNESS, CENTRE, Coarsened, Explained
@@ -22,7 +23,12 @@ def map_function(network: Any, by: Explained) -> MapFunction:
         return lambda x, y=None: tf.reduce_mean(x, -1)
     if by.method == CENTRE:
         return _nearness
-    return saliency.get(by.method)(network, **by.options)
+    method = saliency.get(by.method)
+    options = dict(by.options)
+    if issubclass(method, Placed):
+        # Papers resize feature maps to the image, wherever their cells look.
+        options.setdefault("placement", STRETCH)
+    return method(network, **options)
 
 
 def maps_or_control(learned: Learned, by: Explained) -> MapFunction | str:

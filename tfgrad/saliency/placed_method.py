@@ -1,0 +1,107 @@
+"""The base class of methods whose maps are made of feature maps: where these lie on the image."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfgrad.gradients.probe import Probe
+from tfgrad.internal.arguments import one_of
+from tfgrad.saliency import term_layout
+from tfgrad.saliency.base import Method
+from tfgrad.saliency.placement import Laid, Placement, Placements, measured
+
+CELLS, STRETCH = "cells", "stretch"
+PLACEMENTS = (CELLS, STRETCH)
+
+
+class Placed(Method):
+    """A method that lays feature maps on the image.
+
+    Args:
+        model: See `Method`.
+        placement: `"cells"` puts the value of every cell at the middle of the pixels on which the
+            cell depends, interpolates between them, and leaves pixels at zero on which nothing
+            depends. The places are found once for each size of images, from a run of the network's
+            operations on coordinates; cells without a place, and images whose size a graph leaves
+            open, are stretched with half-pixel centres. `"stretch"` resizes every feature map to
+            the image, wherever its cells look.
+        chunk_size, outputs: See `Method`.
+    """
+
+    def __init__(
+        self, model: Any, placement: str, *, chunk_size: int | None = None, outputs: Any = None
+    ) -> None:
+        self.placement = one_of("placement", placement, PLACEMENTS)
+        self._places: dict[tuple[int, ...], Placements] = {}
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
+
+    def positioned(self, probe: Probe) -> Mapping[str, tuple[tf.Tensor, Laid]]:
+        """{name: (a tensor of the network, a function that lays it out as [B, h, w, C])}.
+
+        The function returns None for a tensor without a grid.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no positioned(probe).")
+
+    def locate(self, probe: Probe) -> None:
+        """Find where the cells of `positioned` lie, if that is not known for this image size."""
+        image = self.image(probe)
+        size = tuple(self.channels_last(image).shape[1:3])
+        if self.placement == STRETCH or None in size or size in self._places:
+            return
+        here = not tf.executing_eagerly() and image.graph is tf.compat.v1.get_default_graph()
+        if here and image.shape[0] is None:
+            self._places[size] = self._measured(probe)
+        else:  # a graph of its own, in which no batch size is fixed
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                spec = tf.TensorSpec([None, *image.shape[1:]], image.dtype)
+                self._places[size] = thread.submit(self._measured_apart, spec).result()
+
+    def laid(self, maps: Mapping[str, tf.Tensor], x: tf.Tensor, resize: str) -> tf.Tensor:
+        """The sum of maps [B, h, w] at the size of the image, [B, H, W].
+
+        Args:
+            maps: {name in `positioned`, or another if it has the size of the image: its map}.
+            x: The images [B, H, W, C], channels last.
+            resize: A key of `term_layout.RESIZE`.
+        """
+        places = self._places.get(tuple(x.shape[1:3]))
+        if self.placement == STRETCH:
+            return term_layout.resized_sum(list(maps.values()), x, resize)
+        cubic = resize.startswith("bicubic")
+        halves = "bicubic_half_pixel" if cubic else "bilinear_half_pixel"
+        if places is None:
+            return term_layout.resized_sum(list(maps.values()), x, halves)
+        groups: dict[Placement | None, list[tf.Tensor]] = {}
+        for name, values in maps.items():
+            groups.setdefault(places.grids.get(name), []).append(values)
+        size = (x.shape[1], x.shape[2])
+        parts = [
+            # Placing is linear: maps of one grid are added first.
+            term_layout.resized_sum(group, x, halves)
+            if grid is None
+            else grid.laid(tf.add_n(group), size, cubic)
+            for grid, group in groups.items()
+        ]
+        total = tf.add_n(parts)
+        return total if places.seen is None else total * tf.cast(places.seen, total.dtype)
+
+    def _measured(self, probe: Probe) -> Placements:
+        image = self.image(probe)
+        return measured(
+            image, self.channel_axis(image), self.positioned(probe), tf.nest.flatten(probe.outputs)
+        )
+
+    def _measured_apart(self, spec: tf.TensorSpec) -> Placements:
+        found: list[Placements] = []
+
+        def run(x: tf.Tensor) -> Any:
+            probe = self.probe(x)
+            found.append(self._measured(probe))
+            return probe.outputs
+
+        tf.function(run, autograph=False).get_concrete_function(spec)
+        return found[0]

@@ -1,0 +1,163 @@
+"""The operations of a traced network, run on coordinates."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.saliency.placement.positions import ANY, Positions
+
+
+class Lost:
+    """Values that depend on the image, but at no place: attention scores, states of loops."""
+
+
+LOST = Lost()
+UNKNOWN = object()
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+
+
+class Walk:
+    """One run of a graph on coordinates.
+
+    Args:
+        known: {id of a tensor: `Positions`, `LOST`, a NumPy array, or None for values that do not
+            depend on the image}.
+        seen: Receives the share of pixels that reach tensors without a place.
+        rules: What is known of an operation's outputs, from this run, the operation and what is
+            known of its inputs; None if their places cannot be told.
+    """
+
+    def __init__(
+        self,
+        known: dict[int, Any],
+        seen: list[tf.Tensor],
+        rules: Callable[[Walk, tf.Operation, list[Any]], Sequence[Any] | None],
+    ) -> None:
+        self._known, self._seen, self._rules = known, seen, rules
+
+    def run(self, targets: Iterable[tf.Tensor]) -> list[Any]:
+        """The positions of tensors of one graph."""
+        targets = list(targets)
+        for operation in _before(targets, self._known):
+            for tensor, value in zip(operation.outputs, self._outputs(operation), strict=True):
+                self._known.setdefault(id(tensor), value)
+        return [self._known.get(id(target)) for target in targets]
+
+    def of(self, tensor: tf.Tensor) -> Any:
+        """What is known of a tensor."""
+        return self._known.get(id(tensor))
+
+    def number(self, tensor: tf.Tensor) -> Any:
+        """The value of a tensor that depends on weights, shapes and constants alone, or None."""
+        value = self._known.get(id(tensor))
+        if value is None:
+            value = self._known[id(tensor)] = self._computed(tensor)
+        return value if isinstance(value, np.ndarray) else None
+
+    def sees(self, values: Iterable[Any]) -> None:
+        """Note that the output may depend on all these cells."""
+        for value in values:
+            if isinstance(value, Positions):
+                self._seen.append(tf.reduce_sum(value.planes(ANY)))
+
+    def _outputs(self, operation: tf.Operation) -> Sequence[Any]:
+        inputs = [self.of(tensor) for tensor in operation.inputs]
+        count = len(operation.outputs)
+        if operation.type == "Shape" and isinstance(inputs[0], Positions):
+            return [np.asarray(inputs[0].shape, operation.outputs[0].dtype.as_numpy_dtype)]
+        if not any(isinstance(value, Positions | Lost) for value in inputs):
+            return [None] * count  # computed where it is asked for
+        if not any(isinstance(value, Positions) for value in inputs):
+            return [LOST] * count
+        if operation.type in _CALLS:
+            return self._called(operation, inputs)
+        found = self._rules(self, operation, inputs)
+        if found is None:
+            self.sees(inputs)
+            return [LOST] * count
+        return found
+
+    def _computed(self, tensor: tf.Tensor) -> Any:
+        """The value of a tensor that does not depend on the image; `UNKNOWN` without one."""
+        operation = tensor.op
+        if operation.type == "Const":
+            return np.asarray(tf.get_static_value(tensor))
+        if operation.type == "ReadVariableOp":
+            handle = self._handle(operation.inputs[0])
+            if handle is None:
+                return UNKNOWN
+            return tf.raw_ops.ReadVariableOp(resource=handle, dtype=tensor.dtype).numpy()
+        inputs = [self.number(t) for t in operation.inputs]
+        if not inputs or any(value is None for value in inputs):
+            return UNKNOWN
+        try:
+            outputs = [np.asarray(t) for t in rerun(operation, inputs)]
+        except (AttributeError, TypeError, ValueError, tf.errors.OpError):
+            return UNKNOWN
+        return next(v for t, v in zip(operation.outputs, outputs, strict=True) if t is tensor)
+
+    def _handle(self, tensor: tf.Tensor) -> Any:
+        """The variable behind a captured tensor, or None."""
+        known = self._known.get(id(tensor))
+        if known is not None:
+            return known
+        outer = (outer for outer, inner in tensor.graph.captures if inner is tensor)
+        handle = next(outer, None)
+        return handle if hasattr(handle, "numpy") else None
+
+    def _called(self, operation: tf.Operation, inputs: list[Any]) -> Sequence[Any]:
+        """The body of a `tf.function`."""
+        body = operation.graph._get_function(operation.get_attr("f").name).graph
+        known = {
+            id(inner): self._handle(outer) if outer.dtype == tf.resource else value
+            for inner, outer, value in zip(body.inputs, operation.inputs, inputs, strict=True)
+        }
+        return Walk(known, self._seen, self._rules).run(body.outputs)
+
+
+def rerun(operation: tf.Operation, inputs: Sequence[Any]) -> list[tf.Tensor]:
+    """The outputs of an operation for other inputs."""
+    definition = operation.op_def
+    inferred = {
+        name
+        for argument in definition.input_arg
+        for name in (argument.type_attr, argument.number_attr, argument.type_list_attr)
+    }
+    arguments: dict[str, Any] = {
+        attribute.name: operation.get_attr(attribute.name)
+        for attribute in definition.attr
+        if attribute.name not in inferred
+    }
+    for name, value in arguments.items():
+        if isinstance(value, bytes):
+            arguments[name] = value.decode()
+    rest = list(inputs)
+    for argument in definition.input_arg:
+        if argument.number_attr:
+            count = operation.get_attr(argument.number_attr)
+            arguments[argument.name], rest = rest[:count], rest[count:]
+        else:
+            arguments[argument.name] = rest.pop(0)
+    function = getattr(tf.raw_ops, operation.type)
+    known = inspect.signature(function).parameters
+    # The functions call `split_dim`, `dim` and `squeeze_dims` of operations `axis`.
+    arguments = {name if name in known else "axis": value for name, value in arguments.items()}
+    outputs = function(**arguments)
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def _before(targets: Sequence[tf.Tensor], known: dict[int, Any]) -> list[tf.Operation]:
+    """The operations on which tensors depend, in the order of their graph."""
+    found: dict[int, tf.Operation] = {}
+    rest = [target for target in targets if id(target) not in known]
+    while rest:
+        operation = rest.pop().op
+        if id(operation) not in found:
+            found[id(operation)] = operation
+            rest += [t for t in operation.inputs if id(t) not in known]
+    return sorted(found.values(), key=lambda operation: operation._id_value)
