@@ -13,7 +13,6 @@ It holds for any Keras model: b_l is the intercept of a call, see `tfgrad.gradie
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import second_order
-from tfgrad.errors import ArgumentError, DataError, ModelError
+from tfgrad.errors import ArgumentError, DataError, ModelError, TfgradError
 from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
@@ -38,6 +37,9 @@ NEEDS = Needs(intercepts=True)
 # is missing.
 # Some of TensorFlow's kernels (bilinear resizing) compute in float32 whatever their inputs' dtype.
 _ROUNDING = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
+# The largest allowed error of the sum, relative to the score and the terms' sums: terms of 1e9 that
+# cancel have a rounding that hides what is summed.
+_HIDDEN = 0.05
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,7 +50,8 @@ class FullGradients:
         score: f(x), [batch].
         classes: The class whose logit f is, int32 [batch].
         x: The inputs, as the model took them.
-        input_gradient: ∇x f in x's structure (its float inputs).
+        input_gradient: ∇x f in x's structure, from which integer inputs are left out: of
+            {"image": float, "tokens": int} it is {"image": ∇x f}, of a list of both a list of one.
         bias_gradients: {call name: ∇_{z_l} f ⊙ b_l, like the call's output} in call order. A call
             whose intercept is zero by its kind (ReLU, pooling, a sum, …) has no entry. A further
             call of a layer is name:1, name:2; an activation fused into a layer name/activation;
@@ -79,24 +82,38 @@ class FullGradients:
 
     def total(self) -> tf.Tensor:
         """∇x f · x + Σ_l ∇_{z_l} f · b_l, [batch], which equals `score` up to rounding."""
-        return sum(_per_example(tf.reduce_sum, self._terms()))
+        return sum(self._sums(self._terms()))
 
     def completeness_error(self) -> tf.Tensor:
         """abs(score − total) / max(abs(score), 1e-6), [batch]."""
         return tf.abs(self.score - self.total()) / tf.maximum(tf.abs(self.score), 1e-6)
 
     def adds_up(self, each: bool = False) -> tf.Tensor:
-        """Whether the terms sum to the score up to rounding; with `each` per example, [batch]."""
-        size = tf.abs(self.score) + sum(
-            _per_example(tf.reduce_sum, [tf.abs(t) for t in self._terms()])
-        )
-        fine = tf.abs(self.score - self.total()) <= self.rounding * size
+        """Whether the terms sum to the score up to rounding; with `each` per example, [batch].
+
+        Rounding is relative to the sum of the terms' sizes. Terms so large that it could be as
+        large as what is summed (of constants such as −1e9 that cancel) count as a failure, as do
+        NaN and infinite values.
+        """
+        terms = self._terms()
+        sums = self._sums(terms)
+        error, score = tf.abs(self.score - sum(sums)), tf.abs(self.score)
+        size = score + sum(self._sums([tf.abs(t) for t in terms]))
+        scale = score + sum(tf.abs(s) for s in sums)
+        hidden = max(_HIDDEN, 5 * self.rounding)
+        fine = (error <= self.rounding * size) & (error <= hidden * scale)
+        fine &= tf.math.is_finite(error)
         return fine if each else tf.reduce_all(fine)
 
     def _terms(self) -> list[tf.Tensor]:
         # A float64 image of a float32 network has a float64 gradient.
         terms = [*tf.nest.flatten(self.input_term), *self.bias_gradients.values()]
         return [tf.cast(t, self.score.dtype) for t in terms]
+
+    @staticmethod
+    def _sums(terms: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The sum of each term, [batch]."""
+        return [tf.reduce_sum(_flat(t), axis=1) for t in terms]
 
 
 @output_meaning.takes_outputs("model")
@@ -125,8 +142,8 @@ def full_gradients(
     Raises:
         ArgumentError: x has no float input, or the target does not exist.
         DataError: x contains NaN or infinite values.
-        ModelError: The model contains a layer that cannot be differentiated, or the terms do not
-            add up to the logit.
+        ModelError: The model contains a layer that cannot be differentiated; the logit or a
+            derivative is NaN or infinite; or the terms do not add up to the logit.
 
     Warns:
         LogitsWarning: A softmax or sigmoid is left out; once per model.
@@ -150,17 +167,35 @@ def full_gradients(
     output_meaning.warn_if_assumed(network, count=probe.logits.shape[-1])
     full = of_probe(probe, target)
     if tf.executing_eagerly() and not bool(full.adds_up()):
-        if not all(map(_is_finite, _float_inputs(full))):
-            raise DataError("x: got NaN or infinite values; expected finite images.")
-        for name, term in full.bias_gradients.items():
-            if not _is_finite(term):
-                raise ModelError(
-                    f"model {network.name!r}: the term of {name!r} is NaN or infinite, because "
-                    "a derivative does not exist there, such as that of a root or a norm at 0; try "
-                    "adding a small constant under the root."
-                )
-        raise ModelError(misses(network))
+        raise _reason(full, network)
     return full
+
+
+def _reason(full: FullGradients, network: keras.Model) -> TfgradError:
+    """The error that tells why the terms do not add up."""
+    if not all(map(_is_finite, _float_inputs(full))):
+        return DataError("x: got NaN or infinite values; expected finite images.")
+    who = f"model {network.name!r}"
+    if not _is_finite(full.score):
+        example = int(tf.argmin(tf.cast(tf.math.is_finite(full.score), tf.int32)))
+        return ModelError(
+            f"{who}: got the logit {float(full.score[example])} for example {example}, whose "
+            "inputs are finite; expected finite logits, as others have no gradient; try a finite "
+            "constant in place of an infinite one that the logit depends on (a row of scores that "
+            "is masked as a whole), or smaller inputs."
+        )
+    gradients = {
+        f"input-gradient {i}": g for i, g in enumerate(tf.nest.flatten(full.input_gradient))
+    }
+    terms = {f"term of {name!r}": term for name, term in full.bias_gradients.items()}
+    for name, value in (terms | gradients).items():
+        if not _is_finite(value):
+            return ModelError(
+                f"{who}: the {name} is NaN or infinite, because a derivative does not exist "
+                "there, such as that of a root or a norm at 0 (also behind tf.where); try adding a "
+                "small constant under the root."
+            )
+    return ModelError(misses(network))
 
 
 def of_probe(probe: Probe, target: Any) -> FullGradients:
@@ -187,11 +222,11 @@ def _of_probe(probe: Probe, target: Any) -> FullGradients:
         _rounding(probe),
     )
     if not tf.executing_eagerly():
-        # A request with a NaN must not make the others of its batch fail: its result is NaN.
-        is_nan = tf.math.is_nan(full.completeness_error())
-        tf.debugging.Assert(
-            tf.reduce_all(full.adds_up(each=True) | is_nan), [misses(probe.network)]
-        )
+        # An image with a NaN must not make the others of its batch fail: its result is NaN.
+        fine = full.adds_up(each=True)
+        for t in _float_inputs(full):
+            fine |= ~tf.reduce_all(tf.math.is_finite(_flat(t)), axis=1)
+        tf.debugging.Assert(tf.reduce_all(fine), [misses(probe.network)])
     return full
 
 
@@ -257,8 +292,8 @@ def _check_shapes(network: keras.layers.Layer, x: Any) -> None:
         )
 
 
-def _per_example(reduce: Callable[..., tf.Tensor], terms: list[tf.Tensor]) -> list[tf.Tensor]:
-    return [reduce(tf.reshape(t, [tf.shape(t)[0], -1]), axis=1) for t in terms]
+def _flat(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(tensor, [tf.shape(tensor)[0], -1])
 
 
 def _rounding(probe: Probe) -> float:
@@ -277,7 +312,9 @@ def misses(network: keras.Model) -> str:
         f"model {network.name!r}: {MISSES}. Either a layer's derivative does not fit its output (a "
         "custom gradient inside a layer that contains others, a call that reads another layer's "
         "tensor without taking it as an argument, an operation that TensorFlow does not "
-        "differentiate), or examples depend on one another. Try putting it into a layer of its own."
+        "differentiate), or it is NaN or infinite at these inputs, or the output is; or examples "
+        "depend on one another; or constants such as -1e9 cancel and leave nothing but rounding. "
+        "Try putting it into a layer of its own."
     )
 
 

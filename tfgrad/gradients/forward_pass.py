@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from tfgrad import second_order
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
+from tfgrad.gradients.model_checks import after_integer_inputs
 from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import nest_at_least_float32
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -100,7 +101,7 @@ class ForwardPass:
     ) -> None:
         self.network, self.training, self.needs, self.float32 = network, training, needs, float32
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        self.inputs = _float_tensors(self.x)
+        self.inputs = _float_tensors(network, self.x)
         if needs.layers:
             call_hooks.check_names(network, needs.layers)
         if needs.biases:
@@ -144,10 +145,10 @@ class ForwardPass:
             self.logits = nest_at_least_float32(self.outputs)
 
     def pack(self, values: Any) -> Any:
-        """Values for `inputs` in x's structure, or a list of them if x has other inputs, too."""
+        """Values for `inputs` in x's structure, from which other inputs are left out."""
         if len(self.inputs) == len(tf.nest.flatten(self.x)):
             return tf.nest.pack_sequence_as(self.x, values)
-        return list(values)
+        return _among(self.x, iter(values))
 
     # What the tapes see
 
@@ -330,15 +331,28 @@ class ForwardPass:
                 )
 
 
-def _float_tensors(x: Any) -> list[tf.Tensor]:
+def _among(x: Any, values: Iterator[Any]) -> Any:
+    """A nest with the next value in place of each float tensor, and without any other tensor."""
+    if isinstance(x, Mapping):
+        parts = {key: _among(x[key], values) for key in sorted(x)}
+        return {key: parts[key] for key in x if parts[key] is not None} or None
+    if isinstance(x, list | tuple):
+        found = [part for part in (_among(item, values) for item in x) if part is not None]
+        return (found if isinstance(x, list) else tuple(found)) or None
+    return next(values) if x.dtype.is_floating else None
+
+
+def _float_tensors(network: keras.layers.Layer, x: Any) -> list[tf.Tensor]:
     """The tensors of a nest that can be differentiated."""
     tensors = tf.nest.flatten(x)
     floats = [t for t in tensors if t.dtype.is_floating]
     if not floats:
         kinds = sorted({t.dtype.name for t in tensors})
+        expected = [i.dtype for i in keras.tree.flatten(getattr(network, "inputs", None) or [])]
+        cast = not expected or any(tf.as_dtype(dtype).is_floating for dtype in expected)
+        advice = "tf.cast(x, tf.float32) / 255" if cast else after_integer_inputs(network)
         raise ArgumentError(
-            f"x: got {', '.join(kinds)}; expected float inputs for an input-gradient; try "
-            "tf.cast(x, tf.float32) / 255."
+            f"x: got {', '.join(kinds)}; expected float inputs for an input-gradient; try {advice}."
         )
     return floats
 

@@ -20,6 +20,8 @@ from tfgrad.models.preprocessors import own_preprocessor
 
 # Networks whose user was told that their last activation is left out.
 _told: weakref.WeakSet[Any] = weakref.WeakSet()
+# Networks that return no mixtures of probabilities.
+_looked_at: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def network(model: Any) -> keras.Model:
@@ -61,7 +63,8 @@ def returning_logits(model: Any, x: Any = None) -> Any:
         x: Its inputs, or `tf.TensorSpec`s of them; None: as far as the model defines them.
 
     Raises:
-        ModelError: The model ends in the softmax of one unit.
+        ModelError: The model ends in the softmax of one unit, or its outputs are a mixture of
+            softmaxes.
 
     Warns:
         LogitsWarning: Something is left out; once per model.
@@ -75,6 +78,9 @@ def returning_logits(model: Any, x: Any = None) -> Any:
         unknown = specs is None and not getattr(found, "inputs", None)
         ends = not unknown and _returns_probabilities(found, specs)
     if not ends:
+        if found not in _looked_at and last_activation.combines(found):
+            last_activation.check_no_probabilities(found)
+            _looked_at.add(found)
         return found
     made, left_out = last_activation.leaving_out(found)
     if made is not found and found not in _told:
@@ -149,9 +155,29 @@ def input_dtype(network: keras.Model) -> str:
     if not tf.as_dtype(dtype).is_floating:
         raise ArgumentError(
             f"model {network.name!r}: its input is {dtype}, and only a float input has a "
-            "gradient; try keras.Input without dtype, and a cast inside the model."
+            f"gradient; try {after_integer_inputs(network)}."
         )
     return dtype
+
+
+def after_integer_inputs(network: keras.layers.Layer) -> str:
+    """The part of a network with integer inputs that has gradients, as an error message names it.
+
+    Keras casts what a model gets to the dtype of its inputs, so that neither a cast of the images
+    nor a float input around the model helps: it is the rest of the model that can be explained.
+    """
+    for layer in getattr(network, "layers", []):
+        try:
+            dtypes = [t.dtype for t in keras.tree.flatten((layer.input, layer.output))]
+        except (AttributeError, ValueError):  # called more than once, or never
+            continue
+        if not tf.as_dtype(dtypes[0]).is_floating and tf.as_dtype(dtypes[-1]).is_floating:
+            part = f"network.get_layer({layer.name!r}).output"
+            return (
+                f"keras.Model({part}, network.outputs[0]), the part of the network after the layer "
+                f"that returns floats, on x = keras.Model(network.inputs[0], {part})(x)"
+            )
+    return "the part of the network after its first layer that returns floats, as a model"
 
 
 def check_outputs(network: keras.Model) -> None:
@@ -199,8 +225,8 @@ def check_preprocessed(role: str, network: Any) -> None:
     preprocessor = own_preprocessor(network)
     if preprocessor is not None:
         raise ModelError(
-            f"{role} {network.name!r}: got a model whose preprocessor {preprocessor.name!r} runs in "
-            "its own fit and predict and not in a call, as here; expected one that takes the "
+            f"{role} {network.name!r}: got a model whose preprocessor {preprocessor.name!r} runs "
+            "in its own fit and predict and not in a call, as here; expected one that takes the "
             "images as they are. Pass x = model.preprocessor(x), after model.preprocessor = None; "
             "tfgrad.PenalizedModel and tfgrad.export.save run the preprocessor, and so does "
             "export.save(…, preprocess=preprocessor) of a model without one."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 import keras
@@ -12,6 +13,9 @@ import tensorflow as tf
 from tfgrad.gradients.intercepts.tangents import floating, is_floating
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import arguments_of_nodes, flatten_layers
+
+# Functional models do not change their operations.
+_large: weakref.WeakKeyDictionary[keras.Model, bool] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +67,34 @@ def constants(model: keras.Model) -> list[tf.Tensor]:
     operations = getattr(model, "operations", [])
     flat = [argument for o in operations for argument in arguments_of_nodes(o)]
     return [a for a in flat if is_floating(a)]
+
+
+def has_large_constants(model: keras.Model) -> bool:
+    """Whether bare operations of a functional model take finite constants of 1e4 and more.
+
+    Such constants (−1e9 in place of −∞) hide scores: float32 adds a score to them without a trace.
+    The terms of these operations would be as large, and leave nothing but rounding where they
+    cancel, as in a row of scores that is masked as a whole.
+    """
+    if model not in _large:
+        _large[model] = any(
+            _is_large(value)
+            for o in getattr(model, "operations", [])
+            if not isinstance(o, keras.layers.Layer)
+            for value in (*arguments_of_nodes(o), getattr(o, "constant_values", None))
+        )
+    return _large[model]
+
+
+def _is_large(value: Any) -> bool:
+    if isinstance(value, tf.Tensor):
+        value = tf.get_static_value(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.ndarray | np.generic):
+        return False
+    array = np.abs(np.asarray(value))
+    if array.dtype.kind not in "iuf":
+        return False
+    return bool(np.any(array[np.isfinite(array)] >= 1e4))
 
 
 def is_array(value: Any) -> bool:

@@ -30,6 +30,7 @@ from tfgrad.gradients.intercepts.batch_axis import Unbatched
 from tfgrad.gradients.intercepts.call_structure import (
     Call,
     constants,
+    has_large_constants,
     has_layers_inside,
     is_array,
 )
@@ -152,6 +153,8 @@ class _Recorder(call_hooks.Handler):
             call = self._settled(call)
         known = plain and all(map(frame.is_known, call.inputs))
         if is_graph_of_layers(operation) and not self.unbatched.outputs and (known or in_code):
+            if known and has_large_constants(operation):
+                return differentiated(self.recording, call)  # its bare operations are arithmetic
             return self._graph_of_layers(call) if known else call.run()
         if known and rule == "affine":
             return self._affine_call(call)
