@@ -171,6 +171,23 @@ def test_a_penalty_trains_the_weights_of_the_softmax_model(model):
     assert not np.allclose(model.get_layer("end").kernel.numpy(), kernel)
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda h: L.Average()([L.Dense(4, activation="softmax")(h) for _ in range(2)]),
+        lambda h: (lambda p: L.Concatenate()([1.0 - p, p]))(L.Dense(1, activation="sigmoid")(h)),
+        lambda h: (lambda p: p / keras.ops.sum(p, -1, keepdims=True))(
+            keras.ops.sqrt(L.Dense(4, activation="softmax")(h))
+        ),
+    ],
+)
+def test_mixtures_of_probabilities_are_rejected(end):
+    model = functional(end)()
+    for door in (saliency.InputGradient, lambda model: tfgrad.full_gradients(model, images())):
+        with pytest.raises(ModelError, match=r"outputs in \[0, 1\] that sum to 1.*keras\.ops\.log"):
+            door(model)
+
+
 def test_a_classifier_with_a_dict_of_one_input():
     image = keras.Input(SHAPE, name="image")
     end = L.Dense(4, activation="softmax")(L.Flatten()(image))

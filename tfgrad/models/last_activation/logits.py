@@ -30,6 +30,10 @@ class _Made:
 
 
 _ATTRIBUTE = "_tfgrad_logits"
+_COMBINING = (
+    *(keras.layers.Add, keras.layers.Average, keras.layers.Concatenate, keras.layers.Lambda),
+    *(keras.layers.Maximum, keras.layers.Minimum, keras.layers.Multiply, keras.layers.Subtract),
+)
 
 
 def logits(model: Any) -> keras.Model:
@@ -76,7 +80,7 @@ def logits(model: Any) -> keras.Model:
         )
     found, _ = leaving_out(model)
     if found is model:
-        _check_no_probabilities(model)
+        check_no_probabilities(model)
     return found
 
 
@@ -195,7 +199,21 @@ def _meaning(kind: str | None, size: int | None) -> str | None:
     return output_meaning.BINARY if size == 1 else output_meaning.INDEPENDENT
 
 
-def _check_no_probabilities(model: keras.Model) -> None:
+def combines(model: keras.Model) -> bool:
+    """Whether an output of a graph is a combination of others, such as a mean or a product.
+
+    Such a model may average softmaxes, where no activation can be left out.
+    """
+    if not is_graph(model):
+        return False
+    last = [keras_private.producer(tensor)[0] for tensor in model.outputs]
+    return any(
+        isinstance(one, _COMBINING) or (one is not None and keras_private.is_own_operation(one))
+        for one in last
+    )
+
+
+def check_no_probabilities(model: keras.Model) -> None:
     """Reject a model whose outputs are probabilities of no activation that can be left out.
 
     Raises:
