@@ -21,7 +21,7 @@ def good(tmp_path_factory):
     """A sound SavedModel, to be broken in copies."""
     directory = tmp_path_factory.mktemp("good")
     network = build()
-    export.save(network, directory / "served", classes=["a", "b", "c"])
+    export.save(network, directory / "served", classes=["a", "b", "c"], image_range=(0, 1))
     return directory, network
 
 
