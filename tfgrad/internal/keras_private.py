@@ -3,9 +3,10 @@
 None of them has a public counterpart in Keras 3.15. `make test-nightly` runs the tests with the
 newest nightly build of Keras; a name that a new version lacks is replaced here.
 
-Three more private names are methods that subclasses override, and stand in their classes:
+Five more private names are methods that subclasses override, and stand in their classes:
 `GroupNormalization._apply_normalization` and `BatchNormalization._moments` (`tfgrad.layers`), and
-`Model._maybe_symbolic_build` (`tfgrad.training.network_wrapper`).
+`Model._maybe_symbolic_build`, `_make_function` and `_autoconvert_optionals`
+(`tfgrad.training.network_wrapper`).
 """
 
 from __future__ import annotations
@@ -151,6 +152,11 @@ def with_mask_of(twin: Any, tensor: Any) -> Any:
     if mask is not None:
         twin._keras_mask = mask
     return twin
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that a tensor carries; None if it carries none."""
+    return getattr(tensor, "_keras_mask", None)
 
 
 def without_call_information(error: Exception) -> Exception:

@@ -16,6 +16,7 @@ from tfgrad.gradients.labels import NOT_ONE_HOT, NOT_WHOLE, class_indices
 from tfgrad.gradients.probe import Probe
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
+from tfgrad.penalties.teacher import Lesson
 from tfgrad.training.batch import own_head
 
 _NOT_FINITE = "x: got NaN or infinite values; expected finite images"
@@ -53,6 +54,30 @@ def checked_labels(
         return None
     with tf.control_dependencies([c for c in checks if c is not None]):
         return tf.nest.map_structure(tf.identity, y)
+
+
+def checked_data(network: keras.Model, loss: Any, penalties: Iterable[Penalty], data: Any) -> Any:
+    """A batch as `train_step` receives it, behind the assertions of `checked_labels`.
+
+    Args:
+        network: The network that is trained.
+        loss: Its compiled loss.
+        penalties: Its penalties.
+        data: x, or a tuple of x, y and sample weights; x may be a `Lesson`.
+    """
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    inputs = tf.nest.map_structure(tf.convert_to_tensor, x.x if isinstance(x, Lesson) else x)
+    if y is None:  # Nothing else depends on the assertions.
+        inputs = tf.nest.map_structure(_finite, inputs)
+    else:
+        y = tf.nest.map_structure(tf.convert_to_tensor, y)
+        y = checked_labels(network, loss, penalties, inputs, y)
+    x = x._replace(x=inputs) if isinstance(x, Lesson) else inputs
+    return keras.utils.pack_x_y_sample_weight(x, y, weight)
+
+
+def _finite(t: tf.Tensor) -> tf.Tensor:
+    return tf.debugging.assert_all_finite(t, _NOT_FINITE) if t.dtype.is_floating else t
 
 
 def check_target_labels(penalties: Iterable[Penalty], probe: Probe) -> None:

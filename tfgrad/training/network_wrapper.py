@@ -31,7 +31,7 @@ class NetworkWrapper(Wrapper, keras.Model):
     def __init__(self, network: keras.Model, name: str, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.network = network
-        self._evaluating = self._symbolically_built = False
+        self._evaluating = self._symbolically_built = self._makes_steps = False
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """The network's logits."""
@@ -173,6 +173,30 @@ class NetworkWrapper(Wrapper, keras.Model):
         seeds = (v for v in self.network.variables if id(v) not in weights)
         for i, seed in enumerate(seeds):
             yield f"seed_{i}", seed
+
+    def _checked_outside(self, data: Any) -> Any:
+        """A batch behind the checks that XLA would drop inside the step."""
+        return data
+
+    def _make_function(self, step_function: Any) -> Any:
+        """The function of a training or test step."""
+        self._makes_steps = True
+        try:
+            return super()._make_function(step_function)
+        finally:
+            self._makes_steps = False
+
+    def _autoconvert_optionals(self, step_func: Any) -> Any:
+        """The step as Keras calls it, outside of what XLA compiles.
+
+        Keras compiles the step of one batch, and not the function around it that takes the batch
+        from the data set: assertions there are kept.
+        """
+        if self._makes_steps and self.jit_compile:
+            # A function of its own, for batches that come without one (`train_on_batch`).
+            checked = tf.function(self._checked_outside, autograph=False, reduce_retracing=True)
+            return super()._autoconvert_optionals(lambda data: step_func(checked(data)))
+        return super()._autoconvert_optionals(step_func)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Build under a strategy from one replica's part of a batch.

@@ -22,7 +22,7 @@ from tfgrad.penalties.checks import check_network, check_teacher, warn_of_assume
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of
 from tfgrad.training import checks, reductions
 from tfgrad.training.batch import Batch
-from tfgrad.training.batch_checks import check_target_labels, checked_labels
+from tfgrad.training.batch_checks import check_target_labels, checked_data, checked_labels
 from tfgrad.training.lessons import recorded_lessons
 from tfgrad.training.network_wrapper import NetworkWrapper
 
@@ -65,8 +65,10 @@ class PenalizedModel(NetworkWrapper):
             derivative that a penalty needs.
         ModelError: The network returns probabilities.
         ArgumentError: An argument is wrong, or a loss expects probabilities.
-        DataError: From `fit`, when images are not finite or labels out of range. XLA drops these
-            two checks (`jit_compile=True`); `tfgrad.callbacks.StopOnNonFinite` works there, too.
+        DataError: From `fit` and its relatives, before the step of a batch whose images are not
+            finite or whose labels are out of range. With `jit_compile=True` the same checks run
+            before the compiled step. XLA drops them only where the caller compiles `train_step`
+            in a `tf.function` of their own.
 
     The network's own `train_step`, `compute_loss` and compiled loss are not used.
 
@@ -207,9 +209,12 @@ class PenalizedModel(NetworkWrapper):
         batch = Batch(self._preprocessed(data))
         for penalty in self.penalties:
             batch.example_weight(penalty)
-        if not self.jit_compile:
+        if not self.jit_compile:  # else `_checked_outside`
             batch.y = checked_labels(self.network, self.loss, self.penalties, batch.x, batch.y)
         return batch
+
+    def _checked_outside(self, data: Any) -> Any:
+        return checked_data(self.network, self.loss, self.penalties, data)
 
     def _taught(self, batch: Batch) -> Teacher | None:
         """The teacher's answers; to be called outside of the tape, which must not record them."""
