@@ -49,6 +49,7 @@ def network(model: Any) -> keras.Model:
         )
     found = returning_logits(found)
     if keras_private.takes_a_dict(found) and len(found.inputs) == 1:
+        check_preprocessed("model", found)  # the copy would lose it
         # Keras warns if it gets a tensor where it expects a dict.
         alike = keras.Model(found.inputs[0], list(found.outputs), name=found.name)
         return output_meaning.inherit(alike, found)
