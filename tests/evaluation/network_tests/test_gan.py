@@ -45,9 +45,12 @@ def test_what_the_gan_test_refuses():
         gan_test(judge(), np.zeros((3, 3, 3, 1), "float32"), labels)
     with pytest.raises(ArgumentError, match=r"images: got uint8 \(3, 2, 2, 1\); expected float"):
         gan_test(judge(), images.astype("uint8"), labels)
-    for wrong in ([0, 1], [0.0, 1.0, 2.0], np.eye(3, dtype=int)):
-        with pytest.raises(ArgumentError, match=r"labels: got .*; expected 3 integers"):
+    for wrong in ([0, 1], [0.0, 0.5, 2.0], np.eye(4, dtype=int)[:3], np.ones((3, 3))):
+        with pytest.raises(ArgumentError, match=r"labels: got (int32|labels|shape|a row)"):
             gan_test(judge(), images, wrong)
+    right = gan_test(judge(), images, labels).values
+    for same in (np.array(labels, "float32"), np.eye(3)):
+        assert gan_test(judge(), images, same).values == right
     for wrong in ([0, 1, 3], [-1, 0, 1]):
         with pytest.raises(DataError, match=r"labels: got classes from .*; expected 0 to 2"):
             gan_test(judge(), images, wrong)

@@ -125,8 +125,8 @@ def test_errors():
     ):
         noise_robustness(linear(), batches(8).map(lambda x, y: (x, y, y)))
     for change, got in (
-        (lambda y: tf.cast(y, tf.float32), r"float32 \(8,\)"),
-        (lambda y: tf.one_hot(y, 3, dtype=tf.int32), r"int32 \(8, 3\)"),
+        (lambda y: tf.cast(y, tf.float32) + 0.5, r"labels that are no whole numbers, such as"),
+        (lambda y: tf.one_hot(y, 7, dtype=tf.int32), r"shape \(8, 7\); expected class indices"),
     ):
-        with pytest.raises(ArgumentError, match=f"batches: got labels {got}; expected class indi"):
+        with pytest.raises(ArgumentError, match=f"batches: got {got}"):
             noise_robustness(linear(), batches(8).map(lambda x, y, c=change: (x, c(y))))

@@ -12,6 +12,7 @@ from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.batches import check_finite, class_count
 from tfgrad.evaluation.measurement import HIGHER, Measurement
 from tfgrad.gradients import class_scores
+from tfgrad.gradients.labels import class_indices
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import integer
 from tfgrad.models import output_meaning
@@ -35,7 +36,7 @@ def gan_test(
     Args:
         judge: A Keras model from images [batch, …] to logits [batch, classes].
         images: Generated images, float [n, …], as the judge takes them.
-        labels: The class that each image was generated for, integers [n].
+        labels: The class that each image was generated for, integers [n] or one-hot rows.
         classes: Number of classes of the generating model, to check that the judge has as many.
         batch_size: Number of images per forward pass.
         outputs: What the judge's outputs mean: `"exclusive"`, `"binary"` (one logit of two
@@ -103,8 +104,11 @@ def _images(images: Any) -> np.ndarray:
 
 
 def _labels(labels: Any, count: int, classes: int) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+    try:
+        labels = class_indices(np.asarray(labels), classes).numpy()
+    except ArgumentError as error:
+        raise ArgumentError(f"labels: {str(error).removeprefix('y: ')}") from error
+    if labels.shape != (count,):
         raise ArgumentError(
             f"labels: got {labels.dtype} {labels.shape}; expected {count} integers, one for each "
             "image."
