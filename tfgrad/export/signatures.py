@@ -88,9 +88,11 @@ class Served:
         def each() -> tf.Tensor:
             axes = list(range(1, image.shape.rank))
             finite = tf.reduce_all(tf.math.is_finite(image), axes)
-            words = "image: got NaN or infinite pixels in the images with indices"
-            told = [words, tf.where(~finite)[:, 0], "; expected finite pixels."]
-            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(finite), told)]):
+            first = tf.strings.as_string(tf.argmin(tf.cast(finite, tf.int32)))
+            words = ["image: got NaN or infinite pixels in image ", first, " of the batch; "]
+            words += ["expected finite ones. Try to send what the network was trained on."]
+            told = tf.strings.join(words)
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(finite), [told])]):
                 return tf.constant(True)
 
         # A sum costs half of the test of every pixel. It is not finite if a pixel is not.
