@@ -207,6 +207,16 @@ def test_a_sum_that_misses_the_logit_is_never_returned(graph):
             tfgrad.full_gradients(net, x)
 
 
+def test_a_sum_that_misses_the_logit_is_nan_under_xla():
+    x = tf.random.normal([2, 3])
+    for layer, is_right in ((Lies(), False), (L.Dense(3, "tanh"), True)):
+        net = keras.Sequential([keras.Input((3,)), layer, L.Dense(2)])
+        compiled = tf.function(
+            lambda x, net=net: tfgrad.full_gradients(net, x).input_gradient, jit_compile=True
+        )
+        assert np.isfinite(compiled(x)).all() == is_right
+
+
 def test_a_map_of_terms_that_miss_the_logit_is_never_returned():
     net = keras.Sequential([keras.Input((4, 4, 1)), Lies(), L.Flatten(), L.Dense(2)])
     with pytest.raises(ModelError, match=r"^model .*miss the logit.*layer of its own\.$"):

@@ -26,6 +26,7 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
 from tfgrad.gradients.model_checks import check_no_probabilities, check_preprocessed
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import xla
 from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -201,7 +202,8 @@ def _reason(full: FullGradients, network: keras.Model) -> TfgradError:
 def of_probe(probe: Probe, target: Any) -> FullGradients:
     """The decomposition at a probe that recorded intercepts (`NEEDS`), computed once per target.
 
-    In a graph, terms that do not add up fail at run time with a message that contains `MISSES`.
+    In a graph, terms that do not add up fail at run time with a message that contains `MISSES`. XLA
+    drops assertions: there the input-gradient of such an example is NaN.
     """
     return probe.once("full_gradients", target, lambda: _of_probe(probe, target))
 
@@ -226,8 +228,19 @@ def _of_probe(probe: Probe, target: Any) -> FullGradients:
         fine = full.adds_up(each=True)
         for t in _float_inputs(full):
             fine |= ~tf.reduce_all(tf.math.is_finite(_flat(t)), axis=1)
+        if xla.compiles():
+            gradient = tf.nest.map_structure(
+                lambda g: tf.where(_beside(fine, g), g, tf.constant(float("nan"), g.dtype)),
+                full.input_gradient,
+            )
+            return dataclasses.replace(full, input_gradient=gradient)
         tf.debugging.Assert(tf.reduce_all(fine), [misses(probe.network)])
     return full
+
+
+def _beside(each: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+    """[batch] with axes of length 1 for the others of a tensor [batch, …]."""
+    return tf.reshape(each, [-1] + [1] * (len(tensor.shape) - 1))
 
 
 def check(probe: Probe) -> None:
