@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfgrad
 from tests.layers.test_replacements import penalty_error
 from tfgrad import layers
 
@@ -125,3 +126,12 @@ def test_saved_reloaded_and_exchanged_with_keras(tmp_path):
     assert type(reloaded.layers[0]) is layers.MaxPooling2D
     x = images("overlapping", dtype="float32")
     np.testing.assert_array_equal(reloaded(x), network(x))
+
+
+def test_it_has_no_term_of_its_own():
+    pool = layers.MaxPooling2D(3, 2, padding="same", name="pool")
+    stack = [keras.layers.Conv2D(2, 2, name="conv"), pool, keras.layers.Flatten()]
+    network = keras.Sequential([keras.Input((6, 6, 1)), *stack, keras.layers.Dense(2, name="top")])
+    full = tfgrad.full_gradients(network, tf.random.normal((2, 6, 6, 1)))
+    assert set(full.bias_gradients) == {"conv", "top"}
+    np.testing.assert_array_less(full.completeness_error(), 1e-5)

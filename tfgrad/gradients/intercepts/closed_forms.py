@@ -68,6 +68,7 @@ _HOMOGENEOUS = {
         for rank in (1, 2, 3)
     ),
     *(getattr(_L, f"{kind}{rank}D") for kind in ("Cropping", "ZeroPadding") for rank in (1, 2, 3)),
+    *(own.MaxPooling1D, own.MaxPooling2D, own.MaxPooling3D),
 }
 # Layers that return their input in inference.
 _INFERENCE_IDENTITY = {
