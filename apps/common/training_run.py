@@ -49,7 +49,11 @@ def define_flags(work_dir: str) -> None:
         ("float32", "mixed_float16", "mixed_bfloat16"),
         "Keras dtype policy.",
     )
-    flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA.")
+    flags.DEFINE_bool(
+        "jit_compile",
+        False,
+        "Compile the step with XLA. Penalties then reject Keras's max-pooling, as in vgg.",
+    )
     flags.DEFINE_list(
         "noise",
         ["0", "0.1", "0.2", "0.3", "0.4"],

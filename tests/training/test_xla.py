@@ -65,6 +65,17 @@ def test_keras_pooling_is_refused_before_training():
     model.fit(*images(), verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("module", "penalties", "compiles"),
+    [(keras.layers, 1, False), (keras.layers, 0, True), (tfgrad.layers, 1, True)],
+)
+def test_the_default_takes_xla_only_where_it_is_right(monkeypatch, module, penalties, compiles):
+    # As on a GPU; on a CPU Keras leaves XLA off.
+    monkeypatch.setattr(tfgrad.PenalizedModel, "_resolve_auto_jit_compile", lambda self: True)
+    model = compiled(pooling(module), [GradientNorm()] * penalties)
+    assert model.jit_compile == compiles
+
+
 def test_a_step_in_a_compiled_function_of_ones_own():
     model = compiled(pooling(keras.layers), [GradientNorm(0.1)])
     model.fit(*images(), verbose=0)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import keras
 import tensorflow as tf
 
-from tfgrad import distribution
+from tfgrad import distribution, second_order
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
@@ -119,6 +119,9 @@ class PenalizedModel(NetworkWrapper):
     ) -> None:
         """As `keras.Model.compile`; the loss must take logits.
 
+        `jit_compile="auto"`, the default, leaves XLA off for networks whose second derivatives it
+        would falsify (max-pooling other than that of `tfgrad.layers`).
+
         Raises:
             ArgumentError: The loss expects probabilities, or has a reduction that replicas cannot
                 share or that does not say what divides a penalty; a metric has the name of a
@@ -132,6 +135,8 @@ class PenalizedModel(NetworkWrapper):
         checks.check_metrics([metrics, kwargs.get("weighted_metrics")], taken)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._reduction, self._reductions = reduced
+        if kwargs.get("jit_compile", "auto") == "auto" and self.jit_compile:
+            self.jit_compile = not self._is_wrong_under_xla()
         output_meaning.remember(self.network, loss=loss)
         steps = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if steps and replicas > 1:
@@ -140,6 +145,12 @@ class PenalizedModel(NetworkWrapper):
                 "expected None, because Keras's optimizers accumulate on one device only. Use a "
                 "larger batch instead."
             )
+
+    def _is_wrong_under_xla(self) -> bool:
+        """Whether the network is known to have a second derivative that only XLA falsifies."""
+        twice = any(penalty.differentiates_twice for penalty in self.penalties)
+        known = self.network.built and getattr(self.network, "inputs", None)
+        return bool(twice and known and second_order.inspect(self.network).under_xla)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was compiled, so that `fit` can continue."""
