@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import ModelError
+from tfgrad.errors import ImageRangeWarning, ModelError
 from tfgrad.internal import keras_private
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models.preprocessors import preprocessed
@@ -100,6 +101,33 @@ def image_range(
     first = preprocess or (lambda x: preprocessed(network, x)[0])
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(_found, network, first, specs).result()
+
+
+def warn_of_scale(
+    network: keras.Model, argument: str, low: float, high: float, stacklevel: int = 3
+) -> None:
+    """Warn if images in a range that was given, or assumed, have another scale than a network's.
+
+    Args:
+        network: Network of images.
+        argument: Name of the argument, for the message.
+        low: Its lowest value.
+        high: Its highest value.
+        stacklevel: Of the warning, as in `warnings.warn`.
+
+    Warns:
+        ImageRangeWarning: The network tells a range that is ten times as wide, or narrow.
+    """
+    found = image_range(network)
+    if found is None or 0.1 < (high - low) / (found[1] - found[0]) < 10:
+        return
+    warnings.warn(
+        f"{argument}: got {low:g} to {high:g} for network {network.name!r}, whose first operations "
+        f"take pixels in {found}; expected values of that scale. Try {argument}={found}, with a "
+        "start and step sizes of that scale.",
+        ImageRangeWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _input(network: keras.Model) -> Any:

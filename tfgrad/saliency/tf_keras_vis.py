@@ -23,7 +23,7 @@ from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.keras_private import output_of_call
 from tfgrad.internal.unchanged_state import unchanged_state
-from tfgrad.models import output_meaning
+from tfgrad.models import output_meaning, pixel_range
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, INDEPENDENT
 from tfgrad.saliency import cam_layers
 from tfgrad.saliency.base import Method
@@ -273,6 +273,7 @@ def activation_maximization(
             f"model {cam.network.name!r}: got images of any size, {tuple(shape)}; expected a fixed "
             "size, in which the start images can be drawn; try keras.Input with one."
         )
+    pixel_range.warn_of_scale(cam.network, "value_range", low, high)
     start = tf.random.stateless_uniform((len(classes), *shape), [seed, 0], low, high)
     resolved = cam._resolved(list(classes), start).numpy().tolist()
     if min(resolved) < 0:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import models
-from tfgrad.errors import ArgumentError, ImageRangeWarning
+from tfgrad.errors import ArgumentError
+from tfgrad.models import pixel_range
 
 Limits = tuple[np.ndarray, np.ndarray] | None
 
@@ -60,23 +59,10 @@ def broadcast(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def warn_of_range(network: keras.Model, limits: Limits) -> None:
-    """Warn if a network takes pixels of another scale than samples are clipped to.
-
-    Warns:
-        ImageRangeWarning: Its first operations tell a range that is ten times as wide, or narrow.
-    """
-    found = None if limits is None else models.image_range(network)
-    if limits is None or found is None:
-        return
-    low, high = float(limits[0].min()), float(limits[1].max())
-    if not 0.1 < (high - low) / (found[1] - found[0]) < 10:
-        warnings.warn(
-            f"bounds: got {low:g} to {high:g} for network {network.name!r}, whose first operations "
-            f"take pixels in {found}; expected bounds of that scale. Try bounds={found}, with a "
-            "start and step sizes of that scale.",
-            ImageRangeWarning,
-            stacklevel=5,
-        )
+    """Warn if a network takes pixels of another scale than samples are clipped to."""
+    if limits is not None:
+        low, high = float(limits[0].min()), float(limits[1].max())
+        pixel_range.warn_of_scale(network, "bounds", low, high, stacklevel=6)
 
 
 def check_inside(name: str, images: np.ndarray, limits: Limits) -> None:
