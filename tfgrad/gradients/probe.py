@@ -25,6 +25,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import class_scores, layer_biases, output_heads, targets
 from tfgrad.gradients.forward_pass import ForwardPass, Gradients, Needs
+from tfgrad.gradients.masks import Masks
 from tfgrad.gradients.memo import Key, Memo, name_of
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.models import output_meaning
@@ -264,12 +265,19 @@ class Probe:
         return self._logits_among(self._pass.repeated(x))
 
     def noise(self, samples: int, seed: int, scale: float = 1.0) -> list[Any]:
-        """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure."""
+        """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure.
+
+        They are 0 at steps that the network masks: noise there would undo the mask.
+        """
+        masks = Masks(self.network, self.x)
         per_input = [
             self.draws.normal(t, samples, seed, stream)
             for stream, t in enumerate(self._pass.inputs)
         ]
-        return [self._pass.pack([scale * noise[n] for noise in per_input]) for n in range(samples)]
+        return [
+            self._pass.pack(masks.where_visible([scale * noise[n] for noise in per_input]))
+            for n in range(samples)
+        ]
 
     def shifted(self, vectors: Any) -> Any:
         """x + v, where v has the structure that `input_gradient` returns; integer inputs stay."""

@@ -8,10 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import masks
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.channels import over_channels
+
+# Share of the path from x′ at which a network with masks is evaluated in the place of x′.
+_NEAR = 1e-6
 
 
 class IntegratedGradients(Method):
@@ -23,7 +27,9 @@ class IntegratedGradients(Method):
     f_y(x′))). Costs `steps` gradients, in the memory of one.
 
     The map depends on the baseline, and changes within a region in which the network is linear
-    (thesis Example 1); pixels equal to the baseline get 0.
+    (thesis Example 1); pixels equal to the baseline get 0. Steps that the network masks at x stay
+    masked on the whole path and get 0; the others stay visible, also where the baseline has the
+    value that is masked.
 
     Args:
         model: See `Method`.
@@ -54,11 +60,12 @@ class IntegratedGradients(Method):
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """(x − x′) ⊙ the mean gradient, shaped like x."""
         x = self.image(probe)
-        way = x - self._start(x)
+        start = self._start(x, masks.visible(self.network, x))
+        way = x - start
 
         def step(k: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             alpha = (tf.cast(k, x.dtype) + 0.5) / self.steps
-            there = self.probe(self._start(x) + alpha * way)
+            there = self.probe(start + alpha * way)
             return k + 1, total + self.input_gradient(there, classes)
 
         _, total = tf.while_loop(
@@ -76,8 +83,12 @@ class IntegratedGradients(Method):
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
         """`convergence_gap` [B] float32."""
         x = self.image(probe)
-        start = self.probe(tf.broadcast_to(self._start(x), tf.shape(x)))
-        rise = probe.score(classes) - start.score(classes)
+        visible = masks.visible(self.network, x)
+        start = tf.broadcast_to(self._start(x, visible), tf.shape(x))
+        if visible is not None:  # at x′ itself, steps equal to the masked value would be masked
+            start += _NEAR * (x - start)
+        at_start = self.probe(start)
+        rise = probe.score(classes) - at_start.score(classes)
         total = tf.reduce_sum(tf.reshape(terms, [tf.shape(terms)[0], -1]), -1)
         gap = tf.abs(tf.cast(total, rise.dtype) - rise)
         return {"convergence_gap": tf.cast(gap, tf.float32)}
@@ -86,9 +97,10 @@ class IntegratedGradients(Method):
         """`baseline`, `steps`."""
         return {"baseline": self.baseline.tolist(), "steps": self.steps}
 
-    def _start(self, x: tf.Tensor) -> tf.Tensor:
-        """x′ in the dtype of x, broadcastable to it."""
-        return tf.constant(_fitting(self.baseline, x.shape[1:]), x.dtype)[tf.newaxis]
+    def _start(self, x: tf.Tensor, visible: tf.Tensor | None) -> tf.Tensor:
+        """x′ in the dtype of x, broadcastable to it; x itself at masked steps."""
+        start = tf.constant(_fitting(self.baseline, x.shape[1:]), x.dtype)[tf.newaxis]
+        return start if visible is None else tf.where(visible, start, x)
 
 
 def _baseline(value: Any) -> np.ndarray:

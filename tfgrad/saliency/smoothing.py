@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, TfgradError
-from tfgrad.gradients import axes
+from tfgrad.gradients import axes, masks
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.stateless_noise import Draws
@@ -22,10 +22,11 @@ class Smooth(Method):
     image; with `square`, 1/N Σ t(x + n_i)². The averaged terms are signed: the absolute value of a
     gradient, for instance, is taken of the mean.
 
-    The class is fixed on the clean image. The noise of sample i depends only on (seed, i), so every
-    image gets the same pattern, scaled by its range, in any batch. Costs N forward and backward
-    passes, in the memory of one. The averages describe a neighbourhood of x: terms that add up to
-    the score at x no longer do so.
+    Steps that the network masks (`keras.layers.Masking`) get no noise, which would show them, and
+    do not count in the range. The class is fixed on the clean image. The noise of sample i depends
+    only on (seed, i), so every image gets the same pattern, scaled by its range, in any batch.
+    Costs N forward and backward passes, in the memory of one. The averages describe a neighbourhood
+    of x: terms that add up to the score at x no longer do so.
 
     Args:
         method: The method to smooth, any but those of tf-keras-vis.
@@ -71,11 +72,8 @@ class Smooth(Method):
     def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
         """The mean of the method's terms, or of their squares."""
         x = self.image(probe)
-        pixels = tf.range(1, x.shape.rank)
-        # The standard deviation of the noise.
-        sigma = self.noise * (
-            tf.reduce_max(x, pixels, keepdims=True) - tf.reduce_min(x, pixels, keepdims=True)
-        )
+        # The standard deviation of the noise: 0 at masked steps, which noise would show.
+        sigma = self.noise * _range(x, masks.visible(self.network, x))
 
         one_pass = self._one_pass(x, classes)
 
@@ -122,6 +120,20 @@ class Smooth(Method):
 
     def _own_options(self) -> dict[str, Any]:
         return {"samples": self.samples, "noise": self.noise, "seed": self.seed}
+
+
+def _range(x: tf.Tensor, visible: tf.Tensor | None) -> tf.Tensor:
+    """max − min of each example, to be broadcast; of its visible values, and 0 at the others."""
+    pixels = tf.range(1, x.shape.rank)
+    low = high = x
+    if visible is not None:
+        low = tf.where(visible, x, x.dtype.max)
+        high = tf.where(visible, x, x.dtype.min)
+    highest = tf.reduce_max(high, pixels, keepdims=True)
+    spread = highest - tf.reduce_min(low, pixels, keepdims=True)
+    if visible is None:
+        return spread
+    return tf.where(visible, spread, tf.zeros_like(spread))
 
 
 class SmoothGrad(Smooth):
