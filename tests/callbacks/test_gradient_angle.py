@@ -304,7 +304,7 @@ def test_wrong_at_the_first_use():
     with pytest.raises(ArgumentError, match=r"y: got classes from 0 to 2; expected 0 to 1"):
         begin(y=LABELS * 2)
     with pytest.raises(ArgumentError, match=r"y: got shape .*one-hot"):
-        begin(y=np.eye(2)[LABELS])
+        begin(y=np.eye(3)[LABELS])
     with pytest.raises(ArgumentError, match=r"target: got 2 classes for 3 images"):
         begin(y=None, target=[0, 1])
     with pytest.raises(ArgumentError, match=r"x: got uint8"):

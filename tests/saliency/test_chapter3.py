@@ -9,6 +9,8 @@ import tfgrad
 from apps.common import architectures
 from tfgrad import saliency
 
+pytestmark = pytest.mark.usefixtures("one_output_is_a_number")
+
 L = keras.layers
 
 
@@ -259,9 +261,10 @@ def test_aligned_and_half_pixel_resizing_by_hand(float64):
     )
     net.set_weights([np.zeros((1, 1, 1, 1)), np.ones(1), np.array([[0.0], [1.0]])])
     x = np.zeros((1, 1, 4, 1))
-    aligned = saliency.LayerMap(net, "conv")(x, 0)[0, 0]
+    aligned = saliency.LayerMap(net, "conv", placement="stretch")(x, 0)[0, 0]
     np.testing.assert_allclose(aligned, [0, 1 / 3, 2 / 3, 1], rtol=1e-6)
-    halves = saliency.LayerMap(net, "conv", resize="bilinear_half_pixel")(x, 0)[0, 0]
+    stretch = {"resize": "bilinear_half_pixel", "placement": "stretch"}
+    halves = saliency.LayerMap(net, "conv", **stretch)(x, 0)[0, 0]
     np.testing.assert_allclose(halves, [0, 0.25, 0.75, 1], rtol=1e-6)
     own = saliency.LayerMap(net, "conv", resize=None)(x, 0)
     np.testing.assert_array_equal(own, [[[0.0, 1.0]]])

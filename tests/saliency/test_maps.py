@@ -12,6 +12,8 @@ from tfgrad import saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.saliency import term_layout
 
+pytestmark = pytest.mark.usefixtures("one_output_is_a_number")
+
 
 class TestGradCAM:
     @pytest.fixture

@@ -11,6 +11,8 @@ from tfgrad import sampling
 from tfgrad.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from tfgrad.internal.stateless_noise import Draws
 
+pytestmark = pytest.mark.usefixtures("one_output_is_a_number")
+
 MIXTURE = gaussians(classes=3, components=2, deviation=0.5)
 SHAPE = MIXTURE.shape
 

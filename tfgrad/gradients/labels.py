@@ -16,6 +16,9 @@ from tfgrad.models.output_meaning import EXCLUSIVE, INDEPENDENT, REGRESSION
 # How the messages of `conditions` begin, which `training` translates.
 NOT_WHOLE = "y: got labels that are no whole numbers, such as"
 NOT_ONE_HOT = "y: got a row that is not one-hot:"
+SEVERAL = (
+    "y: target 'label' needs one label per example; try target='predicted', a class or 'all'. Got"
+)
 
 # (a scalar bool that must hold, the message where it does not, the values that the message shows)
 Condition = tuple[tf.Tensor, str, tf.Tensor]
@@ -107,12 +110,7 @@ def _conditions(y: tf.Tensor, meaning: str) -> list[Condition]:
         one_hot = (tf.reduce_sum(values, -1) == 1) & tf.reduce_all(
             (values == 0) | (values == 1), -1
         )
-        message = NOT_ONE_HOT
-        if meaning == INDEPENDENT:
-            message = (
-                "y: target 'label' needs one label per example; try target='predicted', a class "
-                f"or 'all'. {NOT_ONE_HOT}"
-            )
+        message = SEVERAL if meaning == INDEPENDENT else NOT_ONE_HOT
         return [(tf.reduce_all(one_hot), message, _first(values, ~one_hot))]
     if y.dtype.is_floating:
         # Written so that NaN is no whole number.

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import DataError
-from tfgrad.gradients.labels import NOT_ONE_HOT, NOT_WHOLE, class_indices
+from tfgrad.gradients.labels import NOT_ONE_HOT, NOT_WHOLE, SEVERAL, class_indices
 from tfgrad.gradients.probe import Probe
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
@@ -91,7 +91,7 @@ def with_clear_errors(function: Callable[..., Any], *args: Any, **kwargs: Any) -
     try:
         return function(*args, **kwargs)
     except tf.errors.InvalidArgumentError as error:
-        for text in (_NOT_FINITE, _OUT_OF_RANGE, NOT_WHOLE, NOT_ONE_HOT):
+        for text in (_NOT_FINITE, _OUT_OF_RANGE, NOT_WHOLE, NOT_ONE_HOT, SEVERAL):
             at = error.message.find(text)
             if at >= 0:
                 found = " ".join(error.message[at:].split("\n\t")[0].split())
