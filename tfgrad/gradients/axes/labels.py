@@ -80,6 +80,7 @@ class Labels:
         self.default, self.batch = default, batch
         self.grids: dict[int, Grid] = {}  # by the number of tokens
         self._labels: dict[str, Label] = {}
+        self._parts: set[str] = set()  # what dilated convolutions stack on the batch axis
         self._done = 0
 
     def of(self, tensor: Any) -> Label | None:
@@ -113,8 +114,11 @@ class Labels:
         elif op.type == "ConcatV2":
             self._find_joined(op)
         inputs = [t for t in op.inputs if self.of(t) is not None]
+        parts = op.type == "SpaceToBatchND" or any(t.name in self._parts for t in op.inputs)
+        if parts and op.type != "BatchToSpaceND":
+            self._parts.update(output.name for output in op.outputs)
         for output in op.outputs:
-            if output.shape.rank == 4 and self._is_batched(output.shape):
+            if output.shape.rank == 4 and (parts or self._is_batched(output.shape)):
                 label = self._label_of(op, inputs, output)
                 if label is not None:
                     self.put(output, label)

@@ -221,18 +221,19 @@ def _axis(inside: np.ndarray, beyond: np.ndarray, first: int, last: int) -> Axis
     count = len(beyond)
     if np.isnan(beyond).any() or last < first:
         return None
-    cells = np.arange(count)
-    middle = np.abs(cells - (count - 1) / 2) <= max(count / 4, 1)
-    if count == 1:
-        spacing, offset = 0.0, float(beyond[0])
-    else:
-        spacing, offset = np.polyfit(cells[middle], beyond[middle], 1)
+    cells = np.arange(count) - (count - 1) / 2
+    # Where a network enlarges its maps, the outer cells may be closer to each other.
+    edge = count // 4 if count > 4 else 0
+    inner = slice(edge, count - edge)
+    half = (count - 2 * edge) // 2
+    rise = beyond[inner][-half:].mean() - beyond[inner][:half].mean() if half else 0.0
+    spacing = rise / (count - 2 * edge - half)
     if count > 1 and abs(spacing) < 1e-6:
         return None
-    centres = offset + spacing * cells
-    if np.abs(centres - beyond)[middle].max() > 0.6 * abs(spacing):
+    centres = beyond[inner].mean() + spacing * cells
+    if np.abs(centres - beyond)[inner].max() > 0.6 * abs(spacing):
         centres = beyond
-    middle &= np.abs(cells - (count - 1) / 2) <= 1
+    middle = np.abs(cells) <= 1
     shift = np.nanmean((inside - beyond)[middle])
     centres = centres + (0.0 if np.isnan(shift) else shift)
     return Axis(tuple(round(float(c), 3) for c in centres), first, last)

@@ -133,6 +133,14 @@ class Positions:
         return tf.reshape(self.columns, [PLANES, shape[0] // PLANES, *shape[1:]])
 
 
+def filled(shape: tf.TensorShape, like: Sequence[int]) -> list[int] | None:
+    """A static shape, with its unknown lengths taken from another; None if the ranks differ."""
+    if shape.rank != len(like):
+        return None
+    sizes = [known or size for known, size in zip(shape.as_list(), like, strict=True)]
+    return [like[0], *sizes[1:]]
+
+
 def of_image(height: int, width: int, channels: int) -> Positions:
     """The positions of an image's pixels, [PLANES, height, width, channels]."""
     rows, columns = np.meshgrid(np.arange(float(height)), np.arange(float(width)), indexing="ij")

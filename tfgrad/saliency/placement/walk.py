@@ -59,6 +59,13 @@ class Walk:
             value = self._known[id(tensor)] = self._computed(tensor)
         return value if isinstance(value, np.ndarray) else None
 
+    def gain(self, kernel: tf.Tensor, outputs: int | None) -> float:
+        """Σ w² of a kernel's inputs, as a mean over its outputs; 1 if its values are not known."""
+        weights = self.number(kernel)
+        if weights is None or not outputs or not weights.size:
+            return 1.0
+        return float(np.sum(np.square(weights, dtype="float64"))) / outputs
+
     def sees(self, values: Iterable[Any]) -> None:
         """Note that the output may depend on all these cells."""
         for value in values:
