@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError, ModelError, NonFiniteError
+from tfgrad.errors import ArgumentError, NonFiniteError
 from tfgrad.evaluation import energy_share
 
 CORNER = np.array([[1, 0], [0, 0]])
@@ -86,8 +86,6 @@ def test_what_energy_share_refuses():
         energy_share(flat(), batches, CORNER, temperature=10)
     with pytest.raises(ArgumentError, match=r"temperature: got 0; expected a finite number"):
         energy_share(flat(), batches, CORNER, of="loss", temperature=0)
-    with pytest.raises(ModelError, match=r"returns probabilities; expected logits"):
-        energy_share(keras.Sequential([flat(), keras.layers.Softmax()]), batches, CORNER)
     with pytest.raises(NonFiniteError, match=r"the logits or gradients of image 0 are NaN"):
         energy_share(flat(kernel=KERNEL * np.nan), batches, CORNER)
     with pytest.raises(NonFiniteError, match=r"of image 0 are NaN or infinite, as of 4 of 4"):
