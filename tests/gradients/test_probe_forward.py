@@ -257,6 +257,7 @@ def test_with_running_statistics_a_penalty_is_one_image_s_own(penalty, estimator
     assert np.abs(of("batch", 8)[:3] - of("batch", 3)).max() > 0.1
 
 
+@pytest.mark.usefixtures("one_output_is_a_number")
 @pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.parametrize("estimator", ["antithetic", "hutchinson"])
 def test_noise_moves_batch_statistics_and_the_trace_sees_it(estimator):
