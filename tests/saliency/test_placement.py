@@ -273,3 +273,14 @@ def test_stretching_is_what_it_was():
     np.testing.assert_array_equal(
         method.assemble(terms, tf.constant(x)), term_layout.resized_sum(maps, x, "bilinear")
     )
+
+
+@pytest.mark.parametrize("name", ["gradcam_plus_plus", "layercam", "scorecam"])
+def test_methods_of_tf_keras_vis_lie_where_the_network_looks(name):
+    layer, where = CROPS["one side"]
+    model = network(layer, L.Conv2D(2, 3, padding="same", activation="relu"))
+    x = 0.1 * images()  # exp(logit) must not overflow
+    maps = saliency.get(name)(model)(x, 0).numpy()
+    assert maps[:, where[0], where[1]].sum() > 0.999 * maps.sum() > 0
+    stretched = saliency.get(name)(model, placement="stretch")(x, 0).numpy()
+    assert stretched[:, where[0], where[1]].sum() < 0.9 * stretched.sum()

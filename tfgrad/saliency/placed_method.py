@@ -55,10 +55,14 @@ class Placed(Method):
         here = not tf.executing_eagerly() and image.graph is tf.compat.v1.get_default_graph()
         if here and image.shape[0] is None:
             self._places[size] = self._measured(probe)
-        else:  # a graph of its own, in which no batch size is fixed
-            with concurrent.futures.ThreadPoolExecutor(1) as thread:
-                spec = tf.TensorSpec([None, *image.shape[1:]], image.dtype)
-                self._places[size] = thread.submit(self._measured_apart, spec).result()
+        else:
+            self._places[size] = self.located_apart(tf.TensorSpec(image.shape, image.dtype))
+
+    def located_apart(self, spec: tf.TensorSpec) -> Placements:
+        """The places in a graph of its own, in which no batch size is fixed."""
+        spec = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            return thread.submit(self._measured_apart, spec).result()
 
     def laid(self, maps: Mapping[str, tf.Tensor], x: tf.Tensor, resize: str) -> tf.Tensor:
         """The sum of maps [B, h, w] at the size of the image, [B, H, W].

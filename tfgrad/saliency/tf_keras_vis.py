@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError, TfgradError
 from tfgrad.gradients import axes, class_scores, targets
+from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.arguments import integer
@@ -26,16 +27,20 @@ from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning, pixel_range
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, INDEPENDENT
 from tfgrad.saliency import cam_layers
-from tfgrad.saliency.base import Method
+from tfgrad.saliency.placed_method import CELLS, STRETCH, Placed
+from tfgrad.saliency.placement import Laid
+
+_FEATURES = "features"
 
 
-class _KerasVis(Method):
+class _KerasVis(Placed):
     """A class of tf-keras-vis, called for every batch.
 
     Args:
         model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
         layer: Name of the layer whose feature maps are weighted, or of one of its calls; None takes
             the last convolution whose maps have more than one position.
+        placement: `"cells"`, or `"stretch"`, which tf-keras-vis does; see `Placed`.
         chunk_size, outputs: See `Method`.
 
     Raises:
@@ -52,11 +57,13 @@ class _KerasVis(Method):
         model: Any,
         layer: str | None = None,
         *,
+        placement: str = CELLS,
         chunk_size: int | None = None,
         outputs: Any = None,
     ) -> None:
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
         self.layer = layer
+        self._recorded: str | None = None
         _require_plain(self.network, self._dtypes)
         if layer is not None:
             cam_layers.check_name(self.network, layer)
@@ -79,8 +86,18 @@ class _KerasVis(Method):
         return self.explain(probe.x)
 
     def options(self) -> dict[str, Any]:
-        """`layer`, as it was given."""
-        return {"layer": self.layer}
+        """`layer`, as it was given, and `placement`."""
+        return {"layer": self.layer, "placement": self.placement}
+
+    def needs(self) -> Needs:
+        """The outputs of the layer, where its maps are placed."""
+        name = self._recorded
+        return Needs(layers=() if name is None else (call_hooks.layer_of(name),))
+
+    def positioned(self, probe: Probe) -> dict[str, tuple[tf.Tensor, Laid]]:
+        """The output of the chosen call."""
+        assert self._recorded is not None
+        return {_FEATURES: (probe.layer_outputs[self._recorded], lambda values: values)}
 
     def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         with unchanged_state():
@@ -115,16 +132,26 @@ class _KerasVis(Method):
         return (scores.BinaryScore if meaning == BINARY else scores.CategoricalScore)(classes)
 
     def _cam(self, model: keras.Model, x: tf.Tensor, score: Any) -> Any:
-        return self._vis(model)(
+        call = self._call(x)
+        maps = self._vis(model)(
             score,
             x,
-            penultimate_layer=_Called(self._call(x)),
+            penultimate_layer=_Called(output_of_call(self.network, call.name)),
             seek_penultimate_conv_layer=False,
             normalize_cam=False,
+            expand_cam=self.placement == STRETCH,
         )
+        if self.placement == STRETCH:
+            return maps
+        size = tuple(x.shape[1:3])
+        if size not in self._places:
+            self._recorded = call.name
+            self._places[size] = self.located_apart(tf.TensorSpec(x.shape, x.dtype))
+        maps = tf.constant(np.asarray(maps), tf.float32)
+        return self.laid({_FEATURES: maps}, x, "bilinear_half_pixel").numpy()
 
-    def _call(self, x: tf.Tensor) -> keras.KerasTensor:
-        """The output, in the graph of the network, of the call whose maps are weighted."""
+    def _call(self, x: tf.Tensor) -> axes.Call:
+        """The call whose maps are weighted."""
         spec = self._spec(tuple(x.shape))
         if axes.channel_axis(self.network, spec) != 3:
             raise ModelError(
@@ -133,10 +160,8 @@ class _KerasVis(Method):
                 "takes both."
             )
         if self.layer is None:
-            call = self._last_convolution(spec)
-        else:
-            call = cam_layers.named(self.network, spec, self.layer, _is_plain_map)
-        return output_of_call(self.network, call.name)
+            return self._last_convolution(spec)
+        return cam_layers.named(self.network, spec, self.layer, _is_plain_map)
 
     def _last_convolution(self, spec: tf.TensorSpec) -> axes.Call:
         kinds = keras.layers.Conv1D | keras.layers.Conv2D | keras.layers.Conv3D
