@@ -164,7 +164,6 @@ def note_unknown(learned: Learned) -> None:
         print(
             f"{learned.path}: neither a record beside it nor its first layers tell the range of "
             "its pixels; they are taken to be in [0, 1], where no flag of this command tells it",
-            file=sys.stderr,
             flush=True,
         )
 

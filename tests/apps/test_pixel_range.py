@@ -104,4 +104,4 @@ def test_a_network_that_does_not_tell_is_noted(folder, capsys):
     learned = trained_networks.Learned(str(folder / "bare.keras"))
     assert "normalize" not in learned.record
     trained_networks.note_unknown(learned)
-    assert "they are taken to be in [0, 1]" in capsys.readouterr().err
+    assert "they are taken to be in [0, 1]" in capsys.readouterr().out

@@ -72,8 +72,8 @@ class Chain:
         self.shape = images.shape[1:]
         self.limits = limits(bounds, self.shape)
         check_inside("start", images, self.limits)
-        warn_of_range(self.network, self.limits)
         model_checks.check_logits(self.network, tf.TensorSpec([None, *self.shape], self.dtype))
+        warn_of_range(self.network, self.limits)
         # In half precision, steps that are small relative to the pixels would be rounded away.
         self.images = images.astype(np.float64 if self.dtype == "float64" else np.float32)
         self.spec = tf.TensorSpec([None, *self.shape], self.images.dtype)
