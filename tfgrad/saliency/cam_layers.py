@@ -72,10 +72,17 @@ def named(
     fitting = [call for call in own if call.features is not None and suits(call)]
     if fitting:
         return fitting[-1]
-    shapes = " and ".join(dict.fromkeys(str(c.shape or "no single tensor") for c in own))
+    shapes = " and ".join(dict.fromkeys(_shown(call) for call in own))
     raise ArgumentError(
         f"layer: got {name!r}, whose output is {shapes or 'never made'}; {_EXPECTED}"
     )
+
+
+def _shown(call: axes.Call) -> str:
+    """The shape of a call's output, as a message shows it."""
+    if not call.shape or call.shape[0] is None or call.shape[0] % axes.BATCH:
+        return str(call.shape or "no single tensor")
+    return f"({call.shape[0] // axes.BATCH}·batch, {', '.join(map(str, call.shape[1:]))})"
 
 
 def check_name(network: keras.Model, name: str) -> None:
