@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import axes
+from tfgrad.gradients.forward_pass import ForwardPass, Needs
 from tfgrad.internal import call_hooks
 from tfgrad.internal.unchanged_state import unchanged_state
 
@@ -109,14 +110,16 @@ def _last_that_counts(
         image = tf.random.stateless_normal([1, *(n or 32 for n in spec.shape[1:])], [0, 1])
         image = tf.cast(image, spec.dtype)
         names = {call_hooks.layer_of(call.name) for call in calls}
-        with unchanged_state(), tf.GradientTape() as tape:
-            tape.watch(image)
-            with call_hooks.recorded_outputs(names) as outputs:
-                logits = tf.nest.flatten(network(image, training=False))[0]
+        with unchanged_state():
+            forward = ForwardPass(network, image, False, Needs(layers=tuple(sorted(names))))
+        with forward.recording():
+            logits = tf.nest.flatten(forward.logits)[0]
             weights = tf.random.stateless_normal(tf.shape(logits), [0, 2])
             score = tf.reduce_sum(logits * tf.cast(weights, logits.dtype))
-        gradients = tape.gradient(score, [outputs[call.name] for call in calls])
-        for call, gradient in zip(reversed(calls), reversed(gradients), strict=True):
+        flat = forward.gradients(score).layers
+        gradients = tf.nest.pack_sequence_as(forward.layer_outputs, flat)
+        for call in reversed(calls):
+            gradient = gradients[call.name]
             if gradient is None or call.features is None:
                 continue
             if bool(tf.reduce_any(call.features.laid_out(gradient) != 0)):
