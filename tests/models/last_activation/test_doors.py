@@ -72,6 +72,8 @@ DOORS = {
     "compare": compared,
 }
 
+SLOW = ("compare", "density", "flip", "gradcam", "pixels", "randomisation", "smooth")
+
 
 @pytest.fixture
 def model():
@@ -80,11 +82,7 @@ def model():
 
 
 @pytest.mark.parametrize(
-    "door",
-    [
-        pytest.param(d, marks=pytest.mark.slow) if d in ("compare", "randomisation") else d
-        for d in DOORS
-    ],
+    "door", [pytest.param(door, marks=pytest.mark.slow) if door in SLOW else door for door in DOORS]
 )
 def test_a_softmax_model_is_taken_as_its_logits(door, model):
     with pytest.warns(LogitsWarning, match=r"the softmax of 'end' is left out.*models\.logits"):
@@ -134,6 +132,7 @@ def test_an_export_serves_the_probabilities_of_the_model(build, model, tmp_path)
     np.testing.assert_allclose(out["saliency"], method(images()), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_method_of_a_comparison_may_be_built_on_the_softmax_model(model):
     with pytest.warns(LogitsWarning):
         method = saliency.InputGradient(model)
