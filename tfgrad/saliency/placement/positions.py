@@ -76,7 +76,7 @@ class Positions:
         Both take and return a batch [m, …, k].
         """
         first = EXTENT.start * (self.columns.shape[0] // PLANES)
-        parts = [mean(self.columns[:first]), largest(self.columns[first:])]
+        parts = [mean(self.columns[:first]), largest(tf.stop_gradient(self.columns[first:]))]
         return self.like(tf.concat(parts, 0))
 
     def padded(self, pads: Pads) -> Positions:
@@ -88,8 +88,9 @@ class Positions:
         widths = [(0, 0), *pads]
         parts = [
             tf.pad(self.columns[:start], widths),
-            _continued(self.columns[start:stop], widths),
-            tf.pad(self.columns[stop:], widths),
+            # The planes before these alone are differentiated, which shows what a network sees.
+            _continued(tf.stop_gradient(self.columns[start:stop]), widths),
+            tf.pad(tf.stop_gradient(self.columns[stop:]), widths),
         ]
         return self.like(tf.concat(parts, 0))
 
@@ -229,20 +230,20 @@ def _aligned(parts: Sequence[Positions]) -> tuple[list[tf.Tensor], int]:
 def _continued(t: tf.Tensor, widths: Sequence[tuple[int, int]]) -> tf.Tensor:
     """Padding whose cells go on with the spacing of the two outermost ones."""
     for axis, (before, after) in enumerate(widths):
-        if not before and not after:
-            continue
         length = t.shape[axis]
-        first, last = tf.gather(t, [0], axis=axis), tf.gather(t, [length - 1], axis=axis)
-        step = tf.zeros_like(first)
         parts = [t]
-        shape = [1] * t.shape.rank
-        if length > 1:
-            step = tf.gather(t, [1], axis=axis) - first
-        shape[axis] = before
-        parts.insert(0, first - step * tf.reshape(tf.range(before, 0, -1, t.dtype), shape))
-        if length > 1:
-            step = last - tf.gather(t, [length - 2], axis=axis)
-        shape[axis] = after
-        parts.append(last + step * tf.reshape(tf.range(1, after + 1, dtype=t.dtype), shape))
-        t = tf.concat(parts, axis)
+        if before:
+            parts = [_beyond(t, axis, 0, 1, np.arange(before, 0.0, -1)), *parts]
+        if after:
+            parts = [*parts, _beyond(t, axis, length - 1, length - 2, np.arange(1.0, after + 1))]
+        t = tf.concat(parts, axis) if len(parts) > 1 else t
     return t
+
+
+def _beyond(t: tf.Tensor, axis: int, outer: int, inner: int, steps: np.ndarray) -> tf.Tensor:
+    """Cells some steps beyond the outer one, away from its neighbour; its copies if it has none."""
+    edge = tf.gather(t, [outer], axis=axis)
+    step = edge - tf.gather(t, [inner], axis=axis) if t.shape[axis] > 1 else tf.zeros_like(edge)
+    shape = [1] * t.shape.rank
+    shape[axis] = -1
+    return edge + step * np.reshape(steps, shape)
