@@ -59,7 +59,13 @@ def check_equal(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", TESTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("biases", "randomisation") else [])
+        for name in TESTS
+    ],
+)
 def test_the_numbers_are_those_of_two_logits(name):
     one, two = compiled_pair()
     check_equal(TESTS[name](one), TESTS[name](two))
@@ -88,6 +94,7 @@ def test_labels_in_every_form():
         evaluation.noise_robustness(one, data, (0.0,))
 
 
+@pytest.mark.slow
 def test_compare_counts_both_classes():
     one, two = compiled_pair()
     found, expected = (

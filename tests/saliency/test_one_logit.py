@@ -10,6 +10,9 @@ from tfgrad import errors, saliency
 X = images(3)
 PROBABILITIES = [("input_gradient", "loss"), ("input_gradient", "log_probability")]
 ALL = [(name, next(iter(variants))) for name, variants in CASES.items()] + PROBABILITIES
+# They trace as long as `fullgrad` and `smoothgrad`, whose passes they share.
+SLOW = {"simple_fullgrad", "smooth_fullgrad", "full_jacobian_map", "bias_map", "smoothgrad_squared"}
+MARKED = [pytest.param(*c, marks=[pytest.mark.slow] if c[0] in SLOW else []) for c in ALL]
 
 
 def close(found, expected):
@@ -17,7 +20,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * max(scale, 1e-3))
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+@pytest.mark.parametrize(("name", "variant"), MARKED)
 def test_both_classes(name, variant):
     """Class 1 is that of [0, f]; class 0 that of −f, and a probability of it that of [0, f]."""
     case = CASES[name][variant]
