@@ -25,7 +25,7 @@ def map_function(network: Any, by: Explained) -> MapFunction:
         return _nearness
     method = saliency.get(by.method)
     options = dict(by.options)
-    if issubclass(method, Placed):
+    if issubclass(method, Placed | saliency.SmoothFullGrad):
         # Papers resize feature maps to the image, wherever their cells look.
         options.setdefault("placement", STRETCH)
     return method(network, **options)
