@@ -12,6 +12,9 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 
 L = keras.layers
+QUICK = ["arithmetic before a dense layer", "residual sums", "arithmetic before everything"]
+QUICK += ["shared and nested", "attention", "subclassed"]
+TRACED = [False, pytest.param(True, marks=pytest.mark.slow)]
 
 
 def by_autodiff(model, x, layer):
@@ -28,7 +31,9 @@ def by_autodiff(model, x, layer):
     return sum(float(tf.reduce_sum(g * v)) for g, v in zip(gradients, variables, strict=True))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+)
 def test_every_entry_is_what_its_kind_says(name, float64):
     """Over all calls of a layer the entries of its bias add up to b · ∂f/∂b, and nothing more."""
     model, x = randomised(NETWORKS[name])
@@ -63,7 +68,7 @@ def check_activation(term):
     )
 
 
-@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("traced", TRACED)
 def test_arithmetic_before_a_layer_has_an_entry_of_its_own(traced, float64):
     model, x = randomised(NETWORKS["arithmetic before a dense layer"])
     gated = model.get_layer("gated")
@@ -85,7 +90,7 @@ def test_arithmetic_before_a_layer_has_an_entry_of_its_own(traced, float64):
     np.testing.assert_allclose(own, by_autodiff(model, x, gated.second), rtol=1e-10)
 
 
-@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("traced", TRACED)
 def test_arithmetic_without_an_intercept_has_no_entry(traced, float64):
     model, x = randomised(NETWORKS["residual sums"])
     run = lambda x: tfgrad.full_gradients(model, x, 0).bias_gradients  # noqa: E731
