@@ -28,6 +28,8 @@ class NetworkWrapper(Wrapper, keras.Model):
         **kwargs: Passed on to `keras.Model`.
     """
 
+    jit_compile: Any  # a property of `keras.Model`
+
     def __init__(self, network: keras.Model, name: str, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.network = network
