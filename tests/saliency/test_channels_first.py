@@ -95,10 +95,9 @@ def test_maps_are_those_of_the_network_with_channels_last(last, name):
     expected = saliency.get(name)(last, **options)(x, 1)
     assert expected.shape == (2, 10, 8)
     # `simple_fullgrad` has another term where a convolution has code of its own.
-    forms = (permuted,) if name == "simple_fullgrad" else (first_everywhere, permuted)
-    for form in forms:
-        found = saliency.get(name)(form(last), **options)(x.transpose(0, 3, 1, 2), 1)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=form.__name__)
+    form = permuted if name == "simple_fullgrad" else first_everywhere
+    found = saliency.get(name)(form(last), **options)(x.transpose(0, 3, 1, 2), 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS[2:])
@@ -128,8 +127,8 @@ def test_penalties_and_evaluations_follow_the_network(last):
     np.testing.assert_allclose(
         fooling.per_example(first, turned, y), fooling.per_example(last, x, y), rtol=1e-4
     )
-    pairs = tfgrad.penalties.matching_layers(first, last, verbose=False)
-    assert pairs and all(a.split("_")[0] == b.split("_")[0] for a, b in pairs)
+    pairs = tfgrad.penalties.matching_layers(permuted(last), last, verbose=False)
+    assert pairs and all(a == b for a, b in pairs)
     for penalty in (tfgrad.penalties.AttentionMatching, tfgrad.penalties.AttentionJacobianMatching):
         matching = penalty(1.0, ["first", "second"])
         value = matching.per_example(first, turned, y, teacher=permuted(last))
