@@ -195,7 +195,7 @@ def test_a_map_is_refused_where_layers_had_to_be_taken_as_one():
     x = np.random.default_rng(0).normal(size=(2, *IMAGE)).astype("float32")
     traced = tf.function(lambda x: tfgrad.full_gradients(model, x).completeness_error())
     assert np.max(traced(x)) < 1e-5
-    with pytest.raises(ModelError, match=r"layer 'mine'.*taken as one.*layer of its own"):
+    with pytest.raises(ModelError, match=r"layer 'mine'.*cannot be followed.*separate layer"):
         tfgrad.saliency.FullGrad(model)(x)
 
 
