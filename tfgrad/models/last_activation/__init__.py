@@ -1,7 +1,7 @@
 """Models that end before their last softmax or sigmoid."""
 
 from tfgrad.models.last_activation.calls import LogitsOf
-from tfgrad.models.last_activation.logits import (
+from tfgrad.models.last_activation.removal import (
     check_no_probabilities,
     combines,
     leaving_out,
