@@ -45,8 +45,8 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
         if not count:
             continue
         if kind is None:
-            kind, classes = _kind((x, y)), class_count(network, x)
-            meaning = output_meaning.meaning(network, count=_outputs(network, x))
+            kind = _kind((x, y))
+            classes, meaning = _classes(network, x)
         if _kind((x, y)) != kind:
             raise ArgumentError(
                 f"batches: got images and labels {_shown(_kind((x, y)))} after {_shown(kind)}; "
@@ -102,12 +102,20 @@ def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "n
     Warns:
         OutputMeaningWarning: There is one output, and nothing says what it means.
     """
+    return _classes(network, x, argument, whose)[0]
+
+
+def _classes(
+    network: Any, x: Any, argument: str = "batches", whose: str = "network"
+) -> tuple[int, str]:
+    """`class_count`, and what the outputs mean, from one call."""
     count = _outputs(network, x, argument, whose)
     output_meaning.warn_if_assumed(network, count=count)
-    return 2 if output_meaning.meaning(network, count=count) == BINARY else count
+    meaning = output_meaning.meaning(network, count=count)
+    return (2 if meaning == BINARY else count), meaning
 
 
-def _outputs(network: Any, x: Any, argument: str = "batches", whose: str = "network") -> int:
+def _outputs(network: Any, x: Any, argument: str, whose: str) -> int:
     """The number of outputs of a network; see `class_count`."""
     model_checks.check_preprocessed(whose, network)
     try:
