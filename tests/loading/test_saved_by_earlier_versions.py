@@ -34,7 +34,7 @@ def test_decomposition(model):
 
 
 def test_maps(model):
-    maps = np.ravel(tfgrad.saliency.FullGrad(model)(X))
+    maps = np.ravel(tfgrad.saliency.FullGrad(model, placement="stretch")(X))
     np.testing.assert_allclose(maps, EXPECTED["fullgrad"], rtol=1e-3, atol=1e-4)
 
 
