@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apps.reproduce import __main__ as reproduce
-from apps.reproduce.papers import faithfulness
+from apps.reproduce.papers import faithfulness, placement
 from apps.reproduce.papers.faithfulness_rows import SIGNED, explained_rows
 from apps.reproduce.runners import saliency_maps
 from apps.reproduce.runners.bench import Options
@@ -20,6 +20,7 @@ from apps.reproduce.schema import (
     Permuted,
     Training,
 )
+from tfgrad import models
 from tfgrad.evaluation import Measurement
 
 NETWORK = ExaminedNetwork(
@@ -97,6 +98,15 @@ def test_coarser_maps_are_means_of_squares():
     np.testing.assert_allclose(found[:, 1, 2], (2 * means[:, 0, 0] + means[:, 0, 1]) / 3, rtol=1e-5)
 
 
+@pytest.mark.parametrize("declared", [faithfulness.figure_3_2a, placement.on_photographs])
+def test_feature_maps_are_stretched_unless_a_row_says_otherwise(declared):
+    network = models.get("vgg4", (8, 8, 3), 3, width=0.05)
+    for row in declared("small").rows:
+        if row.method in ("fullgrad", "gradcam"):
+            method = saliency_maps.map_function(network, row)
+            assert method.placement == ("cells" if "placed" in row.label else "stretch")
+
+
 @pytest.mark.parametrize("declared", [faithfulness.figure_3_2b, faithfulness.coarseness_retrained])
 def test_rows_do_not_share_their_trainings(declared):
     rows = declared("small").rows
@@ -109,7 +119,9 @@ def test_perturbation_begins_with_nothing_changed(complete):
     for record in records.values():
         assert record["change_0"] == record["logit_0"] == 0
         assert record["change_0.7"] > 0
-        assert Measurement.from_json(record["perturbation"]).examples == 100
+        measured = Measurement.from_json(record["perturbation"])
+        assert measured.examples == 100
+        assert record["error_0.7"] == measured.deviations[-1] > 0
     random, fullgrad, _ = records.values()
     assert random["change_0.3"] != fullgrad["change_0.3"]
 

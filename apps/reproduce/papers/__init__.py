@@ -11,6 +11,7 @@ from . import (
     distillation,
     faithfulness,
     faithfulness_digits,
+    placement,
     regularisation,
     toy,
     transfer,
@@ -51,6 +52,9 @@ DECLARED: dict[str, Callable[[str], Table]] = {
     "t3.2": faithfulness_digits.table_3_2,
     "fills": faithfulness_digits.fills,
     "f3.3": faithfulness.figure_3_3,
+    "placement-digits": placement.on_digits,
+    "placement-photographs": placement.on_photographs,
+    "placement-flowers": placement.on_flowers,
 }
 
 

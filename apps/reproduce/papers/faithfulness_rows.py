@@ -28,6 +28,7 @@ _TITLES = {
     "logit": "logit, {:.0%} removed",
     "change": "probability, {:.0%} removed",
     "accuracy": "accuracy, {:.0%} removed (%)",
+    "error": "standard error, {:.0%} removed",
 }
 
 

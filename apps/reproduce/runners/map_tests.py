@@ -39,7 +39,10 @@ def perturbation(
     fill: float,
     score: str = CHANGE,
 ) -> Found:
-    """Change of the output when the least salient pixels are removed."""
+    """Change of the output when the least salient pixels are removed.
+
+    The standard errors, `error_FRACTION`, are those of the test's score.
+    """
     measured = evaluation.pixel_perturbation(
         learned.network,
         bench.batches(learned),
@@ -49,8 +52,8 @@ def perturbation(
         score=score,
         seed=seed,
     )
-    shown = {"change": CHANGE, "logit": LOGIT, "accuracy": "accuracy"}
-    columns = {score: measured.values, **measured.columns}
+    shown = {"change": CHANGE, "logit": LOGIT, "accuracy": "accuracy", "error": "error"}
+    columns = {score: measured.values, "error": measured.deviations, **measured.columns}
     found: dict[str, Any] = {
         f"{key}_{fraction:g}": columns[title][i]
         for key, title in shown.items()
