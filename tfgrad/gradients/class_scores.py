@@ -64,15 +64,19 @@ def probabilities(logits: tf.Tensor, meaning: str) -> tf.Tensor:
 
 
 def logit(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.Tensor:
-    """The logit of the class that `indices` [batch] names, [batch]; −f for class 0 of one f."""
-    return tf.reduce_sum(logits * logit_weights(logits, indices, meaning), -1)
+    """The logit of the class that `indices` [batch] names; −f for class 0 of one logit f.
 
+    Args:
+        logits: Logits [batch, K], or what belongs to each of them, such as gradients [batch, K, …].
+        indices: Classes, integers [batch].
+        meaning: What the outputs mean.
 
-def logit_weights(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.Tensor:
-    """The weights [batch, K] of the K outputs in the logits that `indices` [batch] name."""
+    Returns:
+        [batch, …]. Other classes do not count, also where their logits are infinite or NaN.
+    """
     if meaning == BINARY:
-        return tf.cast(2 * indices - 1, logits.dtype)[:, tf.newaxis]
-    return tf.one_hot(indices, tf.shape(logits)[-1], dtype=logits.dtype)
+        return logits[:, 0] * _beside(tf.cast(2 * indices - 1, logits.dtype), logits.shape.rank - 1)
+    return select(logits, indices)
 
 
 def log_probability(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.Tensor:
@@ -88,5 +92,18 @@ def log_probability(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.T
 
 
 def select(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-    """The entry of each row that `indices` names: [batch, classes], [batch] → [batch]."""
-    return tf.reduce_sum(values * tf.one_hot(indices, tf.shape(values)[-1], dtype=values.dtype), -1)
+    """The entry of each row that `indices` names: [batch, classes, …], [batch] → [batch, …].
+
+    Entries are left out, not multiplied by 0: that of a class that a network masks is −∞.
+    """
+    chosen = tf.one_hot(indices, tf.shape(values)[1], on_value=True, off_value=False, dtype=tf.bool)
+    chosen = _beside(chosen, values.shape.rank)
+    return tf.reduce_sum(tf.where(chosen, values, tf.zeros_like(values)), 1)
+
+
+def _beside(tensor: tf.Tensor, rank: int) -> tf.Tensor:
+    """The tensor with axes of length 1 behind it, up to a rank."""
+    if tensor.shape.rank == rank:
+        return tensor
+    ones = tf.ones([rank - tensor.shape.rank], tf.int32)
+    return tf.reshape(tensor, tf.concat([tf.shape(tensor), ones], 0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -223,15 +223,18 @@ class ForwardPass:
             blocks = [self._tape.batch_jacobian(logits, t) for t in self.inputs]
             return [[block[:, k] for block in blocks] for k in range(logits.shape[-1])]
 
-    def selected(self, jacobian: list[list[tf.Tensor]], weights: tf.Tensor) -> list[tf.Tensor]:
-        """Σ_k weight_k ∇x f_k, a list like `inputs`, of [batch, classes] weights."""
-        picked = []
-        for i, source in enumerate(self.inputs):
-            stacked = tf.stack([row[i] for row in jacobian], axis=1)
-            axes = tf.ones([source.shape.rank - 1], tf.int32)
-            mask = tf.reshape(weights, tf.concat([tf.shape(weights), axes], 0))
-            picked.append(tf.reduce_sum(stacked * tf.cast(mask, stacked.dtype), axis=1))
-        return picked
+    def selected(
+        self, jacobian: list[list[tf.Tensor]], select: Callable[[tf.Tensor], tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """One gradient for each example, a list like `inputs`.
+
+        Args:
+            jacobian: What `jacobian` returns.
+            select: A function from the gradients of all logits [batch, classes, …] to [batch, …].
+        """
+        return [
+            select(tf.stack([row[i] for row in jacobian], axis=1)) for i in range(len(self.inputs))
+        ]
 
     # Second derivatives
 

@@ -362,5 +362,7 @@ class Probe:
     def _row(self, target: Any) -> list[tf.Tensor]:
         """One logit's gradient, selected from the Jacobian."""
         with self._pass.recording_gradients():
-            weights = class_scores.logit_weights(self.logits, self.classes(target), self.meaning)
-            return self._pass.selected(self._jacobian(), weights)
+            classes, meaning = self.classes(target), self.meaning
+            return self._pass.selected(
+                self._jacobian(), lambda rows: class_scores.logit(rows, classes, meaning)
+            )
