@@ -141,6 +141,12 @@ def test_batch_norms_first_tell_only_large_scales():
         assert models.image_range(model) == expected
 
 
+def test_nothing_reads_the_pixels():
+    image = keras.Input((8, 8, 1))
+    for outputs in (image * 2, L.Flatten()(L.Rescaling(1 / 255)(image))):
+        assert models.image_range(keras.Model(image, outputs)) is None
+
+
 def test_nothing_is_changed_by_looking():
     model = network(L.RandomFlip(), L.Rescaling(1 / 255), L.BatchNormalization(), L.Dropout(0.5))
     before = [np.array(v) for v in model.variables]

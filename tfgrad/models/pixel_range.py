@@ -159,6 +159,8 @@ def _found(network: keras.Model, preprocess: Callable[..., Any], specs: Any) -> 
             tf.TensorSpec(shape, tf.float32)
         )
         ends = _ends(traced.graph)
+    if not ends:  # no operation reads pixels but to move or scale them: no classifier
+        return None
     ranges = {_interpreted(line) for line in _lines(traced, ends, shape)}
     return ranges.pop() if len(ranges) == 1 else None
 
