@@ -141,7 +141,12 @@ def transposed(
         us = [tf.zeros_like(y) for y in ys]
         outer.watch(us)
         pulled = inner.gradient(ys, inputs, output_gradients=us)
-    pairs = [(g, x) for g, x in zip(pulled, inputs, strict=True) if g is not None]
+        # That of a gather is `tf.IndexedSlices`, which a tape in a graph cannot differentiate.
+        pairs = [
+            (tf.convert_to_tensor(g), x)
+            for g, x in zip(pulled, inputs, strict=True)
+            if g is not None
+        ]
     table = {}
     if pairs:
         gradients, xs = zip(*pairs, strict=True)

@@ -151,7 +151,9 @@ def _measured(
     grids = _Grids(*lengths)
     for (name, (tensor, laid)), value in zip(tensors.items(), found, strict=False):
         grids.add(name, tensor, laid, value)
-    gradient = tape.gradient(total, start.columns, unconnected_gradients="zero")
+    gradient = tf.convert_to_tensor(  # that of a gather is tf.IndexedSlices
+        tape.gradient(total, start.columns, unconnected_gradients="zero")
+    )
     visible = axes.channels_last(gradient, channel_axis).numpy()[ANY].sum((0, -1)) > 0
     mask = None if visible.all() or not visible.any() else visible
     return Placements(grids.found, mask)
