@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfgrad import saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from tfgrad.evaluation import (
     density_ratios,
@@ -15,6 +16,7 @@ from tfgrad.evaluation import (
     noise_robustness,
     pixel_perturbation,
     transfer_bound,
+    weak_dependence,
 )
 
 SHAPE = (4, 4, 1)
@@ -113,6 +115,20 @@ def test_batches_without_images_count_for_nothing(test, network):
     empty = (images(0), labels(0))
     plain = [(images(), labels())]
     assert test(network, [empty, *plain, empty]) == test(network, plain)
+
+
+@EVERY_TEST
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning")
+def test_a_dict_of_one_output_is_that_output(test, network):
+    named = keras.Model(network.input, {"logits": network.output})
+    batches = [(images(), np.arange(6) % 4)]
+    assert test(named, batches).values == test(network, batches).values
+
+
+def test_maps_of_a_dict_of_one_output(network):
+    named = keras.Model(network.input, {"logits": network.output})
+    shares = [weak_dependence(m, images(), saliency.InputGradient) for m in (named, network)]
+    assert shares[0].values == shares[1].values
 
 
 @EVERY_TEST

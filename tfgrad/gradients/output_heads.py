@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, ModelError
 
 
-def logits(network: keras.Model, outputs: Any, head: Any) -> tf.Tensor:
+def logits(network: keras.Model, outputs: Any, head: Any = None) -> tf.Tensor:
     """The logits of one head among a network's outputs; `head` None means the only output.
 
     Raises:

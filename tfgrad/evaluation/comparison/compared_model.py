@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad.evaluation.batches import placed
-from tfgrad.gradients import targets
+from tfgrad.gradients import output_heads, targets
 from tfgrad.models import output_meaning
 
 TIMED_BATCHES = 3
@@ -58,7 +58,7 @@ class ComparedModel:
     @functools.cached_property
     def _classify(self) -> Any:
         def classify(x: tf.Tensor) -> tf.Tensor:
-            logits = self.network(x, training=False)
+            logits = output_heads.logits(self.network, self.network(x, training=False))
             meaning = output_meaning.meaning(self.network, count=logits.shape[-1])
             return targets.classes("predicted", logits, meaning=meaning)
 

@@ -16,7 +16,7 @@ from tfgrad.evaluation.batches import Placed, channel_axis, class_count, per_ima
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import RANDOM
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, spread, standard_error
-from tfgrad.gradients import class_scores
+from tfgrad.gradients import class_scores, output_heads
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.precision import at_least_float32
@@ -191,7 +191,7 @@ def _check_classes(network: Any, x: Any, source: int, to: int) -> None:
 
 def _logits(network: Any, x: tf.Tensor) -> tf.Tensor:
     """Logits of all classes, [0, f] for one logit f."""
-    logits = at_least_float32(network(x, training=False))
+    logits = at_least_float32(output_heads.logits(network, network(x, training=False)))
     meaning = output_meaning.meaning(network, count=logits.shape[-1])
     class_scores.check_classes(meaning, "a flip from class to class")
     return class_scores.class_logits(logits, meaning)

@@ -12,7 +12,7 @@ from tfgrad.errors import ArgumentError, DataError, TfgradError
 from tfgrad.evaluation.batches import channel_axis, check_finite, class_count
 from tfgrad.evaluation.map_tests.pixel_removal import comparable
 from tfgrad.evaluation.measurement import counted, over_draws
-from tfgrad.gradients import class_scores, model_checks, targets
+from tfgrad.gradients import class_scores, model_checks, output_heads, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
@@ -52,7 +52,7 @@ class ExplainedModel:
         model_checks.check_logits(self.network, self._spec)
         size = integer("batch_size", batch_size)
         self.batches = [images[i : i + size] for i in range(0, images.shape[0], size)]
-        self._logits = self.compiled(lambda x, classes, first: self.network(x, training=False))
+        self._logits = self.compiled(lambda x, classes, first: self._called(x))
         self.classes = tf.zeros([images.shape[0]], tf.int32)
         self.logits = self.forward()
         check_finite(self.logits, "model: the logits")
@@ -61,6 +61,9 @@ class ExplainedModel:
 
     def __len__(self) -> int:
         return self.classes.shape[0]
+
+    def _called(self, x: tf.Tensor) -> tf.Tensor:
+        return output_heads.logits(self.network, self.network(x, training=False))
 
     def forward(self, batches: Any = None) -> np.ndarray:
         """The logits [n, classes] under the current weights; see `each`."""

@@ -12,7 +12,7 @@ from tfgrad.evaluation.batches import channel_axis, one_by_one, per_image, place
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import IMAGE_MEAN
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, counted, standard_error
-from tfgrad.gradients import class_scores
+from tfgrad.gradients import class_scores, output_heads
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.internal.arguments import one_of
 from tfgrad.models import output_meaning
@@ -159,7 +159,7 @@ def pixel_perturbation(
 
 
 def _logits(network: Any, x: tf.Tensor) -> tf.Tensor:
-    return tf.cast(network(x, training=False), tf.float32)
+    return tf.cast(output_heads.logits(network, network(x, training=False)), tf.float32)
 
 
 def _scores(logits: tf.Tensor, before: tf.Tensor, y: tf.Tensor, meaning: str) -> tf.Tensor:

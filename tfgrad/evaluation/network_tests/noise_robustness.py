@@ -18,7 +18,7 @@ from tfgrad.evaluation.batches import (
     where_finite,
 )
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.gradients import class_scores, masks, model_checks
+from tfgrad.gradients import class_scores, masks, model_checks, output_heads
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.models import output_meaning
@@ -84,7 +84,8 @@ def noise_robustness(
                 noise = tf.where(visible, noise, tf.zeros_like(noise))
 
             def at(sigma: tf.Tensor) -> tf.Tensor:
-                logits = network(x + tf.cast(sigma, x.dtype) * noise, training=False)
+                noisy = x + tf.cast(sigma, x.dtype) * noise
+                logits = output_heads.logits(network, network(noisy, training=False))
                 meaning = output_meaning.meaning(network, count=logits.shape[-1])
                 hit = tf.cast(tf.equal(class_scores.predicted(logits, meaning), y), tf.float32)
                 return where_finite(hit, logits)
