@@ -85,6 +85,54 @@ def test_the_range_of_a_preprocessing_is_found(tmp_path):
     assert signatures(path)[0].metadata["image_range"] == [0, 255]
 
 
+def first_channels(width):
+    """A network of images [3, 8, width], and the same network of images [8, width, 3]."""
+    convolution = keras.layers.Conv2D(2, 3, padding="same", activation="relu")
+    last = [keras.layers.Flatten(), keras.layers.Dense(4)]
+    inner = keras.Sequential([keras.Input((8, width, 3)), convolution, *last])
+    first = [keras.Input((3, 8, width)), keras.layers.Permute((2, 3, 1))]
+    return keras.Sequential([*first, inner]), inner
+
+
+@pytest.mark.parametrize("width", [9, 3])
+def test_encoded_images_reach_a_network_with_channels_first(tmp_path, width):
+    model, inner = first_channels(width)
+    path = export.save(model, tmp_path, ["input_gradient"], image_range=(0, 1))
+    _, served = signatures(path)
+    pixels, target = np.round(255 * floats(5, (8, width, 3))), tf.constant(targets(5))
+    got = served["encoded"](image_bytes=pngs(pixels), target=target)
+    images = (pixels / 255).astype("float32")
+    np.testing.assert_allclose(got["logits"], inner(images), rtol=1e-5, atol=1e-5)
+    live = saliency.InputGradient(inner)(images, target)
+    np.testing.assert_allclose(got["saliency"], live, rtol=1e-5, atol=1e-6)
+
+
+def test_columns_are_no_channels(tmp_path):
+    inputs = keras.Input((5, 8, 3))
+    maps = keras.layers.Permute((2, 3, 1))(inputs)
+    x = keras.layers.Conv2D(2, 3, padding="same")(maps)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    loaded, served = signatures(export.save(model, tmp_path, [], image_range=(0, 1)))
+    assert "encoded" not in served
+    told = loaded.metadata["left_out"]["encoded"]
+    assert "[None, 5, 8, 3]; encoded images need [None, channels, height, width]" in told
+
+
+def test_a_preprocessing_that_resizes_channels_first(tmp_path):
+    def resized(x):
+        return keras.ops.image.resize(x, (8, 9), data_format="channels_first")
+
+    inputs = keras.Input((3, None, None))
+    maps = keras.layers.Permute((2, 3, 1))(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(maps))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    path = export.save(model, tmp_path, [], preprocess=resized, image_range=(0, 1))
+    pixels = np.round(255 * floats(5, (8, 9, 3)))
+    got = signatures(path)[1]["encoded"](image_bytes=pngs(pixels), target=tf.fill([5], -1))
+    images = (pixels / 255).astype("float32").transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(got["logits"], model(images), rtol=1e-5, atol=1e-5)
+
+
 # Own preprocessors
 
 

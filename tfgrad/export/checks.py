@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export.signatures import Served
-from tfgrad.gradients import model_checks
+from tfgrad.gradients import axes, model_checks
 from tfgrad.internal.arguments import suggestion
 from tfgrad.models import output_meaning
 from tfgrad.models.preprocessors import own_preprocessor
@@ -52,7 +52,8 @@ def served(model: Any, preprocess: Any, outputs: Any = None) -> tuple[Served, An
     output_meaning.warn_if_assumed(network, outputs, count)
     meaning = output_meaning.meaning(network, outputs, count)
     image = tf.TensorSpec(shape, tf.float32, "image")
-    return Served(network, dtype, image, count, meaning), preprocess
+    axis = axes.channel_axis(network, tf.TensorSpec(shape, dtype))
+    return Served(network, dtype, image, count, meaning, channel_axis=axis), preprocess
 
 
 def _without_preprocessor(network: keras.Model, name: str) -> keras.Model:

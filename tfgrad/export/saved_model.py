@@ -13,8 +13,9 @@ signatures, inputs and outputs, so these names are the public API of an exported
 |                   | target                              | score, class of the first method      |
 
 The batch size B is free. `encoded` exists if the model takes images of one size with 1 or 3
-channels in a range that is known; each image is checked before it is decoded (`tfgrad.images`) and
-resized to the model's size. A request with no images, or with NaN or infinite pixels, fails.
+channels in a range that is known; each image is checked before it is decoded (`tfgrad.images`),
+resized to the model's size, and its channels moved to the axis on which the model takes them. A
+request with no images, or with NaN or infinite pixels, fails.
 
 The files hold the network's own variables and graph functions and nothing of Keras: a process with
 TensorFlow alone, or TensorFlow Serving, computes the same numbers. The version's directory also
@@ -101,6 +102,8 @@ def save(
             for a logit of two classes.
         ImageRangeWarning: The range of the pixels is not known, or `image_range` contradicts what
             the network tells.
+        PlacementWarning: A method stretches feature maps to the image, as it does if the model
+            takes images of any size; the metadata says so under `left_out`.
     """
     if methods is not None:
         checks.check_methods(methods)
@@ -119,7 +122,11 @@ def save(
 
     signatures = _signatures(served, chosen)
     requests, no_warmup = _requests(served, signatures) if warmup else ({}, None)
-    left_out = {"encoded": served.no_encoded() or no_range, "warmup": no_warmup}
+    left_out = {
+        "encoded": served.no_encoded() or no_range,
+        "warmup": no_warmup,
+        "placement": _stretched(chosen),
+    }
     metadata = {
         "name": os.path.basename(os.path.abspath(directory)),
         "classes": names,
@@ -144,7 +151,7 @@ def _preprocessed(
     served: Served, preprocess: Callable[[tf.Tensor], tf.Tensor]
 ) -> tuple[Served, list[tf.Variable]]:
     """The model behind a preprocessing, and the variables that the preprocessing reads."""
-    function, variables, size = traced_preprocess(preprocess, served.image)
+    function, variables, size = traced_preprocess(preprocess, served.image, served.channel_axis)
     return dataclasses.replace(served, preprocess=function, size=size), variables
 
 
@@ -162,6 +169,15 @@ def _ranged(
             "it takes. Try (0, 255) for those of keras.applications, (0, 1) for pixels in [0, 1]."
         )
     return served, image_ranges.UNKNOWN
+
+
+def _stretched(methods: Sequence[saliency.Method]) -> str | None:
+    """Which signatures stretch feature maps to the image, as their places are not known."""
+    inner = {method.name: getattr(method, "method", method) for method in methods}
+    names = [name for name, method in inner.items() if getattr(method, "stretches", False)]
+    if not names:
+        return None
+    return f"feature maps of {', '.join(names)} are stretched, as where they look is not known"
 
 
 def _signatures(served: Served, methods: Sequence[saliency.Method]) -> dict[str, Any]:

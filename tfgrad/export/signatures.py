@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfgrad import images
 from tfgrad.errors import ArgumentError
-from tfgrad.gradients import class_scores, targets
+from tfgrad.gradients import axes, class_scores, output_heads, targets
 from tfgrad.models.output_meaning import REGRESSION, class_count
 from tfgrad.saliency import Method
 
@@ -30,6 +30,7 @@ class Served:
         preprocess: Function from float32 images to the network's input, of the same shape.
         image_range: The values that black and white of an encoded image take; None if unknown.
         size: (height, width) that encoded images are resized to; None for those of `image`.
+        channel_axis: The channel axis of images: 1, 2 or 3.
     """
 
     network: keras.Model
@@ -40,6 +41,7 @@ class Served:
     preprocess: Callable[[tf.Tensor], tf.Tensor] = tf.identity
     image_range: tuple[float, float] | None = None
     size: tuple[int, int] | None = None
+    channel_axis: int = 3
 
     @property
     def classes(self) -> int:
@@ -59,18 +61,21 @@ class Served:
     def no_encoded(self) -> str | None:
         """Why there is no signature for encoded images; None if there is one."""
         shape = self.image.shape.as_list()
-        if len(shape) == 4 and None not in self.encoded_shape and shape[-1] in (1, 3):
+        if len(shape) == 4 and None not in self.encoded_shape and self.encoded_shape[-1] in (1, 3):
             return None
+        layout = ["height", "width"]
+        layout.insert(self.channel_axis - 1, "channels")
         return (
-            f"the model takes {shape}; encoded images need [None, height, width, channels] with "
+            f"the model takes {shape}; encoded images need [None, {', '.join(layout)}] with "
             "a fixed height and width and 1 or 3 channels"
         )
 
     @property
     def encoded_shape(self) -> list[Any]:
-        """Shape of a decoded image, of a model of images."""
+        """(height, width, channels) of a decoded image, of a model of images."""
         shape: list[Any] = self.image.shape.as_list()
-        return shape[1:] if self.size is None else [*self.size, shape[-1]]
+        size = self.size or _sides(self.image.shape, self.channel_axis)
+        return [*size, shape[self.channel_axis]]
 
     def inputs(self, image: tf.Tensor) -> tf.Tensor:
         """The network's input for a batch of images."""
@@ -80,7 +85,8 @@ class Served:
         """Images as the signatures take them, decoded from JPEG or PNG."""
         height, width, channels = self.encoded_shape
         low, high = self.image_range or (0.0, 1.0)
-        return low + (high - low) * images.decode_batch(image_bytes, (height, width), channels)
+        pixels = images.decode_batch(image_bytes, (height, width), channels)
+        return low + (high - low) * axes.channels_at(pixels, self.channel_axis)
 
     def checked_images(self, image: tf.Tensor) -> tf.Tensor:
         """The images; none at all, or NaN and infinite pixels, fail the request."""
@@ -103,7 +109,8 @@ class Served:
 
     def predictions(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """Logits and, of a classifier, the probabilities of its classes."""
-        logits = tf.cast(self.network(x, training=False), tf.float32)
+        answer = self.network(x, training=False)
+        logits = tf.cast(output_heads.logits(self.network, answer), tf.float32)
         if self.meaning == REGRESSION:
             return {"logits": logits}
         return {
@@ -197,7 +204,7 @@ def _signature(*specs: tf.TensorSpec) -> Callable[[Callable[..., dict[str, Any]]
 
 
 def traced_preprocess(
-    preprocess: Callable[..., tf.Tensor], image: tf.TensorSpec
+    preprocess: Callable[..., tf.Tensor], image: tf.TensorSpec, channel_axis: int = 3
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[tf.Variable], tuple[int, int] | None]:
     """The preprocessing in inference mode, the variables it reads, and the size it resizes to.
 
@@ -240,9 +247,15 @@ def traced_preprocess(
             "operations alone, as a server has no Python. Write it in TensorFlow operations."
         )
     size = None
-    if image.shape.rank == 4 and None in image.shape[1:3] and None not in got.shape[1:3]:
-        size = tuple(got.shape[1:3])
+    if image.shape.rank == 4 and None in _sides(image.shape, channel_axis):
+        sides = _sides(got.shape, channel_axis)
+        size = None if None in sides else sides
     return function, list(traced.variables), size
+
+
+def _sides(shape: tf.TensorShape, channel_axis: int) -> tuple[Any, ...]:
+    """(height, width) of images."""
+    return tuple(n for axis, n in enumerate(shape) if axis not in (0, channel_axis))
 
 
 def name_of(function: Any) -> str:
