@@ -131,3 +131,26 @@ def test_images_without_labels():
     alone.compile(keras.optimizers.SGD(0.1), jit_compile=True)
     with pytest.raises(DataError, match="x: got NaN"):
         alone.fit(broken("images")[0], verbose=0)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_rows_that_name_no_class(jit_compile):
+    x, rows = examples(4)[0], np.eye(CLASSES, dtype="float32")[[0, 1, 2, 0]]
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    on_label = tfgrad.PenalizedModel(sequential(), [GradientNorm(0.1)])
+    on_label.compile(keras.optimizers.SGD(0.1), loss, jit_compile=jit_compile)
+    on_label.fit(x, rows, verbose=0)
+    before = weights_of(on_label)
+    for row in ([0, 1, 1], [0, 0, 0], [0.5, 0.3, 0.2]):
+        rows[2] = row
+        with pytest.raises(DataError, match="target 'label' needs one label per example"):
+            on_label.fit(x, rows, verbose=0)
+    assert_identical(weights_of(on_label), before)
+
+
+def test_rows_of_labels_that_no_penalty_reads():
+    x, rows = examples(4)[0], np.ones([4, CLASSES], "float32")
+    free = tfgrad.PenalizedModel(sequential(), [GradientNorm(0.1, target="all")])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    free.compile(keras.optimizers.SGD(0.1), loss, jit_compile=True)
+    assert np.isfinite(free.fit(x, rows, verbose=0).history["loss"]).all()

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import DataError
+from tfgrad.gradients import output_heads
 from tfgrad.gradients.labels import NOT_ONE_HOT, NOT_WHOLE, SEVERAL, class_indices
 from tfgrad.gradients.probe import Probe
 from tfgrad.models import output_meaning
@@ -42,8 +43,11 @@ def checked_labels(
     on_labels = [own_head(penalty) for penalty in _on_labels(penalties)]
     for head, labels, shape in _labels_by_head(network, y):
         outputs = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
-        vector = tf.is_tensor(labels) and (labels.shape.rank == 1 or labels.shape[1:] == [1])
-        if outputs and vector and (head in on_labels or _names_classes(loss, head)):
+        if not outputs or not tf.is_tensor(labels):
+            continue
+        # Rows are one-hot where a penalty reads the class from them, and anything elsewhere.
+        vector = labels.shape.rank == 1 or labels.shape[1:] == [1]
+        if head in on_labels or (vector and _names_classes(loss, head)):
             meaning = output_meaning.meaning(network, None, outputs, head)
             classes = output_meaning.class_count(meaning, outputs) or outputs
             indices = class_indices(labels, classes, meaning)
@@ -92,9 +96,10 @@ def with_clear_errors(function: Callable[..., Any], *args: Any, **kwargs: Any) -
         return function(*args, **kwargs)
     except tf.errors.InvalidArgumentError as error:
         for text in (_NOT_FINITE, _OUT_OF_RANGE, NOT_WHOLE, NOT_ONE_HOT, SEVERAL):
-            at = error.message.find(text)
+            message = error.message.replace("\\'", "'")  # as printed inside of quotes
+            at = message.find(text)
             if at >= 0:
-                found = " ".join(error.message[at:].split("\n\t")[0].split())
+                found = " ".join(message[at:].split("\n\t")[0].split())
                 for printed, plain in (("[", ""), ("]", ""), (" : ", ": "), (" ; ", "; ")):
                     found = found.replace(printed, plain)
                 raise DataError(f"{found}. Check the data set before training.") from error
@@ -109,19 +114,19 @@ def _on_labels(penalties: Iterable[Penalty]) -> list[Penalty]:
 
 def _labels_by_head(network: keras.Model, y: Any) -> Iterator[tuple[Any, Any, Any]]:
     """(head, labels, shape of the logits) of every head that has labels; head None for one."""
-    if not isinstance(y, Mapping):
+    if not isinstance(y, Mapping | list | tuple):
         yield None, y, getattr(network, "output_shape", None)
         return
     output = getattr(network, "output", None)  # `output_shape` forgets the heads' names.
-    for head, labels in y.items():
-        logits = output.get(head) if isinstance(output, Mapping) else None
+    for head, labels in y.items() if isinstance(y, Mapping) else enumerate(y):
+        logits = output_heads.part(output, head)
         yield head, labels, None if logits is None else tuple(logits.shape)
 
 
 def _names_classes(loss: Any, head: Any) -> bool:
     """Whether the loss of a head takes integer labels that must all name logits."""
-    if isinstance(loss, Mapping):
-        loss = loss.get(head)
+    if isinstance(loss, Mapping | list | tuple):
+        loss = output_heads.part(loss, head)
     sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
     return sparse and loss.get_config().get("ignore_class") is None
 
