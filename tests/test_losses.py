@@ -19,6 +19,19 @@ def test_squared_norm_adds_up_over_every_axis_and_every_input():
     np.testing.assert_array_equal(losses.squared_norm([GRADIENT["b"]]), [5.0, 4.0])
 
 
+def test_tensors_of_two_dtypes_add_up_in_the_wider_one():
+    mixed = {"a": tf.cast(GRADIENT["a"], tf.float32), "b": GRADIENT["b"]}
+    unit, expected_unit = losses.normalized(mixed), losses.normalized(GRADIENT)
+    cases = (
+        (losses.squared_norm(mixed), losses.squared_norm(GRADIENT)),
+        (losses.inner_product(mixed, GRADIENT), losses.squared_norm(GRADIENT)),
+        *((unit[name], expected_unit[name]) for name in "ab"),
+    )
+    for got, expected in cases:
+        assert got.dtype == tf.float64
+        np.testing.assert_allclose(got, expected, rtol=1e-15)
+
+
 def test_squared_norm_has_a_gradient_at_zero():
     g = tf.Variable(tf.zeros([2, 3]))
     with tf.GradientTape() as tape:

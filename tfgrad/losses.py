@@ -1,16 +1,16 @@
 """The papers' equations as pure functions of tensors; most return one number per example, [batch].
 
 A gradient is a tensor [batch, …], or a nest of them for a network with several inputs, whose
-squared norms then add up. "Thesis" is S. Srinivas, *Gradient-based Methods for Deep Model
-Interpretability* (EPFL); "ICLR" is Srinivas and Fleuret, *Rethinking the Role of Gradient-based
-Attribution Methods for Model Interpretability* (2021).
+squared norms then add up, in the widest of their dtypes. "Thesis" is S. Srinivas, *Gradient-based
+Methods for Deep Model Interpretability* (EPFL); "ICLR" is Srinivas and Fleuret, *Rethinking the
+Role of Gradient-based Attribution Methods for Model Interpretability* (2021).
 """
 
 from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.internal.precision import at_least_float32
+from tfgrad.internal.precision import at_least_float32, in_widest_dtype, total
 
 # Entries up to this size count as zero in `normalized` and `saliency_map`.
 ZERO = 1e-20
@@ -32,7 +32,7 @@ def squared_norm(gradient: Any) -> tf.Tensor:
     for g in tf.nest.flatten(gradient):
         g = at_least_float32(g)
         parts.append(tf.reduce_sum(tf.square(g), axis=tf.range(1, tf.rank(g))))
-    return tf.add_n(parts)
+    return total(parts)
 
 
 def score_matching(gradient: Any, trace: tf.Tensor, stability: float = 1e-4) -> tf.Tensor:
@@ -48,9 +48,7 @@ def score_matching(gradient: Any, trace: tf.Tensor, stability: float = 1e-4) -> 
 
     Source: thesis Eq. 5.4, ICLR Eq. 8.
     """
-    norm, trace = squared_norm(gradient), at_least_float32(trace)
-    wider = max(norm.dtype, trace.dtype, key=lambda dtype: dtype.size)
-    norm, trace = tf.cast(norm, wider), tf.cast(trace, wider)
+    norm, trace = in_widest_dtype(squared_norm(gradient), at_least_float32(trace))
     return trace + 0.5 * norm + stability * tf.square(trace)
 
 
@@ -164,7 +162,7 @@ def inner_product(a: Any, b: Any) -> tf.Tensor:
         u = at_least_float32(u)
         product = u * tf.cast(v, u.dtype)
         parts.append(tf.reduce_sum(product, axis=tf.range(1, tf.rank(product))))
-    return tf.add_n(parts)
+    return total(parts)
 
 
 def attention_map(features: tf.Tensor, power: float = 2.0, channel_axis: int = -1) -> tf.Tensor:
@@ -204,9 +202,9 @@ def normalized(values: Any) -> Any:
         values: v, [batch, …], or a nest of such tensors.
 
     Returns:
-        The same structure and shapes, float32 or wider.
+        The same structure and shapes, all in the widest of the dtypes, float32 or wider.
     """
-    flat = [at_least_float32(v) for v in tf.nest.flatten(values)]
+    flat = in_widest_dtype(*(at_least_float32(v) for v in tf.nest.flatten(values)))
     largest = tf.stack([tf.reduce_max(tf.abs(v), tf.range(1, tf.rank(v))) for v in flat])
     largest = tf.stop_gradient(tf.reduce_max(largest, axis=0))
     alive = largest > ZERO

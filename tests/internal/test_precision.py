@@ -1,4 +1,4 @@
-"""Half precision becomes float32; everything else stays as it is."""
+"""Half precision becomes float32, several dtypes the widest; everything else stays as it is."""
 
 import keras
 import numpy as np
@@ -73,3 +73,15 @@ def test_promotion_in_layers(dtype, expected):
     assert precision.promoted_to_float32(tf.cast([1, 2], dtype)).dtype == expected
     symbolic = precision.promoted_to_float32(keras.KerasTensor((None, 2), dtype))
     assert symbolic.dtype == expected
+
+
+def test_several_dtypes_become_the_widest():
+    narrow, wide = tf.constant([1.0, 2.0]), tf.constant([3.0, 4.0], tf.float64)
+    for pair in ([narrow, wide], [wide, narrow]):
+        assert [t.dtype for t in precision.in_widest_dtype(*pair)] == [tf.float64] * 2
+        assert precision.total(pair).dtype == tf.float64
+        np.testing.assert_array_equal(precision.total(pair), [4.0, 6.0])
+    assert precision.in_widest_dtype(narrow)[0] is narrow
+    named = precision.of_one_dtype({"a": narrow, "b": wide})
+    assert {name: t.dtype for name, t in named.items()} == {"a": tf.float64, "b": tf.float64}
+    assert precision.of_one_dtype({}) == {}

@@ -21,7 +21,7 @@ from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
 from tfgrad.gradients.model_checks import after_integer_inputs
 from tfgrad.internal import call_hooks
-from tfgrad.internal.precision import nest_at_least_float32
+from tfgrad.internal.precision import nest_at_least_float32, total, widest_dtype
 from tfgrad.internal.unchanged_state import unchanged_state
 
 
@@ -248,16 +248,18 @@ class ForwardPass:
         """
         with self.recording_gradients():
             slopes = [tf.reduce_sum(g * v) for g, v in zip(gradients, vectors, strict=True)]
-            slope = tf.add_n([tf.cast(s, slopes[0].dtype) for s in slopes])
+            slope = total(slopes)
         return self._second_derivative(slope, self.inputs)
 
     def trace(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         """Σ ∂ gradient / ∂ x over an example's entries, [batch]; one double backward per entry.
 
+        It is in the widest of the inputs' dtypes.
+
         Raises:
             ArgumentError: The pass was made for first derivatives, or the image size is not fixed.
         """
-        total = tf.zeros([], self.inputs[0].dtype)
+        trace = tf.zeros([], widest_dtype(self.inputs))
         for source, gradient in zip(self.inputs, gradients, strict=True):
             with self.recording_gradients():
                 flat = tf.reshape(gradient, [tf.shape(gradient)[0], -1])
@@ -270,8 +272,9 @@ class ForwardPass:
                 with self.recording_gradients():
                     column = tf.reduce_sum(flat[:, entry])
                 row = self._second_derivative(column, source)
-                total += tf.reshape(row, [tf.shape(row)[0], -1])[:, entry]
-        return total
+                term = tf.reshape(row, [tf.shape(row)[0], -1])[:, entry]
+                trace += tf.cast(term, trace.dtype)
+        return trace
 
     def _second_derivative(self, slope: tf.Tensor, sources: Any) -> Any:
         if self._second_tape is None:

@@ -1,7 +1,8 @@
-"""Conversion of half-precision numbers to float32."""
+"""Conversion of half-precision numbers to float32, and of several dtypes to the widest."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -24,12 +25,27 @@ def nest_at_least_float32(nest: Any) -> Any:
     return tf.nest.map_structure(at_least_float32, nest)
 
 
-def of_one_dtype(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def widest_dtype(tensors: Sequence[tf.Tensor]) -> tf.DType:
+    """The widest of the dtypes of floating tensors, at least one."""
+    return max((t.dtype for t in tensors), key=lambda dtype: dtype.size)
+
+
+def in_widest_dtype(*tensors: tf.Tensor) -> list[tf.Tensor]:
     """Floating tensors, all in the widest of their dtypes."""
-    if len({t.dtype for t in tensors.values()}) < 2:
+    widest = widest_dtype(tensors)
+    return [tf.cast(t, widest) for t in tensors]
+
+
+def total(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum of floating tensors of one shape, in the widest of their dtypes."""
+    return tf.add_n(in_widest_dtype(*tensors))
+
+
+def of_one_dtype(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Floating tensors by name, all in the widest of their dtypes."""
+    if not tensors:
         return tensors
-    widest = max((t.dtype for t in tensors.values()), key=lambda dtype: dtype.size)
-    return {name: tf.cast(t, widest) for name, t in tensors.items()}
+    return dict(zip(tensors, in_widest_dtype(*tensors.values()), strict=True))
 
 
 def promoted_to_float32(x: Any) -> Any:

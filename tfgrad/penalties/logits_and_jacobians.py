@@ -13,6 +13,7 @@ from tfgrad.gradients import class_scores, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
+from tfgrad.internal.precision import in_widest_dtype
 from tfgrad.models.output_meaning import BINARY, INDEPENDENT
 from tfgrad.penalties.base import PACKAGE, Penalty
 
@@ -212,10 +213,10 @@ class JacobianMatching(Penalty):
         student = _centred(student, p_student)
         taught = _centred(taught, p_teacher)
         # ∇T_s = T_s ∇log T_s, and ∇log of a softmax is the centred gradient over the temperature.
-        terms = [
-            p_teacher[:, k] * losses.inner_product(s, t)
-            for k, (s, t) in enumerate(zip(student, taught, strict=True))
-        ]
+        terms = []
+        for k, (s, t) in enumerate(zip(student, taught, strict=True)):
+            p, product = in_widest_dtype(p_teacher[:, k], losses.inner_product(s, t))
+            terms.append(p * product)
         return -tf.add_n(terms) / self.temperature**2
 
 
@@ -227,6 +228,8 @@ def _centred(rows: list[Any], probabilities: tf.Tensor) -> list[list[tf.Tensor]]
         weighted = []
         for j, row in enumerate(flat):
             shape = [-1] + [1] * (row[i].shape.rank - 1)
-            weighted.append(tf.reshape(probabilities[:, j], shape) * row[i])
+            # A float32 input of a float64 network has float32 gradients, and the reverse.
+            p, row[i] = in_widest_dtype(tf.reshape(probabilities[:, j], shape), row[i])
+            weighted.append(p * row[i])
         means.append(tf.add_n(weighted))
     return [[g - m for g, m in zip(row, means, strict=True)] for row in flat]

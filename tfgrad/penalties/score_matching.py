@@ -54,10 +54,7 @@ def trace(
             if estimator == "hutchinson_rademacher":
                 v = tf.nest.map_structure(lambda t: tf.where(t < 0, -tf.ones_like(t), 1), v)
             hv = probe.hessian_vector(target, v)
-            pairs = zip(tf.nest.flatten(v), tf.nest.flatten(hv), strict=True)
-            products.append(
-                tf.add_n([tf.reduce_sum(a * b, tf.range(1, tf.rank(a))) for a, b in pairs])
-            )
+            products.append(losses.inner_product(v, hv))
         return tf.reduce_mean(tf.stack(products), axis=0)
     indices, clean = probe.classes(target), probe.score(target)
     noise = probe.noise(samples, seed, scale=sigma)
