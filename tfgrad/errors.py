@@ -46,3 +46,7 @@ class LogitsWarning(UserWarning):
 
 class ImageRangeWarning(UserWarning):
     """The range of a network's pixels is not known, or is said to be another than it tells."""
+
+
+class PlacementWarning(UserWarning):
+    """Feature maps are stretched to the image, as it is not known where their cells look."""

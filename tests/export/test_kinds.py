@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 # Inputs
 
 
+@pytest.mark.filterwarnings("ignore:FullGrad of model:tfgrad.errors.PlacementWarning")
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [((None, None, 3), "fixed height and width"), ((8, 9, 2), "1 or 3 channels"), ((7,), "takes")],
@@ -119,6 +120,7 @@ def test_warm_up_can_be_left_out(tmp_path):
     assert os.listdir(os.path.join(path, "assets.extra")) == ["tfgrad.json"]
 
 
+@pytest.mark.filterwarnings("ignore:FullGrad of model:tfgrad.errors.PlacementWarning")
 def test_warm_up_finds_a_size_that_a_model_takes(tmp_path):
     inputs = keras.Input((None, None, 3))
     features = keras.layers.Conv2D(2, 50)(inputs)  # too much for 32 × 32

@@ -154,6 +154,7 @@ def test_a_penalized_model_exports_its_network(tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:FullGrad of model:tfgrad.errors.PlacementWarning")
 @pytest.mark.parametrize("kind", ["functional", "subclassed", "flat", "mixed"])
 def test_other_kinds_of_networks(tmp_path, kind):
     x = images(4)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfgrad
 from apps.common import architectures
 from tfgrad import saliency
+from tfgrad.errors import PlacementWarning
 from tfgrad.saliency import placed_method, term_layout
 from tfgrad.saliency.placement import Axis, Placement
 
@@ -227,7 +228,8 @@ def test_a_size_that_a_graph_leaves_open_is_stretched_with_half_pixels():
     spec = tf.TensorSpec([None, None, None, 1])
     x = tf.constant(images())
     method = saliency.LayerMap(model, "last")
-    opened = tf.function(lambda v: method.explain(v, 0)["saliency"], input_signature=[spec])(x)
+    with pytest.warns(PlacementWarning, match="any×any"):
+        opened = tf.function(lambda v: method.explain(v, 0)["saliency"], input_signature=[spec])(x)
     halves = {"resize": "bilinear_half_pixel", "placement": "stretch"}
     np.testing.assert_allclose(opened, saliency.LayerMap(model, "last", **halves)(x, 0), rtol=1e-5)
 

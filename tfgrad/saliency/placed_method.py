@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tfgrad.errors import PlacementWarning
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.base import Method
-from tfgrad.saliency.placement import Laid, Placement, Placements, measured
+from tfgrad.saliency.placement import Grid, Laid, Placements, measured
 
 CELLS, STRETCH = "cells", "stretch"
 PLACEMENTS = (CELLS, STRETCH)
@@ -26,10 +28,16 @@ class Placed(Method):
         placement: `"cells"` puts the value of every cell at the middle of the pixels on which the
             cell depends, interpolates between them, and leaves pixels at zero on which nothing
             depends. The places are found once for each size of images, from a run of the network's
-            operations on coordinates; cells without a place, and images whose size a graph leaves
-            open, are stretched with half-pixel centres. `"stretch"` resizes every feature map to
-            the image, wherever its cells look.
+            operations on coordinates. Cells without rows and columns on the image, such as
+            shuffled ones, are drawn at the pixels to which they are nearest. Cells without a place
+            are laid where the last feature map of their size is, or else, as with images whose
+            size a graph leaves open, stretched with half-pixel centres. `"stretch"` resizes every
+            feature map to the image, wherever its cells look.
         chunk_size, outputs: See `Method`.
+
+    Warns:
+        PlacementWarning: Feature maps are stretched though `placement="cells"`; once for each size
+            of images.
     """
 
     def __init__(
@@ -37,7 +45,13 @@ class Placed(Method):
     ) -> None:
         self.placement = one_of("placement", placement, PLACEMENTS)
         self._places: dict[tuple[int, ...], Placements] = {}
+        self._stretched: set[tuple[int | None, ...]] = set()  # sizes of which a warning told
         super().__init__(model, chunk_size=chunk_size, outputs=outputs)
+
+    @property
+    def stretches(self) -> bool:
+        """Whether maps of some size were stretched although `placement` is `"cells"`."""
+        return bool(self._stretched)
 
     def positioned(self, probe: Probe) -> Mapping[str, tuple[tf.Tensor, Laid]]:
         """{name: (a tensor of the network, a function that lays it out as [B, h, w, C])}.
@@ -78,10 +92,14 @@ class Placed(Method):
         cubic = resize.startswith("bicubic")
         halves = "bicubic_half_pixel" if cubic else "bilinear_half_pixel"
         if places is None:
+            self._warn("feature maps", x, "images of fixed size")
             return term_layout.resized_sum(list(maps.values()), x, halves)
-        groups: dict[Placement | None, list[tf.Tensor]] = {}
+        groups: dict[Grid | None, list[tf.Tensor]] = {}
         for name, values in maps.items():
-            groups.setdefault(places.grids.get(name), []).append(values)
+            grid = places.grids.get(name)
+            if grid is None and values.shape[1:] != x.shape[1:3]:
+                self._warn(f"the feature map of {name!r}", x, "operations that keep their cells")
+            groups.setdefault(grid, []).append(values)
         size = (x.shape[1], x.shape[2])
         parts = [
             # Placing is linear: maps of one grid are added first.
@@ -92,6 +110,21 @@ class Placed(Method):
         ]
         total = tf.add_n(parts)
         return total if places.seen is None else total * tf.cast(places.seen, total.dtype)
+
+    def _warn(self, what: str, x: tf.Tensor, expected: str) -> None:
+        """Say once for each size of images that maps are stretched."""
+        size = tuple(x.shape[1:3])
+        if size in self._stretched:
+            return
+        self._stretched.add(size)
+        height, width = (n or "any" for n in size)
+        warnings.warn(
+            f"{type(self).__name__} of model {self.network.name!r}: got {what} at images of "
+            f"{height}×{width} pixels, of which it is not known where the cells look; stretched to "
+            f"the image; expected {expected}; try placement={STRETCH!r} if that is meant.",
+            PlacementWarning,
+            stacklevel=2,
+        )
 
     def _measured(self, probe: Probe) -> Placements:
         image = self.image(probe)

@@ -1,5 +1,6 @@
 """Where the cells of feature maps look: each network's operations run on coordinates."""
 
-from tfgrad.saliency.placement.layout import Axis, Laid, Placement, Placements, measured
+from tfgrad.saliency.placement.grids import Axis, Grid, Placement, Scattered
+from tfgrad.saliency.placement.layout import Laid, Placements, measured
 
-__all__ = ["Axis", "Laid", "Placement", "Placements", "measured"]
+__all__ = ["Axis", "Grid", "Laid", "Placement", "Placements", "Scattered", "measured"]

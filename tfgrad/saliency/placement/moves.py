@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfgrad.saliency.placement.positions import PLANES, Positions, filled, side_by_side
-from tfgrad.saliency.placement.walk import Walk, rerun
+from tfgrad.saliency.placement.walk import LOST, Walk, rerun
 
 
 def moved(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
@@ -111,7 +112,28 @@ def concatenation(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> lis
                 nothing = tf.zeros_like(placed.columns[..., :1])
                 cells[i] = Positions(nothing, channels, placed.gain)
         return [side_by_side(cells)]
+    known = [i for i, value in enumerate(cells) if isinstance(value, Positions)]
+    is_map = axis is not None and last and last > 3 and int(axis) % last
+    if is_map and len(known) == 1 and LOST not in cells:
+        return _surrounded(walk, cells[known[0]], int(axis), operation.inputs[:-1], known[0])
     return moved(walk, operation, [*cells, None])
+
+
+def _surrounded(
+    walk: Walk, cells: Positions, axis: int, parts: Sequence[tf.Tensor], place: int
+) -> list[Any] | None:
+    """Cells of a map among rows or columns that do not depend on the image: padding."""
+    widths = [part.shape[axis] for part in parts]
+    for i, part in enumerate(parts):
+        if widths[i] is None and i != place:
+            number = walk.number(part)
+            if number is None:
+                return None
+            widths[i] = number.shape[axis]
+    before, after = widths[:place], widths[place + 1 :]
+    pads = [(0, 0)] * (len(cells.shape) - 1)
+    pads[axis % len(cells.shape) - 1] = (sum(before), sum(after))
+    return [cells.padded(pads)]
 
 
 def resized(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
@@ -125,3 +147,19 @@ def resized(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any]
         return tf.cast(rerun(operation, [t, *numbers])[0], tf.float64)
 
     return [cells.mapped(larger, lambda t: larger(tf.nn.max_pool2d(t, 3, 1, "SAME")))]
+
+
+def cropped(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
+    """Resized boxes, one of each image, that do not depend on the images."""
+    boxes, owners, size = (walk.number(tensor) for tensor in operation.inputs[1:])
+    cells: Positions = inputs[0]
+    if boxes is None or owners is None or size is None:
+        return None
+    if not np.array_equal(owners, np.arange(cells.shape[0])) or np.ptp(boxes, 0).any():
+        return None
+
+    def box(t: tf.Tensor) -> tf.Tensor:
+        count = t.shape[0]
+        return tf.cast(rerun(operation, [t, boxes[:count], owners[:count], size])[0], tf.float64)
+
+    return [cells.mapped(box, lambda t: box(tf.nn.max_pool2d(t, 3, 1, "SAME")))]

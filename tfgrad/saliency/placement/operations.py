@@ -59,7 +59,7 @@ def _cell_by_cell(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> lis
     found: list[Any] = []
     for output in operation.outputs:
         larger = filled(output.shape, cell.shape)
-        if larger == cell.shape:
+        if larger == cell.shape or (larger is not None and operation.type in _SAME):
             found.append(cell)
         elif larger is not None and operation.type in _BROADCASTING:
             found.append(cell.broadcast(larger))
@@ -109,6 +109,10 @@ _MOVES = {
 }
 _BROADCASTING = {"Add", "AddV2", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", "SelectV2"}
 
+# Outputs have the shape of the one input that is no weight, whatever shape the graph states: it is
+# wrong after a tf.cond under a persistent tape.
+_SAME = {"Identity", "BiasAdd", "FusedBatchNormV3", *_SLOPES}
+
 _RULES: dict[str, _Rule] = {
     "IdentityN": lambda walk, operation, inputs: inputs,
     "Reshape": moves.reshape,
@@ -118,6 +122,7 @@ _RULES: dict[str, _Rule] = {
     "SpaceToBatchND": moves.to_batch,
     "BatchToSpaceND": moves.from_batch,
     "ConcatV2": moves.concatenation,
+    "CropAndResize": moves.cropped,
     **dict.fromkeys(("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic"), moves.resized),
     **dict.fromkeys(("ResizeArea", "ScaleAndTranslate"), moves.resized),
     **dict.fromkeys(("Conv2D", "DepthwiseConv2dNative", "MaxPool", "AvgPool"), windows.window),

@@ -19,6 +19,7 @@ class Lost:
 LOST = Lost()
 UNKNOWN = object()
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_CONDITIONS = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
 class Walk:
@@ -82,7 +83,10 @@ class Walk:
         if not any(isinstance(value, Positions) for value in inputs):
             return [LOST] * count
         if operation.type in _CALLS:
-            return self._called(operation, inputs)
+            return self._called(operation, operation.get_attr("f").name, 0, inputs)
+        branch = self._branch(operation) if operation.type in _CONDITIONS else None
+        if branch is not None:
+            return self._called(operation, branch, 1, inputs)
         found = self._rules(self, operation, inputs)
         if found is None:
             self.sees(inputs)
@@ -117,13 +121,31 @@ class Walk:
         handle = next(outer, None)
         return handle if hasattr(handle, "numpy") else None
 
-    def _called(self, operation: tf.Operation, inputs: list[Any]) -> Sequence[Any]:
-        """The body of a `tf.function`."""
-        body = operation.graph._get_function(operation.get_attr("f").name).graph
-        known = {
-            id(inner): self._handle(outer) if outer.dtype == tf.resource else value
-            for inner, outer, value in zip(body.inputs, operation.inputs, inputs, strict=True)
-        }
+    def _branch(self, operation: tf.Operation) -> str | None:
+        """The function of the branch that a condition takes; None if the image decides it."""
+        number = self.number(operation.inputs[0])
+        if number is None:
+            return None
+        if operation.type.endswith("If"):
+            branch = operation.get_attr("then_branch" if number else "else_branch")
+        else:
+            branches = operation.get_attr("branches")
+            branch = branches[int(number) if 0 <= number < len(branches) else -1]
+        return branch.name
+
+    def _called(
+        self, operation: tf.Operation, function: str, first: int, inputs: list[Any]
+    ) -> Sequence[Any]:
+        """The body of a `tf.function`, or a branch, that takes the inputs from `first` on."""
+        body = operation.graph._get_function(function).graph
+        known = {}
+        for inner, outer, value in zip(
+            body.inputs, operation.inputs[first:], inputs[first:], strict=True
+        ):
+            if outer.dtype == tf.resource:
+                known[id(inner)] = self._handle(outer)
+            else:
+                known[id(inner)] = self.number(outer) if value is None else value
         return Walk(known, self._seen, self._rules).run(body.outputs)
 
 
