@@ -1,5 +1,6 @@
 """The angle between a teacher's and a student's input-gradients, against angles known by hand."""
 
+import contextlib
 import json
 import math
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from tfgrad import PenalizedModel
 from tfgrad.callbacks import GradientAngle, JsonLines
-from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.errors import ArgumentError, DataError, LogitsWarning, ModelError
 from tfgrad.layers import BatchNormalization
 from tfgrad.penalties import GradientNorm
 
@@ -167,6 +168,76 @@ def test_one_head_of_several():
         angle(student, teacher, x, y)
 
 
+class Subclassed(keras.Model):
+    def __init__(self, units, activation=None):
+        super().__init__()
+        self.hidden = keras.layers.Dense(5, activation="softplus")
+        self.end = keras.layers.Dense(units, activation=activation)
+
+    def call(self, x):
+        return self.end(self.hidden(x))
+
+
+def of_activation(kind, seed, units, activation):
+    """A network that ends in an activation; the weights depend on the seed alone."""
+    keras.utils.set_random_seed(seed)
+    if kind == "subclassed":
+        network = Subclassed(units, activation)
+        network(ROWS)
+        return network
+    layers = [keras.layers.Dense(5, "softplus"), keras.layers.Dense(units, activation)]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+@pytest.mark.parametrize("kind", ["sequential", "subclassed"])
+@pytest.mark.parametrize(("units", "activation"), [(2, "softmax"), (1, "sigmoid")])
+def test_logits_are_compared_where_a_network_ends_in_probabilities(kind, units, activation):
+    target = {"y": None, "target": 0}
+
+    def pair(end_of_student, end_of_teacher):
+        ends = enumerate((end_of_student, end_of_teacher))
+        return [of_activation(kind, seed, units, end) for seed, end in ends]
+
+    outputs = "exclusive" if units == 2 else "binary"
+    expected = angle(*pair(None, None), **target, outputs=outputs)
+    for ends in ((activation, activation), (None, activation), (activation, None)):
+        with pytest.warns(LogitsWarning, match=f"the {activation} of .* is left out"):
+            found = angle(*pair(*ends), **target, outputs=outputs)
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_the_one_output_of_a_student_that_fit_builds(activation):
+    teacher = of_activation("subclassed", 0, 1, None)
+    student = Subclassed(1, activation)
+    loss = keras.losses.BinaryCrossentropy(from_logits=activation is None)
+    student.compile(keras.optimizers.SGD(0.0), loss)
+    hook, warned = GradientAngle(teacher, ROWS, LABELS), contextlib.nullcontext()
+    with pytest.warns(LogitsWarning) if activation else warned:
+        found = student.fit(ROWS, LABELS, callbacks=[hook], verbose=0).history["gradient_angle"]
+    plain = of_activation("subclassed", 0, 1, None)
+    plain.set_weights(student.get_weights())
+    assert found == [pytest.approx(angle(plain, teacher, outputs="binary"), abs=1e-4)]
+
+
+def test_a_student_that_learns_under_a_softmax_is_followed():
+    teacher, student = linear(at(0), at(0)), of_activation("sequential", 0, 2, "softmax")
+    hook = GradientAngle(teacher, ROWS, LABELS)
+    student.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    with pytest.warns(LogitsWarning):
+        history = student.fit(ROWS, LABELS, epochs=2, callbacks=[hook], verbose=0).history
+    plain = of_activation("sequential", 0, 2, None)
+    before = angle(plain, teacher)
+    plain.set_weights(student.get_weights())
+    assert history["gradient_angle"][-1] == pytest.approx(angle(plain, teacher), abs=1e-4)
+    assert abs(history["gradient_angle"][-1] - before) > 0.01
+    # Between two runs the activation goes: the student is looked at again.
+    student.layers[-1].activation = keras.activations.linear
+    student.compile(keras.optimizers.SGD(0.0), "mean_squared_error")
+    history = student.fit(ROWS, np.eye(2)[LABELS], callbacks=[hook], verbose=0).history
+    assert history["gradient_angle"] == [pytest.approx(angle(plain, teacher), abs=1e-4)]
+
+
 # When, and who hears of it
 
 
@@ -253,7 +324,7 @@ def test_one_trace_and_one_visit_to_the_teacher(monkeypatch):
 
 def counting(original, watched, visits):
     def call(model, *args, **kwargs):
-        if model is watched:
+        if model is watched and tf.executing_eagerly():  # a trace computes nothing
             visits.append(model)
         return original(model, *args, **kwargs)
 
@@ -309,3 +380,7 @@ def test_wrong_at_the_first_use():
         begin(y=None, target=[0, 1])
     with pytest.raises(ArgumentError, match=r"x: got uint8"):
         begin(x=ROWS.astype("uint8"))
+    broken = ROWS.copy()
+    broken[1, 2] = np.nan
+    with pytest.raises(DataError, match=r"x: example 1 of 3 holds NaN or infinite pixels"):
+        begin(x=broken)

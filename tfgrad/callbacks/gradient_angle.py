@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError
+from tfgrad.errors import ArgumentError, DataError
 from tfgrad.gradients import targets
-from tfgrad.gradients.model_checks import Wrapper, check_preprocessed
+from tfgrad.gradients.model_checks import Wrapper, check_logits, returning_logits
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.models import output_meaning
@@ -30,7 +30,8 @@ class GradientAngle(keras.callbacks.Callback):
     memory with the images.
 
     Args:
-        teacher: A Keras model that returns logits [batch, classes].
+        teacher: A Keras model that returns logits [batch, classes]. Of one that ends in a softmax
+            or a sigmoid, and of such a student, the logits are taken: see `tfgrad.models.logits`.
         x: Images, an array; or a finite `tf.data.Dataset` of (x, y) batches, read once.
         y: Labels, for an array x and target `"label"`: class indices [n] or one-hot rows.
         target: The logit that is differentiated, see `tfgrad.targets`; not `"all"`. `"predicted"`
@@ -46,6 +47,12 @@ class GradientAngle(keras.callbacks.Callback):
 
     Raises:
         ArgumentError: An argument is wrong, or labels are missing.
+        DataError: An image holds NaN or infinite pixels, as training starts.
+        ModelError: Teacher or student returns probabilities of no activation that can be left out,
+            as training starts.
+
+    Warns:
+        LogitsWarning: A softmax or sigmoid is left out; once per model.
 
     Source: Srinivas, *Gradient-based Methods for Deep Model Interpretability*, §4.4.1, Fig. 4.1.
     """
@@ -80,14 +87,15 @@ class GradientAngle(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Compute the teacher's gradients, the first time; later runs reuse them."""
-        network = self.model.network if isinstance(self.model, Wrapper) else self.model
-        check_preprocessed("model", network)
-        check_preprocessed("teacher", self.teacher)
+        network = self._returning_logits(self.model, "model")
         if network is not self._network:
-            meaning = output_meaning.known(network, self.outputs, head=self.head)
-            self._network = network
-            self._angles = _angles_to(network, self.head, self._x, meaning)
+            _check_finite(self._x)
+            first = Probe(network, self._x[:1])
+            classes = (first if self.head is None else first.on(self.head)).logits.shape[-1]
+            meaning = output_meaning.known(network, self.outputs, classes, self.head)
             self._batches = self._batches or self._teacher_gradients(meaning)
+            self._angles = _angles_to(network, self.head, self._x, meaning)
+            self._network = network
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure the angle and put it into `logs`, in epochs that are measured."""
@@ -96,11 +104,22 @@ class GradientAngle(keras.callbacks.Callback):
             angles = [self._angles(*batch).numpy() for batch in self._batches or ()]
             logs[self.name] = float(np.mean(np.concatenate(angles)))
 
+    def _returning_logits(self, model: Any, role: str) -> Any:
+        """A model without its last softmax or sigmoid, checked for probabilities."""
+        network = model.network if isinstance(model, Wrapper) else model
+        if not network.built:  # what it ends in is known once it is
+            network(self._x[:1], training=False)
+        images = tf.TensorSpec((None, *self._x.shape[1:]), self._x.dtype)
+        network = returning_logits(network, images)
+        check_logits(network, images, role)
+        return network
+
     def _teacher_gradients(
         self, meaning: str | None
     ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(images, classes, the teacher's gradients) of every batch of the data, as arrays."""
         target, batches = self.target, []
+        teacher = self._returning_logits(self.teacher, "teacher")
         several = tf.is_tensor(target) and target.shape.rank == 1
         if several and len(target) != len(self._x):
             raise ArgumentError(
@@ -109,7 +128,7 @@ class GradientAngle(keras.callbacks.Callback):
         for start in range(0, len(self._x), self.batch_size):
             piece = slice(start, start + self.batch_size)
             y = None if self._y is None else self._y[piece]
-            probe = Probe(self.teacher, self._x[piece], y, outputs=meaning)
+            probe = Probe(teacher, self._x[piece], y, outputs=meaning)
             classes = probe.classes(target[piece] if several else target)
             gradient = probe.input_gradient(classes)
             batches.append((self._x[piece], classes.numpy(), gradient.numpy()))
@@ -134,6 +153,16 @@ def _angles_to(
         return tf.acos(tf.clip_by_value(cosine, -1.0, 1.0)) * (180.0 / np.pi)
 
     return angles
+
+
+def _check_finite(images: np.ndarray) -> None:
+    """Raise if an image has no gradient, of which the logged mean would be NaN."""
+    finite = np.isfinite(images).reshape(len(images), -1).all(1)
+    if not finite.all():
+        raise DataError(
+            f"x: example {int(finite.argmin())} of {len(images)} holds NaN or infinite pixels; "
+            "expected finite ones. Look for a division by zero in the preprocessing."
+        )
 
 
 def _images_and_labels(x: Any, y: Any, by_label: bool) -> tuple[np.ndarray, np.ndarray | None]:

@@ -199,18 +199,19 @@ def check_outputs(network: keras.Model) -> None:
         )
 
 
-def check_logits(network: keras.Model, x: Any) -> None:
+def check_logits(network: keras.Model, x: Any, role: str = "model") -> None:
     """Check that a network does not return probabilities.
 
     Args:
         network: A built Keras model.
         x: Its inputs, or `tf.TensorSpec`s of them; the values are not used.
+        role: The argument that the network came in by, as the message names it.
 
     Raises:
         ModelError: An output ends in a softmax or a sigmoid; or the network has a preprocessor.
     """
-    check_preprocessed("model", network)
-    check_no_probabilities("model", network, second_order.inspect(network, x, training=False))
+    check_preprocessed(role, network)
+    check_no_probabilities(role, network, second_order.inspect(network, x, training=False))
 
 
 def check_preprocessed(role: str, network: Any) -> None:
