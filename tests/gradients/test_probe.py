@@ -201,7 +201,8 @@ def test_float_inputs_are_differentiated_and_integers_left_out(float64):
     probe = Probe(network, inputs(), Y[[0, 0, 0, 0]], needs=Needs(order=2))
     gate = network.get_layer("gate").get_weights()[0][:4, 0]  # class 0
     w, v = (network.get_layer(n).get_weights()[0][:, 0] for n in "wv")
-    by_name = dict(zip(["u", "x"], probe.input_gradient("label"), strict=True))
+    by_name = probe.input_gradient("label")
+    assert set(by_name) == {"u", "x"}
     np.testing.assert_allclose(by_name["x"], np.tile(w, (4, 1)), rtol=1e-12)
     np.testing.assert_allclose(by_name["u"], gate[:, None] * v, rtol=1e-12)
     np.testing.assert_array_equal(probe.hessian_trace("label"), np.zeros(4))
@@ -210,13 +211,13 @@ def test_float_inputs_are_differentiated_and_integers_left_out(float64):
 def test_noise_of_several_inputs_is_independent_and_shifts_only_floats(float64):
     probe = Probe(two_inputs(), inputs(), draws=Draws(step=3))
     first, second = probe.noise(2, seed=0, scale=0.1)
-    assert [t.shape.as_list() for t in first] == [[4, 3], [4, 2]]
-    assert not np.intersect1d(first[0], first[1]).size
-    assert not np.intersect1d(first[0], second[0]).size
+    assert {name: t.shape.as_list() for name, t in first.items()} == {"u": [4, 3], "x": [4, 2]}
+    assert not np.intersect1d(first["u"], first["x"]).size
+    assert not np.intersect1d(first["u"], second["u"]).size
     moved = probe.shifted(first)
     np.testing.assert_array_equal(moved["token"], inputs()["token"])
-    np.testing.assert_allclose(moved["u"] - inputs()["u"], first[0], rtol=1e-9)
-    np.testing.assert_allclose(moved["x"] - inputs()["x"], first[1], rtol=1e-9)
+    np.testing.assert_allclose(moved["u"] - inputs()["u"], first["u"], rtol=1e-9)
+    np.testing.assert_allclose(moved["x"] - inputs()["x"], first["x"], rtol=1e-9)
     np.testing.assert_allclose(
         probe.forward(moved), probe.network(moved, training=False), rtol=1e-12
     )
