@@ -244,3 +244,22 @@ def test_a_penalty_of_the_user_s_own():
     model.train_on_batch(x, y)
     assert_same(weights_of(model), expected)
     assert "LogitNorm" in model.get_metrics_result()
+
+
+def test_sample_weights_of_a_list_of_heads():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    h = keras.layers.Dense(3, activation="softplus")(inputs)
+    network = keras.Model(inputs, [keras.layers.Dense(2)(h), keras.layers.Dense(3)(h)])
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    y = [np.array([0, 1, 0, 1, 1, 0]), np.array([0, 1, 2, 1, 2, 0])]
+    w = [np.linspace(start, 2, 6, dtype="float32") for start in (0, 1)]
+    for head in (0, 1):
+        penalty = GradientNorm(0.1, head=head)
+        model = PenalizedModel(network, [penalty])
+        losses = [keras.losses.SparseCategoricalCrossentropy(from_logits=True) for _ in y]
+        model.compile(keras.optimizers.SGD(0.0), losses)
+        for weights, own in ((w, w[head]), ([w[0], None], w[0] if head == 0 else np.ones(6))):
+            got = model.fit(x, y, 6, sample_weight=weights, verbose=0).history["gradient_norm"]
+            expected = np.mean(own * penalty.per_example(network, x, y))
+            assert got == [pytest.approx(expected, rel=1e-5)]

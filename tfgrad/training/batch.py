@@ -65,10 +65,15 @@ class Batch:
         Raises:
             ArgumentError: There is not one weight per example.
         """
-        weight = self.weight
+        weight, head = self.weight, own_head(penalty)
         if isinstance(weight, Mapping):  # Keras passes on a single array as a dict, too.
             only = next(iter(weight.values())) if len(weight) == 1 else weight
-            weight = weight.get(own_head(penalty), only)
+            weight = weight.get(head, only)
+        elif isinstance(weight, list | tuple):
+            if len(weight) == 1:
+                weight = weight[0]
+            elif isinstance(head, int) and 0 <= head < len(weight):
+                weight = weight[head]  # perhaps None, where one head's labels have weights
         if weight is None:
             return None
         if tf.nest.is_nested(weight):
