@@ -207,6 +207,18 @@ def test_a_metric_that_shares_a_penalty_s_name():
             model.compile("sgd", LOSS, **{kind: [keras.metrics.Mean(name="gradient_norm")]})
 
 
+@pytest.mark.parametrize("loss", ["hinge", keras.losses.SquaredHinge()])
+def test_labels_of_a_hinge_loss(loss):
+    # Keras converts 0 and 1, so that they are the classes here, too.
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model, x = PenalizedModel(network, [GradientNorm(0.1)]), np.ones((4, 4), "float32")
+    model.compile("sgd", loss)
+    y = np.array([[0.0], [1.0], [1.0], [0.0]], "float32")
+    assert np.isfinite(model.train_on_batch(x, y)).all()
+    with pytest.raises(DataError, match=r"got labels from -1 to 1; expected 0 to 1.*use 0 and 1"):
+        model.train_on_batch(x, 2 * y - 1)
+
+
 def test_sample_weights_of_the_wrong_shape():
     x, y = examples()
     model = compiled(sequential(), [GradientNorm()])

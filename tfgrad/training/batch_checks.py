@@ -53,6 +53,8 @@ def checked_labels(
             indices = class_indices(labels, classes, meaning)
             owner = "the network" if head is None else f"head {head}"
             has = "one logit of two classes" if classes > outputs else f"{classes} logits"
+            if classes > outputs and _is_hinge(loss, head):
+                has += "; for -1 and 1 use 0 and 1, which Keras's hinge losses convert themselves"
             checks.append(_assert_in_range(indices, classes, f"{owner} has {has}"))
     if y is None:
         return None
@@ -129,6 +131,14 @@ def _names_classes(loss: Any, head: Any) -> bool:
         loss = output_heads.part(loss, head)
     sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
     return sparse and loss.get_config().get("ignore_class") is None
+
+
+def _is_hinge(loss: Any, head: Any) -> bool:
+    """Whether the loss of a head is one of Keras's that take the labels −1 and 1, too."""
+    if isinstance(loss, Mapping | list | tuple):
+        loss = output_heads.part(loss, head)
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    return name.lower().replace("_", "") in ("hinge", "squaredhinge")
 
 
 def _assert_in_range(labels: tf.Tensor, classes: int, reason: str) -> Any:
