@@ -85,7 +85,7 @@ def test_probabilities_of_several_outputs(tmp_path, loss, options, meaning):
     assert metadata["meaning"] == meaning and metadata["outputs"] == 3
     if meaning == "regression":
         assert "probabilities" not in found
-        with pytest.raises(tf.errors.InvalidArgumentError, match="expected one class"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="expected classes 0 to 2"):
             signatures["input_gradient"](image=X, target=tf.fill([len(X)], -1))
         return
     function = tf.sigmoid if meaning == "independent" else tf.nn.softmax

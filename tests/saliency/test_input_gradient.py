@@ -107,6 +107,7 @@ def test_sequences_and_vectors_give_maps_of_their_positions():
 
 
 class TestIntegratedGradients:
+    @pytest.mark.usefixtures("one_output_is_a_number")
     def test_a_saturated_relu_by_hand(self):
         """f(x) = 1 − relu(1 − x) at x = 2: the gradient is 0, the attribution f(2) − f(0) = 1.
 
@@ -177,6 +178,7 @@ class TestSmooth:
         smooth = saliency.SmoothGrad(model, samples=2, noise=0.0)(x, 1)
         np.testing.assert_allclose(smooth, plain, rtol=1e-6)
 
+    @pytest.mark.usefixtures("one_output_is_a_number")
     def test_the_noise_is_normal_and_of_the_image_s_range(self):
         """E and Var of 2 w (x + n) over 2000 samples, with w = 1/2: x and (0.15 · range)²."""
         inputs = keras.Input(SHAPE)
@@ -214,7 +216,8 @@ class TestSmooth:
         terms = [cam.terms(x + spread * p, tf.constant([0, 1, 2])) for p in patterns]
         expected = cam.assemble((terms[0] + terms[1]) / 2, tf.constant(x))
         np.testing.assert_allclose(method(x, [0, 1, 2]), expected, rtol=1e-4, atol=1e-6)
-        assert method.options()["method"] == {"name": "gradcam", "layer": None}
+        options = {"name": "gradcam", "layer": None, "placement": "cells"}
+        assert method.options()["method"] == options
 
     def test_refuses_what_is_no_method(self):
         with pytest.raises(ArgumentError, match=r"method: got a Functional; .*Smooth\(GradCAM"):

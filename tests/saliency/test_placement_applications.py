@@ -58,5 +58,5 @@ def test_the_middle_cell_is_where_its_gradients_are(name):
     squared, absolute = measured(features)
     stretched = (SIDE - 1) / 2
     print(f"{name}: {stretched} stretched, {placed:.1f} placed, {squared:.1f} ({absolute:.1f})")
-    # Squared gradients count the branches of a network otherwise than absolute ones: up to 4 pixels.
+    # Squared gradients weigh the branches of a network otherwise than absolute ones do.
     assert min(squared, absolute) - 1 < placed < max(squared, absolute) + 1

@@ -121,18 +121,18 @@ class Served:
     def checked(self, target: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
         """The targets; absent classes fail the request, or they would get maps of zeros."""
         lowest, highest = self.lowest_target, self.classes - 1
-        expected = f"expected one class for each image, 0 to {highest}"
-        expected += ", or -1 for the predicted class." if lowest else "."
+        known = f"0 to {highest}" + (", or -1 for the predicted class." if lowest else ".")
         with tf.control_dependencies(
             [
                 tf.debugging.assert_equal(
                     tf.shape(target)[0],
                     tf.shape(batch)[0],
-                    f"target: got another number of targets than images; {expected}",
+                    "target: got another number of targets than images; expected one class for "
+                    f"each image, {known}",
                 ),
                 tf.debugging.Assert(
                     tf.reduce_all((target >= lowest) & (target <= highest)),
-                    ["target: got", target, expected],
+                    ["target: got", target, f"expected classes {known}"],
                 ),
             ]
         ):
