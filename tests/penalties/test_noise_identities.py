@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from tests.test_bias_noise import fixed_noise, noisy_network, randomised
+from tests.layers.test_bias_noise import fixed_noise, noisy_network, randomised
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
