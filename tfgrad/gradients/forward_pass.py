@@ -46,6 +46,7 @@ class Needs:
         order: 2 if a gradient will itself be differentiated with respect to the input, else 1.
         intercepts: Whether every call's intercept is recorded, for full-gradients.
         biases: Names of layers whose pre-activations and biases are recorded.
+        logits: Whether the outputs are read, so that they must be logits [batch, classes].
     """
 
     layers: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Needs:
     order: int = 1
     intercepts: bool = False
     biases: tuple[str, ...] = ()
+    logits: bool = True
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -61,6 +63,7 @@ class Needs:
             max(self.order, other.order),
             self.intercepts or other.intercepts,
             tuple(dict.fromkeys(self.biases + other.biases)),
+            self.logits or other.logits,
         )
 
 

@@ -18,27 +18,37 @@ def logits(network: keras.Model, outputs: Any, head: Any = None) -> tf.Tensor:
         ArgumentError: There is no such head.
         ModelError: There are several outputs, or the output is not [batch, classes].
     """
-    logits = outputs
+    found = output(network, outputs, head)
+    if found.shape.rank != 2:
+        raise ModelError(
+            f"network {network.name!r}: got outputs of shape {found.shape}; expected "
+            "logits [batch, classes]; try one number per class, such as the mean over positions."
+        )
+    return found
+
+
+def output(network: keras.Model, outputs: Any, head: Any = None) -> tf.Tensor:
+    """One head among a network's outputs, of any shape; `head` None means the only output.
+
+    Raises:
+        ArgumentError: There is no such head.
+        ModelError: There are several outputs.
+    """
+    found = outputs
     if head is not None:
-        logits = part(outputs, head)
-        if logits is None:
+        found = part(outputs, head)
+        if found is None:
             raise ArgumentError(
                 f"head: got {head!r}; network {network.name!r} has {keys(outputs)}."
             )
-    flat = tf.nest.flatten(logits)
+    flat = tf.nest.flatten(found)
     if len(flat) != 1:
         raise ModelError(
             f"network {network.name!r}: got {len(flat)} outputs, {keys(outputs)}; expected "
             "one tensor of logits [batch, classes]; try head=, where there is such an argument, "
             "or tfgrad.models.one_head(network, ...)."
         )
-    logits = flat[0]
-    if logits.shape.rank != 2:
-        raise ModelError(
-            f"network {network.name!r}: got outputs of shape {logits.shape}; expected "
-            "logits [batch, classes]."
-        )
-    return logits
+    return flat[0]
 
 
 def part(nest: Any, head: Any) -> Any:

@@ -40,7 +40,7 @@ class Probe:
 
     Args:
         network: A Keras model that returns logits [batch, classes], or a list or dict of them: see
-            `on`.
+            `on`. Of outputs of other shapes only `output` and what was recorded can be read.
         x: Float images [batch, …], or a nest of inputs of which the float ones are differentiated.
         y: Integer labels [batch], needed for target `"label"`.
         training: The mode of the forward pass. Batch-norm statistics and seeds are updated as in
@@ -77,7 +77,7 @@ class Probe:
         self._head: Any = None
         self._labels_head: Any = None
         self._use(ForwardPass(network, x, training, needs or Needs()))
-        if len(tf.nest.flatten(self.outputs)) == 1:
+        if self.needs.logits and len(tf.nest.flatten(self.outputs)) == 1:
             self._logits_among(self._pass.logits)  # raises if they are no logits
 
     def _use(self, forward_pass: ForwardPass) -> None:
@@ -101,6 +101,11 @@ class Probe:
     def logits(self) -> tf.Tensor:
         """[batch, classes], in float32 or wider."""
         return self._logits_among(self._pass.logits)
+
+    @property
+    def output(self) -> tf.Tensor:
+        """The output of this head, of any shape, in float32 or wider."""
+        return output_heads.output(self.network, self._pass.logits, self._head)
 
     @property
     def meaning(self) -> str:
@@ -131,7 +136,8 @@ class Probe:
         return self._views.get(Key("teacher", (own, taught)), lambda: view._with_teacher_on(taught))
 
     def _on_head(self, head: Any) -> Probe:
-        output_heads.logits(self.network, self._pass.logits, head)  # raises if there is no such
+        read = output_heads.logits if self.needs.logits else output_heads.output
+        read(self.network, self._pass.logits, head)  # raises if there is no such
         return self._view(_head=head, _labels_head=head, y=output_heads.part(self.y, head))
 
     def _with_teacher_on(self, head: Any) -> Probe:

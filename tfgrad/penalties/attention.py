@@ -28,15 +28,15 @@ class _AttentionPenalty(Penalty):
 
     def needs(self) -> Needs:
         """The outputs of the student's layers."""
-        return Needs(names_of(self.layers, 0))
+        return Needs(names_of(self.layers, 0), logits=False)
 
     def teacher_needs(self) -> Needs:
         """The outputs of the teacher's layers."""
-        return Needs(names_of(self.layers, 1))
+        return Needs(names_of(self.layers, 1), logits=False)
 
     @property
     def compares_logits(self) -> bool:
-        """False: features are compared."""
+        """False: features are compared, whatever the networks make of them."""
         return False
 
     def get_config(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def check_network(
 
     Raises:
         SecondOrderError: TensorFlow drops or falsifies a second derivative in it.
-        ModelError: Its outputs are probabilities; penalties differentiate logits.
+        ModelError: Its outputs are probabilities, and a penalty reads them as logits.
     """
     for penalty in penalties:
         call_hooks.check_names(network, penalty.needs().layers)
@@ -60,7 +60,13 @@ def check_network(
         )
     if training:
         _warn_of_batch_norm(network, [p.name for p in penalties if p.wants_images_apart])
-    check_no_probabilities("network", network, inspection)
+    if any(map(reads_outputs, penalties)):
+        check_no_probabilities("network", network, inspection)
+
+
+def reads_outputs(penalty: Any) -> bool:
+    """Whether a penalty reads the outputs, which probabilities would falsify."""
+    return penalty.needs().logits or penalty.compares_logits
 
 
 def warn_of_assumed_outputs(network: keras.Model, penalties: Sequence[Any]) -> None:

@@ -61,6 +61,9 @@ class ActivationMatching(Penalty):
 
     By hand: T = (3, 1), S = (1, 0) gives 4 + 1 = 5.
 
+    Logits of any shape are compared, such as a segmenter's [batch, height, width, classes], whose
+    squared differences are summed over all axes but the batch axis.
+
     Args:
         weight: λ; 1 in Table 2.1, 10 in Tables 2.3, 4.1 and 4.2.
         head: Output of a network with several.
@@ -79,13 +82,26 @@ class ActivationMatching(Penalty):
         """False: it contains no gradient."""
         return False
 
+    def needs(self) -> Needs:
+        """Only the output, in any shape."""
+        return Needs(logits=False)
+
     def teacher_needs(self) -> Needs:
-        """Only the logits, which every probe has."""
-        return Needs()
+        """The same of the teacher."""
+        return Needs(logits=False)
 
     def compute(self, probe: Probe) -> tf.Tensor:
         """Squared distance of the logits of each example, [batch]."""
-        return losses.squared_distance(probe.logits, teacher_logits(probe))
+        if probe.output.shape.rank == 2:
+            return losses.squared_distance(probe.logits, teacher_logits(probe))
+        taught = probe.teacher.recall("logits", lambda teacher: teacher.output)
+        if not taught.shape.is_compatible_with(probe.output.shape):
+            raise ArgumentError(
+                f"teacher: got outputs of shape {taught.shape}; expected {probe.output.shape}, as "
+                f"network {probe.network.name!r} returns; try a layer after one of the two, such "
+                "as tfgrad.layers.Resizing, that makes them equal."
+            )
+        return losses.squared_distance(probe.output, taught)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -101,10 +101,10 @@ def check_loss(loss: Any, penalized: bool) -> None:
 
     Args:
         loss: A loss as `compile` takes it, or None.
-        penalized: Whether there are penalties, which need logits.
+        penalized: Whether there are penalties that need logits.
 
     Raises:
-        ArgumentError: It does, and there are penalties.
+        ArgumentError: It does, and there are such penalties.
     """
     if loss is None:
         return

@@ -18,7 +18,12 @@ from tfgrad.internal import keras_private
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
-from tfgrad.penalties.checks import check_network, check_teacher, warn_of_assumed_outputs
+from tfgrad.penalties.checks import (
+    check_network,
+    check_teacher,
+    reads_outputs,
+    warn_of_assumed_outputs,
+)
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of
 from tfgrad.training import checks, reductions
 from tfgrad.training.batch import Batch
@@ -47,7 +52,8 @@ class PenalizedModel(NetworkWrapper):
 
     Args:
         network: A Keras model that returns logits [batch, classes], or a dict or list of them; the
-            penalties then name a `head`.
+            penalties then name a `head`. Penalties on attention maps read no outputs, so that
+            these may have any form.
         penalties: A list of `tfgrad.penalties.Penalty`.
         teacher: A Keras model for the penalties that match one. It runs in inference mode, once
             per step for all of them; it is frozen, and no gradient flows into it. It is saved with
@@ -63,7 +69,7 @@ class PenalizedModel(NetworkWrapper):
     Raises:
         SecondOrderError: At the network's first use, if TensorFlow drops or falsifies a second
             derivative that a penalty needs.
-        ModelError: The network returns probabilities.
+        ModelError: The network returns probabilities, and a penalty reads its outputs.
         ArgumentError: An argument is wrong, or a loss expects probabilities.
         DataError: From `fit` and its relatives, before the step of a batch whose images are not
             finite or whose labels are out of range. With `jit_compile=True` the same checks run
@@ -105,7 +111,8 @@ class PenalizedModel(NetworkWrapper):
         self._draws_made = keras.Variable(
             0, dtype="int64", trainable=False, aggregation="only_first_replica", name="draws_made"
         )
-        self._needs = functools.reduce(operator.or_, (p.needs() for p in self.penalties), Needs())
+        needs = [penalty.needs() for penalty in self.penalties] or [Needs()]
+        self._needs = functools.reduce(operator.or_, needs)
         self._teacher_needs = needs_of(self.penalties)
         if self.penalties and network.built and getattr(network, "inputs", None):
             check_network(network, self.penalties)
@@ -129,7 +136,7 @@ class PenalizedModel(NetworkWrapper):
         """
         replicas = self.distribute_strategy.num_replicas_in_sync
         for one in tf.nest.flatten(loss):
-            checks.check_loss(one, bool(self.penalties))
+            checks.check_loss(one, any(map(reads_outputs, self.penalties)))
         reduced = reductions.of_penalties(loss, self.penalties, replicas)
         taken = [penalty.name for penalty in self.penalties]
         checks.check_metrics([metrics, kwargs.get("weighted_metrics")], taken)
