@@ -1,8 +1,8 @@
-"""Which axes of images, feature maps and tokens are height, width and channels."""
+"""Which axes of inputs, feature maps and tokens are positions and which are channels."""
 
 from tfgrad.gradients.axes.calls import BATCH, Call, Features, NetworkAxes, analysed
-from tfgrad.gradients.axes.formats import channels_at, channels_last, default_axis
-from tfgrad.gradients.axes.images import channel_axis
+from tfgrad.gradients.axes.formats import InputAxes, channels_at, channels_last, default_axis
+from tfgrad.gradients.axes.images import channel_axis, of_input
 from tfgrad.gradients.axes.labels import Grid
 from tfgrad.gradients.axes.layouts import Layouts
 
@@ -11,6 +11,7 @@ __all__ = [
     "Call",
     "Features",
     "Grid",
+    "InputAxes",
     "Layouts",
     "NetworkAxes",
     "analysed",
@@ -18,4 +19,5 @@ __all__ = [
     "channels_at",
     "channels_last",
     "default_axis",
+    "of_input",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import math
 import weakref
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad.gradients.axes.formats import channels_last, default_axis
+from tfgrad.gradients.axes.formats import InputAxes, default_axis
+from tfgrad.gradients.axes.inputs import main_input
 from tfgrad.gradients.axes.labels import Grid, Label, Labels, Origin
 from tfgrad.internal import call_hooks
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -18,6 +20,13 @@ from tfgrad.internal.unchanged_state import unchanged_state
 BATCH = 1009  # a prime that no other axis has; nothing is computed, so size costs nothing
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _NORMALISATIONS = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
+# Layers that run step by step, and those that take sequences of features.
+_STEPPING = (keras.layers.RNN, keras.layers.Bidirectional, keras.layers.TimeDistributed)
+_SEQUENTIAL = (
+    *_STEPPING,
+    *(*_ATTENTION, keras.layers.Attention, keras.layers.AdditiveAttention, keras.layers.Masking),
+    keras.layers.LayerNormalization,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,23 +34,32 @@ class Features:
     """How an output is laid on the image.
 
     Attributes:
-        channels: The channel axis of a feature map: 1, 2 or 3; None for tokens.
+        channels: The channel axis of a feature map; None for tokens, and for maps without channels.
         grid: The grid of tokens; None for a feature map.
         others: Whether there are tokens that are no positions, such as a class token.
+        positions: The axes of a feature map that are positions.
     """
 
     channels: int | None = None
     grid: Grid | None = None
     others: bool = False
+    positions: tuple[int, ...] = (1, 2)
 
     def laid_out(self, values: tf.Tensor) -> tf.Tensor:
-        """Values shaped like the output as [batch, height, width, channels]."""
-        if self.grid is None or self.channels is not None:
-            return channels_last(values, self.channels or 3)
-        height, width, first = self.grid
-        tokens = values[:, first : first + height * width]
-        channels = values.shape[2] or tf.shape(values)[2]
-        return tf.reshape(tokens, [tf.shape(values)[0], height, width, channels])
+        """Values shaped like the output as [batch, *positions, channels]."""
+        if self.grid is not None:
+            sizes, first = self.grid.sizes, self.grid.first
+            tokens = values[:, first : first + math.prod(sizes)]
+            channels = values.shape[2] or tf.shape(values)[2]
+            return tf.reshape(tokens, [tf.shape(values)[0], *sizes, channels])
+        order = [0, *self.positions, *([] if self.channels is None else [self.channels])]
+        added = [axis for axis in range(values.shape.rank) if axis not in order]
+        if added:  # of length 1
+            values = tf.squeeze(values, added)
+            order = [axis - sum(a < axis for a in added) for axis in order]
+        if order != sorted(order):
+            values = tf.transpose(values, order)
+        return values[..., tf.newaxis] if self.channels is None else values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +86,9 @@ class Call:
     @property
     def has_one_position(self) -> bool:
         """Whether the output is a feature map of one position, such as a gate."""
-        if self.features is None or self.features.channels is None or self.shape is None:
+        if self.features is None or self.features.grid is not None or self.shape is None:
             return False
-        sides = [size for i, size in enumerate(self.shape) if i not in (0, self.features.channels)]
-        return sides == [1, 1]
+        return all(self.shape[axis] == 1 for axis in self.features.positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +96,12 @@ class NetworkAxes:
     """The axes of a network's inputs and of what its layers return.
 
     Attributes:
-        inputs: The channel axis of each input: 1, 2 or 3; None where the network does not tell.
+        inputs: The axes of each input.
         calls: {call name: Call}, in the order in which the calls ended.
         grids: {number of tokens: their grid} of tokens that are positions of a feature map.
     """
 
-    inputs: tuple[int | None, ...]
+    inputs: tuple[InputAxes, ...]
     calls: dict[str, Call]
     grids: dict[int, Grid]
 
@@ -139,8 +156,9 @@ class _Observer(call_hooks.Handler):
 
     def __init__(self, batch: int | None) -> None:
         self._batch = batch
-        self._labels = Labels(default_axis(), batch)
-        self._inputs: list[Origin | None] = []
+        self._labels = Labels(batch)
+        self._inputs: list[Origin] = []
+        self._main = 0
         self._calls: list[tuple[Call, Any, Grid | None]] = []
         self._names = call_hooks.CallNames()
         self._attention = 0
@@ -149,10 +167,11 @@ class _Observer(call_hooks.Handler):
     def start(self, inputs: tuple[tf.Tensor, ...]) -> None:
         """Label the inputs."""
         self._graph = call_hooks.current_graph()
-        self._inputs = [Origin(True) if t.shape.rank == 4 else None for t in inputs]
+        self._inputs = [Origin(True, rank=t.shape.rank or 0) for t in inputs]
+        self._main = main_input(inputs)
         for tensor, origin in zip(inputs, self._inputs, strict=True):
-            if origin is not None:
-                self._labels.put(tensor, Label(origin))
+            if origin.rank > 1:
+                self._labels.put(tensor, Label.of(origin))
         self._labels.advance(self._graph)
 
     def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
@@ -183,7 +202,7 @@ class _Observer(call_hooks.Handler):
         known = output if tf.is_tensor(output) else None
         grid = None
         if known is not None:
-            self._inherit(known, tensors)
+            self._inherit(operation, known, tensors)
             grid = self._grid(known)
         of_layer = isinstance(operation, keras.layers.Layer)
         self._calls.append((Call(name, None, False, None, bool(inside), of_layer), known, grid))
@@ -192,29 +211,40 @@ class _Observer(call_hooks.Handler):
     def _tell(self, layer: Any, tensor: Any) -> None:
         """Take what a layer says of the channels of its input."""
         form, axis = getattr(layer, "data_format", None), getattr(layer, "axis", None)
+        rank = tensor.shape.rank or 0
+        if rank < 3 or (rank == 3 and isinstance(layer, keras.layers.Flatten)):
+            return
         if form in ("channels_first", "channels_last"):
             certain = not isinstance(layer, keras.layers.Flatten)  # often left at its default
-            self._labels.tell(tensor, 1 if form == "channels_first" else 3, certain)
+            self._labels.tell(tensor, 1 if form == "channels_first" else rank - 1, certain)
         elif isinstance(layer, _NORMALISATIONS) and isinstance(axis, int):
             self._labels.tell(tensor, axis, certain=False)
-        elif isinstance(layer, keras.layers.Dense):
-            self._labels.tell(tensor, 3, certain=False)
+        elif isinstance(layer, keras.layers.Dense) or (
+            rank == 3 and isinstance(layer, _SEQUENTIAL)
+        ):
+            self._labels.tell(tensor, rank - 1, certain=False)
         elif isinstance(layer, keras.layers.EinsumDense):
-            self._labels.tell(tensor, _contracted(layer.equation), certain=False)
+            self._labels.tell(tensor, _contracted(layer.equation, rank), certain=False)
 
-    def _inherit(self, output: tf.Tensor, tensors: list[Any]) -> None:
+    def _inherit(self, layer: Any, output: tf.Tensor, tensors: list[Any]) -> None:
         """Give a layer's output the axes of its input where they were lost inside, by shape."""
         own = self._labels.of(output)
         if own is not None and own.origin.spatial:
             return
+        rank = output.shape.rank or 0
         for tensor in tensors:
             label = self._labels.of(tensor)
-            if label is None or not label.origin.spatial or output.shape.rank != 4:
+            if label is None or not label.origin.spatial or rank < 3:
                 continue
-            channels = label.channels(default_axis())
-            sides = [i for i in (1, 2, 3) if i != channels]
+            if isinstance(layer, _STEPPING) and len(label.axes) in (rank, rank + 1, rank + 2):
+                self._labels.put(output, _after_steps(layer, label, rank))
+                return
+            if rank != len(label.axes):
+                continue
+            channels = label.channels()
+            sides = [i for i in range(1, rank) if i != channels]
             ratios = {_ratio(tensor.shape[i], output.shape[i]) for i in sides}
-            if len(ratios) == 1 and None not in ratios:
+            if len(ratios) == 1 and None not in ratios and (rank != 4 or min(ratios) > 0):
                 self._labels.put(output, label)
                 return
 
@@ -228,7 +258,7 @@ class _Observer(call_hooks.Handler):
         calls = {}
         for call, output, grid in self._calls:
             calls[call.name] = call if output is None else self._described(call, output, grid)
-        inputs = tuple(None if o is None else o.channels for o in self._inputs)
+        inputs = tuple(map(_axes_of, self._inputs))
         return NetworkAxes(inputs, calls, dict(self._labels.grids))
 
     def _described(self, call: Call, output: tf.Tensor, grid: Grid | None) -> Call:
@@ -242,24 +272,51 @@ class _Observer(call_hooks.Handler):
 
     def _features(self, output: Any, shape: Any, grid: Grid | None) -> Features | None:
         if grid is not None:
-            return Features(None, grid, shape[1] != grid.height * grid.width)
+            return Features(None, grid, shape[1] != math.prod(grid.sizes))
         label = self._labels.of(output)
         if label is None or not label.origin.spatial:
             return None
-        return Features(label.channels(default_axis()))
+        channels, known = label.channels(), set(label.positions())
+        wanted = len(_axes_of(self._inputs[self._main]).positions)
+        for axis, known_as in enumerate(label.axes):
+            # An added axis is one of positions where it is needed, or became longer.
+            if known_as is None and axis != channels and (len(known) < wanted or shape[axis] != 1):
+                known.add(axis)
+        # Images have feature maps of two axes; series and volumes may have others than their own.
+        if not known or (wanted == 2 and len(known) != 2):
+            return None
+        return Features(channels, positions=tuple(sorted(known)))
 
 
-def _contracted(equation: str) -> int:
-    """The one axis of a rank-4 input that an equation contracts; 0 if there is no such axis."""
+def _axes_of(origin: Origin) -> InputAxes:
+    """The axes of an input, by default where nothing told them."""
+    if origin.channels is not None:
+        return InputAxes(origin.rank, origin.channels or None)
+    channels = default_axis(origin.rank) if origin.rank > 2 else None
+    return InputAxes(origin.rank, channels, certain=origin.rank != 3)
+
+
+def _after_steps(layer: Any, label: Label, rank: int) -> Label:
+    """The label of a layer that runs step by step, with one of the input's axes less or none."""
+    if rank == len(label.axes):
+        return label
+    kept = label.axes[:2] if isinstance(layer, keras.layers.TimeDistributed) else label.axes[:1]
+    return Label(label.origin, (*kept, *label.axes[len(kept) - rank :]))
+
+
+def _contracted(equation: str, rank: int) -> int:
+    """The one axis of an input that an equation contracts; 0 if there is no such axis."""
     inputs, result = equation.partition(",")[0], equation.rpartition(">")[2]
     if "." in inputs:
-        return -1 if inputs[-1] not in result else 0
+        return rank - 1 if inputs[-1] not in result else 0
     gone = [axis for axis, letter in enumerate(inputs) if letter not in result]
     return gone[0] if len(gone) == 1 else 0
 
 
 def _ratio(old: int | None, new: int | None) -> int | None:
-    """How many times an axis became smaller; 1 if its size is unknown, None if it did not."""
+    """How many times an axis became smaller (> 0) or larger (< 0); 1 if its size is unknown."""
     if old is None or new is None:
         return 1 if old == new else None
-    return None if not new or old % new else old // new
+    if new and not old % new:
+        return old // new
+    return -(new // old) if old and not new % old else None

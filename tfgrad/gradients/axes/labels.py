@@ -1,9 +1,11 @@
 """The axes of every tensor in a traced graph, followed from operation to operation.
 
-Shapes alone do not tell [batch, height, width, channels] from [batch, channels, height, width], or
-tokens that are positions from tokens that a network has mixed. Every rank-4 tensor therefore has a
-label: the axes of the tensor that it was made from, permuted as its operations permute them. An
-operation with a data format says which of them are channels, for all tensors of one origin.
+Shapes alone do not tell [batch, height, width, channels] from [batch, channels, height, width], a
+series with channels from a grey image, or tokens that are positions from tokens that a network has
+mixed. Every tensor made of the input therefore has a label: the axes of the tensor that it was made
+from, permuted as its operations permute them, with the axes of length 1 that they add. An operation
+with a data format says which of them are channels, for all tensors of one origin; if those are an
+added axis, the origin has none.
 """
 
 from __future__ import annotations
@@ -15,15 +17,27 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfgrad.gradients.axes.formats import default_axis
+
+_UNKNOWN = 1013  # a prime in the place of a length that a graph leaves open
+
 # Operations with a data format, and those that have channels last.
 _FORMATTED = {
     *("Conv2D", "DepthwiseConv2dNative", "MaxPool", "MaxPoolV2", "AvgPool"),
+    *("Conv3D", "MaxPool3D", "AvgPool3D"),
     *("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "SpaceToDepth", "DepthToSpace"),
 }
 _LAST = {
     *("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic", "ResizeArea"),
     *("ExtractImagePatches", "ScaleAndTranslate", "CropAndResize"),
 }
+
+
+# Operations that add and remove axes, and those that sum over the last one.
+_REGROUPING = ("ExpandDims", "Squeeze", "StridedSlice")
+_PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+
+NO_CHANNELS = 0  # in the place of a channel axis
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,13 +47,15 @@ class Origin:
     Attributes:
         spatial: Whether its axes are those of a map: of the image, or of what a spatial operation
             takes.
-        channels: Its channel axis; None while no operation has told.
+        channels: Its channel axis, `NO_CHANNELS` if it has none; None while no operation has told.
         certain: Whether an operation with a data format told it.
+        rank: The number of its axes.
     """
 
     spatial: bool
     channels: int | None = None
     certain: bool = False
+    rank: int = 4
 
     def tell(self, axis: int, certain: bool) -> None:
         """Take a channel axis; one that is certain replaces one that is not."""
@@ -49,35 +65,68 @@ class Origin:
 
 
 class Label(NamedTuple):
-    """The axes of a rank-4 tensor: axis i is axis `axes[i]` of its origin."""
+    """The axes of a tensor: axis i is axis `axes[i]` of its origin, or an added one if None."""
 
     origin: Origin
-    axes: tuple[int, ...] = (0, 1, 2, 3)
+    axes: tuple[int | None, ...]
 
-    def channels(self, default: int) -> int:
-        """The channel axis of the tensor; that of its origin is `default` if nothing told it."""
+    @classmethod
+    def of(cls, origin: Origin) -> Label:
+        """The label of an origin itself."""
+        return cls(origin, tuple(range(origin.rank)))
+
+    def tell(self, axis: int, certain: bool) -> None:
+        """Take that an axis of the tensor is its channels.
+
+        It says nothing of an origin that has lost an axis: slices of a volume may become channels.
+        """
+        told = self.axes[axis]
+        lost = set(range(self.origin.rank)) - set(self.axes)
+        if not lost or lost == {self.origin.channels}:
+            self.origin.tell(NO_CHANNELS if told is None else told, certain)
+        else:
+            self.origin.spatial = self.origin.spatial or certain
+
+    def channels(self) -> int | None:
+        """The channel axis of the tensor, by default if nothing told it; None if it has none."""
         axis = self.origin.channels
-        return self.axes.index(default if axis is None else axis)
+        if axis is None:
+            axis = default_axis(self.origin.rank) if self.origin.rank > 2 else NO_CHANNELS
+        return self.axes.index(axis) if axis and axis in self.axes else None
+
+    def positions(self) -> tuple[int, ...]:
+        """The axes of the tensor that are positions of its origin."""
+        channels = self.channels()
+        known = ((i, axis) for i, axis in enumerate(self.axes) if axis)
+        return tuple(i for i, axis in known if i != channels)
 
 
 class Grid(NamedTuple):
-    """Tokens [batch, n, channels] that are the positions of a map, row by row, from `first` on."""
+    """Tokens [batch, n, channels] that are the positions of a map, row by row, from `first` on.
+
+    A map of a volume has a `depth` above 0, and is read slice by slice.
+    """
 
     height: int
     width: int
     first: int = 0
+    depth: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The lengths of the map's axes."""
+        return (self.height, self.width) if not self.depth else (self.depth, *self[:2])
 
 
 class Labels:
     """The labels of a graph that is being built, and the grids that its tokens come from.
 
     Args:
-        default: The channel axis where nothing tells it.
         batch: The batch size, which no other axis has; None if it is unknown.
     """
 
-    def __init__(self, default: int, batch: int | None) -> None:
-        self.default, self.batch = default, batch
+    def __init__(self, batch: int | None) -> None:
+        self.batch = batch
         self.grids: dict[int, Grid] = {}  # by the number of tokens
         self._labels: dict[str, Label] = {}
         self._parts: set[str] = set()  # what dilated convolutions stack on the batch axis
@@ -85,7 +134,7 @@ class Labels:
 
     def of(self, tensor: Any) -> Label | None:
         """The label of a tensor of the graph; None if it has none."""
-        if not tf.is_tensor(tensor) or not hasattr(tensor, "op") or tensor.shape.rank != 4:
+        if not tf.is_tensor(tensor) or not hasattr(tensor, "op"):
             return None
         return self._labels.get(tensor.name)
 
@@ -94,10 +143,10 @@ class Labels:
         self._labels[tensor.name] = label
 
     def tell(self, tensor: Any, axis: int, certain: bool = True) -> None:
-        """Take that an axis of a tensor is its channels."""
+        """Take that an axis of a tensor is its channels; 0 tells nothing."""
         label = self.of(tensor)
-        if label is not None and axis % 4:
-            label.origin.tell(label.axes[axis % 4], certain)
+        if label is not None and axis % len(label.axes):
+            label.tell(axis % len(label.axes), certain)
 
     def advance(self, graph: tf.Graph) -> None:
         """Label what was added to the graph since the last call."""
@@ -118,18 +167,21 @@ class Labels:
         if parts and op.type != "BatchToSpaceND":
             self._parts.update(output.name for output in op.outputs)
         for output in op.outputs:
-            if output.shape.rank == 4 and (parts or self._is_batched(output.shape)):
+            if output.shape.rank and (parts or self._is_batched(output.shape)):
                 label = self._label_of(op, inputs, output)
-                if label is not None:
+                if label is not None and len(label.axes) == output.shape.rank:
                     self.put(output, label)
 
     def _label_of(self, op: tf.Operation, inputs: list[Any], output: Any) -> Label | None:
         if not inputs:
+            if op.type != "Reshape" or output.shape.rank != 4:
+                return None
             grid = (output.shape[1], output.shape[2])
             of_tokens = any(grid == (g.height, g.width) for g in self.grids.values())
-            return Label(Origin(of_tokens)) if op.type == "Reshape" else None
+            return Label.of(Origin(of_tokens))
         # Of several, the one that is not broadcast.
-        like = next((t for t in inputs if t.shape.is_compatible_with(output.shape)), inputs[0])
+        alike = [t for t in inputs if t.shape.is_compatible_with(output.shape)]
+        like = (alike or inputs)[0]
         label = self._labels[like.name]
         if op.type in _FORMATTED or op.type in _LAST:
             return self._formatted(op, label)
@@ -138,31 +190,39 @@ class Labels:
             return None if order is None else Label(label.origin, _permuted(label.axes, order))
         if op.type == "Einsum":
             return self._einsum(op, like, label)
-        if op.type == "Reshape" and not output.shape.is_compatible_with(like.shape):
-            return self._label_of(op, [], output)
+        if op.type in _PRODUCTS and len(label.axes) < 4:
+            scores = len(inputs) > 1 and not alike
+            return None if scores or len(label.axes) < 3 else label
+        reshaped = op.type == "Reshape" and not alike
+        if reshaped or (op.type in _REGROUPING and output.shape.rank != len(label.axes)):
+            label = _regrouped(label, like.shape, output.shape)
+            return self._label_of(op, [], output) if reshaped and label is None else label
         return label
 
     def _formatted(self, op: tf.Operation, label: Label) -> Label:
-        axis = 3
-        if op.type in _FORMATTED and op.get_attr("data_format").startswith(b"NCHW"):
+        axis = len(label.axes) - 1
+        if op.type in _FORMATTED and op.get_attr("data_format").startswith(b"NC"):
             axis = 1
-        label.origin.tell(label.axes[axis], certain=True)
-        if label.channels(self.default) == axis:
+        label.tell(axis, certain=True)
+        if label.channels() == axis:
             return label
-        return Label(Origin(True, axis, True))  # other axes than before are positions now
+        # Other axes than before are positions now, or the channels are new.
+        own = Origin(True, axis, True, len(label.axes))
+        added = (None if old is None and i != axis else i for i, old in enumerate(label.axes))
+        return Label(own, tuple(added))
 
     def _einsum(self, op: tf.Operation, like: Any, label: Label) -> Label | None:
         sides, _, result = op.get_attr("equation").decode().partition("->")
         operands = sides.split(",")
         letters = operands[[t is like for t in op.inputs].index(True)]
-        if len(letters) != 4 or len(result) != 4 or "." in letters + result:
+        if len(letters) != len(result) or "." in letters + result:
             return None
         new = [i for i, letter in enumerate(result) if letter not in letters]
         gone = [i for i, letter in enumerate(letters) if letter not in result]
         if len(new) != len(gone) or len(new) > 1:
             return None
         if gone:
-            label.origin.tell(label.axes[gone[0]], certain=False)
+            self.tell(like, gone[0], certain=False)
         order = [gone[0] if i in new else letters.index(c) for i, c in enumerate(result)]
         return Label(label.origin, _permuted(label.axes, order))
 
@@ -173,17 +233,16 @@ class Labels:
         if None in (*old[1:], *new[1:]) or not self._is_batched(new):
             return
         for axis, merged in _merged(old[1:], new[1:]):
-            if len(merged) != 2:
+            if len(merged) not in (2, 3):
                 continue
-            places = {place + 1 for place in merged}
-            if old.rank == 4:
-                known = label is not None and label.origin.spatial
-                if label is None or not known or label.channels(self.default) in places:
+            places = tuple(place + 1 for place in merged)
+            if label is not None or old.rank == 4:
+                if label is None or not label.origin.spatial or label.positions() != places:
                     continue
-            elif axis:
+            elif axis or len(merged) > 2:
                 continue
-            height, width = (old[place + 1] for place in merged)
-            self.grids[height * width] = Grid(height, width)
+            sizes = [old[place] for place in places]
+            self.grids[math.prod(sizes)] = Grid(*sizes[-2:], depth=sizes[0] if sizes[2:] else 0)
 
     def _find_joined(self, op: tf.Operation) -> None:
         """Take where the positions are among tokens that others were joined to."""
@@ -203,8 +262,31 @@ class Labels:
         return shape[0] in (self.batch, None)
 
 
-def _permuted(axes: tuple[int, ...], order: Iterable[int]) -> tuple[int, ...]:
+def _permuted(axes: tuple[int | None, ...], order: Iterable[int]) -> tuple[int | None, ...]:
     return tuple(axes[int(i)] for i in order)
+
+
+def _regrouped(label: Label, old: tf.TensorShape, new: tf.TensorShape) -> Label | None:
+    """The label after axes of length 1 came or went, or were multiplied into others.
+
+    None if two axes of the origin became one, or one became two.
+    """
+    sizes = [[_UNKNOWN if n is None else n for n in shape[1:]] for shape in (old, new)]
+    if any(shape.count(_UNKNOWN) > 1 for shape in sizes):
+        return None
+    if math.prod(sizes[0]) != math.prod(sizes[1]):
+        return None
+    found = _merged(*sizes)
+    if len(found) < len(sizes[1]):
+        return None
+    axes: list[int | None] = [0]
+    for _, merged in found:
+        own = [label.axes[place + 1] for place in merged]
+        own = [axis for axis in own if axis is not None]
+        if len(own) > 1:
+            return None
+        axes.append(own[0] if own else None)
+    return Label(label.origin, tuple(axes))
 
 
 def _merged(old: Any, new: Any) -> list[tuple[int, list[int]]]:

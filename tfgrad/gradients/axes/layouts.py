@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfgrad.gradients.axes.calls import Call, NetworkAxes, analysed
 from tfgrad.gradients.axes.formats import channels_last, default_axis
-from tfgrad.gradients.axes.images import is_plain
+from tfgrad.gradients.axes.images import is_plain, of_input
 from tfgrad.gradients.axes.labels import Grid
 from tfgrad.internal import call_hooks
 
@@ -20,11 +20,15 @@ class Layouts:
     Args:
         network: The network.
         x: Its inputs or their specifications, of which only shapes and dtypes are read.
+
+    Attributes:
+        input: The axes of the input.
     """
 
     def __init__(self, network: keras.layers.Layer, x: Any) -> None:
         self._network, self._x = network, x
-        self._plain = default_axis() == 3 and is_plain(network)
+        self.input = of_input(network, x)
+        self._plain = default_axis() == 3 and self.input.rank == 4 and is_plain(network)
 
     @property
     def _axes(self) -> NetworkAxes:
@@ -36,7 +40,7 @@ class Layouts:
         return self._axes.grids
 
     def map_of(self, name: str, values: tf.Tensor) -> tf.Tensor | None:
-        """Values shaped like a call's rank-4 output as [batch, height, width, channels].
+        """Values shaped like a call's output as [batch, *positions, channels].
 
         Args:
             name: Name of the call, also with the suffix of one of its terms: `conv/activation`.
@@ -44,13 +48,15 @@ class Layouts:
 
         Returns:
             The values with channels last; None if the output is no feature map, as attention scores
-            are. A call that the trace of the network has not seen counts as a feature map.
+            are. A call that the trace of the network has not seen counts as a feature map if it has
+            as many axes as the input and its channels.
         """
         if self._plain:
             return values
         call = self._call(name.partition("/")[0], values)
         if call is None:
-            return channels_last(values, default_axis())
+            rank = len(self.input.positions) + 2
+            return channels_last(values, default_axis(rank)) if values.shape.rank == rank else None
         return None if call.features is None else call.features.laid_out(values)
 
     def _call(self, name: str, values: tf.Tensor) -> Call | None:
