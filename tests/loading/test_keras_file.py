@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.loading_cases import build, truncated
 from tfgrad import loading
-from tfgrad.errors import ModelError
+from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.training import PenalizedModel
 
 # Keras converts TensorFlow tensors with np.array, whose copy protocol NumPy 2 wants extended.
@@ -299,10 +299,15 @@ def test_another_extension(good, tmp_path):
         loading.load(tmp_path / "model.zip")
 
 
-def test_more_than_fits(good, monkeypatch):
-    monkeypatch.setattr("tfgrad.loading.archive_checks.MAX_BYTES", 1000)
-    with pytest.raises(ModelError, match=r"members of 0.0 GiB unpacked; expected at most"):
-        loading.load(good[0] / "good.keras")
+def test_more_than_fits(good, tmp_path):
+    with pytest.raises(ModelError, match=r"a file of .* GiB; expected at most .*limit_bytes="):
+        loading.load(good[0] / "good.keras", limit_bytes=1000)
+    path = shutil.copy(good[0] / "good.keras", tmp_path / "packed.keras")
+    pack(path, members(path), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelError, match=r"members of .* GiB unpacked; expected at most"):
+        loading.load(path, limit_bytes=os.path.getsize(path))
+    with pytest.raises(ArgumentError, match="limit_bytes: got 0"):
+        loading.load(path, limit_bytes=0)
 
 
 def test_another_backend(good, monkeypatch):

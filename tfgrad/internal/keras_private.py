@@ -11,7 +11,12 @@ Five more private names are methods that subclasses override, and stand in their
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import contextvars
+import io
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import keras
 import tensorflow as tf
@@ -198,3 +203,78 @@ def is_distributed(model: keras.Model) -> bool:
 def symbolic_build(model: keras.Model, batch: tuple[Any, ...]) -> None:
     """Build a model, its metrics and loss from the shapes of one batch."""
     model._symbolic_build(data_batch=batch)
+
+
+def load_archive(file: BinaryIO, compile: bool) -> Any:
+    """The object that an open `.keras` file holds; nothing is opened by its name."""
+    from keras.src.saving import saving_lib
+
+    return saving_lib.load_model(file, compile=compile, safe_mode=True)
+
+
+def load_h5(file: Any, compile: bool) -> Any:
+    """The object that an open legacy `h5py.File` holds."""
+    from keras.src.legacy.saving import legacy_h5_format
+
+    return legacy_h5_format.load_model_from_hdf5(file, compile=compile, safe_mode=True)
+
+
+_Check = Callable[[str, tuple[int, ...], str], None]
+_checks: contextvars.ContextVar[tuple[_Check, ...]] = contextvars.ContextVar(
+    "tfgrad_variable_checks", default=()
+)
+_lock = threading.Lock()
+_watching = 0
+_validate_shape: Any = None
+
+
+@contextlib.contextmanager
+def checked_variables(check: _Check) -> Iterator[None]:
+    """Call `check(path, shape, dtype)` in this thread before a Keras variable gets its values.
+
+    An error that it raises leaves the variable without values.
+    """
+    global _watching, _validate_shape
+    token = _checks.set((*_checks.get(), check))
+    with _lock:
+        _watching += 1
+        if _watching == 1:
+            _validate_shape = keras.Variable._validate_shape
+            keras.Variable._validate_shape = _checked_shape
+    try:
+        yield
+    finally:
+        with _lock:
+            _watching -= 1
+            if _watching == 0:
+                del keras.Variable._validate_shape
+        _checks.reset(token)
+
+
+def _checked_shape(variable: Any, shape: Any) -> Any:
+    shape = _validate_shape(variable, shape)
+    for check in _checks.get():
+        check(variable._path, tuple(shape), variable._dtype)
+    return shape
+
+
+def weights_file(model: keras.Model) -> io.BytesIO:
+    """What `Model.save_weights` writes to a .weights.h5 file, in memory."""
+    from keras.src.saving import saving_lib
+
+    content = io.BytesIO()
+    store = saving_lib.H5IOStore(content, mode="w")
+    try:
+        saving_lib._save_state(
+            model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
+        )
+    finally:
+        store.close()
+    return content
+
+
+def write_model_file(model: keras.Model, file: BinaryIO) -> None:
+    """Write what `Model.save` writes to a .keras file to an open file."""
+    from keras.src.saving import saving_lib
+
+    saving_lib.save_model(model, file)

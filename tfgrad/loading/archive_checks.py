@@ -1,29 +1,61 @@
-"""Checks of a `.keras` file's zip archive and of the HDF5 weights in it, before Keras opens it."""
+"""Checks of a `.keras` file's zip archive, before anything in it is unpacked."""
 
 from __future__ import annotations
 
-import io
 import os
+import struct
 import zipfile
 from collections import Counter
+from typing import BinaryIO
 
-import h5py
-
-from tfgrad.errors import ModelError
-from tfgrad.loading.rejection import DAMAGED, MAX_JSON_BYTES, WHOLE, brief, rejection
+from tfgrad.internal.regular_files import MAX_JSON_BYTES
+from tfgrad.loading.rejection import DAMAGED, LEAVE, WHOLE, rejection, shown, too_large
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
-MAX_BYTES = 8 << 30  # all members of one file, unpacked
-MAX_RATIO = 100  # Keras stores its members uncompressed; real weights hardly compress at all
+MAX_RATIO = 100  # of one member; Keras stores its members uncompressed, but others compress JSON
+MAX_UNPACKED = 20  # of all members, times the file's size; real weights hardly compress at all
+SMALL = 16 << 20  # bytes that unpack whatever their ratio
 MAX_MEMBERS = 10_000
+MAX_DIRECTORY = 4 << 20  # bytes of the list of members
 
-_LEAVE = "do not open it"
 _OWN_MEMBERS = "members as Keras stores them"
+_END, _END_64 = b"PK\x05\x06", b"PK\x06\x06"
 
 
-def check_members(path: str, archive: zipfile.ZipFile) -> None:
+def check_directory(path: str, file: BinaryIO) -> None:
+    """Check the size of the list of members, which `zipfile` reads whole.
+
+    Raises:
+        ModelError: It is too large.
+    """
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - (1 << 16) - 256))
+    tail = file.read()
+    file.seek(0)
+    size = 0
+    for signature, offset, form in ((_END, 12, "<L"), (_END_64, 40, "<Q")):
+        at = tail.rfind(signature)
+        if at >= 0 and len(tail) >= at + offset + struct.calcsize(form):
+            found = struct.unpack_from(form, tail, at + offset)[0]
+            size = max(size, 0 if found == 0xFFFFFFFF else found)
+    if size > MAX_DIRECTORY:
+        raise rejection(
+            path,
+            f"a zip archive whose list of members has {size} bytes",
+            f"at most {MAX_DIRECTORY} bytes",
+            f"{LEAVE}: no model has so many members",
+        )
+
+
+def check_members(path: str, archive: zipfile.ZipFile, size: int, limit_bytes: int) -> None:
     """Check names, number and sizes of the members, all of which the archive only declares.
+
+    Args:
+        path: The file, for the error.
+        archive: The open archive.
+        size: The size of the file in bytes.
+        limit_bytes: The most that all members may have, unpacked.
 
     Raises:
         ModelError: The archive is too large, a decompression bomb, points outside itself, or lacks
@@ -32,36 +64,23 @@ def check_members(path: str, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     count = Counter(member.filename for member in members)
     total = sum(member.file_size for member in members)
-    if total > MAX_BYTES or len(members) > MAX_MEMBERS:
+    if len(members) > MAX_MEMBERS:
         raise rejection(
             path,
-            f"{len(members)} members of {total / 2**30:.1f} GiB unpacked",
-            f"at most {MAX_MEMBERS} members and {MAX_BYTES >> 30} GiB",
-            f"{_LEAVE}: no model of this size is stored in one file",
+            f"{len(members)} members",
+            f"at most {MAX_MEMBERS} members",
+            f"{LEAVE}: no model has so many",
         )
-    if sum(member.compress_size for member in members) > os.path.getsize(path):
+    if sum(member.compress_size for member in members) > size:
         # Damaged, or a decompression bomb.
         raise rejection(path, "a zip archive whose members overlap", WHOLE, DAMAGED)
     for member in members:
-        name = member.filename
-        if name.startswith("/") or ".." in name.split("/") or "\\" in name or ":" in name:
-            raise rejection(
-                path, f"a member that leaves the archive, {name!r}", _OWN_MEMBERS, _LEAVE
-            )
-        if count[name] > 1:
-            raise rejection(
-                path, f"the member {name!r} twice", "each member once", "save the model again"
-            )
-        if member.file_size > max(1 << 20, MAX_RATIO * member.compress_size) or (
-            name.endswith(".json") and member.file_size > MAX_JSON_BYTES
-        ):
-            raise rejection(
-                path,
-                f"the member {name!r} that unpacks from {member.compress_size} to "
-                f"{member.file_size} bytes",
-                _OWN_MEMBERS,
-                f"{_LEAVE}: this is a decompression bomb",
-            )
+        _check_member(path, member, count)
+    if total > limit_bytes:
+        got = f"{len(members)} members of {total / 2**30:.3g} GiB unpacked"
+        raise too_large(path, got, limit_bytes)
+    if total > max(SMALL, MAX_UNPACKED * size):
+        raise _bomb(path, f"members that unpack from {size} to {total} bytes")
     for name in (CONFIG, METADATA, WEIGHTS):
         if name not in count:
             raise rejection(
@@ -72,65 +91,23 @@ def check_members(path: str, archive: zipfile.ZipFile) -> None:
             )
 
 
-def check_weights(path: str, data: bytes) -> None:
-    """Check the HDF5 weights without reading them.
-
-    Raises:
-        ModelError: They are damaged, point outside the file or declare more than it can hold.
-    """
-    try:
-        with h5py.File(io.BytesIO(data), "r") as file:
-            check_groups(path, file, WEIGHTS, len(data))
-    except ModelError:
-        raise
-    except Exception as error:
-        raise rejection(path, f"a damaged {WEIGHTS} ({brief(error)})", WHOLE, DAMAGED) from error
-
-
-def check_groups(path: str, file: h5py.File, name: str, size: int) -> None:
-    """Check the groups and arrays of an HDF5 file without reading them.
-
-    Args:
-        path: The model file, for the error.
-        file: The open HDF5 file.
-        name: Its name in messages.
-        size: Its size in bytes.
-
-    Raises:
-        ModelError: They point outside the file or declare more than it can hold.
-    """
-    total = 0
-    seen: set[int] = set()
-
-    def walk(group: h5py.Group) -> None:
-        nonlocal total
-        for key in group:
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise rejection(
-                    path,
-                    f"a link to elsewhere in {name}, {key!r}",
-                    "arrays in the file itself",
-                    _LEAVE,
-                )
-            item = group[key]
-            if isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise rejection(
-                        path,
-                        f"data outside {name}, {key!r}",
-                        "arrays in the file itself",
-                        _LEAVE,
-                    )
-                total += item.nbytes
-            elif (address := h5py.h5o.get_info(item.id).addr) not in seen:
-                seen.add(address)  # hard links can form a ring
-                walk(item)
-
-    walk(file)
-    if total > max(1 << 20, MAX_RATIO * size):
-        raise rejection(
+def _check_member(path: str, member: zipfile.ZipInfo, count: Counter[str]) -> None:
+    name = member.filename
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name or ":" in name:
+        got = f"a member that leaves the archive, {shown(name)}"
+        raise rejection(path, got, _OWN_MEMBERS, LEAVE)
+    if count[name] > 1:
+        got = f"the member {shown(name)} twice"
+        raise rejection(path, got, "each member once", "save the model again")
+    if member.file_size > max(1 << 20, MAX_RATIO * member.compress_size) or (
+        name.endswith(".json") and member.file_size > MAX_JSON_BYTES
+    ):
+        raise _bomb(
             path,
-            f"{name} of {size} bytes declaring {total} bytes",
-            f"at most {MAX_RATIO} times its size",
-            _LEAVE,
+            f"the member {shown(name)} that unpacks from {member.compress_size} to "
+            f"{member.file_size} bytes",
         )
+
+
+def _bomb(path: str, got: str) -> Exception:
+    return rejection(path, got, _OWN_MEMBERS, f"{LEAVE}: this is a decompression bomb")

@@ -15,16 +15,9 @@ import h5py
 import keras
 
 from tfgrad.errors import ModelError
-from tfgrad.loading.archive_checks import MAX_BYTES, check_groups
 from tfgrad.loading.config_checks import VALUES, check_config, objects
-from tfgrad.loading.rejection import (
-    DAMAGED,
-    MAX_JSON_BYTES,
-    WHOLE,
-    brief,
-    read_json,
-    rejection,
-)
+from tfgrad.loading.h5_checks import check_groups
+from tfgrad.loading.rejection import DAMAGED, WHOLE, brief, read_json, rejection, shown
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".h5", ".hdf5")
@@ -46,49 +39,48 @@ _KINDS = (
 _OTHERS = {"Functional", "Policy", "function"}
 
 
-def check_h5(path: str, compile: bool) -> None:
+def check_h5(path: str, file: h5py.File, size: int, compile: bool) -> tuple[int, Any]:
     """Check everything in a legacy HDF5 file that Keras would read.
 
     Args:
-        path: The file, which begins as HDF5 files do.
+        path: The file's path, for the error.
+        file: The open file.
+        size: Its size in bytes.
         compile: Whether the optimizer, loss and metrics will be restored, too.
 
+    Returns:
+        (the bytes of all its arrays, the arguments of `compile` that it holds).
+
     Raises:
-        ModelError: The file is damaged, too large, holds weights alone, points outside itself,
-            names a class that is neither Keras's, nor tfgrad's, nor registered in this process, or
-            one that can run code or read a file.
+        ModelError: The file is damaged, holds weights alone, points outside itself, names a class
+            that is neither Keras's, nor tfgrad's, nor registered in this process, or one that can
+            run code or read a file.
     """
-    if not path.endswith(SUFFIXES):
-        raise rejection(
-            path, "an HDF5 file of another name", "a name that ends in .h5", "rename the file"
-        )
-    size = os.path.getsize(path)
-    if size > MAX_BYTES:
-        raise rejection(
-            path,
-            f"a file of {size / 2**30:.1f} GiB",
-            f"at most {MAX_BYTES >> 30} GiB",
-            "do not open it: no model of this size is stored in one file",
-        )
     try:
-        with h5py.File(path, "r") as file:
-            config, training = (_json(path, file, name) for name in (_CONFIG, _TRAINING))
-            if config is None or _WEIGHTS not in file:
-                raise rejection(
-                    path,
-                    "an HDF5 file of weights alone",
-                    "a whole model, as model.save writes it",
-                    "build the model in Python, call model.load_weights and save it as .keras",
-                )
-            check_groups(path, file, os.path.basename(path), size)
+        held = check_groups(path, file, os.path.basename(path), size)
+        config, training = (_json(path, file, name) for name in (_CONFIG, _TRAINING))
+        weights = _WEIGHTS in file
     except ModelError:
         raise
     except Exception as error:
-        raise rejection(path, f"a damaged HDF5 file ({brief(error)})", WHOLE, DAMAGED) from error
+        raise damaged(path, error) from error
+    if config is None or not weights:
+        raise rejection(
+            path,
+            "an HDF5 file of weights alone",
+            "a whole model, as model.save writes it",
+            "build the model in Python, call model.load_weights and save it as .keras",
+        )
     whole = {**config, "compile_config": training if compile else None}
     check_config(path, whole)
     for entry in objects(whole):
         _check_name(path, entry)
+    return held, training
+
+
+def damaged(path: str, error: Exception) -> ModelError:
+    """The error that rejects a file which the HDF5 library cannot read."""
+    return rejection(path, f"a damaged HDF5 file ({brief(error)})", WHOLE, DAMAGED)
 
 
 def _check_name(path: str, entry: Mapping[str, Any]) -> None:
@@ -103,7 +95,7 @@ def _check_name(path: str, entry: Mapping[str, Any]) -> None:
         return
     raise rejection(
         path,
-        f"the class {name!r}, which is no layer or other part of a model in Keras 3",
+        f"the class {shown(name)}, which is no layer or other part of a model in Keras 3",
         "classes of Keras, or registered in this process",
         "import the module that registers it with keras.saving.register_keras_serializable, or "
         "build the model in Python, call model.load_weights and save it as .keras",
@@ -114,9 +106,5 @@ def _json(path: str, file: h5py.File, name: str) -> dict[str, Any] | None:
     """The JSON object of an attribute of the file; None if there is no such attribute."""
     if name not in file.attrs:
         return None
-    if h5py.h5a.open(file.id, name.encode()).get_storage_size() > MAX_JSON_BYTES:
-        raise rejection(
-            path, f"a {name} of more than {MAX_JSON_BYTES} bytes", "a JSON object", DAMAGED
-        )
     text = file.attrs[name]
     return read_json(path, name, text if isinstance(text, bytes) else str(text).encode())

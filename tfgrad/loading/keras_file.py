@@ -5,15 +5,25 @@ data first, and passed to Keras only if nothing in it names code from elsewhere,
 an absurd size. Whatever is wrong, the caller gets one `ModelError` that names the path, what was
 found, what was expected and what to try; the exception of Keras is its `__cause__`.
 
-Limits: TensorFlow's kernels run in this process, and a valid config may ask for an enormous layer.
-Load files from untrusted sources in a sandbox.
+Only regular files are read, and only as much as the caller allows. The file is opened once: what is
+checked is what Keras loads, even if somebody exchanges the file in between. While Keras builds the
+model, the weights that its config declares are compared with those that the file holds before any
+is made (`tfgrad.loading.build_limits`).
+
+Limits: TensorFlow's kernels and the HDF5 library run in this process. Load files from untrusted
+sources in a sandbox.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import zipfile
+from collections.abc import Iterator
+from typing import Any
 
+import h5py
 import keras
 
 from tfgrad import (
@@ -21,64 +31,77 @@ from tfgrad import (
 )
 from tfgrad.errors import ModelError
 from tfgrad.gradients.model_checks import nonfinite_weight
+from tfgrad.internal import arguments, keras_private, regular_files
 from tfgrad.internal.wrapper import Wrapper
-from tfgrad.loading.archive_checks import CONFIG, METADATA, WEIGHTS, check_members, check_weights
+from tfgrad.loading import archive_checks, build_limits, h5_file
+from tfgrad.loading.archive_checks import CONFIG, METADATA, WEIGHTS
 from tfgrad.loading.config_checks import check_config, check_version
-from tfgrad.loading.h5_file import SIGNATURE, check_h5
+from tfgrad.loading.h5_checks import check_weights
 from tfgrad.loading.rejection import (
     DAMAGED,
     DIVERGED,
     FINITE,
+    LIMIT_BYTES,
     WHOLE,
     brief,
+    limit,
     read_json,
     rejection,
+    too_large,
 )
 from tfgrad.loading.saved_loss import saved_loss
 from tfgrad.loading.saved_model import GRAPH, versions
 from tfgrad.models import output_meaning
 
+_EXPECTED = "a .keras or .h5 file"
 
-def load(path: str | os.PathLike[str], *, compile: bool = True) -> keras.Model:
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    compile: bool = True,
+    limit_bytes: int = LIMIT_BYTES,
+    limit_seconds: float = build_limits.LIMIT_SECONDS,
+) -> keras.Model:
     """Load a `.keras` file, or a legacy `.h5` file, without running any code from it.
 
     Classes come from Keras, from tfgrad, or from `keras.saving.register_keras_serializable` in
     this process; nothing is imported because the file says so.
 
     Args:
-        path: A local file whose name ends in `.keras`, `.h5` or `.hdf5`.
+        path: A regular local file whose name ends in `.keras`, `.h5` or `.hdf5`.
         compile: Whether to restore the optimizer, loss and metrics of `compile` as well. What the
             loss tells of the outputs' meaning is known in either case.
+        limit_bytes: The most bytes that the file may have, and what it unpacks to; ≥ 1.
+        limit_seconds: The seconds after which the building of the model is given up, at the next
+            call of a layer; above 0.
 
     Returns:
         The model, with finite weights.
 
     Raises:
-        ModelError: The file is missing, damaged, foreign or unsafe, or a weight is NaN or infinite.
+        ModelError: The file is missing, no regular file, damaged, foreign, unsafe or too large, or
+            declares weights that it does not hold, or a weight is NaN or infinite.
+        ArgumentError: A limit is not such a number.
     """
-    path = os.fspath(path)
+    most, seconds = limit(limit_bytes), arguments.number("limit_seconds", limit_seconds)
+    path = os.fsdecode(path)
     _check_backend(path)
-    if _check_kind(path) == SIGNATURE:
-        check_h5(path, compile)
-    else:
-        _check_content(path, compile)
-    try:
-        model = keras.saving.load_model(path, compile=compile, safe_mode=True)
-    except Exception as error:
-        raise rejection(
-            path,
-            f"a model that Keras {keras.__version__} cannot build: {brief(error)}",
-            "classes that exist here and weights that fit them",
-            "the file was written by another version, its classes are not imported here, or its "
-            "weights belong to another model: "
-            "build the model in Python and compare, or save it again",
-        ) from error
+    with _opened(path, most) as (file, head):
+        size = regular_files.size(file)
+        if head == h5_file.SIGNATURE:
+            model, compiled = _load_h5(path, file, size, compile, seconds)
+        else:
+            held, compiled = _check_content(path, file, size, compile, most)
+            with _building(path, held, compile, seconds):
+                file.seek(0)
+                model = keras_private.load_archive(file, compile)
     if not isinstance(model, keras.Model):
         raise rejection(path, f"a saved {type(model).__name__}", "a model", "save a keras.Model")
     if weight := nonfinite_weight(model.weights):
         raise rejection(path, f"NaN or infinite values in the weight {weight}", FINITE, DIVERGED)
     network = model.network if isinstance(model, Wrapper) else model
-    output_meaning.remember(network, loss=saved_loss(path))
+    output_meaning.remember(network, loss=saved_loss(compiled))
     return model
 
 
@@ -92,49 +115,107 @@ def _check_backend(path: str) -> None:
         )
 
 
-def _check_kind(path: str) -> bytes:
-    """Tell a missing, foreign or empty file from a model file by its first bytes, returned."""
-    expected = "a .keras or .h5 file"
+@contextlib.contextmanager
+def _opened(path: str, limit_bytes: int) -> Iterator[tuple[io.BufferedReader, bytes]]:
+    """A file that is opened once, and its first bytes, which are those of a model file."""
     if os.path.isdir(path):
         advice = "give a .keras or .h5 file"
         if os.path.exists(os.path.join(path, GRAPH)) or versions(path):
             advice = "read a SavedModel with tfgrad.loading.load_served"
-        raise rejection(path, "a directory", expected, advice)
+        raise rejection(path, "a directory", _EXPECTED, advice)
     try:
-        with open(path, "rb") as file:
-            head = file.read(8)
+        file = regular_files.opened(path)
     except FileNotFoundError as error:
         advice = "check the path and the working directory"
-        raise rejection(path, "no such file", expected, advice) from error
+        raise rejection(path, "no such file", _EXPECTED, advice) from error
     except (OSError, ValueError) as error:
         got = f"a file that cannot be read ({error})"
-        raise rejection(path, got, expected, "check the path and its permissions") from error
+        raise rejection(path, got, _EXPECTED, "check the path and its permissions") from error
+    with file:
+        size = regular_files.size(file)
+        if size > limit_bytes:
+            raise too_large(path, f"a file of {size / 2**30:.3g} GiB", limit_bytes)
+        try:
+            head = file.read(8)
+        except OSError as error:
+            got = f"a file that cannot be read ({error})"
+            raise rejection(path, got, _EXPECTED, "check the disk") from error
+        file.seek(0)
+        _check_head(path, head)
+        yield file, head
+
+
+def _check_head(path: str, head: bytes) -> None:
+    """Tell a foreign or empty file from a model file by its first bytes."""
     if not head:
         advice = "its writing was interrupted: save the model again"
-        raise rejection(path, "an empty file", expected, advice)
-    if head == SIGNATURE:
-        return head
-    if not head.startswith(b"PK"):
+        raise rejection(path, "an empty file", _EXPECTED, advice)
+    hdf5 = head == h5_file.SIGNATURE
+    if not hdf5 and not head.startswith(b"PK"):
         advice = "give a file that Keras saved"
-        raise rejection(path, "a file that is not a zip archive", expected, advice)
-    if not path.endswith(".keras"):
-        raise rejection(path, "a name that does not end in .keras", expected, "rename the file")
-    return head
+        raise rejection(path, "a file that is not a zip archive", _EXPECTED, advice)
+    if hdf5 and not path.endswith(h5_file.SUFFIXES):
+        raise rejection(
+            path, "an HDF5 file of another name", "a name that ends in .h5", "rename the file"
+        )
+    if not hdf5 and not path.endswith(".keras"):
+        raise rejection(path, "a name that does not end in .keras", _EXPECTED, "rename the file")
 
 
-def _check_content(path: str, compile: bool) -> None:
-    """Check everything in the archive that Keras would read."""
+def _check_content(
+    path: str, file: io.BufferedReader, size: int, compile: bool, limit_bytes: int
+) -> tuple[int, Any]:
+    """Check everything in the archive that Keras would read.
+
+    Returns:
+        (the bytes of all arrays in it, the arguments of `compile` that it holds).
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            check_members(path, archive)
+        archive_checks.check_directory(path, file)
+        with zipfile.ZipFile(file) as archive:
+            archive_checks.check_members(path, archive, size, limit_bytes)
             config = read_json(path, CONFIG, archive.read(CONFIG))
             metadata = read_json(path, METADATA, archive.read(METADATA))
             check_version(path, metadata)
             check_config(path, config if compile else {**config, "compile_config": None})
-            check_weights(path, archive.read(WEIGHTS))
+            held = check_weights(path, io.BytesIO(archive.read(WEIGHTS)), size)
     except ModelError:
         raise
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise rejection(path, f"a damaged zip archive ({error})", WHOLE, DAMAGED) from error
     except Exception as error:  # zlib.error, struct.error, UnicodeDecodeError, …
         raise rejection(path, f"a damaged archive ({brief(error)})", WHOLE, DAMAGED) from error
+    return held, config.get("compile_config")
+
+
+def _load_h5(
+    path: str, file: io.BufferedReader, size: int, compile: bool, seconds: float
+) -> tuple[Any, Any]:
+    """(the object in a legacy HDF5 file, the arguments of `compile` that it holds)."""
+    try:
+        opened = h5py.File(file, "r")
+    except Exception as error:
+        raise h5_file.damaged(path, error) from error
+    with opened:
+        held, compiled = h5_file.check_h5(path, opened, size, compile)
+        with _building(path, held, compile, seconds):
+            return keras_private.load_h5(opened, compile), compiled
+
+
+@contextlib.contextmanager
+def _building(path: str, held: int, compile: bool, seconds: float) -> Iterator[None]:
+    """The block in which Keras builds a model: what it raises is worded for the caller."""
+    try:
+        with build_limits.limited(path, held, compile, seconds):
+            yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise rejection(
+            path,
+            f"a model that Keras {keras.__version__} cannot build: {brief(error)}",
+            "classes that exist here and weights that fit them",
+            "the file was written by another version, its classes are not imported here, or its "
+            "weights belong to another model: "
+            "build the model in Python and compare, or save it again",
+        ) from error

@@ -16,23 +16,21 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from tfgrad.errors import ModelError
-from tfgrad.internal.served_files import METADATA
+from tfgrad.loading import saved_files, served_metadata
 from tfgrad.loading.graph_checks import check_graph
 from tfgrad.loading.rejection import (
     DAMAGED,
-    DIVERGED,
-    FINITE,
-    MAX_JSON_BYTES,
+    LIMIT_BYTES,
     WHOLE,
     brief,
-    read_json,
+    limit,
     rejection,
+    shown,
 )
-
-GRAPH, VARIABLES = "saved_model.pb", os.path.join("variables", "variables")
+from tfgrad.loading.saved_files import GRAPH
 
 _SAVED_MODEL = "the directory of a SavedModel"
+_NESTED = 8  # directories of versions in one another
 
 
 def versions(directory: str) -> list[str]:
@@ -63,7 +61,7 @@ class ServedModel:
     _owner: Any = field(repr=False, compare=False)
 
 
-def load_served(path: str | os.PathLike[str]) -> ServedModel:
+def load_served(path: str | os.PathLike[str], *, limit_bytes: int = LIMIT_BYTES) -> ServedModel:
     """Load a SavedModel: one version's directory, or a directory of versions (the highest).
 
     The graph is read as data before TensorFlow runs it, and rejected if an operation in it reaches
@@ -72,46 +70,66 @@ def load_served(path: str | os.PathLike[str]) -> ServedModel:
 
     Args:
         path: `directory/<version>` or `directory`, as returned by and given to
-            `tfgrad.export.save`.
+            `tfgrad.export.save`. Only regular files are read in it.
+        limit_bytes: The most bytes that its files may have, ≥ 1; the graph, which is read whole,
+            may have a sixteenth of it.
 
     Returns:
         A `ServedModel`.
 
     Raises:
-        ModelError: The directory is missing, damaged, foreign or unsafe.
+        ModelError: The directory is missing, damaged, foreign, unsafe or too large; or what
+            `tfgrad.export.save` wrote about the model is of other types than it writes.
+        ArgumentError: `limit_bytes` is no integer ≥ 1.
     """
-    path = _version_directory(os.fspath(path))
-    for meta_graph in (graphs := _read_graphs(path)):
+    most = limit(limit_bytes)
+    path = _version_directory(os.fsdecode(path))
+    files = saved_files.check_files(path, most)
+    for meta_graph in (graphs := _read_graphs(path, most)):
         check_graph(path, meta_graph)
     if not any("serving_default" in g.signature_def for g in graphs):
         names = {name for g in graphs for name in g.signature_def} - {"__saved_model_init_op"}
         raise rejection(
             path,
-            f"no signature serving_default (it has: {', '.join(sorted(names)) or 'none'})",
+            f"no signature serving_default (it has: {_listed(names)})",
             "a SavedModel with this signature",
             "write it with tfgrad.export.save",
         )
-    _check_variables(path)
-    metadata = _serving_metadata(path)
+    saved_files.check_variables(path, files)
+    metadata = served_metadata.read(path)
     try:
         loaded = tf.saved_model.load(path, tags=["serve"])
         signatures = dict(loaded.signatures)
     except Exception as error:
         raise rejection(path, f"a damaged SavedModel ({brief(error)})", WHOLE, DAMAGED) from error
+    saved_files.check_unchanged(path, files, most)
     return ServedModel(path, signatures, metadata, loaded)
 
 
+def _listed(names: set[str]) -> str:
+    """Names that a file chose, in one line."""
+    text = ", ".join(sorted(names)) or "none"
+    return text if len(text) <= 200 and text.isprintable() else shown(text)
+
+
 def _version_directory(path: str) -> str:
-    if os.path.isfile(path):
+    try:
+        for _ in range(_NESTED):
+            here = not os.path.isdir(path) or os.path.exists(os.path.join(path, GRAPH))
+            if here or not (numbers := versions(path)):
+                break
+            path = os.path.join(path, numbers[-1])
+        exists, directory = os.path.exists(path), os.path.isdir(path)
+    except ValueError:  # a null character in the name
+        exists = directory = False
+    if exists and not directory:
         advice = "load .keras files with tfgrad.loading.load"
         raise rejection(path, "a file", _SAVED_MODEL, advice)
-    if not os.path.isdir(path):
+    if not directory:
         advice = "check the path and the working directory"
         raise rejection(path, "no such directory", _SAVED_MODEL, advice)
-    if os.path.exists(os.path.join(path, GRAPH)):
+    if os.path.lexists(os.path.join(path, GRAPH)):
         return path
-    if numbers := versions(path):
-        return _version_directory(os.path.join(path, numbers[-1]))
     raise rejection(
         path,
         f"neither {GRAPH} nor a numbered version in the directory",
@@ -120,13 +138,11 @@ def _version_directory(path: str) -> str:
     )
 
 
-def _read_graphs(path: str) -> list[meta_graph_pb2.MetaGraphDef]:
-    name = os.path.join(path, GRAPH)
+def _read_graphs(path: str, limit_bytes: int) -> list[meta_graph_pb2.MetaGraphDef]:
+    data = saved_files.read_graph(path, limit_bytes)
     try:
-        with open(name, "rb") as file:
-            data = file.read()
         graphs = list(saved_model_pb2.SavedModel.FromString(data).meta_graphs)
-    except (OSError, DecodeError, ValueError) as error:
+    except (DecodeError, ValueError) as error:
         raise rejection(path, f"a damaged {GRAPH} ({brief(error)})", WHOLE, DAMAGED) from error
     if not graphs:
         raise rejection(path, f"a {GRAPH} without a graph ({len(data)} bytes)", WHOLE, DAMAGED)
@@ -138,36 +154,3 @@ def _read_graphs(path: str) -> list[meta_graph_pb2.MetaGraphDef]:
             "export the model again with TensorFlow 2",
         )
     return graphs
-
-
-def _check_variables(path: str) -> None:
-    prefix = os.path.join(path, VARIABLES)
-    if not os.path.exists(f"{prefix}.index"):
-        raise rejection(path, f"no {VARIABLES}.index", "the variables of the model", DAMAGED)
-    try:
-        reader = tf.train.load_checkpoint(prefix)
-        types = reader.get_variable_to_dtype_map()
-        for name in reader.get_variable_to_shape_map():
-            if types[name] == tf.string:  # the object graph, and what assets refer to
-                continue
-            value = reader.get_tensor(name)  # checks the stored checksum
-            if types[name].is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
-                got = f"NaN or infinite values in the weight {name}"
-                raise rejection(path, got, FINITE, DIVERGED)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise rejection(path, f"damaged variables ({brief(error)})", WHOLE, DAMAGED) from error
-
-
-def _serving_metadata(path: str) -> dict[str, Any]:
-    name = os.path.join(path, METADATA)
-    if not os.path.exists(name):
-        return {}
-    try:
-        with open(name, "rb") as file:
-            text = file.read(MAX_JSON_BYTES)
-    except OSError as error:
-        got = f"an unreadable {METADATA} ({error})"
-        raise rejection(path, got, "a readable one", DAMAGED) from error
-    return read_json(path, METADATA, text)
