@@ -20,7 +20,7 @@ from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.network_tests import noise_robustness
 from tfgrad.internal import files
 
-from .common import work_directory
+from .common import terminal, work_directory
 
 FLAGS = flags.FLAGS
 
@@ -61,7 +61,7 @@ def main() -> None:
         y_label=rows[label].score,
         title=FLAGS.title,
     )
-    print(f"{table}\n\nwritten to {FLAGS.out}.md, .png and .json")
+    terminal.show(f"{table}\n\nwritten to {FLAGS.out}.md, .png and .json")
 
 
 def _measured(levels: Sequence[Mapping[str, float]]) -> evaluation.Measurement:

@@ -29,7 +29,7 @@ import tfgrad
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
 
-from .common import architectures, work_directory
+from .common import architectures, terminal, work_directory
 
 FLAGS = flags.FLAGS
 BOUND = 1e-5
@@ -72,7 +72,7 @@ def main() -> None:
         )
     text = table({name: rows[name] for name in chosen}, settings)
     files.write_text(f"{FLAGS.out}.md", text)
-    print(f"{text}\nwritten to {FLAGS.out}.md")
+    terminal.show(f"{text}\nwritten to {FLAGS.out}.md")
     wrong = [name for name in chosen if not rows[name]["error"] <= BOUND]
     if wrong:
         print(f"beyond {BOUND:.0e}: {', '.join(wrong)}")

@@ -49,7 +49,14 @@ from tfgrad import data, evaluation, figures, fooling, images, penalties, salien
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.internal import files
 
-from .common import compilation, run_report, teacher_flags, training_run, work_directory
+from .common import (
+    compilation,
+    run_report,
+    teacher_flags,
+    terminal,
+    training_run,
+    work_directory,
+)
 from .common.trained_networks import Learned, file_digest
 from .common.training_run import Run
 
@@ -111,7 +118,7 @@ def main() -> dict[str, Any]:
     run = dataclasses.replace(run, statistics=teacher_flags.statistics(learned, train))
     mask = _region(train.image_shape)
     looks = {BEFORE: Look.at(run, network, test, mask)}
-    print(f"{learned}\n{_table(looks)}", flush=True)
+    terminal.show(f"{learned}\n{_table(looks)}")
     if FLAGS.construction == "fine_tune":
         model, history = _fine_tuned(run, network, train, test, mask)
         looks[AFTER] = Look.at(run, network, test, mask)
@@ -257,7 +264,7 @@ def _record(
         labels=[test.classes[label] for label in shown.labels],
         title=f"{FLAGS.construction}: gradients before and after",
     )
-    print(f"\naccuracy and share of gradient energy inside the region (%)\n{table}", flush=True)
+    terminal.show(f"\naccuracy and share of gradient energy inside the region (%)\n{table}")
     return {
         "source": {"path": learned.path, "accuracy": learned.accuracy},
         "construction": FLAGS.construction,
@@ -280,7 +287,7 @@ def _save(
     run: Run, network: keras.Model, test: data.Dataset, record: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the network and, last, results.json."""
-    run_report.save(network, run.path("network.keras"))
+    files.write_model(run.path("network.keras"), network)
     results = {
         "label": FLAGS.construction,
         "test": {"val_accuracy": record[AFTER]["accuracy"]},

@@ -33,7 +33,7 @@ from tfgrad import callbacks, data, evaluation, figures, models, penalties
 from tfgrad.errors import ModelError
 from tfgrad.internal import files
 
-from .common import compilation
+from .common import compilation, terminal
 
 FLAGS = flags.FLAGS
 ROWS = 4
@@ -87,7 +87,9 @@ def main() -> None:
             networks[name], data.pipeline(test, 256, training=False), repeats=5, seed=FLAGS.seed
         )
     table = evaluation.Measurement.markdown(rows)
-    print(f"\ntest accuracy (%) on {len(test)} digits under input noise, 5 draws\n{table}\n")
+    terminal.show(
+        f"\ntest accuracy (%) on {len(test)} digits under input noise, 5 draws\n{table}\n"
+    )
     files.write_text(os.path.join(FLAGS.work_dir, "noise.md"), table + "\n")
     figures.curves(
         os.path.join(FLAGS.work_dir, "noise.png"),
@@ -125,7 +127,8 @@ def _explain(path: str, test: data.Dataset, picture: str) -> float:
     chosen = np.array([np.flatnonzero(test.labels == label)[0] for label in range(ROWS)])
     images = os.path.join(FLAGS.work_dir, "images.npy")
     answers = os.path.join(FLAGS.work_dir, "answers.npz")
-    np.save(images, test.images[chosen])
+    with files.replaced(images, ".npy") as unfinished:
+        np.save(unfinished, test.images[chosen])
     client = [sys.executable, "-c", CLIENT, path, images, answers]
     asked = subprocess.run(client, stderr=subprocess.PIPE, text=True)
     if asked.returncode:

@@ -52,7 +52,7 @@ from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import model_checks
 from tfgrad.internal import files
 
-from .common import output_directory, pixel_range, trained_networks, work_directory
+from .common import output_directory, pixel_range, terminal, trained_networks, work_directory
 from .common.progress import Progress
 from .common.trained_networks import Learned, normalised, note_unknown, on_pixels
 
@@ -141,7 +141,7 @@ def main() -> dict[str, Any]:
         _save(os.path.join(directory, "samples.npz"), samples, start)
         _draw(os.path.join(directory, "samples.png"), samples, start, names)
         _trace(os.path.join(directory, "traces.png"), samples, names)
-    print(_table(rows))
+    terminal.show(_table(rows))
     print(f"{len(samples.images)} images: {FLAGS.out}")
     return record
 

@@ -49,7 +49,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
 from tfgrad.models.heads import SOURCE, TARGET
 
-from .common import compilation, run_report, teacher_flags, training_run
+from .common import compilation, run_report, teacher_flags, terminal, training_run
 from .common.trained_networks import file_digest
 from .common.training_run import Run
 
@@ -164,7 +164,7 @@ class Bound:
         """Write and print the table; return what results.json holds of it."""
         table = evaluation.TransferBound.markdown(self._rows)
         files.write_text(self._run.path("bound.md"), table + "\n")
-        print(f"\nProposition 3\n{table}", flush=True)
+        terminal.show(f"\nProposition 3\n{table}")
         return {when: _finite(row) for when, row in self._rows.items()}
 
 

@@ -38,7 +38,7 @@ from tfgrad import models
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
 
-from ..common import work_directory
+from ..common import terminal, work_directory
 from . import pixel_perturbation, saliency_maps, sampling, timing, training_steps
 
 FLAGS = flags.FLAGS
@@ -106,7 +106,7 @@ def main() -> dict[str, Any] | None:
     if os.path.dirname(FLAGS.out):
         os.makedirs(os.path.dirname(FLAGS.out), exist_ok=True)
     files.write_json(FLAGS.out, result)
-    print(table + f"\nwritten to {FLAGS.out}")
+    terminal.show(f"\n{table}\n\nwritten to {FLAGS.out}")
     return result
 
 

@@ -42,9 +42,11 @@ def measured(
     """
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        print(f"compiling: {name}", flush=True)
         with tempfile.TemporaryDirectory() as directory:
-            times = timing.interleaved(_functions(name, images, directory), rounds, name)
+            print(f"{name}: building and exporting", flush=True)
+            functions = _functions(name, images, directory)
+            timing.compiled(functions, "input-gradient")
+            times = timing.interleaved(functions, rounds, name)
         rows = {
             which: timing.row(times[which], times[base], bound)
             for which, base, bound in (
@@ -54,13 +56,12 @@ def measured(
                 ("exported FullGrad", "exported input-gradient", BOUNDS[name]),
             )
         }
-        peaks: dict[str, dict[str, int]] = {}
-        for method in AVERAGED:
-            peaks[method] = {}
-            for n in samples:
-                print(f"{name}: peak memory of {method} with {n} samples", flush=True)
-                peaks[method][str(n)] = timing.memory(f"{name}:{method}:{n}")
-        found[name] = {"steps": rows, "peak_mb": peaks}
+        found[name] = {"steps": timing.shown(rows)}
+    for name in names:
+        found[name]["peak_mb"] = {
+            method: {str(n): timing.memory(f"{name}:{method}:{n}") for n in samples}
+            for method in AVERAGED
+        }
     return {"maps": found, "memory_batch_size": MEMORY_BATCH}, _table(found, bool(samples))
 
 

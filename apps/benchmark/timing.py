@@ -1,4 +1,7 @@
-"""Times, interleaved in one run, and peak memory, each in a process of its own."""
+"""Times, interleaved in one run, and peak memory, each in a process of its own.
+
+What takes long is announced before it begins, and every figure is printed as soon as it exists.
+"""
 
 import itertools
 import json
@@ -11,6 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ..common.progress import Counter
+
 
 def seconds(function: Callable[[], Any]) -> float:
     """The duration of one call."""
@@ -19,21 +24,45 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def compiled(
+    functions: Mapping[str, Callable[[], Any]],
+    base: str | None = None,
+    timer: Callable[[Callable[[], Any]], float] = seconds,
+) -> None:
+    """Call every function twice: the first call compiles it, the second is a first figure.
+
+    Args:
+        functions: {name: function}, in the order in which they are compiled.
+        base: Name of the function in whose units the figures are also printed.
+        timer: Takes a function and returns the seconds of what is measured.
+    """
+    figures: dict[str, float] = {}
+    for number, (name, function) in enumerate(functions.items(), 1):
+        print(f"compiling {name} ({number} of {len(functions)})", flush=True)
+        start = time.perf_counter()
+        function()
+        spent = time.perf_counter() - start
+        figures[name] = timer(function)
+        units = ""
+        if base in figures and name != base:
+            units = f", {figures[name] / figures[base]:.2f} × {base}"
+        print(
+            f"  {spent:.1f} s; one call after that {1e3 * figures[name]:.1f} ms{units}", flush=True
+        )
+
+
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int, what: str
 ) -> dict[str, list[float]]:
-    """{name: seconds of every round}; the order is rotated by one each round."""
+    """{name: seconds of every round} of compiled functions; the order rotates by one each round."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    order = itertools.cycle(functions)
-    for function in functions.values():
-        seconds(function)
+    order, counter = itertools.cycle(functions), Counter(f"{what}: round", rounds)
     for done in range(rounds):
         for _ in functions:
             name = next(order)
             times[name].append(seconds(functions[name]))
         next(order)
-        print(f"\r{what}: round {done + 1} of {rounds}", end="", flush=True)
-    print()
+        counter.done(done + 1)
     return times
 
 
@@ -54,14 +83,22 @@ def against(
         what: Name of the suite, for the progress line.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
+    compiled(functions, timer=lambda function: function())
+    counter = Counter(f"{what}: round", rounds)
     for done in range(rounds):
         for name, function in functions.items():
             times[name].append(function())
-        print(f"\r{what}: round {done + 1} of {rounds}", end="", flush=True)
-    print()
-    return {name: row(times[name], times[bare.get(name, name)], bounds.get(name)) for name in times}
+        counter.done(done + 1)
+    return shown(
+        {name: row(times[name], times[bare.get(name, name)], bounds.get(name)) for name in times}
+    )
+
+
+def shown(rows: dict[str, Any]) -> dict[str, Any]:
+    """The rows, once their medians are printed."""
+    for name, one in rows.items():
+        print(f"{name}: {one['median_ms']} ms, ratio {one['ratio']}", flush=True)
+    return rows
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -88,11 +125,21 @@ def row(times: Sequence[float], base: Sequence[float], bound: float | None) -> d
     }
 
 
-def memory(name: str) -> int:
-    """The peak memory, in MB, that this command prints with --memory_of=name in a new process."""
+def memory(name: str) -> int | None:
+    """The peak memory, in MB, that this command prints with --memory_of=name in a new process.
+
+    None if that process fails, whose reason is printed; the other figures are kept.
+    """
+    print(f"peak memory of {name}: ", end="", flush=True)
     command = [sys.executable, "-m", __package__, *sys.argv[1:], f"--memory_of={name}"]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(run.stdout.splitlines()[-1])
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"unknown (exit code {run.returncode}: {last})", flush=True)
+        return None
+    peak = json.loads(run.stdout.splitlines()[-1])
+    print(f"{peak} MB", flush=True)
+    return peak
 
 
 def peak_megabytes() -> int:

@@ -66,22 +66,23 @@ def measured(
     steps = {}
     names = ["plain", *(name for name in VARIANTS if name in chosen and name != "plain")]
     for name in names:
-        print(f"compiling: {name}", flush=True)
         steps[name] = step(name, build, batch)
-        timing.seconds(steps[name])
+    timing.compiled(steps, "plain")
     times = timing.interleaved(steps, rounds, "steps")
-    rows = {
-        name: timing.row(times[name], times["plain"], BOUNDS.get(name))
-        | {"peak_mb": timing.memory(name)}
-        for name in names
-    }
+    rows = timing.shown(
+        {name: timing.row(times[name], times["plain"], BOUNDS.get(name)) for name in names}
+    )
     if {"matching", "matching + bias + attention"} <= set(names):
         more = times["matching + bias + attention"], times["matching"]
-        rows["bias + attention, over matching"] = timing.row(*more, MORE_BOUND) | {"peak_mb": ""}
-    passes = timing.interleaved(
-        _fit_and_loop(build, batch, fit_steps), max(rounds // 2, 5), "passes of fit"
-    )
+        rows["bias + attention, over matching"] = timing.row(*more, MORE_BOUND)
+    loops = _fit_and_loop(build, batch, fit_steps)
+    timing.compiled(loops, "loop")
+    passes = timing.interleaved(loops, max(rounds // 2, 5), "passes of fit")
     fit = timing.row(passes["fit"], passes["loop"], BOUNDS["fit"])
+    rows = {
+        name: row | {"peak_mb": timing.memory(name) if name in steps else ""}
+        for name, row in rows.items()
+    }
     return {"steps": rows, "fit_over_bare_loop": fit}, _table(rows, fit)
 
 
@@ -114,7 +115,7 @@ def _model(variant: str, build: Build) -> keras.Model:
 
 
 def _fit_and_loop(build: Build, batch: Batch, steps: int) -> dict[str, Callable[[], Any]]:
-    """`fit`, and a bare loop over the compiled step of the same model and data."""
+    """A bare loop over the compiled step, and `fit` of the same model and data."""
     model = _model("gradient norm", build)
     data = tf.data.Dataset.from_tensors(batch).repeat(steps).prefetch(2)
     compiled = tf.function(model.train_step)
@@ -127,9 +128,7 @@ def _fit_and_loop(build: Build, batch: Batch, steps: int) -> dict[str, Callable[
             logs = compiled(each)
         return {name: float(value) for name, value in logs.items()}
 
-    fit()
-    loop()
-    return {"fit": fit, "loop": loop}
+    return {"loop": loop, "fit": fit}
 
 
 def _table(steps: dict[str, dict[str, Any]], fit: dict[str, Any]) -> str:
@@ -138,5 +137,5 @@ def _table(steps: dict[str, dict[str, Any]], fit: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     rows = [*steps.items(), ("fit / bare loop", fit | {"peak_mb": ""})]
-    lines += [f"| {name} {timing.cells(row)} | {row['peak_mb']} |" for name, row in rows]
+    lines += [f"| {name} {timing.cells(row)} | {row['peak_mb'] or ''} |" for name, row in rows]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from absl import flags
 from tfgrad import data, evaluation, figures
 from tfgrad.internal import files
 
-from . import shared_flags, work_directory
+from . import shared_flags, terminal, work_directory
 from .training_run import Run
 
 FLAGS = flags.FLAGS
@@ -41,7 +41,7 @@ def write(
         The content of results.json.
     """
     for trained, name in ((model, "model.keras"), (network, "network.keras")):
-        save(trained, run.path(name))
+        files.write_model(run.path(name), trained)
     robustness = evaluation.noise_robustness(
         network, run.images(test), shared_flags.numbers("noise", float), seed=FLAGS.seed
     )
@@ -66,14 +66,8 @@ def write(
         title=label,
     )
     files.write_json(run.path("results.json"), results)
-    print(f"\ntest accuracy (%) under input noise\n{table}\n\nwritten to {run.directory}")
+    terminal.show(f"\ntest accuracy (%) under input noise\n{table}\n\nwritten to {run.directory}")
     return results
-
-
-def save(model: keras.Model, path: str) -> None:
-    """Write a .keras file whole or not at all."""
-    with files.replaced(path, ".keras") as unfinished:
-        model.save(unfinished)
 
 
 def images_record(run: Run, test: data.Dataset) -> dict[str, Any]:

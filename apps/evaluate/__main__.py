@@ -53,7 +53,7 @@ from absl import flags
 
 from tfgrad.errors import ArgumentError
 
-from ..common import output_directory, work_directory
+from ..common import output_directory, terminal, work_directory
 from . import map_tests, network_tests, networks, removal_flags, report
 from .suite import Suite
 
@@ -97,7 +97,7 @@ def main() -> None:
         found = suite.run(tests, loaded, images)
         head = {"flags": shared_flags.resolved(), "versions": work_directory.versions()}
         text = report.write(directory, found, head)
-    print(f"\n{text}\n\nwritten to {FLAGS.out}")
+    terminal.show(f"\n{text}\n\nwritten to {FLAGS.out}")
 
 
 def _tests(suite: Suite) -> list[str]:

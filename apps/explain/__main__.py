@@ -40,9 +40,10 @@ from absl import flags
 
 from tfgrad import figures
 from tfgrad.errors import ArgumentError
+from tfgrad.evaluation.measurement import table_row
 from tfgrad.internal import files
 
-from ..common import output_directory, work_directory
+from ..common import output_directory, terminal, work_directory
 from . import chosen_model, explanation, input_images, layer_maps
 from .explainers import Explainer
 from .explanation import Explained
@@ -118,7 +119,7 @@ def main() -> dict[str, Any]:
             "skipped": explained.skipped,
         }
         files.write_json(os.path.join(directory, "explanations.json"), record)
-    print(_table(explained.rows))
+    terminal.show(_table(explained.rows))
     print(f"{len(explained.rows)} explained, {len(explained.skipped)} left out: {FLAGS.out}")
     return record
 
@@ -183,11 +184,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows[:TABLE]:
         name = os.path.basename(row["file"]) if "file" in row else row["index"]
         error = row["completeness_error"]
-        lines.append(
-            f"| {name} | {row.get('label_name', '')} | {row['predicted_name']} "
-            f"| {row['class_name']} | {row['score']:.3f} | {row['probability']:.3f} "
-            f"| {'' if error is None else f'{error:.1e}'} |"
-        )
+        cells = [str(name), row.get("label_name", ""), row["predicted_name"], row["class_name"]]
+        cells += [f"{row['score']:.3f}", f"{row['probability']:.3f}"]
+        lines.append(table_row([*cells, "" if error is None else f"{error:.1e}"]))
     if len(rows) > TABLE:
         lines.append(f"and {len(rows) - TABLE} more in explanations.json")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from typing import Any
 from tfgrad.errors import ArgumentError, ResumeError
 from tfgrad.internal import files
 
-from ..common import work_directory
+from ..common import terminal, work_directory
 from .results import cells as kept
 from .results import figures, tables
 from .runners import examinations, students, toy
@@ -61,7 +61,9 @@ def run(
             report(table, records, work_dir)
             _print_progress(table, cell, record, done, len(waiting), time.monotonic() - began)
     report(table, records, work_dir)
-    print(f"\n{tables.markdown(table, _completed(table, records))}\n\nwritten to {work_dir}")
+    terminal.show(
+        f"\n{tables.markdown(table, _completed(table, records))}\n\nwritten to {work_dir}"
+    )
     return records
 
 

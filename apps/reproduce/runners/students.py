@@ -20,6 +20,8 @@ from .epoch_logs import EpochLogs
 from .network_training import build_penalty, compile_model, trained, with_dropout
 
 ANGLE = "gradient_angle"
+# Sides of images, one of which every network takes.
+_SIDES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def settings(experiment: Experiment, options: Options) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class StudentBench:
         self.train = options.load(*where, experiment.train_split)
         self.test = options.load(*where, experiment.test_split)
         self.classes = len(self.train.classes)
+        self._check_size()
         self._pretrained: Learned | None = None
         self.teacher: Learned | None = None
         self.statistics: Statistics | None
@@ -100,6 +103,21 @@ class StudentBench:
         print(f"learning from {learned.path}: {learned}", flush=True)
         return learned
 
+    def _check_size(self) -> None:
+        """Check that every network that is built here takes the images, before any is trained."""
+        sources = (self.experiment.teacher, self.experiment.pretrained)
+        names = {row.student or self.experiment.student for row in self.experiment.rows}
+        names |= {source.network for source in sources if source and source.training}
+        for name in sorted(names):
+            shape = self.train.image_shape
+            if _takes(name, shape):
+                continue
+            side = next(s for s in _SIDES if _takes(name, (s, s, shape[-1])))
+            raise ArgumentError(
+                f"--image_size: got images {shape} of {self.train.name!r}; expected a height and "
+                f"width of at least {side} for {name}; try --image_size={side},{side}."
+            )
+
     def _check_teacher(self, network: keras.Model) -> None:
         expected = (None, *self.train.image_shape)
         if tuple(network.input_shape) != expected:
@@ -113,6 +131,15 @@ class StudentBench:
                 f"--teacher: got a network of {network.output_shape[-1]} classes; expected "
                 f"{self.classes}, as {self.train.name!r} has; try a teacher trained on that set."
             )
+
+
+def _takes(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a network can be built for images of a shape."""
+    try:
+        models.get(name, shape, 2, width=0.01)
+    except ArgumentError:
+        return False
+    return True
 
 
 def run_cell(bench: StudentBench, cell: Cell) -> dict[str, Any]:
