@@ -19,6 +19,11 @@ _Function: Any = type(tf.function(lambda: None))
 _KERAS = "keras."
 
 
+def fresh(function: Any) -> Any:
+    """A copy of a `tf.function` that has no traces; anything else as it is."""
+    return function._clone(None) if type(function) is _Function else function
+
+
 class _Copies:
     """The copies in use in a scope, by the identity of their originals, which are kept alive."""
 
@@ -34,7 +39,7 @@ class _Copies:
         if not self._of_keras and function.python_function.__module__.startswith(_KERAS):
             return function
         if id(function) not in self._made:
-            self._made[id(function)] = function, function._clone(None)
+            self._made[id(function)] = function, fresh(function)
         return self._made[id(function)][1]
 
 

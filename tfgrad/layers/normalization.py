@@ -30,7 +30,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         if self.rms_scaling:  # the variance that Keras uses here stops no gradient
             return super().call(inputs)
         x = promoted_to_float32(inputs)
-        mean, variance = _moments(x, self.axis, keepdims=True)
+        mean, variance = moments(x, self.axis, keepdims=True)
         shape = [1] * len(x.shape)
         for axis in self.axis:
             shape[axis] = x.shape[axis]
@@ -59,7 +59,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         x = promoted_to_float32(reshaped_inputs)
         axes = list(range(1, len(x.shape)))
         axes.pop(-2 if self.axis == -1 else self.axis - 1)
-        mean, variance = _moments(x, axes, keepdims=True)
+        mean, variance = moments(x, axes, keepdims=True)
         shape = keras_private.broadcast_shape(self, input_shape)
         scale = ops.rsqrt(variance + self.epsilon)
         if self.scale:
@@ -106,10 +106,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _moments(self, inputs: Any, mask: Any) -> Any:
         if mask is not None:  # Keras computes these without tf.nn.moments
             return super()._moments(inputs, mask)
-        return _moments(inputs, keras_private.reduction_axes(self), keepdims=False)
+        return moments(inputs, keras_private.reduction_axes(self), keepdims=False)
 
 
-def _moments(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
+def moments(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
     """Mean and variance over `axes`, both with derivatives of every order."""
     mean = ops.mean(x, axis=axes, keepdims=True)
     variance = ops.mean(ops.square(x - mean), axis=axes, keepdims=True)

@@ -6,6 +6,7 @@ same names, arguments and outputs as Keras's, for networks that are trained with
 `jit_compile=True`. Without XLA both are correct, and Keras's is faster where windows overlap.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -27,12 +28,8 @@ class _MaxPooling:
     def call(self, inputs: Any) -> Any:
         """The largest entry of every window."""
         first = 2 if self.data_format == "channels_first" else 1
-        y, same = tf.convert_to_tensor(inputs), self.padding == "same"
-        # The last axis first: among equal entries the first in row-major order is taken, as by
-        # TensorFlow's own operation.
-        for i in reversed(range(len(self.pool_size))):
-            y = _max_along(y, first + i, self.pool_size[i], self.strides[i], same)
-        return y
+        same = self.padding == "same"
+        return max_pool(tf.convert_to_tensor(inputs), first, self.pool_size, self.strides, same)
 
 
 @_serializable
@@ -70,6 +67,23 @@ class MaxPooling3D(_MaxPooling, keras.layers.MaxPooling3D):
 
     Shape: `[batch, depth, height, width, channels]`, or as `data_format` says.
     """
+
+
+def max_pool(x: Any, first: int, sizes: Sequence[int], strides: Sequence[int], same: bool) -> Any:
+    """The largest entry of every window, whose derivatives of every order are selections.
+
+    Args:
+        x: The tensor.
+        first: The first pooled axis.
+        sizes: Lengths of the windows, one per pooled axis.
+        strides: Distances of the windows, one per pooled axis.
+        same: Whether windows reach over the edges, as with `padding="same"`.
+    """
+    # The last axis first: among equal entries the first in row-major order is taken, as by
+    # TensorFlow's own operation.
+    for i in reversed(range(len(sizes))):
+        x = _max_along(x, first + i, sizes[i], strides[i], same)
+    return x
 
 
 def _max_along(x: Any, axis: int, size: int, stride: int, same: bool) -> Any:

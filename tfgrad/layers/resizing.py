@@ -40,7 +40,7 @@ class Resizing(keras.layers.Resizing):
             x = self._pad(x)
         size = (self.height, self.width)
         for axis, length in zip((self.height_axis, self.width_axis), size, strict=True):
-            x = _resize_axis(x, len(x.shape) + axis, length, interpolation, self.antialias)
+            x = resize_axis(x, len(x.shape) + axis, length, interpolation, self.antialias)
         if images.dtype == tf.float16:  # bicubic overshoots
             return tf.saturate_cast(x, images.dtype)
         return tf.cast(x, images.dtype)
@@ -86,7 +86,7 @@ class UpSampling2D(keras.layers.UpSampling2D):
         x = promoted_to_float32(inputs)
         first = 2 if self.data_format == "channels_first" else 1
         for axis, factor in zip((first, first + 1), self.size, strict=True):
-            x = _resize_axis(x, axis, length_of(x, axis) * factor, self.interpolation)
+            x = resize_axis(x, axis, length_of(x, axis) * factor, self.interpolation)
         return ops.cast(x, self.compute_dtype)
 
 
@@ -105,7 +105,7 @@ def _clip_length(length: Any, low: Any, high: Any) -> Any:
     return length if high is None else tf.minimum(length, high)
 
 
-def _resize_axis(x: Any, axis: int, length: Any, method: str, antialias: bool = False) -> Any:
+def resize_axis(x: Any, axis: int, length: Any, method: str, antialias: bool = False) -> Any:
     """Resize one axis of a floating tensor: a product with the matrix [length, old length]."""
     old = length_of(x, axis)
     if isinstance(old, int) and isinstance(length, int):

@@ -1,13 +1,14 @@
 """What an inspection reports: faults of the second derivative, with the advice for each."""
 
 import dataclasses
+import weakref
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
 from tfgrad.internal import keras_private
-from tfgrad.second_order.operations import ABSENT, INEXACT, SILENT, WRONG_UNDER_XLA
+from tfgrad.second_order.operations import ABSENT, INEXACT, MENDED_BY, SILENT, WRONG_UNDER_XLA
 
 # The names of patterns in a finding, not of one operation: a stopped mean; a call that is repeated
 # in the backward pass (`keras.RematScope`, `keras.remat`).
@@ -15,6 +16,8 @@ MOMENTS = "tf.nn.moments"
 RECOMPUTED = "tf.recompute_grad"
 # So many layers of one class and fault are named; further ones are counted.
 _NAMED = 3
+# The operations of a layer that `make_safe` was asked to mend and could not.
+not_mended: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,27 @@ class Finding:
 
     def __str__(self) -> str:
         return described([self])[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A finding and the layer that it is about.
+
+    Attributes:
+        finding: The finding.
+        owner: A reference to the layer; to the network for an operation outside every layer.
+        only_under_xla: Whether it is right in a step that XLA does not compile.
+    """
+
+    finding: Finding
+    owner: weakref.ref[Any]
+    only_under_xla: bool = False
+
+    @property
+    def mendable(self) -> bool:
+        """Whether `make_safe` can mend it in place, as far as is known."""
+        tried = not_mended.get(self.owner(), ())
+        return self.finding.operation in MENDED_BY and self.finding.operation not in tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +106,30 @@ def described(findings: Iterable[Finding]) -> list[str]:
         alike.setdefault(key, []).append(repr(one.layer))
     sentences = []
     for (layer_class, problem, advice), layers in alike.items():
-        named, more = layers[:_NAMED], len(layers) - _NAMED
-        names = ", ".join(named) + (f" and {more} more" if more > 0 else "")
         plural = "s" if len(layers) > 1 else ""
-        sentences.append(f"layer{plural} {names} ({layer_class}): {problem}; {advice}")
+        sentences.append(f"layer{plural} {counted(layers)} ({layer_class}): {problem}; {advice}")
     return sentences
+
+
+def counted(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def remedy(faults: Iterable[Fault]) -> str:
+    """A sentence on which of the faults `make_safe` mends."""
+    faults = list(faults)
+    mended = [fault.finding for fault in faults if fault.mendable]
+    if not mended:
+        return "tfgrad.second_order.make_safe mends none of these; change the layers as stated"
+    xla = ", xla=True" if any(one.operation in WRONG_UNDER_XLA for one in mended) else ""
+    call = f"try tfgrad.second_order.make_safe(network{xla}), which mends"
+    how = "in place, with the same weights"
+    if len(mended) == len(faults):
+        return f"{call} {'it' if len(mended) == 1 else f'all {len(mended)}'} {how}"
+    others = dict.fromkeys(repr(fault.finding.layer) for fault in faults if not fault.mendable)
+    return f"{call} {len(mended)} of these {len(faults)} {how}; not {counted(list(others))}"
 
 
 def finding(network: keras.layers.Layer, owner: keras.layers.Layer, operation: str) -> Finding:

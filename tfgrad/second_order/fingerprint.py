@@ -33,6 +33,7 @@ _FOREIGN = ("keras.", "tensorflow.", "numpy.", "builtins", "tf_keras.")
 _DEPTH = 4
 _PLAIN_KINDS = (bool, int, float, complex, str, bytes, type(None))
 _PLAIN = frozenset(_PLAIN_KINDS)
+_Kind = Literal["plain", "operation", "object", "sequence", "mapping", "set", "own"]
 
 
 def fingerprint(network: keras.layers.Layer) -> tuple[Any, ...]:
@@ -74,7 +75,8 @@ class _Same(weakref.ReferenceType[Any]):
 
 def _of_layer(layer: keras.layers.Layer) -> tuple[Any, ...]:
     ignored = _IGNORED_OF_MODELS if isinstance(layer, keras.Model) else _IGNORED
-    return _token_of(layer), tuple(_attributes(vars(layer), _DEPTH, ignored))
+    # `make_safe` changes the class of a layer, and nothing else of it.
+    return _token_of(layer), id(type(layer)), tuple(_attributes(vars(layer), _DEPTH, ignored))
 
 
 def _attributes(
@@ -95,6 +97,8 @@ def _token(value: Any, depth: int) -> Any:
     kind = _kind(of_class)
     if kind == "plain":
         return value
+    if kind == "operation":
+        return _token_of(value), id(of_class)
     if kind == "object" or depth == 0:
         return _token_of(value)
     if kind == "sequence":
@@ -123,7 +127,7 @@ def _is_identity(kind: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _kind(kind: Any) -> Literal["plain", "object", "sequence", "mapping", "set", "own"]:
+def _kind(kind: Any) -> _Kind:
     """How values of a class are taken into the fingerprint."""
     if issubclass(kind, _PLAIN_KINDS):
         return "plain"
@@ -133,5 +137,7 @@ def _kind(kind: Any) -> Literal["plain", "object", "sequence", "mapping", "set",
         return "mapping"
     if issubclass(kind, (set, frozenset)):
         return "set"
-    foreign = issubclass(kind, keras.layers.Layer) or kind.__module__.startswith(_FOREIGN)
+    if issubclass(kind, keras.Operation):
+        return "operation"
+    foreign = kind.__module__.startswith(_FOREIGN)
     return "object" if foreign else "own"

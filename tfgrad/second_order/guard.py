@@ -9,6 +9,7 @@ attributed to the layer whose call created it.
 
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,10 +20,11 @@ from tfgrad.internal import keras_private, xla
 from tfgrad.second_order.findings import (
     MOMENTS,
     RECOMPUTED,
-    Finding,
+    Fault,
     Inspection,
     described,
     finding,
+    remedy,
 )
 from tfgrad.second_order.fingerprint import fingerprint
 from tfgrad.second_order.graph_walk import find_probabilities, is_recomputed, walk
@@ -38,13 +40,17 @@ from tfgrad.second_order.operations import (
 )
 from tfgrad.second_order.tracing import Trace, trace
 
-# Per network and its fingerprint: the inspections by mode and input shapes.
-_Known = dict[Any, dict[Any, Inspection]]
+# Per network and its fingerprint: inspections and faults, by mode and input shapes.
+_Known = dict[Any, dict[Any, tuple[Inspection, tuple[Fault, ...]]]]
 _inspections: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 # What TensorFlow says of a recomputed call with keyword arguments, which no graph can hold.
 _NO_GRAPH = "custom_gradient decorator currently supports keywords"
 _KEPT = 4  # So many states of a network are remembered, the latest ones.
 _warned: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+# What `make_safe` has still to do with a network of unknown inputs: (network, inputs) → report.
+unfinished: weakref.WeakKeyDictionary[Any, Callable[[Any, Any], Any]] = weakref.WeakKeyDictionary()
+# The inputs that each network was inspected with last.
+last_inputs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def inspect(network: keras.layers.Layer, inputs: Any = None, training: bool = True) -> Inspection:
@@ -66,9 +72,20 @@ def inspect(network: keras.layers.Layer, inputs: Any = None, training: bool = Tr
             define any, or is no nest of tensors.
         ModelError: No output of the network is floating.
     """
+    return judged(network, inputs, training)[0]
+
+
+def judged(
+    network: keras.layers.Layer, inputs: Any, training: bool
+) -> tuple[Inspection, tuple[Fault, ...]]:
+    """`inspect` a network; the same with the layers of the faults."""
     if not isinstance(network, keras.layers.Layer):
         raise ArgumentError(f"network: got {network!r}; expected a Keras model or layer.")
-    specs, training = _specs(network, inputs), bool(training)
+    specs, training = specs_of(network, inputs), bool(training)
+    last_inputs[network] = specs
+    finish = unfinished.pop(network, None)
+    if finish is not None:
+        finish(network, specs)
     shapes = tuple((tuple(s.shape)[1:], s.dtype.name) for s in keras.tree.flatten(specs))
     states, now = _inspections.setdefault(network, {}), fingerprint(network)
     if now not in states:
@@ -103,41 +120,52 @@ def check(
         SecondOrderWarning: Slight faults, each once per network.
     """
     try:
-        inspection = inspect(network, inputs, training)
+        inspection, faults = judged(network, inputs, training)
     except ValueError as error:
-        if _NO_GRAPH not in str(error):
+        if not is_recomputing(error):
             raise
-        raise _second_order_error(network, _rematerialised(network)) from error
-    findings = inspection.findings
-    if xla.compiles() if by_xla is None else by_xla:
-        findings += inspection.under_xla
-    errors = [f for f in findings if f.severity == "error"]
+        raise _second_order_error(network, rematerialised(network)) from error
+    with_xla = xla.compiles() if by_xla is None else by_xla
+    found = [fault for fault in faults if with_xla or not fault.only_under_xla]
+    errors = [fault for fault in found if fault.finding.severity == "error"]
     if errors:
         raise _second_order_error(network, errors)
-    slight = described(f for f in findings if f.severity != "error")
+    slight = described(fault.finding for fault in found)
     known = _warned.setdefault(network, set())
     if not known.issuperset(slight):
         known.update(slight)
-        message = f"network {network.name!r}:\n  " + "\n  ".join(slight)
+        message = f"network {network.name!r}:\n  " + "\n  ".join([*slight, remedy(found)])
         warnings.warn(message, SecondOrderWarning, stacklevel=2)
     return inspection
 
 
-def _second_order_error(network: keras.layers.Layer, errors: list[Finding]) -> SecondOrderError:
+def _second_order_error(network: keras.layers.Layer, errors: list[Fault]) -> SecondOrderError:
+    lines = [*described(error.finding for error in errors), remedy(errors)]
     return SecondOrderError(
         f"network {network.name!r}: a gradient penalty differentiates twice, and the second "
-        "derivative is wrong or missing here:\n  " + "\n  ".join(described(errors))
+        "derivative is wrong or missing here:\n  " + "\n  ".join(lines)
     )
 
 
-def _rematerialised(network: keras.layers.Layer) -> list[Finding]:
-    """Findings for the layers built in a `RematScope`; for the network if there are none."""
+def is_recomputing(error: Exception) -> bool:
+    """Whether a trace failed because of a call that is repeated in the backward pass."""
+    return _NO_GRAPH in str(error)
+
+
+def rematerialised(network: keras.layers.Layer) -> list[Fault]:
+    """Faults of the layers built in a `RematScope`; for the network if there are none."""
     layers = keras_private.flatten_layers(network)
     owners = [layer for layer in layers if keras_private.is_rematerialised(layer)]
-    return [finding(network, owner, RECOMPUTED) for owner in owners or [network]]
+    return [_fault(network, owner, RECOMPUTED) for owner in owners or [network]]
 
 
-def _specs(network: keras.layers.Layer, inputs: Any) -> Any:
+def _fault(
+    network: keras.layers.Layer, owner: Any, operation: str, only_under_xla: bool = False
+) -> Fault:
+    return Fault(finding(network, owner, operation), weakref.ref(owner), only_under_xla)
+
+
+def specs_of(network: keras.layers.Layer, inputs: Any) -> Any:
     """The inputs, or the network's own, as a nest of `tf.TensorSpec`."""
     if inputs is None:
         try:  # `Sequential.input` needs a symbolic call, `Functional.inputs` loses the structure
@@ -160,7 +188,7 @@ def _specs(network: keras.layers.Layer, inputs: Any) -> Any:
     return keras.tree.map_structure(spec, inputs)
 
 
-def _judged(network: keras.layers.Layer, traced: Trace) -> Inspection:
+def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tuple[Fault, ...]]:
     # FuncGraph inputs are placeholders; weights are captured as resources, inputs never are.
     inputs = {
         n.name
@@ -168,8 +196,7 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> Inspection:
         if n.op == "Placeholder" and tf.as_dtype(n.attr["dtype"].type).is_floating
     }
     unsafe = {*SILENT, *ABSENT, *INEXACT, traced.missing}
-    findings: dict[tuple[int, str], Finding] = {}
-    under_xla: dict[tuple[int, str], Finding] = {}
+    faults: dict[tuple[int, str, bool], Fault] = {}
     random: dict[str, None] = {}
     state: dict[str, None] = dict.fromkeys(traced.moved)
     kinds = set()
@@ -179,25 +206,32 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> Inspection:
             kinds.add(node.op)
         if STATEFUL_RANDOM.fullmatch(node.op):
             random[owner.name] = None
-        elif STATE.fullmatch(node.op):
+            continue
+        if STATE.fullmatch(node.op):
             state[owner.name] = None
-        elif stopped or node.op in unsafe:
+            continue
+        if stopped or node.op in unsafe:
             operation = MOMENTS if stopped else node.op
-            findings.setdefault((id(owner), operation), finding(network, owner, operation))
         elif node.op in WRONG_UNDER_XLA:
-            found = findings if compiled else under_xla
-            found.setdefault((id(owner), node.op), finding(network, owner, node.op))
+            operation = node.op
         elif dependent and is_recomputed(node):
-            findings.setdefault((id(owner), RECOMPUTED), finding(network, owner, RECOMPUTED))
+            operation = RECOMPUTED
+        else:
+            continue
+        only_xla = operation in WRONG_UNDER_XLA and not compiled
+        key = id(owner), operation, only_xla
+        if key not in faults:
+            faults[key] = _fault(network, owner, operation, only_xla)
     probabilities = None
     for output in traced.outputs:
         probabilities = probabilities or find_probabilities(traced, output)
     flat = bool(kinds & PIECEWISE_LINEAR) and not any(SMOOTH.fullmatch(kind) for kind in kinds)
-    return Inspection(
-        findings=tuple(findings.values()),
-        under_xla=tuple(under_xla.values()),
+    inspection = Inspection(
+        findings=tuple(f.finding for f in faults.values() if not f.only_under_xla),
+        under_xla=tuple(f.finding for f in faults.values() if f.only_under_xla),
         probabilities=probabilities,
         stateful_random=tuple(random),
         untracked_state=tuple(state),
         piecewise_linear=flat,
     )
+    return inspection, tuple(faults.values())

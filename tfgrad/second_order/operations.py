@@ -64,6 +64,21 @@ WRONG_UNDER_XLA: Mapping[str, str] = {
     "MaxPool3DGrad": _XLA_POOLING,
 }
 
+# What `make_safe` changes for an operation: the function of TensorFlow that is exchanged in the
+# layer's call, or an option of the layer.
+MENDED_BY: Mapping[str, str] = {
+    "tf.nn.moments": "tf.nn.moments",
+    "ResizeBilinearGrad": "tf.image.resize",
+    "ResizeBicubicGrad": "tf.image.resize",
+    "ResizeNearestNeighborGrad": "tf.image.resize",
+    "ScaleAndTranslateGrad": "tf.image.resize",
+    "ResizeArea": "tf.image.resize",
+    "SoftsignGrad": "tf.nn.softsign",
+    "LRNGrad": "tf.nn.local_response_normalization",
+    **dict.fromkeys(WRONG_UNDER_XLA, "tf.nn.max_pool"),
+    **dict.fromkeys((name for name in ABSENT if name.startswith("Cudnn")), "use_cudnn=False"),
+}
+
 # Operations that draw from a generator TensorFlow advances, so that a second call differs.
 STATEFUL_RANDOM = re.compile(
     r"RandomStandardNormal|RandomUniform(Int)?|TruncatedNormal|ParameterizedTruncatedNormal"

@@ -50,16 +50,28 @@ def trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
     Raises:
         ModelError: No output of the network is floating.
     """
-    if not network.built:
-        symbolic = keras.tree.map_structure(
-            lambda s: keras.KerasTensor(tuple(s.shape), s.dtype.name), specs
-        )
-        with tf.init_scope():
-            network(symbolic, training=training)
+    build(network, specs, training)
     # The caller may be inside a tf.function, a tape, a strategy, a stateless scope: all of them are
     # local to its thread. tf.init_scope would not do, for it pauses tapes, the one here included.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(_trace, network, specs, training).result()
+
+
+def build(network: keras.layers.Layer, specs: Any, training: bool = True) -> None:
+    """Build a network by a symbolic call, unless it is built.
+
+    Args:
+        network: A Keras model or layer.
+        specs: As for `trace`.
+        training: The mode of the call.
+    """
+    if network.built:
+        return
+    symbolic = keras.tree.map_structure(
+        lambda s: keras.KerasTensor(tuple(s.shape), s.dtype.name), specs
+    )
+    with tf.init_scope():
+        network(symbolic, training=training)
 
 
 class _Watching(keras.StatelessScope):

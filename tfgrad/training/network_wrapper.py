@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad import distribution
+from tfgrad import distribution, second_order
 from tfgrad.errors import ModelError
 from tfgrad.gradients import output_heads
 from tfgrad.gradients.model_checks import Wrapper
@@ -34,6 +34,7 @@ class NetworkWrapper(Wrapper, keras.Model):
         super().__init__(name=name, **kwargs)
         self.network = network
         self._evaluating = self._symbolically_built = self._makes_steps = False
+        self._changes_seen = second_order.changes()
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """The network's logits."""
@@ -82,6 +83,12 @@ class NetworkWrapper(Wrapper, keras.Model):
         """As `keras.Model.test_on_batch`, without the metrics that only training computes."""
         with self._in_evaluation():
             return with_clear_errors(super().test_on_batch, *args, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> None:
+        """As `keras.Model.make_train_function`; anew after `second_order.make_safe`."""
+        changes = second_order.changes()
+        super().make_train_function(force or changes != self._changes_seen)
+        self._changes_seen = changes
 
     @contextlib.contextmanager
     def _in_evaluation(self) -> Iterator[None]:

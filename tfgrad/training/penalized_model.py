@@ -325,6 +325,9 @@ class PenalizedModel(NetworkWrapper):
     def get_config(self) -> dict[str, Any]:
         """The network, the penalties with their current weights, and the options."""
         stated = {} if self.outputs_mean is None else {"outputs": self.outputs_mean}
+        safe = second_order.made_safe(self.network)
+        if safe is not None:
+            stated["made_safe"] = safe
         return {
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
@@ -346,6 +349,9 @@ class PenalizedModel(NetworkWrapper):
             config[key] = keras.saving.deserialize_keras_object(
                 config[key], custom_objects=custom_objects
             )
+        safe = config.pop("made_safe", None)
+        if safe is not None:
+            second_order.make_safe(config["network"], **safe)
         return cls(**config)
 
     def _own_state(self) -> Iterator[tuple[str, keras.Variable]]:

@@ -109,7 +109,7 @@ _JOINS = {"Add", "Subtract", "Concatenate", "Stack", "Maximum", "Minimum"}
 
 def rule(operation: Any, arguments: Any = (), training: bool = False) -> Rule | None:
     """The rule for a call of a layer or bare operation with these arguments, or None."""
-    kind = type(operation)
+    kind = operation.__class__  # the class that `second_order.make_safe` started from
     if not isinstance(operation, _L.Layer):
         if not keras_private.is_own_operation(operation):
             return None

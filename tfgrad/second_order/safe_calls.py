@@ -1,0 +1,76 @@
+"""Layers whose calls run with exchanged functions, changed in place."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+
+from tfgrad.internal.function_copies import fresh
+from tfgrad.second_order.exchange import exchanged
+
+# Of a generated class: (the class that it was made of, whether max-pooling is exchanged).
+_MARK = "_tfgrad_safe_call"
+_changes = 0
+
+
+def is_safe(operation: keras.Operation, xla: bool = False) -> bool:
+    """Whether an operation's calls run with exchanged functions already.
+
+    Args:
+        operation: A layer or bare operation.
+        xla: Whether max-pooling must be among them.
+    """
+    mark = getattr(type(operation), _MARK, None)
+    return mark is not None and (mark[1] or not xla)
+
+
+def make(operation: keras.Operation, xla: bool = False) -> None:
+    """Let the calls of an operation run with exchanged functions, from now on.
+
+    Its class becomes a subclass with the same name and module, made for it. `__class__`, which
+    Keras reads to save and to clone a layer, is still the original class, so that files do not
+    depend on the change. Nothing else of the object changes.
+
+    Args:
+        operation: A layer or bare operation.
+        xla: Whether max-pooling is exchanged, too.
+
+    Raises:
+        TypeError: Python does not allow the change for this class.
+    """
+    global _changes
+    kind: Any
+    kind, by_xla = getattr(type(operation), _MARK, (type(operation), False))
+    # The property that a made class has shadows the attribute, which has no other setter.
+    vars(object)["__class__"].__set__(operation, _subclass(kind, xla or by_xla))
+    _changes += 1
+
+
+def changes() -> int:
+    """How many operations have been changed; a function traced before the last one may be old."""
+    return _changes
+
+
+@functools.cache
+def _subclass(kind: Any, xla: bool) -> type:
+    # A function that TensorFlow has traced before is traced anew.
+    own = fresh(inspect.getattr_static(kind, "call"))
+
+    @functools.wraps(kind.call)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with exchanged(xla):
+            return own.__get__(self, type(self))(*args, **kwargs)
+
+    attributes = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "__class__": property(lambda self: kind),
+        "call": call,
+        _MARK: (kind, xla),
+    }
+    made: type = type(kind)(kind.__name__, (kind,), attributes)
+    return made
