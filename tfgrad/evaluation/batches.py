@@ -123,8 +123,10 @@ def _outputs(network: Any, x: Any, argument: str, whose: str) -> int:
     except TfgradError:
         raise
     except (ValueError, tf.errors.InvalidArgumentError) as error:
+        if not _differ(x, getattr(network, "inputs", None)):
+            raise  # an error of the network's own code
         got = tf.nest.map_structure(lambda t: (None, *t.shape[1:]), x)
-        expected = getattr(network, "input_shape", "other shapes")
+        expected = network.input_shape
         raise ArgumentError(
             f"{argument}: got shape {got}; the {whose} takes {expected}. Resize the images, or "
             f"pass a {whose} trained on this shape."
@@ -132,32 +134,40 @@ def _outputs(network: Any, x: Any, argument: str, whose: str) -> int:
     return output_heads.logits(network, answer, None).shape[-1]
 
 
-def channel_axis(network: Any, x: Any) -> int:
-    """The channel axis of the images that a network takes, 1, 2 or 3; see `axes.channel_axis`."""
-    if isinstance(network, keras.layers.Layer):
-        return axes.channel_axis(network, x)
-    return axes.default_axis()
+def _differ(x: Any, declared: Any) -> bool:
+    """Whether inputs have other shapes than those that a network declares, if it declares any."""
+    flat = tf.nest.flatten(x)
+    if not declared or len(flat) != len(declared):
+        return bool(declared)
+    return any(not t.shape.is_compatible_with(d.shape) for t, d in zip(flat, declared, strict=True))
 
 
-def image_size(x: Any, channels: int | None = None) -> tuple[int, int]:
-    """(height, width) of images.
+def input_axes(network: Any, x: Any, maps: Any = None) -> axes.InputAxes:
+    """The positions and channels of what a network takes; see `axes.of_input`.
 
     Args:
-        x: The images.
-        channels: Their channel axis; None for that of `keras.config.image_data_format()`.
+        network: The network, or a function.
+        x: Inputs [batch, …], one tensor.
+        maps: Maps of these inputs. Where the network does not tell the axes of three, maps in the
+            shape of the inputs do: there are no channels.
 
     Raises:
-        ArgumentError: x has another form than images.
+        ArgumentError: x is no single tensor with positions.
     """
-    channels = channels or axes.default_axis()
-    if not tf.is_tensor(x) or x.shape.rank != 4:
-        order = "C, H, W" if channels == 1 else "H, W, C"
+    if not tf.is_tensor(x) or (x.shape.rank or 0) < 2:
         raise ArgumentError(
-            f"batches: got images of shape {getattr(x, 'shape', type(x).__name__)}; expected "
-            f"[batch, {order}]."
+            f"batches: got images of shape {getattr(x, 'shape', type(x).__name__)}; expected one "
+            "tensor, images [batch, H, W, C], series [batch, time, C], volumes [batch, D, H, W, C] "
+            "or tables [batch, features]."
         )
-    height, width = (n for axis, n in enumerate(x.shape) if axis not in (0, channels))
-    return height, width
+    rank = x.shape.rank
+    if isinstance(network, keras.layers.Layer):
+        found = axes.of_input(network, x)
+    else:
+        found = axes.InputAxes(rank, axes.default_axis(rank) if rank > 2 else None, rank != 3)
+    if not found.certain and maps is not None and maps.shape.rank == rank:
+        return axes.InputAxes(rank, None, False)
+    return found
 
 
 def where_finite(values: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

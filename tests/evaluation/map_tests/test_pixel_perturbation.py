@@ -10,6 +10,7 @@ from tfgrad import saliency
 from tfgrad.errors import ArgumentError, DataError, NonFiniteError
 from tfgrad.evaluation import pixel_perturbation
 from tfgrad.evaluation.map_tests.pixel_removal import filling, ranks
+from tfgrad.gradients import axes
 
 SHAPE = (4, 5, 2)
 PIXELS = 20
@@ -344,17 +345,22 @@ def test_bad_arguments(arguments, error, message):
         pixel_perturbation(random_network(), batched(images()), **arguments)
 
 
-def test_flat_images_and_absent_classes_are_refused():
-    flat = keras.Sequential([keras.Input((40,)), keras.layers.Dense(3)])
-    with pytest.raises(ArgumentError, match=r"images of shape \(3, 40\)"):
-        pixel_perturbation(flat, batched(images().reshape(7, 40)), "random", (0.5,))
+def test_several_inputs_and_absent_classes_are_refused():
+    parts = [keras.Input((20,), name="a"), keras.Input((20,), name="b")]
+    joined = keras.layers.Concatenate()(parts)
+    several = keras.Model(parts, keras.layers.Dense(3)(joined))
+    x = images().reshape(7, 40)
+    batches = [((x[:, :20], x[:, 20:]), np.zeros(7, "int32"))]
+    with pytest.raises(ArgumentError, match=r"images of shape tuple; expected one tensor"):
+        pixel_perturbation(several, batches, "random", (0.5,))
     with pytest.raises(DataError, match="labels from 3 to 3; the network has 3 logits"):
         pixel_perturbation(random_network(), batched(images(), np.full(7, 3)), "random", (0.5,))
 
 
 def test_the_mean_of_a_large_image_in_half_precision():
     x = np.full((1, 300, 300, 1), 0.9, np.float16)
-    np.testing.assert_array_equal(filling(tf.constant(x), "image_mean")[0, 0, 0], x[0, 0, 0])
+    mean = filling(tf.constant(x), "image_mean", axes.InputAxes(4, 3))
+    np.testing.assert_array_equal(mean[0, 0, 0], x[0, 0, 0])
 
 
 def test_labels_in_a_column_are_labels():

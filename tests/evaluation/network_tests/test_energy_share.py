@@ -90,6 +90,14 @@ def test_what_energy_share_refuses():
         energy_share(flat(kernel=KERNEL * np.nan), batches, CORNER)
     with pytest.raises(NonFiniteError, match=r"of image 0 are NaN or infinite, as of 4 of 4"):
         energy_share(flat(bias=[0, np.nan, 0]), batches, CORNER)
-    line = keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Dense(2)])
-    with pytest.raises(ArgumentError, match=r"images of shape \(.*, 2, 2\); expected \[batch, H, "):
-        energy_share(line, stream(np.zeros((4, 2, 2), "float32")), CORNER)
+    with pytest.raises(ArgumentError, match=r"got shape \(2, 2\); .* \(8,\), so expected \(8,\)"):
+        line = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+        energy_share(line, stream(np.zeros((4, 8), "float32")), CORNER)
+
+
+def test_the_mask_tells_images_without_channels_from_series():
+    x = np.zeros((4, 2, 2), "float32")
+    line = keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    line.set_weights([KERNEL[:4], np.zeros(3)])
+    assert energy_share(line, stream(x), CORNER).value == pytest.approx(1 / 4)
+    assert energy_share(line, stream(x), [1, 0]).value == pytest.approx(3 / 4)

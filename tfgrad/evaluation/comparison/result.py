@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from tfgrad import figures
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, in_line, table_row
+from tfgrad.internal import files
 from tfgrad.internal.arguments import one_of
 
 CONTROL = "random"
@@ -276,10 +278,11 @@ def write_csv(path: str | os.PathLike[str], rows: list[dict[str, Any]], *first: 
         rows: The records.
         first: Names of further columns, which come first.
     """
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*first, *COLUMNS])
-        writer.writeheader()
-        writer.writerows(rows)
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, [*first, *COLUMNS])
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_bytes(path, content.getvalue().encode())
 
 
 def _mean(numbers: Sequence[float]) -> float:

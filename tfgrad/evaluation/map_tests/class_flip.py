@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import Placed, channel_axis, class_count, per_image, placed
+from tfgrad.evaluation.batches import Placed, class_count, input_axes, per_image, placed
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import RANDOM
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, spread, standard_error
@@ -99,12 +99,12 @@ def class_flip(
         # Nothing is removed where S ≤ 0: no count reaches the rank `size`.
         rank = tf.where(difference > 0, size - 1 - pixel_removal.ranks(difference), size)
         count = pixel_removal.pixels_in(tf.constant(share, tf.float64), size)
-        channels = channel_axis(network, x)
-        value = pixel_removal.filling(x, fill, channels)
-        after = _logits(network, pixel_removal.removed(x, rank, count, value, channels))
+        axes = input_axes(network, x, difference)
+        value = pixel_removal.filling(x, fill, axes)
+        after = _logits(network, pixel_removal.removed(x, rank, count, value, axes))
         fall = _log_odds(_logits(network, x), source, to) - _log_odds(after, source, to)
         turned = tf.argmax(after, -1, tf.int32) == to  # of [0, f] for one logit f
-        gone = tf.reduce_mean(tf.cast(rank < count, tf.float32), [1, 2])
+        gone = tf.reduce_mean(tf.cast(rank < count, tf.float32), range(1, rank.shape.rank))
         others = turned, gone, pixel_removal.constant_maps(difference), finite
         return tf.stack([fall, *(tf.cast(t, fall.dtype) for t in others)], -1)
 

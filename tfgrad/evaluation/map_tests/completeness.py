@@ -69,7 +69,8 @@ def completeness(
     if baseline is not None:
         rise -= explained.of_class(explained.forward(_baselines(baseline, explained.batches)))
     with np.errstate(invalid="ignore"):
-        total = explained.maps(function).astype(np.float64).sum((1, 2))
+        total = explained.maps(function).astype(np.float64)
+        total = total.sum(tuple(range(1, total.ndim)))
         miss, size = np.abs(total - rise), np.abs(total) + np.abs(rise)
     return single_measurement(
         "completeness",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError, TfgradError
-from tfgrad.evaluation.batches import channel_axis, check_finite, class_count
+from tfgrad.evaluation.batches import check_finite, class_count, input_axes
 from tfgrad.evaluation.map_tests.pixel_removal import comparable
 from tfgrad.evaluation.measurement import counted, over_draws
 from tfgrad.gradients import class_scores, model_checks, output_heads, targets
@@ -26,13 +27,14 @@ class ExplainedModel:
 
     Args:
         model: A built Keras model from images to logits, or a `PenalizedModel` of one.
-        images: Images, float [n, H, W, C], as the model takes them.
+        images: Images, float [n, H, W, C], series [n, time, C], volumes [n, D, H, W, C] or tables
+            [n, features], as the model takes them.
         target: None or `"predicted"`, an int, or ints [n]; −1 means the predicted class.
         batch_size: Number of images per call.
 
     Attributes:
         network: The model.
-        batches: Its images, [b, H, W, C] each.
+        batches: Its images, [b, …] each.
         logits: The logits of all images, [n, classes].
         meaning: What the logits mean, see `tfgrad.models.output_meaning`.
         classes: The classes of all images, int32 [n], fixed on the network as it came.
@@ -46,7 +48,7 @@ class ExplainedModel:
 
     def __init__(self, model: Any, images: Any, target: Any, batch_size: int) -> None:
         self.network = model_checks.network(model)
-        images = _checked_images(images, model_checks.input_dtype(self.network))
+        images = _checked_images(images, self.network)
         class_count(self.network, images, "images", "model")
         self._spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
         model_checks.check_logits(self.network, self._spec)
@@ -107,7 +109,7 @@ class ExplainedModel:
         return np.concatenate(parts)
 
     def maps(self, function: Callable[..., Any], batches: Any = None) -> np.ndarray:
-        """The maps [n, H, W] of a function of (images, classes); see `each`.
+        """The maps [n, *positions] of a function of (images, classes); see `each`.
 
         Raises:
             ArgumentError: The function returns something else.
@@ -115,9 +117,8 @@ class ExplainedModel:
 
         def checked(x: tf.Tensor, classes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
             found = comparable(function(x, classes))
-            channels = channel_axis(self.network, x)
-            sides = (n for axis, n in enumerate(x.shape) if axis not in (0, channels))
-            expected = (x.shape[0], *sides)
+            axes = input_axes(self.network, x, found)
+            expected = (x.shape[0], *axes.sizes(x.shape))
             if tuple(found.shape) != expected:
                 raise ArgumentError(
                     f"method: got maps of shape {tuple(found.shape)} for images {tuple(x.shape)}; "
@@ -145,6 +146,8 @@ def built(method: Any, network: Any) -> Callable[[tf.Tensor, tf.Tensor], Any]:
     except TfgradError:
         raise
     except TypeError as error:
+        if _takes_one(method):
+            raise  # an error of the function's own code
         raise ArgumentError(
             f"method: got {method!r}, which does not take a model alone; expected a function from "
             f"a model to a function of (images, classes). {advice}"
@@ -155,6 +158,15 @@ def built(method: Any, network: Any) -> Callable[[tf.Tensor, tf.Tensor], Any]:
             f"function of (images, classes). {advice}"
         )
     return found
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument, as far as it tells."""
+    try:
+        inspect.signature(function).bind(None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def summary(values: np.ndarray, drawn: str = "") -> dict[str, Any]:
@@ -184,7 +196,8 @@ def summary(values: np.ndarray, drawn: str = "") -> dict[str, Any]:
     }
 
 
-def _checked_images(images: Any, dtype: str) -> tf.Tensor:
+def _checked_images(images: Any, network: Any) -> tf.Tensor:
+    dtype, shape = model_checks.input_dtype(network), model_checks.input_shape(network)
     try:
         found = images if tf.is_tensor(images) else tf.convert_to_tensor(np.asarray(images))
     except (TypeError, ValueError) as error:
@@ -192,12 +205,14 @@ def _checked_images(images: Any, dtype: str) -> tf.Tensor:
             f"images: got a {type(images).__name__} that is no array of numbers; expected float "
             "images [n, H, W, C]."
         ) from error
-    if not found.dtype.is_floating or found.shape.rank != 4 or not found.shape[0]:
+    rank = found.shape.rank
+    fits = rank >= 2 if shape is None else rank == len(shape)
+    if not found.dtype.is_floating or not fits or not found.shape[0]:
         raise ArgumentError(
             f"images: got {found.dtype.name} of shape {tuple(found.shape)}; expected float images "
-            "[n, H, W, C], at least one, as the model takes them."
+            f"{shape or '[n, …]'}, at least one, as the model takes them."
         )
-    finite = np.asarray(tf.reduce_all(tf.math.is_finite(found), [1, 2, 3]))
+    finite = np.asarray(tf.reduce_all(tf.math.is_finite(found), range(1, found.shape.rank)))
     if not finite.all():
         raise DataError(
             f"images: number {int(finite.argmin())} of {len(finite)} holds NaN or infinite pixels; "

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 from scipy import stats
 
-# Side and standard deviation of the Gaussian window, from Wang et al. (2004).
+# Side and standard deviation of the Gaussian window, and constants that keep divisors from zero,
+# from Wang et al. (2004).
 _WINDOW, _SIGMA = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
 # Number of maps compared at once; it bounds memory and changes no number.
 _AT_ONCE = 64
 
@@ -28,19 +29,19 @@ def _in_slices(compare: _Comparison) -> _Comparison:
 
 @_in_slices
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of pixels, [n, H, W] twice → [n]; ties share their mean rank.
+    """Spearman's correlation of pixels, [n, …] twice → [n]; ties share their mean rank.
 
     NaN where one of the two is constant or not finite, so that the correlation does not exist.
     """
     same = np.array([np.array_equal(one, other) for one, other in zip(a, b, strict=True)])
     known = varies(a) & varies(b)
-    ranked = [_standard_ranks(np.where(known[:, None, None], maps, 0)) for maps in (a, b)]
+    ranked = [_standard_ranks(_zero_unless(known, maps)) for maps in (a, b)]
     correlation = np.clip(np.einsum("ij,ij->i", *ranked), -1, 1)
     return np.where(known, np.where(same, 1.0, correlation), np.nan)
 
 
 def rank_correlation_or_zero(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """`rank_correlation`, but 0 where only the second map is constant: [n, H, W] twice → [n].
+    """`rank_correlation`, but 0 where only the second map is constant: [n, …] twice → [n].
 
     NaN where the first map is constant, or one of the two is not finite.
     """
@@ -50,23 +51,25 @@ def rank_correlation_or_zero(before: np.ndarray, after: np.ndarray) -> np.ndarra
 
 @_in_slices
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """SSIM of absolute maps, each scaled to [0, 1] by its maximum: [n, H, W] twice → [n].
+    """SSIM of absolute maps, each scaled to [0, 1] by its maximum: [n, …] twice → [n].
 
-    The Gaussian window has side 11 and standard deviation 1.5; for smaller maps the side is their
-    smaller side and the standard deviation shrinks in proportion. NaN where a map is not finite.
+    The Gaussian window has side 11 and standard deviation 1.5 along every axis of the map, which
+    may be of any number; for smaller maps the side is their smallest side and the standard
+    deviation shrinks in proportion. NaN where a map is not finite.
     """
     known = finite(a) & finite(b)
-    side = min(_WINDOW, *a.shape[1:])
-    scaled = [_scaled(np.where(known[:, None, None], maps, 0)) for maps in (a, b)]
-    found = tf.image.ssim(
-        *scaled, max_val=1.0, filter_size=side, filter_sigma=_SIGMA * side / _WINDOW
-    )
-    return np.where(known, found.numpy(), np.nan)
+    x, y = (_scaled(_zero_unless(known, maps)) for maps in (a, b))
+    means = _windowed(x) * _windowed(y), _windowed(x) ** 2 + _windowed(y) ** 2
+    moments = _windowed(x * y), _windowed(x**2 + y**2)
+    brightness = (2 * means[0] + _C1) / (means[1] + _C1)
+    structure = (2 * (moments[0] - means[0]) + _C2) / (moments[1] - means[1] + _C2)
+    found = (brightness * structure).reshape(len(a), -1).mean(1)
+    return np.where(known, found, np.nan)
 
 
 @_in_slices
 def relative_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """‖b − a‖ / ‖a‖ of each map, [n, H, W] twice → [n]; NaN if a is zero or one is not finite."""
+    """‖b − a‖ / ‖a‖ of each map, [n, …] twice → [n]; NaN if a is zero or one is not finite."""
     a, b = (maps.reshape(len(maps), -1).astype(np.float64) for maps in (a, b))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         size = np.linalg.norm(a, axis=1)
@@ -93,7 +96,24 @@ def _standard_ranks(maps: np.ndarray) -> np.ndarray:
     return ranks / np.where(size > 0, size, 1)
 
 
-def _scaled(maps: np.ndarray) -> tf.Tensor:
-    sizes = np.abs(maps)
-    top = sizes.max((1, 2), keepdims=True)
-    return tf.constant((sizes / np.where(top > 0, top, 1))[..., np.newaxis], tf.float32)
+def _zero_unless(known: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """The maps, zeros in place of those that are not known."""
+    return np.where(known.reshape(-1, *[1] * (maps.ndim - 1)), maps, 0)
+
+
+def _scaled(maps: np.ndarray) -> np.ndarray:
+    """Absolute maps over their maxima, float64."""
+    sizes = np.abs(maps).astype(np.float64)
+    top = sizes.max(tuple(range(1, maps.ndim)), keepdims=True)
+    return sizes / np.where(top > 0, top, 1)
+
+
+def _windowed(maps: np.ndarray) -> np.ndarray:
+    """Means over the Gaussian window at every place that lies in the map as a whole."""
+    side = min(_WINDOW, *maps.shape[1:])
+    offsets = np.arange(side) - (side - 1) / 2
+    weights = np.exp(-0.5 * (offsets / (_SIGMA * side / _WINDOW)) ** 2)
+    for axis in range(1, maps.ndim):
+        places = np.lib.stride_tricks.sliding_window_view(maps, side, axis)
+        maps = places @ (weights / weights.sum())
+    return maps

@@ -39,7 +39,7 @@ class MapStages:
 
     def add(self, maps: np.ndarray, logits: np.ndarray, changed: float = 0.0) -> None:
         """Add a stage: its maps, its logits, and the relative change of the layer's weights."""
-        same = (maps == self.before).all((1, 2))
+        same = (maps == self.before).reshape(len(maps), -1).all(1)
         moved = (logits != self.explained.logits).any(-1)
         signed = rank_correlation_or_zero(self.before, maps)
         self._rows.append(

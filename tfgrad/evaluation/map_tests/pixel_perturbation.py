@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.evaluation.batches import channel_axis, one_by_one, per_image, placed
+from tfgrad.evaluation.batches import input_axes, one_by_one, per_image, placed
 from tfgrad.evaluation.map_tests import pixel_removal
 from tfgrad.evaluation.map_tests.pixel_removal import IMAGE_MEAN
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, counted, standard_error
@@ -114,14 +114,14 @@ def pixel_perturbation(
         size = tf.reduce_prod(tf.shape(saliency)[1:])
         if remove == "most":
             rank = size - 1 - rank
-        channels = channel_axis(network, x)
-        value = pixel_removal.filling(x, fill, channels)
+        axes = input_axes(network, x, saliency)
+        value = pixel_removal.filling(x, fill, axes)
         logits = _logits(network, x)
         meaning = output_meaning.meaning(network, count=logits.shape[-1])
 
         def at(fraction: tf.Tensor) -> tf.Tensor:
             count = pixel_removal.pixels_in(fraction, size)
-            image = pixel_removal.removed(x, rank, count, value, channels)
+            image = pixel_removal.removed(x, rank, count, value, axes)
             return _scores(_logits(network, image), logits, y, meaning)
 
         rows = one_by_one(at, tf.constant(points, tf.float64), tf.float32)

@@ -1,4 +1,8 @@
-"""Maps that rank pixels, and the replacement of pixels: shared by all tests by removal."""
+"""Maps that rank pixels, and the replacement of pixels: shared by all tests by removal.
+
+A pixel is a position of an input with all its channels: a step of a series, a voxel of a volume, a
+feature of a table.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import Placed, channel_axis, check_finite, image_size
-from tfgrad.gradients import axes
+from tfgrad.evaluation.batches import Placed, check_finite, input_axes
+from tfgrad.gradients.axes import InputAxes
 from tfgrad.internal.arguments import one_of
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.internal.stateless_noise import Draws
@@ -66,23 +70,24 @@ def mapped(
         batches: Batches (images, labels, index of the first).
         maps: See `checked_maps`.
         seed: Seed of `RANDOM`.
-        network: The network that takes the images; it tells their channel axis.
+        network: The network that takes the images; it tells their positions and channels.
 
     Raises:
         ArgumentError: Maps do not fit the images in shape or number.
     """
     read = 0
     for x, y, first in batches:
-        channels = channel_axis(network, x)
-        expected = (x.shape[0], *image_size(x, channels))
+        axes = input_axes(network, x)
         read += x.shape[0]
         if isinstance(maps, str):
-            found = Draws(0, first).normal(tf.gather(x, 0, axis=channels), 1, seed)[0]
+            like = x if axes.channels is None else tf.gather(x, 0, axis=axes.channels)
+            found = Draws(0, first).normal(like, 1, seed)[0]
         elif callable(maps):
             found = maps(x, y)
         else:
             found = maps[int(first) : read]
         found = tf.convert_to_tensor(found)
+        expected = (x.shape[0], *input_axes(network, x, found).sizes(x.shape))
         if tuple(found.shape) != expected:
             raise ArgumentError(
                 f"maps: got shape {tuple(found.shape)} for images {tuple(x.shape)}; expected "
@@ -101,13 +106,14 @@ def comparable(maps: Any) -> tf.Tensor:
 
 
 def finite_maps(maps: tf.Tensor) -> tf.Tensor:
-    """Whether each map of [batch, H, W] is finite, so that it can rank pixels: bool [batch]."""
-    return tf.reduce_all(tf.math.is_finite(maps), [1, 2])
+    """Whether each map of [batch, …] is finite, so that it can rank pixels: bool [batch]."""
+    return tf.reduce_all(tf.math.is_finite(maps), range(1, maps.shape.rank))
 
 
 def constant_maps(maps: tf.Tensor) -> tf.Tensor:
-    """Whether each map of [batch, H, W] has one value everywhere: bool [batch]."""
-    return tf.equal(tf.reduce_max(maps, [1, 2]), tf.reduce_min(maps, [1, 2]))
+    """Whether each map of [batch, …] has one value everywhere: bool [batch]."""
+    positions = range(1, maps.shape.rank)
+    return tf.equal(tf.reduce_max(maps, positions), tf.reduce_min(maps, positions))
 
 
 def left_out(finite: np.ndarray, whose: str = "maps", stacklevel: int = 3) -> int:
@@ -165,7 +171,7 @@ def counted_rows(
 
 
 def ranks(values: tf.Tensor) -> tf.Tensor:
-    """The position of each pixel in ascending order: int32 [batch, H, W].
+    """The rank of each pixel in ascending order: int32, in the shape [batch, …] of the maps.
 
     Ties are broken by one random order, the same for all images and in all calls. Reading order
     would remove whole blocks of a map with many zeros, and so measure the effect of blocks.
@@ -178,20 +184,19 @@ def ranks(values: tf.Tensor) -> tf.Tensor:
     return tf.reshape(found, tf.shape(values))
 
 
-def filling(x: tf.Tensor, fill: Any, axis: int | None = None) -> tf.Tensor:
+def filling(x: tf.Tensor, fill: Any, axes: InputAxes) -> tf.Tensor:
     """The values that replace pixels of the images, to be broadcast.
 
     Args:
         x: Images.
         fill: `IMAGE_MEAN`, a number, or one per channel.
-        axis: The channel axis of x; None for that of `keras.config.image_data_format()`.
+        axes: The positions and channels of x.
 
     Raises:
         ArgumentError: `fill` does not fit the images.
     """
-    axis = axis or axes.default_axis()
-    sides = [side for side in (1, 2, 3) if side != axis]
-    channels = x.shape[axis]
+    sides = list(axes.positions)
+    channels = 1 if axes.channels is None else x.shape[axes.channels]
     if isinstance(fill, str):
         one_of("fill", fill, (IMAGE_MEAN,))
         # A sum over a large image exceeds the range of float16.
@@ -204,22 +209,25 @@ def filling(x: tf.Tensor, fill: Any, axis: int | None = None) -> tf.Tensor:
             f"fill: got shape {value.shape}; expected one number, or one for each of the "
             f"{channels} channels."
         )
-    return tf.cast(np.expand_dims(np.atleast_1d(value), [side - 1 for side in sides]), x.dtype)
+    shape = [1 if axis + 1 in sides else -1 for axis in range(axes.rank - 1)]
+    return tf.cast(value.reshape(shape), x.dtype)
 
 
 def removed(
-    x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor, axis: int | None = None
+    x: tf.Tensor, rank: tf.Tensor, count: tf.Tensor, value: tf.Tensor, axes: InputAxes
 ) -> tf.Tensor:
     """Images whose `count` lowest-ranked pixels are replaced, all channels of a pixel at once.
 
     Args:
-        x: Images [batch, H, W, C].
-        rank: The ranks of the pixels, int32 [batch, H, W]; see `ranks`.
-        count: Number of pixels, int32, a scalar or [batch, 1, 1].
+        x: Images [batch, …].
+        rank: The ranks of the pixels, int32 [batch, *positions]; see `ranks`.
+        count: Number of pixels, int32, a scalar or one that broadcasts against `rank`.
         value: The replacement; see `filling`.
-        axis: The channel axis of x; None for that of `keras.config.image_data_format()`.
+        axes: The positions and channels of x.
     """
-    return tf.where(tf.expand_dims(rank < count, axis or axes.default_axis()), value, x)
+    gone = rank < count
+    gone = gone if axes.channels is None else tf.expand_dims(gone, axes.channels)
+    return tf.where(gone, value, x)
 
 
 def pixels_in(fraction: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
@@ -228,10 +236,10 @@ def pixels_in(fraction: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
 
 
 def ranked(maps: Any) -> np.ndarray:
-    """The `ranks` of the maps [n, H, W] of a whole data set, read a thousand at a time.
+    """The `ranks` of the maps [n, …] of a whole data set, read a thousand at a time.
 
     Returns:
-        [n, H, W], in the smallest unsigned integer type that holds H·W.
+        [n, …], in the smallest unsigned integer type that holds the number of pixels.
     """
     found = np.empty(maps.shape, np.min_scalar_type(int(np.prod(maps.shape[1:]))))
     for rows in _thousands(maps):
@@ -240,12 +248,12 @@ def ranked(maps: Any) -> np.ndarray:
 
 
 def finite_rows(maps: Any) -> np.ndarray:
-    """`finite_maps` of a whole data set [n, H, W], read a thousand at a time: bool [n]."""
+    """`finite_maps` of a whole data set [n, …], read a thousand at a time: bool [n]."""
     return _rows(maps, finite_maps)
 
 
 def constant_rows(maps: Any) -> np.ndarray:
-    """`constant_maps` of a whole data set [n, H, W], read a thousand at a time: bool [n]."""
+    """`constant_maps` of a whole data set [n, …], read a thousand at a time: bool [n]."""
     return _rows(maps, constant_maps)
 
 

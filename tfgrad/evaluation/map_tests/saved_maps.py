@@ -110,13 +110,13 @@ def _compute(
         )
         batches = data.pipeline(rows, batch_size, training=False, normalize=normalize)
         shape = (last - first, *files.shape[1:])
-        with replaced(files.path(index), suffix=".npy") as temporary:
-            shard = np.lib.format.open_memmap(temporary, mode="w+", dtype=DTYPE, shape=shape)
+        with replaced(files.path(index), suffix=".npy") as temporary, open(temporary, "wb") as file:
+            # Written, not mapped into memory, where a full disk ends the process.
+            description = {"descr": DTYPE.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, description)
             for stop, found in _batch_maps(method, batches, target):
-                shard[stop - len(found) : stop] = found
+                file.write(np.ascontiguousarray(found, DTYPE).tobytes())
                 report(done + stop, count)
-            shard.flush()
-            del shard  # This closes the file.
         done += last - first
 
 

@@ -99,7 +99,7 @@ def weak_dependence(
 
 
 def _moves(explained: ExplainedModel, step: float, seed: int) -> Any:
-    """A function that returns x′ − x [b, H, W, C], NaN for images that left their region."""
+    """A function that returns x′ − x [b, …], NaN for images that left their region."""
 
     def moved(x: tf.Tensor, classes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
         here = explained.gradient(x, classes)
@@ -128,5 +128,5 @@ def _moves(explained: ExplainedModel, step: float, seed: int) -> Any:
 
 
 def _norm(values: tf.Tensor) -> tf.Tensor:
-    """The norm of each image, [b, 1, 1, 1]."""
-    return tf.sqrt(tf.reduce_sum(tf.square(values), [1, 2, 3], keepdims=True))
+    """The norm of each image, [b, 1, …]."""
+    return tf.sqrt(tf.reduce_sum(tf.square(values), range(1, values.shape.rank), keepdims=True))

@@ -9,9 +9,8 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, NonFiniteError
 from tfgrad.evaluation.batches import (
-    channel_axis,
     check_finite,
-    image_size,
+    input_axes,
     per_image,
     placed,
     where_finite,
@@ -41,6 +40,8 @@ def energy_share(
 ) -> Measurement:
     """Σ_{h,w,c} m |∇x s| / Σ_{h,w,c} |∇x s| for a region m; its area is the chance level.
 
+    The sums run over all positions and channels: time steps of a series, voxels of a volume.
+
     It measures how far a network's gradients were fooled into a region, or the share of them that
     falls on an object. The papers' 15×15 corner of 32×32 images has 83.85 % of a fooled network's
     logit-gradients, 48.14 % of its loss-gradients and 60.17 % of those at temperature 1000; chance
@@ -50,7 +51,7 @@ def energy_share(
         network: A Keras model from images [batch, height, width, channels] to logits; channels
             come first if its layers have channels first.
         batches: A data set of (images, integer labels), as the network takes them.
-        mask: The region m, 0 or 1 at each of [height, width].
+        mask: The region m, 0 or 1 at each of [height, width], [time] or [depth, height, width].
         target: The class: `"label"`, `"predicted"` or an integer.
         of: The scalar s: `"logit"`, or `"loss"`, the cross-entropy −log softmax(f / temperature).
         temperature: Temperature of that softmax.
@@ -89,16 +90,18 @@ def energy_share(
     def energies(x: tf.Tensor, y: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
         """Σ |∇x s| inside the region and over the image, float64 [batch, 2]."""
         check_logits(network, x)
-        channels = channel_axis(network, x)
-        if image_size(x, channels) != region.shape:
+        axes = input_axes(network, x, tf.constant(region)[tf.newaxis])
+        if axes.sizes(x.shape) != region.shape:
             raise ArgumentError(
                 f"mask: got shape {region.shape}; the images are {tuple(x.shape[1:])}, so expected "
-                f"{image_size(x, channels)}."
+                f"{axes.sizes(x.shape)}."
             )
         probe = Probe(network, x, y).in_float32()
         gradient = tf.cast(probe.input_gradient(target, scalar, temperature), tf.float64)
-        energy = tf.reduce_sum(tf.abs(gradient), channels)
-        inside, total = tf.reduce_sum(energy * region, [1, 2]), tf.reduce_sum(energy, [1, 2])
+        energy = tf.abs(gradient)
+        energy = energy if axes.channels is None else tf.reduce_sum(energy, axes.channels)
+        positions = range(1, energy.shape.rank)
+        inside, total = (tf.reduce_sum(e, positions) for e in (energy * region, energy))
         return tf.stack([inside, where_finite(total, probe.logits)], -1)
 
     inside, total = per_image(energies, placed(batches, network, target)).T
