@@ -1,7 +1,6 @@
 """`evaluation.compare`: numbers, failures, costs, what it refuses; and the page."""
 
 import math
-import pathlib
 import re
 
 import keras
@@ -20,7 +19,6 @@ from tfgrad.evaluation.comparison.known_tests import TESTS
 from tfgrad.evaluation.comparison.methods import candidates
 
 L = keras.layers
-PAGE = pathlib.Path(__file__).parents[3] / "docs" / "faithfulness.md"
 
 
 @pytest.fixture(scope="module")
@@ -318,22 +316,3 @@ def test_a_cost_is_the_median_per_image(batches, monkeypatch):
     compared = ComparedModel(model, batches.take(1), 4)  # one batch of 16, three times
     candidate, _ = candidates(["input_gradient"], model, 0)
     assert cost.measured_cost(compared, candidate) == Cost(pytest.approx(2.0), pytest.approx(3.0))
-
-
-# The page
-
-
-def test_the_page_runs(batches, tmp_path, monkeypatch, capsys):
-    """All of its blocks, on a network of ours and digits."""
-    monkeypatch.chdir(tmp_path)
-    names = {"tfgrad": tfgrad, "keras": keras, "tf": tf}
-    namespace = names | {"network": network(False), "batches": batches}
-    page = PAGE.read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    for code in blocks:
-        exec(compile(code, "faithfulness.md", "exec"), namespace)
-    assert len(blocks) == 3 and not namespace["table"].failures
-    assert {path.name for path in tmp_path.iterdir()} == {"faithfulness.png", "faithfulness.csv"}
-    assert "| random |" in capsys.readouterr().out
-    named = set(re.findall(r"^\| `(\w+)`", page, flags=re.MULTILINE))
-    assert named == {*TESTS, "remove_and_retrain", "label_randomisation"}

@@ -1,0 +1,114 @@
+"""Every Python block of every page runs as it stands, after the blocks above it."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tfgrad import saliency
+from tfgrad.evaluation.comparison.compare import TESTS
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tfgrad/**/*.md"))
+    if "```python" in path.read_text()
+)
+
+
+def text(page):
+    return (ROOT / page).read_text()
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", text(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def run(page):
+    """The names that a page's blocks define, in a process that has started TensorFlow."""
+    namespace = {}
+    for code in blocks(page):
+        # Logical devices are made before TensorFlow starts; test_strategies_run has them.
+        exec(compile(code.replace('"mirrored"', '"one_device"'), page, "exec"), namespace)
+    return namespace
+
+
+def check_readme(names, directory, printed):
+    assert sum(bool(line.strip()) for line in blocks("README.md")[0].splitlines()) <= 12
+    assert names["path"].endswith("1")
+    assert (directory / "saved_models/digits/1/saved_model.pb").exists()
+
+
+def check_density(names, directory, printed):
+    assert (directory / "pixels.png").exists() and "| random |" in printed
+
+
+def check_faithfulness(names, directory, printed):
+    assert not names["table"].failures and "| random |" in printed
+    assert {path.name for path in directory.iterdir()} == {"faithfulness.png", "faithfulness.csv"}
+    named = set(re.findall(r"^\| `(\w+)`", text("docs/faithfulness.md"), flags=re.MULTILINE))
+    assert named == {*TESTS, "remove_and_retrain", "label_randomisation"}
+
+
+def check_fooling(names, directory, printed):
+    assert (directory / "fooled.keras").exists()
+
+
+def check_penalties(names, directory, printed):
+    assert (directory / "runs/mine/state").is_dir() and names["done"] == 0
+    assert (directory / "saved_models/mine/1/saved_model.pb").exists()
+
+
+def check_saliency(names, directory, printed):
+    assert names["maps"].shape == (2, 8, 8)
+    methods = set(re.findall(r"^\| `(\w+)`", text("docs/saliency.md"), flags=re.MULTILINE))
+    methods |= {"smoothgrad_squared", "layercam", "scorecam"}  # second and third in their rows
+    assert methods == set(saliency.METHODS)
+
+
+def check_transfer(names, directory, printed):
+    assert names["network"].output_shape == (None, 5) and "learns from" in printed
+
+
+CHECKS = {
+    "README.md": check_readme,
+    "docs/density.md": check_density,
+    "docs/faithfulness.md": check_faithfulness,
+    "docs/fooling.md": check_fooling,
+    "docs/penalties.md": check_penalties,
+    "docs/saliency.md": check_saliency,
+    "docs/transfer.md": check_transfer,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*:tfgrad.errors.SecondOrderWarning")
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run(page)
+    CHECKS[page](names, tmp_path, capsys.readouterr().out)
+
+
+def test_every_page_with_code_is_known():
+    assert set(PAGES) == set(CHECKS)
+
+
+def test_code_is_marked_as_python():
+    """A block in another language is no Python, which would not be run."""
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")):
+        for language, code in re.findall(
+            r"^```(\w*)\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE
+        ):
+            assert language == "python" or "tfgrad." not in code or "python -m" in code, path
+
+
+@pytest.mark.slow
+def test_strategies_run(tmp_path):
+    """The block that needs a process of its own, as it stands."""
+    (code,) = (code for code in blocks("docs/penalties.md") if '"mirrored"' in code)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
