@@ -1,0 +1,93 @@
+"""Error messages of the library in the words of a command: its flags in place of arguments."""
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Flags that an argument with another name is given by, in the order in which they are tried.
+_GIVEN_BY = {
+    "name": ("dataset",),
+    "split": ("split", "train_split", "test_split"),
+    "input_shape": ("image_size", "side"),
+    "depth": ("network",),
+    "width": ("width", "teacher_width"),
+    "method": ("methods", "method"),
+    "layers": ("layers", "bias_layers"),
+    "loss": ("gradient_norm_loss", "jacobian_loss"),
+    "steps_per_epoch": ("batch_size",),
+}
+# Arguments that are given by the flag that has their value.
+_PATHS = ("path", "directory")
+# What the value of a flag is, for an argument with another name.
+_VALUES = {"depth": "vgg{}"}
+
+_LEADING = re.compile(r"([a-z_]+(?:, [a-z_]+)*): (?=got |')")
+_ASSIGNED = re.compile(r"(?<![-\w.'\"/])([a-z_]+)=('[^']*'|\([^)]*\)|\w+(?:\.\w+)*)")
+_BARE = re.compile(r"(?<![-\w.'\"/=])([a-z]+_[a-z_]+)(?![\w(='\"/]|\.\w)")
+_GOT = re.compile(r": got ([^',; ]+)")
+_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'")
+
+
+def as_flags(message: str, flags: Mapping[str, Any]) -> str:
+    """A message about arguments, about flags where a command has flags for them.
+
+    "split: got 'x'; … Pass download=True." becomes "--test_split: got 'x'; … Pass --download.", if
+    'x' is the value of --test_split. Names for which the command has no flag stay as they are.
+
+    Args:
+        message: Message of an error or a warning of tfgrad.
+        flags: {name: value} of the command's flags.
+    """
+
+    def flag(argument: str) -> str | None:
+        known = [name for name in _GIVEN_BY.get(argument, (argument,)) if name in flags]
+        return next(
+            (name for name in known if _holds(flags[name], quoted)), next(iter(known), None)
+        )
+
+    def leading(match: re.Match[str]) -> str:
+        names = []
+        for argument in match[1].split(", "):
+            name = flag(argument)
+            if name is None and argument in _PATHS:
+                name = next((n for n, value in flags.items() if _holds(value, quoted)), None)
+            names.append(argument if name is None else f"--{name}")
+        return f"{', '.join(names)}: "
+
+    def assigned(match: re.Match[str]) -> str:
+        name = flag(match[1])
+        return match[0] if name is None else _assignment(match[1], name, match[2])
+
+    def bare(match: re.Match[str]) -> str:
+        name = flag(match[1])
+        return match[0] if name is None else f"--{name}"
+
+    quoted = {*_QUOTED.findall(message), *_GOT.findall(message)}
+    begun = _LEADING.match(message)
+    head, rest = ("", message) if begun is None else (leading(begun), message[begun.end() :])
+    # What is quoted is the user's own, except the values of arguments.
+    parts = re.split(r"((?<!=)'(?:[^'\\]|\\.)*')", rest)
+    parts[::2] = [_BARE.sub(bare, _ASSIGNED.sub(assigned, part)) for part in parts[::2]]
+    return head + "".join(parts)
+
+
+def _holds(value: Any, quoted: set[str]) -> bool:
+    """Whether a flag has one of the values, as its own, in its list, or as NAME=VALUE."""
+    values = value if isinstance(value, list) else [value]
+    return any(str(one) in quoted or str(one).partition("=")[2] in quoted for one in values)
+
+
+def _assignment(argument: str, flag: str, text: str) -> str:
+    """`--flag=value` for `argument=text`, where text is Python."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return f"--{flag}={text}"
+    if value is None:
+        return f"no --{flag}"
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no{flag}"
+    if isinstance(value, tuple | list):
+        value = ",".join(map(str, value))
+    return f"--{flag}={_VALUES.get(argument, '{}').format(value)}"
