@@ -56,6 +56,9 @@ INEXACT: Mapping[str, str] = {
     for version in (2, 3)
 }
 
+# Operations that run Python code (`tf.numpy_function`): the first derivative is dropped in silence.
+PYTHON = {"PyFunc", "PyFuncStateless"}
+
 # Operations whose second derivative XLA computes wrong in float32, and not at all in float64. Those
 # of 32 other kinds, from convolutions to sorting, agree with the graph's to 1e-6.
 WRONG_UNDER_XLA: Mapping[str, str] = {
