@@ -19,6 +19,7 @@ from tests.helpers.conformance import (
     taught,
     teacher,
 )
+from tests.helpers.variants import one_of_each
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.penalties import GradientNorm, Penalty
@@ -27,6 +28,12 @@ from tfgrad.penalties.teacher import Teacher, needs_of
 
 @pytest.fixture(params=VARIANTS)
 def case(request):
+    return VARIANTS[request.param]
+
+
+@pytest.fixture(params=one_of_each(VARIANTS))
+def class_case(request):
+    """For what the options of a penalty hardly change: its other variants are slow."""
     return VARIANTS[request.param]
 
 
@@ -75,8 +82,8 @@ def test_batch_is_per_example(case):
     assert len(np.unique(whole)) == 4
 
 
-def test_saved_loaded_and_trained_on(case, tmp_path):
-    model = compiled(network(), case.make(), keras.optimizers.Adam(0.01))
+def test_saved_loaded_and_trained_on(class_case, tmp_path):
+    model = compiled(network(), class_case.make(), keras.optimizers.Adam(0.01))
     one_step(model)
     model.penalties[0].weight = 0.123
     model.save(tmp_path / "model.keras")
@@ -119,32 +126,34 @@ def test_config_round_trip(case, scheduled):
 @pytest.mark.parametrize(
     "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
 )
-def test_mixed_precision(case, policy):
+def test_mixed_precision(class_case, policy):
     x, y = batch()
-    expected = np.mean(per_example(case.make(), network(), x, y))
+    expected = np.mean(per_example(class_case.make(), network(), x, y))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
         net = network()
-        model = compiled(net, case.make(name="penalty"), keras.optimizers.SGD(0.01))
+        model = compiled(net, class_case.make(name="penalty"), keras.optimizers.SGD(0.01))
     finally:
         keras.config.set_dtype_policy(before)
     assert net.get_layer("conv").compute_dtype == policy.removeprefix("mixed_")
     old = net.get_weights()
     history = one_step(model)
     assert np.isfinite(history["loss"]).all()
-    np.testing.assert_allclose(history["penalty"], [expected], rtol=case.half_precision[policy])
+    np.testing.assert_allclose(
+        history["penalty"], [expected], rtol=class_case.half_precision[policy]
+    )
     for v, value in zip(net.trainable_weights, old, strict=True):
         assert v.dtype == "float32"
         assert np.isfinite(v.numpy()).all() and np.abs(v.numpy() - value).max() > 0
 
 
-def test_metric_is_the_mean_before_the_step(case):
+def test_metric_is_the_mean_before_the_step(class_case):
     net, (x, y) = network(), batch()
-    expected = np.mean(per_example(case.make(), net, x, y, training=True))
+    expected = np.mean(per_example(class_case.make(), net, x, y, training=True))
     logits = net(x)
     supervised = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
-    history = one_step(compiled(net, case.make(weight=0.5, name="mine")))
+    history = one_step(compiled(net, class_case.make(weight=0.5, name="mine")))
     np.testing.assert_allclose(history["mine"], [expected], rtol=1e-5)
     np.testing.assert_allclose(history["loss"], [float(supervised) + 0.5 * expected], rtol=1e-5)
 
@@ -195,10 +204,10 @@ class Traced(keras.layers.Layer):
         return x
 
 
-def test_a_new_weight_takes_effect_without_retracing(case):
+def test_a_new_weight_takes_effect_without_retracing(class_case):
     traced = Traced()
     net = keras.Sequential([network(), traced])
-    model = compiled(net, case.make(weight=1.0, name="penalty"))
+    model = compiled(net, class_case.make(weight=1.0, name="penalty"))
     weights, traces = [1.0, 0.0, 0.25], []
 
     class Change(keras.callbacks.Callback):
@@ -216,9 +225,9 @@ def test_a_new_weight_takes_effect_without_retracing(case):
     assert np.abs(penalty).min() > 1e-3
 
 
-def test_sample_weights_weigh_examples(case):
+def test_sample_weights_weigh_examples(class_case):
     """λ/B Σ w_i p_i: what the metric says, and what the weights of the network do."""
-    net, penalty, (x, y) = network(), case.make(name="penalty"), batch()
+    net, penalty, (x, y) = network(), class_case.make(name="penalty"), batch()
     w = np.array([2.0, 0.0, 1.0, 0.5], "float32")
     crossentropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     with tf.GradientTape() as tape:
@@ -233,7 +242,9 @@ def test_sample_weights_weigh_examples(case):
         np.testing.assert_allclose(v.numpy(), value, **tolerance(value))
 
 
-@pytest.mark.parametrize("variant", [n for n, c in VARIANTS.items() if not c.random])
+@pytest.mark.parametrize(
+    "variant", one_of_each(name for name, case in VARIANTS.items() if not case.random)
+)
 def test_weight_two_is_the_example_twice_and_zero_leaves_it_out(variant):
     """Of four examples weighing (2, 0, 1, 1), and of the four they stand for."""
     case, (x, y) = VARIANTS[variant], batch()

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
 from tests.helpers.saliency_cases import CASES, CLASSES, SHAPE, VARIANTS, images, network, policy
+from tests.helpers.variants import one_of_each
 from tfgrad import saliency
 
 TARGETS = np.array([2, 0, 1], "int32")
@@ -18,6 +19,10 @@ TRACED = [name for name, case in VARIANTS.items() if not case.plain]
 DIFFERENTIABLE = [name for name, case in VARIANTS.items() if case.differentiable]
 # Enough where a method's options cannot matter: the first variant of each.
 ONE_OF_EACH = [f"{name}-{next(iter(variants))}" for name, variants in CASES.items()]
+# Enough where only what all methods inherit can matter: terms that are summed, a gradient, samples.
+SHARED = [
+    name for name in ONE_OF_EACH if name.startswith(("fullgrad-", "input_gradient-", "smoothgrad-"))
+]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -25,8 +30,25 @@ def case(request):
     return VARIANTS[request.param]
 
 
+@pytest.fixture(params=one_of_each(VARIANTS))
+def method_or_variant(request):
+    """Every method; its other variants are slow."""
+    return VARIANTS[request.param]
+
+
 @pytest.fixture(params=ONE_OF_EACH)
 def method_case(request):
+    return VARIANTS[request.param]
+
+
+@pytest.fixture(
+    params=[
+        name if name in SHARED else pytest.param(name, marks=pytest.mark.slow)
+        for name in ONE_OF_EACH
+    ]
+)
+def shared_case(request):
+    """For what the base class does: some methods, and the others slow."""
     return VARIANTS[request.param]
 
 
@@ -75,10 +97,10 @@ def test_options_rebuild_the_method(case):
     assert repr(method).startswith(f"{type(method).__name__}({model.name!r}")
 
 
-def test_a_batch_is_its_examples(case):
+def test_a_batch_is_its_examples(method_or_variant):
     """And another batch size is no reason to trace again."""
-    model, x = network(case.activation), images()
-    method, whole = case.make(model), reference(case)
+    model, x = network(method_or_variant.activation), images()
+    method, whole = method_or_variant.make(model), reference(method_or_variant)
     assert whole.shape == (3, *SHAPE[:2]) and whole.dtype == "float32"
     assert np.isfinite(whole).all() and np.ptp(whole) > 0
     assert np.abs(whole[0] - whole[1]).max() > 0
@@ -88,7 +110,7 @@ def test_a_batch_is_its_examples(case):
         close(method(x[i : i + 1], TARGETS[i]), whole[i : i + 1])
     close(method(x.astype("float64").tolist(), list(TARGETS)), whole)
     assert functions(method) == traced
-    close(case.make(model, chunk_size=2)(tf.constant(x), TARGETS), whole)
+    close(method_or_variant.make(model, chunk_size=2)(tf.constant(x), TARGETS), whole)
     # The class is what is explained, and the predicted one if none is named.
     predicted = np.argmax(model(x), -1)
     np.testing.assert_array_equal(method(x), method(x, predicted))
@@ -123,9 +145,9 @@ def test_functional_nested_and_subclassed_agree(exportable, form):
     )
 
 
-def test_two_threads_get_what_one_gets(method_case):
+def test_two_threads_get_what_one_gets(shared_case):
     """The first calls of both, so that both want the trace."""
-    method, x = method_case.make(network(method_case.activation)), images()
+    method, x = shared_case.make(network(shared_case.activation)), images()
     got, start = [None, None], threading.Barrier(2)
 
     def run(i):
@@ -138,7 +160,7 @@ def test_two_threads_get_what_one_gets(method_case):
     for thread in threads:
         thread.join()
     for i in range(2):
-        close(got[i], reference(method_case)[i : i + 2])
+        close(got[i], reference(shared_case)[i : i + 2])
 
 
 def test_traced_by_the_user_and_exported(exportable, tmp_path):
@@ -212,7 +234,7 @@ class Along:
         return np.reshape(self.lines, (len(self.lines), -1)) @ np.ravel(gradient)
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("name", one_of_each(DIFFERENTIABLE))
 def test_gradient_of_the_map(name):
     """With respect to pixels and to weights, against central differences in float64."""
     case = VARIANTS[name]
