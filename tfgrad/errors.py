@@ -32,6 +32,34 @@ class ResumeError(TfgradError, ValueError):
     """A work directory holds a run made under other flags."""
 
 
+class WriteError(ArgumentError, OSError):
+    """A file or directory cannot be written: the disk is full, or permission is missing.
+
+    `errno`, `strerror` and `filename` are those of the `OSError` that is its `__cause__`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        errno: int | None = None,
+        strerror: str | None = None,
+        filename: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.errno, self.strerror, self.filename = errno, strerror, filename
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InUseError(TfgradError, RuntimeError):
+    """Another process is writing to the same directory or file."""
+
+
+class WorkerError(TfgradError, RuntimeError):
+    """Another worker of a distributed run has ended, failed or not started."""
+
+
 class SecondOrderWarning(UserWarning):
     """A layer whose second derivative is slightly wrong, and which the papers use all the same."""
 
@@ -46,6 +74,10 @@ class LogitsWarning(UserWarning):
 
 class ImageRangeWarning(UserWarning):
     """The range of a network's pixels is not known, or is said to be another than it tells."""
+
+
+class AxesWarning(UserWarning):
+    """A network does not tell which axes of its input are positions and which are channels."""
 
 
 class PlacementWarning(UserWarning):

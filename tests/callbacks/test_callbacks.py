@@ -118,15 +118,12 @@ def test_killed_while_saving(tmp_path, monkeypatch, moment):
     def kill(*_):
         raise KeyboardInterrupt
 
-    def half_a_file(path, **_):
-        with open(path, "wb") as file:
-            file.write(b"\x89HDF half a file")
-        kill()
-
-    if moment == "while writing":
-        monkeypatch.setattr(model, "save_weights", half_a_file)
-    else:
-        monkeypatch.setattr(os, "replace" if moment == "before the rename" else "remove", kill)
+    moments = {
+        "while writing": "fsync",
+        "before the rename": "replace",
+        "before the removal": "remove",
+    }
+    monkeypatch.setattr(os, moments[moment], kill)
     with pytest.raises(KeyboardInterrupt):
         fit_dense(model, 2, backup, done=1)
     monkeypatch.undo()

@@ -5,8 +5,13 @@ import os
 import stat
 import threading
 
+import h5py
+import keras
+import numpy as np
 import pytest
+from keras.src.saving import saving_lib
 
+from tests.helpers.faults import another_process, no_file_above
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
 
@@ -155,6 +160,101 @@ def test_a_directory_that_cannot_be_made(tmp_path):
     message = r"directory: got '.*file/maps', which cannot be written \(Not a directory\); expected"
     with pytest.raises(ArgumentError, match=message):
         files.make_directory(tmp_path / "file" / "maps")
+
+
+# Files that cannot be written
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    name = "é" * 127  # 254 bytes
+    files.write_text(tmp_path / name, "text")
+    assert names(tmp_path) == [name]
+    with pytest.raises(OSError, match="File name too long") as error:
+        files.write_text(tmp_path / (name + "éé"), "text")
+    assert error.value.filename == str(tmp_path / (name + "éé"))
+
+
+@pytest.mark.parametrize("writer", ["write_text", "write_bytes", "write_arrays", "write_weights"])
+def test_what_cannot_be_written_names_the_file_and_leaves_nothing(tmp_path, writer):
+    path = tmp_path / "file"
+    path.write_text("old")
+    write, content = getattr(files, writer), {"write_text": "x" * 100, "write_bytes": b"x" * 100}
+    with no_file_above(10), pytest.raises(OSError, match="File too large") as error:
+        if writer == "write_arrays":
+            write(path, a=np.zeros(100))
+        else:
+            write(path, content.get(writer) or dense())
+    assert error.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        files.write_text(tmp_path / "file", "text")
+    assert str(error.value) == f"[Errno 21] Is a directory: '{tmp_path / 'file'}'"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_keras_file_is_written_without_the_hdf5_library_touching_the_disk(
+    tmp_path, monkeypatch, enough
+):
+    """Keras saves memory by a file of that library beside the other; it ends the process."""
+    model, path = dense(), tmp_path / "model.keras"
+    monkeypatch.setattr(saving_lib, "is_memory_sufficient", lambda _: enough)
+    monkeypatch.setattr(saving_lib.tempfile, "NamedTemporaryFile", None)
+    files.write_model(path, model)
+    loaded = keras.models.load_model(path)
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+    content = path.read_bytes()
+    with no_file_above(500), pytest.raises(OSError, match="File too large"):
+        files.write_model(path, model)
+    assert path.read_bytes() == content
+    assert names(tmp_path) == ["model.keras"]
+
+
+def test_a_file_of_weights_is_the_one_that_keras_writes(tmp_path):
+    model = dense()
+    model.save_weights(tmp_path / "keras.weights.h5")
+    files.write_weights(tmp_path / "ours.weights.h5", model)
+    found = []
+    for name in ("keras", "ours"):
+        with h5py.File(tmp_path / f"{name}.weights.h5") as file:
+            found.append({})
+            file.visititems(
+                lambda key, item: (
+                    found[-1].update({key: item[()]}) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+    assert found[0].keys() == found[1].keys() and len(found[0]) >= 2
+    for key, values in found[0].items():
+        np.testing.assert_array_equal(found[1][key], values)
+
+
+def test_an_abandoned_directory_is_removed_and_one_in_use_is_not(tmp_path):
+    path = tmp_path / "out"
+
+    def begin():
+        # Kept open by the generator, which nobody ends.
+        begun.append(files.replaced_directory(path))
+        return begun[-1].__enter__()
+
+    begun = []
+    with another_process(begin) as (_, theirs):
+        assert os.path.isdir(theirs)
+        with files.replaced_directory(path):
+            pass
+        assert os.path.isdir(theirs)
+    assert names(tmp_path) == ["out", os.path.basename(theirs)]
+    with files.replaced_directory(path):
+        pass
+    assert names(tmp_path) == ["out"]
+
+
+def dense():
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 
 
 def test_one_thread_at_a_time_holds_a_directory(tmp_path):

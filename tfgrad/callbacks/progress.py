@@ -6,30 +6,47 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from tfgrad.internal.files import write_text
+from tfgrad.internal import files, ownership, regular_files
 
 
 class JsonLines(keras.callbacks.Callback):
     """Appends the metrics of every epoch to a file, one JSON object per line.
 
+    During `fit` the file has one writer, as the directory of `Backup`: the workers of one run may
+    share it, another process raises.
+
     Args:
         path: The file; lines of epochs that will be repeated are dropped when training starts.
         first_epoch: Number of epochs completed before.
+
+    Raises:
+        WriteError: From `fit`: the file cannot be written.
+        InUseError: From `fit`: another process is writing to it.
     """
 
     def __init__(self, path: str | os.PathLike[str], first_epoch: int = 0) -> None:
         super().__init__()
         self.path = os.fspath(path)
         self.first_epoch = first_epoch
+        self._owns = True
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Keep the lines of the completed epochs."""
-        kept = [r for r in read_json_lines(self.path) if r["epoch"] <= self.first_epoch]
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        with self._writing():
+            self._owns = ownership.own(self._lock, "path", self.path)
+            if self._owns:
+                kept = [r for r in read_json_lines(self.path) if r["epoch"] <= self.first_epoch]
+                files.write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Let go of the file."""
+        if self._owns:
+            ownership.release(self._lock)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
@@ -40,19 +57,36 @@ class JsonLines(keras.callbacks.Callback):
         seconds = time.perf_counter() - self._start
         record = {"epoch": epoch + 1, "seconds": round(seconds, 3)}
         record.update({k: float(v) for k, v in (logs or {}).items()})
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        if self._owns:
+            with self._writing(), open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    @property
+    def _lock(self) -> str:
+        return f"{self.path}.lock"
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with files.naming(self.path):
+                yield
+        except OSError as error:
+            raise files.cannot_write(error, "path", self.path) from error
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a `JsonLines` file, without a last line that an interruption cut short."""
+    """The records of a `JsonLines` file, without a last line that an interruption cut short.
+
+    Raises:
+        OSError: It is there and cannot be read, or is no regular file.
+    """
     records = []
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
+        with regular_files.opened(path) as file:
             for line in file:
                 with contextlib.suppress(ValueError):
-                    records.append(json.loads(line))
-    return records
+                    records.append(regular_files.parse_json(line))
+    return [record for record in records if isinstance(record, dict) and "epoch" in record]
 
 
 class TimeLeft(keras.callbacks.Callback):

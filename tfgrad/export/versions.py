@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError
+from tfgrad.errors import ArgumentError, WriteError
+from tfgrad.internal import files
 
 _ATTEMPTS = 1000
 
@@ -26,8 +27,9 @@ def publish(directory: str, write: Callable[[str], None]) -> str:
         The path of the new version, `directory/<version>`.
 
     Raises:
-        ArgumentError: The directory cannot be written. Any other error of `write` passes through.
-            Whatever the error, what was written and created is removed.
+        ArgumentError: The directory cannot be written; a `WriteError` if that shows while it is
+            being written. Any other error of `write` passes through. Whatever the error, what was
+            written and created is removed.
     """
     missing = absent(directory)
     try:
@@ -49,11 +51,17 @@ def publish(directory: str, write: Callable[[str], None]) -> str:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         remove(missing)
-        if isinstance(error, OSError | tf.errors.OpError):
-            raise ArgumentError(
+        # Tracing and graphs raise errors of TensorFlow, too; those of files name the file.
+        about_files = isinstance(error, tf.errors.OpError) and temporary in str(error)
+        if isinstance(error, OSError) or about_files:
+            known = error if isinstance(error, OSError) else files.disk_error(error)
+            raise WriteError(
                 f"directory: got {directory!r}, to which writing failed ({error}); expected enough "
                 "free space and permission. Nothing was left behind: free some space, or choose "
-                "another directory."
+                "another directory.",
+                getattr(known, "errno", None),
+                getattr(known, "strerror", None),
+                directory,
             ) from error
         raise
 

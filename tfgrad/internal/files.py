@@ -1,11 +1,13 @@
 """Atomic writing of files and directories: under a temporary name, then renamed.
 
 A reader sees the previous content or the whole new one, and a failed writer leaves the previous.
+Every failure is an `OSError` whose `filename` is the file that was to be written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -14,7 +16,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tfgrad.errors import ArgumentError
+import keras
+import numpy as np
+
+from tfgrad.errors import ArgumentError, WriteError
+from tfgrad.internal import keras_private
 
 try:
     import fcntl
@@ -22,14 +28,91 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+# Of a name, in bytes, in every common file system.
+_LONGEST_NAME = 255
+
+_TEMPORARY = ".tmp-"
+
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows
+
+_ADVICE = {
+    errno.ENOSPC: "with more free space, or in another directory",
+    errno.EDQUOT: "with a larger quota, or in another directory",
+    errno.EFBIG: "with a higher limit of file sizes (ulimit -f), or in another directory",
+}
+
+
 def _temporary(path: str, suffix: str = "") -> str:
     """A name beside `path` that no other process or thread uses."""
-    return f"{path}.tmp-{os.getpid()}-{threading.get_ident()}{suffix}"
+    directory, name = os.path.split(path)
+    ending = f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}{suffix}"
+    while len(os.fsencode(name + ending)) > _LONGEST_NAME and len(name) > 1:
+        name = name[:-1]
+    return os.path.join(directory, name + ending)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An `OSError` of the block about writing holds this path.
+
+    Python leaves it out where writing fails, and names the temporary file where renaming does.
+    """
+    path = os.fspath(path)
+    try:
+        yield
+    except OSError as error:
+        named = str(error.filename or path)
+        own = named.startswith(path) or _TEMPORARY in named
+        if own and error.errno is not None and not isinstance(error, WriteError):
+            error.filename = path
+            if error.filename2 is not None:  # the target of a renaming
+                del error.filename2
+        raise
+
+
+def cannot_write(error: OSError, argument: str, path: str, kept: str = "") -> WriteError:
+    """The error that says which path cannot be written, why, what is kept and what to do.
+
+    Args:
+        error: What the writer raised.
+        argument: The argument that named the path.
+        path: The path.
+        kept: A clause on what survives, such as "the state of epoch 3 is kept in runs/state".
+    """
+    reason = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+            reason += f", {free / 2**20:.1f} MiB free"
+    advice = _ADVICE.get(error.errno or 0, "at a path where you may create files")
+    return WriteError(
+        f"{argument}: got {path!r}, which cannot be written ({reason}); expected enough space and "
+        f"permission{f'; {kept}' if kept else ''}. Try again {advice}.",
+        error.errno,
+        error.strerror,
+        path,
+    )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a file cannot be written for lack of space: a full disk, a quota, a limit."""
+    return error.errno in _ADVICE
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """What an error of TensorFlow, which has no errno, says about a full disk; None otherwise."""
+    for number in _ADVICE:
+        if os.strerror(number) in str(error):
+            return OSError(number, os.strerror(number))
+    return None
 
 
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike[str], suffix: str = "") -> Iterator[str]:
     """A temporary name to write to; renamed to `path` if the block ends without an error.
+
+    The content is on the disk before the renaming, so that a crash of the machine leaves the old
+    file or the new one, too.
 
     Args:
         path: The file. An existing one stays unchanged until it is replaced.
@@ -41,11 +124,22 @@ def replaced(path: str | os.PathLike[str], suffix: str = "") -> Iterator[str]:
     path = os.fspath(path)
     temporary = _temporary(path, suffix)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            _synchronise(temporary)
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+
+
+def _synchronise(path: str) -> None:
+    """Wait until a file is on the disk; what could not be written raises here at the latest."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_temporaries(directory: str | os.PathLike[str], pattern: str = "*") -> None:
@@ -53,7 +147,9 @@ def remove_temporaries(directory: str | os.PathLike[str], pattern: str = "*") ->
 
     To be called while no other process writes them.
     """
-    for path in glob.glob(os.path.join(glob.escape(os.fspath(directory)), f"{pattern}.tmp-*")):
+    for path in glob.glob(
+        os.path.join(glob.escape(os.fspath(directory)), f"{pattern}{_TEMPORARY}*")
+    ):
         with contextlib.suppress(OSError):  # on Windows, a file that another process has open
             os.remove(path)
 
@@ -75,9 +171,37 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def write_arrays(path: str | os.PathLike[str], **arrays: Any) -> None:
+    """Write arrays to an .npz file atomically."""
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def write_weights(path: str | os.PathLike[str], model: keras.Model) -> None:
+    """Write the whole state of a model to a .weights.h5 file atomically.
+
+    The HDF5 library ends the process if it cannot write; so the file is made in memory, where it
+    takes the size of the state once more.
+    """
+    content = keras_private.weights_file(model)
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.getbuffer())
+
+
+def write_model(path: str | os.PathLike[str], model: keras.Model) -> None:
+    """Write a .keras file atomically; weights are in memory once more, as in `write_weights`."""
+    with replaced(path) as temporary:
+        # Keras would put a file of the HDF5 library beside one whose name it knows.
+        unnamed = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
+        with open(unnamed, "wb") as file:
+            keras_private.write_model_file(model, file)
+
+
 @contextlib.contextmanager
 def replaced_directory(path: str | os.PathLike[str]) -> Iterator[str]:
     """A new directory; renamed to `path` if the block ends without an error.
+
+    Those that killed processes left beside `path` are removed.
 
     Args:
         path: The directory. An existing one stays unchanged until it is replaced.
@@ -87,12 +211,39 @@ def replaced_directory(path: str | os.PathLike[str]) -> Iterator[str]:
     """
     path = os.path.normpath(path)
     temporary = _temporary(path)
+    for left in glob.glob(f"{glob.escape(path)}{_TEMPORARY}*"):
+        with contextlib.suppress(OSError), _locked(left) as abandoned:
+            if abandoned:
+                shutil.rmtree(left, ignore_errors=True)
     try:
         os.makedirs(temporary)
-        yield temporary
-        _rename_over(temporary, path)
+        with naming(path), _locked(temporary):
+            yield temporary
+            _rename_over(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[bool]:
+    """Hold the lock of a directory, which the kernel releases when the process ends.
+
+    Yields:
+        Whether it is held; False if another process holds it, or where there are no such locks.
+    """
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    held = True
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def _rename_over(directory: str, path: str) -> None:

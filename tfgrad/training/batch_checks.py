@@ -5,29 +5,28 @@ On a GPU, labels out of range would train without an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad.errors import DataError
 from tfgrad.gradients import output_heads
-from tfgrad.gradients.labels import NOT_ONE_HOT, NOT_WHOLE, SEVERAL, class_indices
+from tfgrad.gradients.labels import class_indices
 from tfgrad.gradients.probe import Probe
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.teacher import Lesson
 from tfgrad.training.batch import own_head
 
-_NOT_FINITE = "x: got NaN or infinite values; expected finite images"
-_OUT_OF_RANGE = "y: got labels from"
+NOT_FINITE = "x: got NaN or infinite values; expected finite images"
+OUT_OF_RANGE = "y: got labels from"
 
 
 def checked_labels(
     network: keras.Model, loss: Any, penalties: Iterable[Penalty], x: Any, y: Any
 ) -> Any:
-    """The labels y, behind assertions on x and y that `with_clear_errors` translates.
+    """The labels y, behind assertions on x and y that `failures` translates.
 
     They depend on the assertions so that the loss, whose own message says less, cannot come first.
 
@@ -39,7 +38,7 @@ def checked_labels(
         y: Labels, {head: labels}, or None.
     """
     floats = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
-    checks = [tf.debugging.assert_all_finite(t, _NOT_FINITE) for t in floats]
+    checks = [tf.debugging.assert_all_finite(t, NOT_FINITE) for t in floats]
     on_labels = [own_head(penalty) for penalty in _on_labels(penalties)]
     for head, labels, shape in _labels_by_head(network, y):
         outputs = shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
@@ -83,29 +82,13 @@ def checked_data(network: keras.Model, loss: Any, penalties: Iterable[Penalty], 
 
 
 def _finite(t: tf.Tensor) -> tf.Tensor:
-    return tf.debugging.assert_all_finite(t, _NOT_FINITE) if t.dtype.is_floating else t
+    return tf.debugging.assert_all_finite(t, NOT_FINITE) if t.dtype.is_floating else t
 
 
 def check_target_labels(penalties: Iterable[Penalty], probe: Probe) -> None:
     """Raise if a penalty cannot use the labels, before the loss, whose message says less."""
     for penalty in _on_labels(penalties):
         probe.on(penalty.head).classes("label")
-
-
-def with_clear_errors(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function; assertions that failed inside a graph raise `DataError`."""
-    try:
-        return function(*args, **kwargs)
-    except tf.errors.InvalidArgumentError as error:
-        for text in (_NOT_FINITE, _OUT_OF_RANGE, NOT_WHOLE, NOT_ONE_HOT, SEVERAL):
-            message = error.message.replace("\\'", "'")  # as printed inside of quotes
-            at = message.find(text)
-            if at >= 0:
-                found = " ".join(message[at:].split("\n\t")[0].split())
-                for printed, plain in (("[", ""), ("]", ""), (" : ", ": "), (" ; ", "; ")):
-                    found = found.replace(printed, plain)
-                raise DataError(f"{found}. Check the data set before training.") from error
-        raise
 
 
 def _on_labels(penalties: Iterable[Penalty]) -> list[Penalty]:
@@ -144,6 +127,6 @@ def _is_hinge(loss: Any, head: Any) -> bool:
 def _assert_in_range(labels: tf.Tensor, classes: int, reason: str) -> Any:
     labels = tf.cast(labels, tf.int64)
     inside = tf.reduce_all(tf.logical_and(labels >= 0, labels < classes))
-    found = [_OUT_OF_RANGE, tf.reduce_min(labels), "to", tf.reduce_max(labels)]
+    found = [OUT_OF_RANGE, tf.reduce_min(labels), "to", tf.reduce_max(labels)]
     expected = f"; expected 0 to {classes - 1}, {reason}"
     return tf.debugging.Assert(inside, [*found, expected])

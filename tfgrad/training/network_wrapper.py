@@ -16,7 +16,7 @@ from tfgrad.gradients.model_checks import Wrapper
 from tfgrad.internal import keras_private
 from tfgrad.models.preprocessors import own_preprocessor, preprocessed
 from tfgrad.penalties.teacher import Lesson
-from tfgrad.training.batch_checks import with_clear_errors
+from tfgrad.training.failures import with_clear_errors
 
 
 class NetworkWrapper(Wrapper, keras.Model):
@@ -73,6 +73,10 @@ class NetworkWrapper(Wrapper, keras.Model):
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`."""
         return with_clear_errors(super().train_on_batch, *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`."""
+        return with_clear_errors(super().predict, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, without the metrics that only training computes."""

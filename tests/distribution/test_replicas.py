@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfgrad import callbacks, distribution
 from tfgrad.errors import ArgumentError
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(arguments, **environment):

@@ -1,4 +1,4 @@
-"""Strategies by name, and a replica's share of the global batch.
+"""A replica's share of the global batch.
 
 A batch divided among replicas must give the step that one device would have taken. But a replica
 only knows its own share, and shares differ in size when a batch is ragged. Every loss is therefore
@@ -8,59 +8,10 @@ divided by the *global* batch size, which the replicas add up first.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-
-from tfgrad.errors import ArgumentError
-from tfgrad.internal.arguments import integer, one_of
-
-NAMES = ("one_device", "mirrored", "multi_worker")
-
-
-def strategy(name: str = "one_device", devices: int | None = None) -> tf.distribute.Strategy:
-    """A tf.distribute strategy by name.
-
-    Args:
-        name: `"one_device"`: the default strategy. `"mirrored"`: all GPUs, or `devices` of them;
-            without a GPU, `devices` logical CPUs to try it out. `"multi_worker"`: one process per
-            worker, described by the environment variable TF_CONFIG.
-        devices: Number of devices of `"mirrored"`, an integer ≥ 1; None means all GPUs, or 2
-            logical CPUs without a GPU.
-
-    Returns:
-        A `tf.distribute.Strategy`; build and compile the model in its `scope()`.
-
-    Raises:
-        ArgumentError: The name is unknown, there are fewer devices, TF_CONFIG is missing or
-            malformed, or TensorFlow has already started with fewer logical CPUs.
-    """
-    one_of("strategy", name, NAMES)
-    if devices is not None:
-        if name != "mirrored":
-            raise ArgumentError(
-                f"devices: got {devices} with strategy {name!r}; expected None. Use strategy "
-                "'mirrored' to choose their number."
-            )
-        devices = integer("devices", devices)
-    if name == "one_device":
-        return tf.distribute.get_strategy()
-    if name == "multi_worker":
-        _check_tf_config()
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        count = len(gpus) if devices is None else devices
-        if count > len(gpus):
-            raise ArgumentError(
-                f"devices: got {devices}; expected at most {len(gpus)}, as this machine has that "
-                "many GPUs."
-            )
-        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(count)])
-    return tf.distribute.MirroredStrategy(_logical_cpus(2 if devices is None else devices))
 
 
 def local_slices(
@@ -150,51 +101,9 @@ def local_value(strategy: tf.distribute.Strategy, value: Any) -> Any:
     return tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], value)
 
 
-def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the strategy spans several processes."""
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
 def _concatenated(*slices: Any) -> tf.data.Dataset:
     sets = [tf.data.Dataset.from_tensors(s) for s in slices]
     joined = sets[0]
     for following in sets[1:]:
         joined = joined.concatenate(following)
     return joined
-
-
-def _logical_cpus(count: int) -> list[str]:
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or [None]) < count:
-        try:
-            tf.config.set_logical_device_configuration(
-                cpu, [tf.config.LogicalDeviceConfiguration()] * count
-            )
-        except RuntimeError as error:
-            raise ArgumentError(
-                f"devices: got {count}; expected no more logical CPUs than TensorFlow has already "
-                "started with. Make the strategy before any tensor or variable, once per process."
-            ) from error
-    return [f"CPU:{i}" for i in range(count)]
-
-
-def _check_tf_config() -> None:
-    text = os.environ.get("TF_CONFIG")
-    example = (
-        '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, '
-        '"task": {"type": "worker", "index": 0}}'
-    )
-    if not text:
-        raise ArgumentError(
-            f"TF_CONFIG: got {text!r}; expected JSON in the environment of every process, e.g. "
-            f"{example}"
-        )
-    try:
-        config = json.loads(text)
-        workers = len(config["cluster"]["worker"])
-        kind, index = config["task"]["type"], config["task"]["index"]
-        valid = kind == "worker" and isinstance(index, int) and 0 <= index < workers
-    except (ValueError, KeyError, TypeError):
-        valid = False
-    if not valid:
-        raise ArgumentError(f"TF_CONFIG: got {text!r}; expected JSON such as {example}")
