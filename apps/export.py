@@ -13,7 +13,7 @@ training is beside the file. The range of other networks is what their first lay
 
 The exported model is loaded again and compared with the network before this command reports it.
 
-Exit codes: 0 done, 64 usage, 65 bad model.
+Exit codes: 0 done, 64 usage, 65 bad model, 74 a full disk.
 """
 
 from .common import command

@@ -11,7 +11,7 @@ On scikit-learn's 8×8 digits, without internet or GPU, in about a minute on two
    of FullGrad and the input-gradient;
 5. draws runs/quickstart/explained.png: images, their saliency maps, predictions.
 
-Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
+Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite, 74 a full disk.
 """
 
 from .common import command

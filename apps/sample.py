@@ -32,7 +32,8 @@ The directory --out appears once everything is done, and is never incomplete. It
   results.json   the same, with flags and versions
 An earlier result there is replaced; a directory with any other file is not touched.
 
-Exit codes: 0 done, 64 usage, 65 bad data or model, 70 an image or logit that is not finite.
+Exit codes: 0 done, 64 usage, 65 bad data or model, 70 an image or logit that is not finite,
+74 a full disk.
 """
 
 from .common import command, shared_flags

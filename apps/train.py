@@ -13,7 +13,8 @@ again, and reaches the weights of an uninterrupted run.
 Several workers: start the same command once per worker with --strategy=multi_worker and TF_CONFIG
 set; worker n > 0 writes to WORK_DIR/worker-n.
 
-Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
+Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite, 73 a directory
+that another process uses, 74 a full disk, 75 a lost worker.
 """
 
 from .common import command, shared_flags

@@ -29,7 +29,8 @@ model.keras (both heads, penalties, teacher and optimizer), results.json, noise.
 with --bound bound.md. An interrupted run resumes from its last finished epoch when the same command
 is run again, and reaches the weights of an uninterrupted run.
 
-Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite.
+Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite, 73 a directory
+that another process uses, 74 a full disk, 75 a lost worker.
 """
 
 from .common import command, shared_flags

@@ -7,7 +7,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from tfgrad.errors import ArgumentError
+from tfgrad.errors import ArgumentError, WriteError
 from tfgrad.internal import files
 
 
@@ -62,7 +62,8 @@ def written_aside(path: str, expected: Collection[str]) -> Iterator[str]:
         expected: Names of the files that an earlier result may hold.
 
     Raises:
-        ArgumentError: `path` holds other files than `expected`, or cannot be written.
+        ArgumentError: `path` holds other files than `expected`.
+        WriteError: It cannot be written. Errors of the block about other files pass unchanged.
     """
     path = os.path.normpath(path)
     try:
@@ -74,6 +75,7 @@ def written_aside(path: str, expected: Collection[str]) -> Iterator[str]:
         with files.replaced_directory(path) as directory:
             yield directory
     except OSError as error:
-        raise ArgumentError(
-            f"--out: {path!r} cannot be written ({error.strerror or error}); try another directory."
-        ) from error
+        about = str(error.filename or path)
+        if isinstance(error, WriteError) or not about.startswith(path):
+            raise
+        raise files.cannot_write(error, "--out", path) from error

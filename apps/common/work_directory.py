@@ -12,11 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 import tfgrad
-from tfgrad.errors import ArgumentError, ResumeError
-from tfgrad.internal import files
+from tfgrad.errors import ResumeError
+from tfgrad.internal import files, ownership, regular_files
 
 # What a directory may hold before its run has finished an epoch, and that may be lost.
-_BEFORE_THE_FIRST_EPOCH = ("run.json", "history.jsonl", "tensorboard")
+_BEFORE_THE_FIRST_EPOCH = (
+    *("run.json", "history.jsonl", "tensorboard"),
+    *(ownership.LOCK, "history.jsonl.lock"),
+)
 
 # Flags on which no result depends: where a run reads and writes, and what it prints.
 NOT_COMPARED = ("work_dir", "resume", "data_dir", "download", "progress")
@@ -25,9 +28,10 @@ NOT_COMPARED = ("work_dir", "resume", "data_dir", "download", "progress")
 def open_directory(
     path: str | os.PathLike[str], resolved_flags: Mapping[str, Any], resume: bool
 ) -> None:
-    """Make or re-open a work directory and write `run.json` in it.
+    """Make or re-open a work directory, own it and write `run.json` in it.
 
-    A run that finished no epoch, because of a wrong flag for instance, is replaced.
+    A run that finished no epoch, because of a wrong flag for instance, is replaced. The directory
+    belongs to this process until `ownership.release_all`, or until it ends.
 
     Args:
         path: The directory.
@@ -35,35 +39,45 @@ def open_directory(
         resume: Whether to continue an earlier run; False renames it to `<path>.old-1`, -2, …
 
     Raises:
-        ArgumentError: The directory cannot be written.
+        InUseError: Another process is writing to the directory.
         ResumeError: It holds a run with other flags.
+        WriteError: It cannot be written.
     """
     path = os.path.normpath(path)
     record = os.path.join(path, "run.json")
+    lock = os.path.join(path, ownership.LOCK)
     try:
+        if os.path.isdir(path):
+            ownership.own(lock, "--work_dir", path)
         if not resume and os.path.exists(record):
             number = 1
             while os.path.exists(f"{path}.old-{number}"):
                 number += 1
             os.rename(path, f"{path}.old-{number}")
-        if os.path.exists(record) and any(map(_could_be_lost, os.listdir(path))):
+        if os.path.exists(record) and any(_could_be_lost(path, n) for n in os.listdir(path)):
             _check_same(path, record, resolved_flags)
         os.makedirs(path, exist_ok=True)
+        ownership.own(lock, "--work_dir", path)
+        files.remove_temporaries(path)  # those of a process that was killed
         files.write_json(
             record, {"flags": resolved_flags, "versions": versions(), "argv": sys.argv[1:]}
         )
     except OSError as error:
-        raise ArgumentError(
-            f"--work_dir: {path!r} cannot be written ({error.strerror}); try another directory."
-        ) from error
+        raise files.cannot_write(error, "--work_dir", path) from error
+    except ResumeError:
+        ownership.release(lock)
+        raise
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file, or None if there is none or it is damaged."""
+    """The content of a JSON file, or None if there is none or it is damaged.
+
+    Raises:
+        OSError: It is there and cannot be read.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
+        return regular_files.read_json(path)
+    except (FileNotFoundError, NotADirectoryError, regular_files.NotRegularError, ValueError):
         return None
 
 
@@ -79,8 +93,10 @@ def versions() -> dict[str, Any]:
     }
 
 
-def _could_be_lost(name: str) -> bool:
-    """Whether a file belongs to a run that has finished an epoch."""
+def _could_be_lost(path: str, name: str) -> bool:
+    """Whether a file of a directory belongs to a run that has finished an epoch."""
+    if name == "state":  # made as training begins
+        return any(file.endswith(".h5") for file in os.listdir(os.path.join(path, name)))
     # A killed process leaves the temporary file of run.json behind.
     return name not in _BEFORE_THE_FIRST_EPOCH and not name.startswith("run.json.tmp")
 

@@ -43,7 +43,7 @@ The directory --out appears once everything is done, and is never incomplete. It
 An earlier result there is replaced; a directory with any other file is not touched.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, or no method that works, 70 a logit that is not
-finite.
+finite, 74 a full disk.
 """
 
 from ..common import command, shared_flags

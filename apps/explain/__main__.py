@@ -24,7 +24,7 @@ and with --layers
   layers.npz         the same as raw maps [rows, H, W]
 An earlier result there is replaced; a directory with any other file is not touched.
 
-Exit codes: 0 done, 64 usage, 65 bad data or model.
+Exit codes: 0 done, 64 usage, 65 bad data or model, 74 a full disk.
 """
 
 from ..common import command, shared_flags

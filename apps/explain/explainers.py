@@ -199,6 +199,8 @@ def application(name: str, size: tuple[int, int] | None, weights: str | None) ->
             input_shape=None if size is None else (*size, 3),
         )
     except ValueError as error:
+        if size is None:
+            raise
         raise ArgumentError(f"--image_size: got {size}, which {name} rejects ({error}).") from error
     if weights is None:
         architectures.randomised(network)

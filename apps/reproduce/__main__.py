@@ -23,7 +23,7 @@ teacher trains it while the others wait. Teachers are kept in WORK_DIR/teachers;
 After every cell, WORK_DIR/NAME.md (the table with the paper's numbers), NAME.json and, for a
 figure, NAME.png are written again.
 
-Exit codes: 0 done, 64 usage, 65 bad data or model.
+Exit codes: 0 done, 64 usage, 65 bad data or model, 74 a full disk.
 """
 
 from ..common import command, shared_flags

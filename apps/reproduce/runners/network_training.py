@@ -129,8 +129,7 @@ def kept_copies(source: Source, network: keras.Model, base: str) -> list[keras.c
 
 
 def _save(network: keras.Model, path: str) -> None:
-    with files.replaced(path, ".keras") as unfinished:
-        network.save(unfinished)
+    files.write_model(path, network)
 
 
 def _check_source(path: str, described: Mapping[str, Any]) -> None:
