@@ -20,7 +20,7 @@ from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
 from tfgrad.gradients.model_checks import after_integer_inputs
-from tfgrad.internal import call_hooks
+from tfgrad.internal import call_hooks, gradient_registry
 from tfgrad.internal.precision import nest_at_least_float32, total, widest_dtype
 from tfgrad.internal.unchanged_state import unchanged_state
 
@@ -165,11 +165,12 @@ class ForwardPass:
     def recording_gradients(self) -> Iterator[None]:
         """A context for functions of gradients, which order 2 differentiates; may be nested."""
         if self._second_tape is None or self._second_on:
-            yield
+            with gradient_registry.explained():
+                yield
             return
         self._second_on = True
         try:
-            with self._second_tape:
+            with self._second_tape, gradient_registry.explained():
                 yield
         finally:
             self._second_on = False
@@ -284,7 +285,8 @@ class ForwardPass:
             raise ArgumentError(
                 "needs: got order 1, but a second derivative was asked for; use Needs(order=2)."
             )
-        return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
+        with gradient_registry.explained():
+            return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
 
     # The same point again
 

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ModelError
+from tfgrad.internal import gradient_registry
 from tfgrad.internal.call_hooks import handled
 from tfgrad.internal.function_copies import copied_functions
 from tfgrad.second_order.owners import Owners
@@ -108,7 +109,8 @@ def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
             total = tf.add_n([tf.reduce_sum(tf.cast(o, tf.float32)) for o in outputs])
         count = len(outputs)
         try:
-            gradients = tape.gradient(total, floating) if floating else []
+            with gradient_registry.explained():
+                gradients = tape.gradient(total, floating) if floating else []
         except LookupError as error:
             found = _NO_GRADIENT.search(str(error))
             if found is None:
