@@ -169,7 +169,7 @@ def attention_map(features: tf.Tensor, power: float = 2.0, channel_axis: int = -
     """A = Σ_c abs(Z_c)^p.
 
     Args:
-        features: Z, [batch, height, width, channels].
+        features: Z, [batch, height, width, channels], or with other positions.
         power: p; 2 for Eq. 2.7, 1 for the sums of absolute values of §4.4.1.
         channel_axis: The axis of the channels.
 
@@ -240,6 +240,8 @@ def distance_of_directions(student: Any, teacher: Any) -> tf.Tensor:
 def saliency_map(gradient: tf.Tensor, channel_axis: int = -1) -> tf.Tensor:
     """s = Σ_c abs(g) / Σ_{h,w,c} abs(g): the share of each pixel; the shares of an image add to 1.
 
+    The second sum runs over all positions and channels, those of a series or a volume, too.
+
     An example in which no pixel's Σ_c abs(g) is above `ZERO` has s = 0 and no gradient.
 
     Args:
@@ -252,8 +254,9 @@ def saliency_map(gradient: tf.Tensor, channel_axis: int = -1) -> tf.Tensor:
     Source: thesis Eq. 5.7; Heo, Joo and Moon 2019.
     """
     pixels = tf.reduce_sum(tf.abs(at_least_float32(gradient)), channel_axis)
-    total = tf.reduce_sum(pixels, [1, 2], keepdims=True)
-    alive = tf.reduce_max(pixels, [1, 2], keepdims=True) > ZERO
+    positions = range(1, pixels.shape.rank)
+    total = tf.reduce_sum(pixels, positions, keepdims=True)
+    alive = tf.reduce_max(pixels, positions, keepdims=True) > ZERO
     shares = pixels / tf.where(alive, total, tf.ones_like(total))
     return tf.where(alive, shares, tf.zeros_like(shares))
 

@@ -12,7 +12,7 @@ import tfgrad
 from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
 from tests.penalties.test_penalties import LABELS, along, images, logits_at, network, unit_vectors
 from tfgrad import losses
-from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.errors import ArgumentError
 from tfgrad.penalties import SaliencyFooling
 from tfgrad.penalties.fooling import corner
 
@@ -133,8 +133,8 @@ def test_the_papers_corner():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ([1, 2], r"mask: got shape \(2,\); expected \[height, width\]"),
-        (np.ones((2, 2, 1)), "without channels"),
+        (1.0, r"mask: got shape \(\); expected \[height, width\]"),
+        (np.ones((2, 2, 2, 1)), "without channels"),
         ([[1, -1]], "from -1 to 1; expected finite numbers ≥ 0"),
         ([[np.nan, 1]], "expected finite numbers ≥ 0"),
         ([[0, 0]], "at least one above 0"),
@@ -173,9 +173,9 @@ def test_images_of_no_fixed_size():
         value(tf.ones([2, 2, 2, 1]))
 
 
-def test_vectors_are_no_images():
+def test_a_mask_of_an_image_fits_no_vectors():
     net = keras.Sequential([keras.Input((4,)), L.Dense(2)])
-    with pytest.raises(ModelError, match=r"expected one, images \[batch, height, width"):
+    with pytest.raises(ArgumentError, match=r"mask: got \(3, 3\) for images of size \(4,\)"):
         SaliencyFooling(1.0, MASK).per_example(net, np.zeros((1, 4), "f4"), [0])
 
 

@@ -58,8 +58,9 @@ class AttentionMatching(_AttentionPenalty):
     Args:
         weight: λ.
         layers: Names of layers of both networks, or (student, teacher) pairs, whose outputs are
-            [batch, height, width, channels]. `conv:1` is the second call of `conv`. If the sizes
-            differ, the smaller map is resized.
+            [batch, height, width, channels], or [batch, time, channels] of series and [batch,
+            depth, height, width, channels] of volumes. `conv:1` is the second call of `conv`. If
+            the sizes differ, the smaller map is resized.
         power: 2 (Eq. 2.7), or 1 for Chapter 4's sums of absolute values (§4.4.1).
         name: Name of the metric.
 
@@ -102,9 +103,9 @@ class AttentionMatching(_AttentionPenalty):
 class AttentionJacobianMatching(_AttentionPenalty):
     """Σ over layer pairs of ‖g_t/‖g_t‖ − g_s/‖g_s‖‖², g = ∇x of one pixel of the map (Eq. 2.9).
 
-    The map is average-pooled (stride 1, no padding); the pixel is the *teacher's* maximum, the
-    first one if there are several, and is used for both networks. Maps of early layers are easier
-    to match (Table 2.4).
+    The map is average-pooled (stride 1, no padding); the pixel (a step of a series, or a voxel of a
+    volume) is the *teacher's* maximum, the first one if there are several, and is used for both
+    networks. Maps of early layers are easier to match (Table 2.4).
 
     By hand, A_s = x₁² at the only position, A_t = (x₁ + x₂)², at x = (1, 1): g_s = (2, 0),
     g_t = (4, 4), directions (1, 0) and (1, 1)/√2, so 2 − √2 ≈ 0.586.
@@ -112,7 +113,7 @@ class AttentionJacobianMatching(_AttentionPenalty):
     Args:
         weight: λ; 10 in Table 2.3.
         layers: Names of layers of both networks, or (student, teacher) pairs, whose maps have equal
-            height and width.
+            sizes.
         window: Side of the pooling window as a fraction of the map's, in (0, 1]: per axis
             max(1, round(window · side)). 1.0 pools the whole map, None does not pool. Table 2.5
             compares 1, 1/3, 1/5, 1/7, None; on maps of fewer than 14 pixels per side the small

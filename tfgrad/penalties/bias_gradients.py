@@ -34,19 +34,13 @@ def bias_gradient(probe: Probe, call: str, target: Any) -> tf.Tensor:
 
 
 def bias_gradient_map(probe: Probe, call: str, target: Any) -> tf.Tensor:
-    """Σ_c f^b of one call, [batch, height, width].
+    """Σ_c f^b of one call, [batch, *positions].
 
     Raises:
         ArgumentError: There was no such call, or its output is no map.
     """
     gradient = bias_gradient(probe, call, target)
-    if gradient.shape.rank != 4:
-        raise ArgumentError(
-            f"layers: got {call!r} of network {probe.network.name!r}, which has bias-gradients of "
-            f"shape {gradient.shape}; expected maps [batch, height, width, channels]. Name a "
-            "convolution."
-        )
-    return tf.reduce_sum(laid_out(probe, call, gradient), -1)
+    return tf.reduce_sum(laid_out(probe, call, gradient, "bias-gradients"), -1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -53,15 +53,16 @@ class SaliencyFooling(Penalty):
             pixels, 0.0044 for 15 × 15, so that λ of the order of k has an effect. On the 8 × 8
             digits with k = 16 a dense network's share inside rose from 23 % to 77 % at λ = 10 and
             to 86 % at λ = 100, its accuracy fell from 98.3 % to 96.7 % and 93.9 %.
-        mask: Numbers ≥ 0, not all 0, [height, width] of the images: a nested list, an array or a
-            tensor. `corner` makes the one of the papers.
+        mask: Numbers ≥ 0, not all 0, [height, width] of the images, [time] of series or [depth,
+            height, width] of volumes: a nested list, an array or a tensor. `corner` makes the one
+            of the papers.
         target: The logit f_y, see `tfgrad.targets`; not `"all"`.
         name: Name of the metric.
         head: Output of a network with several.
 
     Raises:
         ArgumentError: An argument is out of its range, or the images are not of the mask's size.
-        ModelError: The network has several inputs, or its input is no image.
+        ModelError: The network has several inputs.
 
     Example:
 
@@ -103,24 +104,22 @@ class SaliencyFooling(Penalty):
         }
 
     def __repr__(self) -> str:
-        height, width = self.mask.shape
         return (
-            f"{type(self).__name__}(weight={self.weight!r}, mask=[{height}, {width}], "
+            f"{type(self).__name__}(weight={self.weight!r}, mask={list(self.mask.shape)}, "
             f"target={self.target!r}, name={self.name!r}, head={self.head!r})"
         )
 
     def _image(self, probe: Probe, gradient: Any) -> tf.Tensor:
         """The gradient of the one input, channels last, once it is known to fit the mask."""
         parts = tf.nest.flatten(gradient)
-        if len(parts) != 1 or parts[0].shape.rank != 4:
+        if len(parts) != 1:
             raise ModelError(
                 f"network {probe.network.name!r}: got inputs of shapes "
                 f"{[tuple(p.shape) for p in parts]}; expected one, images [batch, height, width, "
                 f"channels], whose gradient {self.name!r} compares with a mask."
             )
-        axis = axes.channel_axis(probe.network, probe.x)
-        found = axes.channels_last(parts[0], axis)
-        size = found.shape[1:3]
+        found = axes.of_input(probe.network, probe.x).channels_last(parts[0])
+        size = found.shape[1:-1]
         if not size.is_compatible_with(self.mask.shape):
             raise ArgumentError(
                 f"mask: got {self.mask.shape} for images of size {tuple(size)}; expected one "
@@ -142,9 +141,10 @@ def _checked_mask(mask: Any) -> np.ndarray:
             f"mask: got {type(mask).__name__}, which is no array ({error}); expected numbers "
             "[height, width]."
         ) from error
-    if values.ndim != 2 or not values.size:
+    if values.ndim not in (1, 2, 3) or not values.size:
         raise ArgumentError(
-            f"mask: got shape {values.shape}; expected [height, width], without channels."
+            f"mask: got shape {values.shape}; expected [height, width], without channels, or "
+            "[time] of series and [depth, height, width] of volumes."
         )
     if not np.isfinite(values).all() or values.min() < 0 or not values.any():
         raise ArgumentError(

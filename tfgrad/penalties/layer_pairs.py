@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ from tfgrad.internal.unchanged_state import unchanged_state
 KINDS = ("attention", "bias")
 
 Pairs = tuple[tuple[str, str], ...]
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 
 def checked_pairs(value: Any) -> Pairs:
@@ -61,19 +62,21 @@ def matching_layers(
     input_shape: tuple[int, ...] | None = None,
     verbose: bool = True,
 ) -> list[tuple[str, str]]:
-    """Propose (student, teacher) layer pairs of equal height and width, large maps first.
+    """Propose (student, teacher) layer pairs of equal map size, large maps first.
 
     For each size that both networks have, it takes the last call in each: the end of a stage, after
     its activation and before the layer that reduces the map (§2.6.3), or for `kind="bias"` its last
     convolution with a bias.
 
     Args:
-        network: The student, a Keras model of images [batch, height, width, channels].
-        teacher: The teacher, a Keras model of the same images.
+        network: The student, a Keras model of images [batch, height, width, channels], series
+            [batch, time, channels] or volumes [batch, depth, height, width, channels].
+        teacher: The teacher, a Keras model of the same inputs.
         kind: `"attention"`, for `AttentionMatching` and `AttentionJacobianMatching`, or `"bias"`,
             for `BiasGradientMatching`.
         count: Largest number of pairs, the largest maps first; None for all.
-        input_shape: (height, width, channels), for models without one fixed input shape.
+        input_shape: (height, width, channels), or the shape of a series or a volume, for models
+            without one fixed input shape.
         verbose: Whether to print the pairs.
 
     Returns:
@@ -86,7 +89,7 @@ def matching_layers(
     if count is not None:
         integer("count", count)
     found = [_last_of_each_size(model, kind, input_shape) for model in (network, teacher)]
-    sizes = sorted(set(found[0]) & set(found[1]), key=lambda s: s[0] * s[1], reverse=True)
+    sizes = sorted(set(found[0]) & set(found[1]), key=math.prod, reverse=True)
     if not sizes:
         raise ArgumentError(
             f"network, teacher: got {network.name!r} with maps of {_listed(found[0])} and "
@@ -97,16 +100,15 @@ def matching_layers(
     sizes = sizes[:count]
     pairs = [(found[0][size], found[1][size]) for size in sizes]
     if verbose:
-        for (height, width), (student, taught) in zip(sizes, pairs, strict=True):
-            line = f"{height}x{width}: {network.name}/{student} learns from {teacher.name}/{taught}"
-            print(line)
+        for size, (student, taught) in zip(sizes, pairs, strict=True):
+            print(f"{_text(size)}: {network.name}/{student} learns from {teacher.name}/{taught}")
     return pairs
 
 
 def _last_of_each_size(
     model: keras.Model, kind: str, input_shape: tuple[int, ...] | None
 ) -> dict[Size, str]:
-    """{(height, width): call name}, of maps with more than one position."""
+    """{size of the map: call name}, of maps with more than one position."""
     x = tf.zeros([1, *_input_shape(model, input_shape)], keras.config.floatx())
     if not model.built:
         model(x, training=False)
@@ -149,11 +151,15 @@ def _has_bias(biased: layer_biases.Biased) -> bool:
 
 
 def _listed(sizes: dict[Size, str]) -> str:
-    return ", ".join(f"{h}x{w}" for h, w in sizes) or "no size"
+    return ", ".join(map(_text, sizes)) or "no size"
+
+
+def _text(size: Size) -> str:
+    return "x".join(map(str, size))
 
 
 class _Maps(call_hooks.Handler):
-    """Records the sizes of the maps that a model's layers return, {call name: (height, width)}."""
+    """Records the sizes of the maps that a model's layers return, {call name: size}."""
 
     def __init__(self, layouts: axes.Layouts) -> None:
         self._layouts = layouts
@@ -171,9 +177,9 @@ class _Maps(call_hooks.Handler):
         self._learned = self._learned or closed_forms.rule(layer) == "affine"
         if not self._learned:
             return output
-        if tf.is_tensor(output) and output.shape.rank == 4:
+        if tf.is_tensor(output) and output.shape.rank == len(self._layouts.input.positions) + 2:
             found = self._layouts.map_of(name, output)
-            height, width = (1, 1) if found is None else found.shape[1:3]
-            if height * width > 1:
-                self.sizes[name] = (height, width)
+            size = () if found is None else tuple(found.shape[1:-1])
+            if math.prod(size) > 1:
+                self.sizes[name] = size
         return output
