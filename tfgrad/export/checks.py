@@ -52,7 +52,7 @@ def served(model: Any, preprocess: Any, outputs: Any = None) -> tuple[Served, An
     output_meaning.warn_if_assumed(network, outputs, count)
     meaning = output_meaning.meaning(network, outputs, count)
     image = tf.TensorSpec(shape, tf.float32, "image")
-    axis = axes.channel_axis(network, tf.TensorSpec(shape, dtype))
+    axis = axes.of_input(network, tf.TensorSpec(shape, dtype)).channels
     return Served(network, dtype, image, count, meaning, channel_axis=axis), preprocess
 
 
@@ -73,7 +73,7 @@ def _image_shape(network: keras.Model) -> tuple[int | None, ...]:
     if shape is None:
         raise ModelError(
             f"model {network.name!r}: got a model whose input shape is unknown; expected one "
-            "image tensor. Wrap it in a functional keras.Model with a single "
+            "tensor. Wrap it in a functional keras.Model with a single "
             "keras.Input."
         )
     if getattr(network, "inputs", None) is None:

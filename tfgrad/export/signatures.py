@@ -24,13 +24,13 @@ class Served:
     Attributes:
         network: The model that maps images to logits.
         dtype: The float type in which the network takes its input.
-        image: The signatures' image input, [None, …] float32.
+        image: The signatures' input, [None, …] float32, called `image` whatever it is.
         outputs: The number of outputs K.
         meaning: What the outputs mean, see `tfgrad.models.output_meaning`.
         preprocess: Function from float32 images to the network's input, of the same shape.
         image_range: The values that black and white of an encoded image take; None if unknown.
         size: (height, width) that encoded images are resized to; None for those of `image`.
-        channel_axis: The channel axis of images: 1, 2 or 3.
+        channel_axis: The channel axis of the inputs; None where they have no channels.
     """
 
     network: keras.Model
@@ -41,7 +41,7 @@ class Served:
     preprocess: Callable[[tf.Tensor], tf.Tensor] = tf.identity
     image_range: tuple[float, float] | None = None
     size: tuple[int, int] | None = None
-    channel_axis: int = 3
+    channel_axis: int | None = 3
 
     @property
     def classes(self) -> int:
@@ -61,7 +61,9 @@ class Served:
     def no_encoded(self) -> str | None:
         """Why there is no signature for encoded images; None if there is one."""
         shape = self.image.shape.as_list()
-        if len(shape) == 4 and None not in self.encoded_shape and self.encoded_shape[-1] in (1, 3):
+        if len(shape) != 4 or self.channel_axis is None:
+            return f"the model takes {shape}, which are no images [None, height, width, channels]"
+        if None not in self.encoded_shape and self.encoded_shape[-1] in (1, 3):
             return None
         layout = ["height", "width"]
         layout.insert(self.channel_axis - 1, "channels")
@@ -73,9 +75,9 @@ class Served:
     @property
     def encoded_shape(self) -> list[Any]:
         """(height, width, channels) of a decoded image, of a model of images."""
-        shape: list[Any] = self.image.shape.as_list()
-        size = self.size or _sides(self.image.shape, self.channel_axis)
-        return [*size, shape[self.channel_axis]]
+        shape, axis = self.image.shape.as_list(), self.channel_axis
+        size = self.size or _sides(self.image.shape, axis)
+        return [*size, 1 if axis is None else shape[axis]]
 
     def inputs(self, image: tf.Tensor) -> tf.Tensor:
         """The network's input for a batch of images."""
@@ -204,7 +206,7 @@ def _signature(*specs: tf.TensorSpec) -> Callable[[Callable[..., dict[str, Any]]
 
 
 def traced_preprocess(
-    preprocess: Callable[..., tf.Tensor], image: tf.TensorSpec, channel_axis: int = 3
+    preprocess: Callable[..., tf.Tensor], image: tf.TensorSpec, channel_axis: int | None = 3
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[tf.Variable], tuple[int, int] | None]:
     """The preprocessing in inference mode, the variables it reads, and the size it resizes to.
 
@@ -247,13 +249,13 @@ def traced_preprocess(
             "operations alone, as a server has no Python. Write it in TensorFlow operations."
         )
     size = None
-    if image.shape.rank == 4 and None in _sides(image.shape, channel_axis):
+    if image.shape.rank == 4 and channel_axis and None in _sides(image.shape, channel_axis):
         sides = _sides(got.shape, channel_axis)
         size = None if None in sides else sides
     return function, list(traced.variables), size
 
 
-def _sides(shape: tf.TensorShape, channel_axis: int) -> tuple[Any, ...]:
+def _sides(shape: tf.TensorShape, channel_axis: int | None) -> tuple[Any, ...]:
     """(height, width) of images."""
     return tuple(n for axis, n in enumerate(shape) if axis not in (0, channel_axis))
 
