@@ -21,6 +21,7 @@ from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
 from tfgrad.gradients.model_checks import after_integer_inputs
 from tfgrad.internal import call_hooks, gradient_registry
+from tfgrad.internal.derivatives import additional_derivatives
 from tfgrad.internal.precision import nest_at_least_float32, total, widest_dtype
 from tfgrad.internal.unchanged_state import unchanged_state
 
@@ -199,7 +200,7 @@ class ForwardPass:
             [t for term in self.intercepts for t in term.tensors],
             [biased.output for biased in self.biases.values()],
         )
-        with self.recording_gradients():
+        with self.recording_gradients(), additional_derivatives():
             inputs, *recorded = self._tape.gradient(scalar, sources)
         if all(g is None for g in inputs):
             raise ModelError(

@@ -104,6 +104,12 @@ def is_rematerialised(layer: keras.layers.Layer) -> bool:
     return bool(getattr(layer, "_remat_mode", None))
 
 
+def without_recomputation(operation: keras.Operation) -> Callable[..., Any]:
+    """The call that a rematerialised layer or operation repeats in the backward pass."""
+    quantised = getattr(operation, "quantization_mode", None) is not None
+    return operation.quantized_call if quantised else operation.call
+
+
 def arguments_of_nodes(operation: keras.Operation) -> list[Any]:
     """The flat arguments of every symbolic call of an operation."""
     return [

@@ -29,6 +29,10 @@ _OF_ONE = {
     *("MirrorPad", "Roll", "MaxPool", "MaxPoolV2", "MaxPool3D", "AvgPool", "AvgPool3D", "Unpack"),
     *("SpaceToDepth", "DepthToSpace", "SpaceToBatchND", "BatchToSpaceND", "EnsureShape"),
     *("MatrixBandPart", "MatrixDiagPartV3", "CheckNumerics"),
+    *("Real", "Imag", "Conj", "ComplexAbs", "FFT", "FFT2D", "FFT3D", "IFFT", "IFFT2D", "IFFT3D"),
+    *("RFFT", "RFFT2D", "RFFT3D", "IRFFT", "IRFFT2D", "IRFFT3D"),
+    *("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic", "ResizeArea"),
+    "ScaleAndTranslate",
 }
 # Homogeneous if every float input is, or is zero.
 _JOINS = {
@@ -44,7 +48,7 @@ _JOINS = {
         "SelectV2",
         "Select",
     ),
-    *("Split", "SplitV", "PadV2"),
+    *("Split", "SplitV", "PadV2", "Complex"),
 }
 # Linear in each input: homogeneous if one of them varies.
 _PRODUCTS = {
@@ -78,7 +82,7 @@ class Arithmetic:
     def _state(self, tensor: tf.Tensor) -> str:
         if self._is_known(tensor):
             return _HOMOGENEOUS
-        if not tensor.dtype.is_floating:  # an index, a condition or a variable's handle
+        if not _varies(tensor.dtype):  # an index, a condition or a variable's handle
             return _CONSTANT
         if id(tensor) not in self._found:
             self._found[id(tensor)] = tensor, self._state_of(tensor.op)
@@ -97,12 +101,16 @@ class Arithmetic:
         elif op.type in _JOINS:
             pairs = zip(inputs, states, strict=True)
             fine = all(
-                s == _HOMOGENEOUS or not t.dtype.is_floating or (s == _CONSTANT and _is_zero(t))
+                s == _HOMOGENEOUS or not _varies(t.dtype) or (s == _CONSTANT and _is_zero(t))
                 for t, s in pairs
             )
         else:
             fine = False
         return _HOMOGENEOUS if fine else _OTHER
+
+
+def _varies(dtype: tf.DType) -> bool:
+    return dtype.is_floating or dtype.is_complex
 
 
 def _is_zero(tensor: tf.Tensor) -> bool:

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.gradients.intercepts.aside import traced_aside
+from tfgrad.gradients.intercepts.tangents import is_differentiable
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
 
@@ -73,7 +74,7 @@ def _operations(network: keras.layers.Layer) -> Iterator[keras.Operation]:
 
 
 def _may_move_the_batch(operation: keras.Operation) -> bool:
-    kind = type(operation)
+    kind = operation.__class__  # the class that `second_order.make_safe` started from
     if not isinstance(operation, keras.layers.Layer):
         return kind.__name__ not in _IN_PLACE
     if kind is keras.layers.Lambda or getattr(operation, "stateful", False):
@@ -121,7 +122,7 @@ class _Shapes(call_hooks.Handler):
 
 
 def _moves_the_batch(value: Any) -> bool:
-    if not isinstance(value, tf.Tensor) or not value.dtype.is_floating:
+    if not is_differentiable(value):
         return False
     shape = value.shape
     return shape.rank is not None and (shape.rank == 0 or shape[0] not in (_BATCH, None))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.gradients.intercepts.tangents import floating, is_floating
+from tfgrad.gradients.intercepts.tangents import differentiable, is_differentiable
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import arguments_of_nodes, flatten_layers
 
@@ -30,13 +30,13 @@ class Call:
 
     @property
     def inputs(self) -> list[tf.Tensor]:
-        """The float tensors among the arguments, each once."""
-        return floating((self.args, self.kwargs))
+        """The floating and complex tensors among the arguments, each once."""
+        return differentiable((self.args, self.kwargs))
 
     @property
     def inputs_with_repeats(self) -> list[tf.Tensor]:
-        """The float tensors among the arguments, as often as they are there."""
-        return [a for a in tf.nest.flatten((self.args, self.kwargs)) if is_floating(a)]
+        """Those among the arguments, as often as they are there."""
+        return [a for a in tf.nest.flatten((self.args, self.kwargs)) if is_differentiable(a)]
 
     def run(self) -> Any:
         """Make the call."""
@@ -45,7 +45,7 @@ class Call:
     def at(self, tensor: tf.Tensor) -> Call:
         """The same call with another tensor in place of its only float input."""
         args, kwargs = tf.nest.map_structure(
-            lambda a: tensor if is_floating(a) else a, (self.args, self.kwargs)
+            lambda a: tensor if is_differentiable(a) else a, (self.args, self.kwargs)
         )
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 
@@ -62,11 +62,17 @@ def has_layers_inside(operation: keras.Operation) -> bool:
     return any(layer is not operation for layer in flatten_layers(operation))
 
 
+def is_quantised(operation: keras.Operation) -> str | None:
+    """The mode in which a layer without others is quantised ("int8", …); None if it is not."""
+    mode = getattr(operation, "quantization_mode", None)
+    return mode if mode and not has_layers_inside(operation) else None
+
+
 def constants(model: keras.Model) -> list[tf.Tensor]:
     """The tensors that a functional model's graph contains as constants."""
     operations = getattr(model, "operations", [])
     flat = [argument for o in operations for argument in arguments_of_nodes(o)]
-    return [a for a in flat if is_floating(a)]
+    return [a for a in flat if is_differentiable(a)]
 
 
 def has_large_constants(model: keras.Model) -> bool:

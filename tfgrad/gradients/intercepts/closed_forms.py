@@ -126,7 +126,7 @@ def rule(operation: Any, arguments: Any = (), training: bool = False) -> Rule | 
         if kind.__name__ == "ReLU":
             return _relu_rule(operation)
         return _OPERATIONS.get(kind.__name__)
-    if getattr(operation, "quantization_mode", None) or keras_private.is_rematerialised(operation):
+    if getattr(operation, "quantization_mode", None):
         return None
     if kind in _AFFINE:
         return "affine"

@@ -7,16 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.errors import ModelError, TfgradError
+from tfgrad.errors import TfgradError
 from tfgrad.gradients.intercepts.call_structure import Call, has_layers_inside
 from tfgrad.gradients.intercepts.recording import Recording
-from tfgrad.gradients.intercepts.tangents import Code, finite, is_floating, transposed
-from tfgrad.internal import call_hooks, keras_private
+from tfgrad.gradients.intercepts.refusals import NOT_DIFFERENTIABLE, of_layer, refusal
+from tfgrad.gradients.intercepts.tangents import Code, finite, is_differentiable, transposed
+from tfgrad.internal import call_hooks, gradient_registry, keras_private
 
-# What TensorFlow raises for a call that forward mode, or a tape, cannot differentiate.
-_NOT_DIFFERENTIABLE = (
-    *(tf.errors.OpError, LookupError, TypeError, ValueError, NotImplementedError, RuntimeError),
-)
 _Product = Callable[[tf.Tensor], tf.Tensor | None]
 
 
@@ -41,13 +38,42 @@ def differentiated(recording: Recording, call: Call) -> Any:
                 return residues(recording, call, outputs, code.tangents.jvp, code.is_known)
             except TfgradError:
                 raise
-            except _NOT_DIFFERENTIABLE:
+            except NOT_DIFFERENTIABLE:
                 restore()
             # The layers inside are differentiated with the call.
             inside = keras_private.flatten_layers(call.operation)
             recording.terms.differentiated.update(layer.name for layer in inside)
         outputs, product = _transposed(recording, call, inputs)
         return residues(recording, call, outputs, product, whole=whole)
+
+
+def at_tangents(recording: Recording, call: Call, has_term: bool) -> Any:
+    """The outputs of a call inside code that forward mode cannot follow, on inputs not known.
+
+    A transposed backward pass gives J times the inputs' tangents.
+
+    Args:
+        recording: Where the terms are added.
+        call: The call, in which no other call is made.
+        has_term: Whether the residues are recorded; the next call counts them otherwise.
+
+    Raises:
+        ModelError: The call cannot be differentiated.
+    """
+    code = recording.frame
+    assert isinstance(code, Code)
+    inputs = [t for t in call.inputs if code.varies(t)]
+    with code.paused():
+        vectors = [code.tangent(t) for t in inputs]
+        outputs, product = _transposed(recording, call, inputs, vectors)
+        if has_term:
+            return residues(recording, call, outputs, product)
+        return tf.nest.map_structure(lambda y: _followed_by(code, y, product), outputs)
+
+
+def _followed_by(code: Code, y: Any, product: _Product) -> Any:
+    tangent = product(y) if is_differentiable(y) else None
+    return y if tangent is None else code.with_tangent(y, tangent)
 
 
 def arithmetic_term(recording: Recording, call: Call, tensor: tf.Tensor) -> tf.Tensor:
@@ -101,7 +127,12 @@ def residues(
 
     def one(y: Any) -> Any:
         nonlocal number
-        if not is_floating(y):
+        if isinstance(y, tf.RaggedTensor | tf.SparseTensor):
+            problem = f"it returns a {type(y).__name__}"
+            raise of_layer(
+                recording.path, call.operation, problem, "return a dense tensor and a mask"
+            )
+        if not is_differentiable(y):
             return y
         tangent = product(y)
         if is_known(y):
@@ -121,20 +152,20 @@ def residues(
     return tf.nest.map_structure(one, outputs)
 
 
-def _transposed(recording: Recording, call: Call, inputs: list[tf.Tensor]) -> tuple[Any, _Product]:
+def _transposed(
+    recording: Recording,
+    call: Call,
+    inputs: list[tf.Tensor],
+    vectors: list[tf.Tensor] | None = None,
+) -> tuple[Any, _Product]:
     def run() -> Any:
         with recording.inside(None):
             return call.run()
 
     try:
-        return transposed(run, inputs)
-    except _NOT_DIFFERENTIABLE as error:
-        run()  # an error of the call itself is raised here
-        operation = call.operation
-        problem = ModelError(
-            f"layer {operation.name!r} ({type(operation).__name__}): its intercept needs a "
-            f"Jacobian-vector product, and it cannot be differentiated ({type(error).__name__}: "
-            f"{error}). If the model runs on this input, build the layer of Keras layers, whose "
-            "intercepts are known."
-        )
-        raise keras_private.without_call_information(problem) from error
+        return transposed(run, inputs, vectors)
+    except NOT_DIFFERENTIABLE as error:
+        gradient_registry.check(error)
+        with recording.inside(None):
+            problem = refusal(recording.path, call, error)
+        raise problem from error

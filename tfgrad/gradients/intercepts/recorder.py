@@ -33,18 +33,26 @@ from tfgrad.gradients.intercepts.call_structure import (
     has_large_constants,
     has_layers_inside,
     is_array,
+    is_quantised,
 )
 from tfgrad.gradients.intercepts.differentiation import (
     arithmetic_term,
+    at_tangents,
     differentiated,
     followed,
 )
 from tfgrad.gradients.intercepts.recording import Recording
-from tfgrad.gradients.intercepts.tangents import Aside, Code, Graph, floating
+from tfgrad.gradients.intercepts.refusals import float8
+from tfgrad.gradients.intercepts.tangents import Aside, Code, Graph, differentiable
 from tfgrad.gradients.intercepts.terms import Intercepts
 from tfgrad.internal import call_hooks
 from tfgrad.internal.call_hooks import Args, Kwargs, Proceed
-from tfgrad.internal.keras_private import is_graph_of_layers
+from tfgrad.internal.derivatives import additional_derivatives
+from tfgrad.internal.keras_private import (
+    is_graph_of_layers,
+    is_rematerialised,
+    without_recomputation,
+)
 
 
 @contextlib.contextmanager
@@ -73,12 +81,12 @@ def recorded_intercepts(
         and calls that do not depend on the input are counted with the next one that does.
 
     Raises:
-        ModelError: A call cannot be differentiated; the message names the layer.
+        ModelError: A call cannot be differentiated; the message names the layer by its path.
     """
     recorder = _Recorder(
         Recording(watch, aside), training, unbatched or Unbatched(), plan, homogeneous
     )
-    with call_hooks.handled(recorder):
+    with call_hooks.handled(recorder), additional_derivatives(strict=True):
         yield recorder.recording.terms
 
 
@@ -108,6 +116,8 @@ class _Recorder(call_hooks.Handler):
     def operation(
         self, operation: keras.Operation, proceed: Proceed, args: Args, kwargs: Kwargs
     ) -> Any:
+        if is_rematerialised(operation) and not call_hooks.is_symbolic(args, kwargs):
+            proceed = without_recomputation(operation)  # of which there is no second derivative
         if self._is_foreign(args, kwargs):
             return proceed(*args, **kwargs)
         if isinstance(operation, keras.layers.Layer):
@@ -131,9 +141,11 @@ class _Recorder(call_hooks.Handler):
         call = Call(self.recording.names.next(operation.name), operation, proceed, args, kwargs)
         given, outer = kwargs.get("training"), self._training
         self._training = outer if given is None else given
+        self.recording.running.append(operation.name)
         try:
             return self._made(call)
         finally:
+            self.recording.running.pop()
             self._training = outer
 
     def _made(self, call: Call) -> Any:
@@ -142,14 +154,19 @@ class _Recorder(call_hooks.Handler):
         An input is known if its tangent is its value, as at the output of a recorded call.
         """
         frame, operation = self.recording.frame, call.operation
-        in_code = isinstance(frame, Code)
+        in_code, quantised = isinstance(frame, Code), is_quantised(operation)
+        if quantised == "float8":
+            raise float8(self.recording.path, operation)
         if in_code and id(operation) in self.unbatched.outputs:
+            if quantised:
+                return at_tangents(self.recording, call, has_term=False)
             return call.run()  # like arithmetic: counted with the next call
         if not any(map(frame.varies, call.inputs)):
             return self._constant(call)
         plain = not any(map(is_array, tf.nest.flatten((call.args, call.kwargs))))
         rule = closed_forms.rule(operation, call.args, self._training) if plain else None
-        if in_code and (rule in closed_forms.OWN_INTERCEPT or has_layers_inside(operation)):
+        own = rule in closed_forms.OWN_INTERCEPT or quantised
+        if in_code and (own or has_layers_inside(operation)):
             call = self._settled(call)
         known = plain and all(map(frame.is_known, call.inputs))
         if is_graph_of_layers(operation) and not self.unbatched.outputs and (known or in_code):
@@ -162,6 +179,8 @@ class _Recorder(call_hooks.Handler):
             return self._closed(call, rule)
         if known or not in_code:  # without a rule, or with a constant among its inputs
             return differentiated(self.recording, call)
+        if quantised:  # a custom gradient, which forward mode does not follow
+            return at_tangents(self.recording, call, has_term=True)
         return self._linear(call) if rule == "linear" else followed(self.recording, call)
 
     def _settled(self, call: Call) -> Call:
@@ -201,7 +220,7 @@ class _Recorder(call_hooks.Handler):
         """A call that does not depend on the input: its output is a constant of the next calls."""
         with self.recording.inside(None):
             outputs = call.run()
-        for tensor in floating(outputs):
+        for tensor in differentiable(outputs):
             self.recording.frame.mark_constant(tensor)
         return outputs
 
@@ -211,7 +230,7 @@ class _Recorder(call_hooks.Handler):
         graph = Graph(frame.inside, constants(call.operation))
         with frame.paused(), self.recording.inside(graph):
             outputs = call.run()
-        for tensor in floating(outputs):
+        for tensor in differentiable(outputs):
             if graph.varies(tensor):
                 frame.mark_known(tensor)
             else:

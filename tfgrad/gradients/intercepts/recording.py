@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.gradients.intercepts.call_structure import Call
-from tfgrad.gradients.intercepts.tangents import Aside, Code, Frame, Graph, floating
+from tfgrad.gradients.intercepts.tangents import Aside, Code, Frame, Graph, differentiable
 from tfgrad.gradients.intercepts.terms import Intercept, Intercepts, Kind
 from tfgrad.internal import call_hooks
 
@@ -25,12 +25,14 @@ class Recording:
     Attributes:
         terms: The terms, in call order.
         names: The names of the calls so far, whether or not they have a term.
+        running: Names of the layers whose calls are running, the model first.
     """
 
     def __init__(self, watch: Callable[[tf.Tensor], None], aside: Aside) -> None:
         self.watch, self.aside = watch, aside
         self.terms = Intercepts()
         self.names = call_hooks.CallNames()
+        self.running: list[str] = []
         # Term indices by the ids of their outputs, which the terms keep alive.
         self._by_output: dict[int, int] = {}
         self._frames: list[Frame | None] = [Graph()]
@@ -47,6 +49,11 @@ class Recording:
         """The place in the model where the present call is made."""
         return cast(Frame, self._frames[-1])
 
+    @property
+    def path(self) -> list[str]:
+        """The names of the layers in whose calls the present one is made, and its own."""
+        return self.running[1:]
+
     @contextlib.contextmanager
     def inside(self, frame: Frame | None) -> Iterator[None]:
         """The frame of the calls made in this context; None runs them as part of the present."""
@@ -58,7 +65,7 @@ class Recording:
 
     def known(self, outputs: Any) -> Any:
         """The outputs, marked as known: all intercepts before them are recorded."""
-        for tensor in floating(outputs):
+        for tensor in differentiable(outputs):
             self.frame.mark_known(tensor)
         return outputs
 

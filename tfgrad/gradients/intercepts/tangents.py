@@ -102,6 +102,13 @@ class Code:
                 value = tf.identity(tensor if value is None else value)
             self.tangents._watch(tensor, value)
 
+    def with_tangent(self, tensor: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
+        """A copy, made while paused, of a tensor that is not known, with its tangent."""
+        twin = tf.identity(tensor)
+        with self._aside():
+            self.tangents._watch(twin, tf.identity(tangent))
+        return twin
+
     def note_known(self, tensor: tf.Tensor) -> None:
         """Note that the tangent, which the forward-mode pass has computed, is the value."""
         self._kept[id(tensor)] = tensor
@@ -127,30 +134,31 @@ Frame = Graph | Code
 
 
 def transposed(
-    call: Callable[[], Any], inputs: list[tf.Tensor]
+    call: Callable[[], Any], inputs: list[tf.Tensor], vectors: list[tf.Tensor] | None = None
 ) -> tuple[Any, Callable[[tf.Tensor], tf.Tensor | None]]:
-    """A call's outputs, and a function from each of them to J·x.
+    """A call's outputs, and a function from each of them to J·x, or to J times other vectors.
 
     J·x is the derivative of ⟨Jᵀu, x⟩ with respect to u, for any u: a backward pass, transposed.
+    Of complex tensors, ⟨a, b⟩ is Re(āb), as in TensorFlow's gradients.
     """
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(inputs)
             outputs = call()
-        ys = floating(outputs)
+        ys = differentiable(outputs)
         us = [tf.zeros_like(y) for y in ys]
         outer.watch(us)
         pulled = inner.gradient(ys, inputs, output_gradients=us)
         # That of a gather is `tf.IndexedSlices`, which a tape in a graph cannot differentiate.
         pairs = [
-            (tf.convert_to_tensor(g), x)
-            for g, x in zip(pulled, inputs, strict=True)
+            (tf.convert_to_tensor(g), v)
+            for g, v in zip(pulled, vectors or inputs, strict=True)
             if g is not None
         ]
     table = {}
     if pairs:
-        gradients, xs = zip(*pairs, strict=True)
-        products = outer.gradient(list(gradients), us, output_gradients=[finite(x) for x in xs])
+        gradients, vs = zip(*pairs, strict=True)
+        products = outer.gradient(list(gradients), us, output_gradients=[finite(v) for v in vs])
         # The caller keeps the outputs alive, so their ids stay their own.
         table = {id(y): p for y, p in zip(ys, products, strict=True)}
     return outputs, lambda y: table.get(id(y))
@@ -164,14 +172,19 @@ def finite(tensor: tf.Tensor) -> tf.Tensor:
     same sum, and only a finite one does so without 0 · ∞. Where the derivative is not 0, the sum
     misses the output and the decomposition is rejected.
     """
+    if tensor.dtype.is_complex:
+        return tf.complex(finite(tf.math.real(tensor)), finite(tf.math.imag(tensor)))
     return tf.where(tf.math.is_finite(tensor), tensor, tf.zeros([], tensor.dtype))
 
 
-def is_floating(value: Any) -> bool:
-    """Whether a value is a tensor that may be differentiated; variables are constants here."""
-    return isinstance(value, tf.Tensor) and value.dtype.is_floating
+def is_differentiable(value: Any) -> bool:
+    """Whether a value is a tensor that may be differentiated, floating or complex.
+
+    Variables are constants here.
+    """
+    return isinstance(value, tf.Tensor) and (value.dtype.is_floating or value.dtype.is_complex)
 
 
-def floating(structure: Any) -> list[tf.Tensor]:
-    """The floating tensors of a structure, each once."""
-    return list({id(t): t for t in tf.nest.flatten(structure) if is_floating(t)}.values())
+def differentiable(structure: Any) -> list[tf.Tensor]:
+    """The floating and complex tensors of a structure, each once."""
+    return list({id(t): t for t in tf.nest.flatten(structure) if is_differentiable(t)}.values())

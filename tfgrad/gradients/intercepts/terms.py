@@ -53,24 +53,22 @@ class Intercept:
     def term(self, gradients: list[Any]) -> tf.Tensor:
         """f^b = ∇_y f ⊙ (y − J·x), like y, in float32 or wider; zeros if f ignores it.
 
+        Of a complex y it is real: TensorFlow's gradient g is that for which df = Re(ḡ dy).
+
         Args:
             gradients: ∂f/∂t for each t of `tensors`; None means zero.
         """
         y = at_least_float32(self.output)
         if gradients[0] is None:
-            return tf.zeros_like(y)
+            return tf.zeros_like(tf.math.real(y))
         upper = at_least_float32(gradients[0])
         if self.before is None:
-            return upper * at_least_float32(self.residue)
+            return _product(upper, at_least_float32(self.residue))
         # An infinite z that f ignores (a masked score) contributes 0.
-        lower = (
-            0.0
-            if gradients[1] is None
-            else tf.math.multiply_no_nan(
-                at_least_float32(self.before), at_least_float32(gradients[1])
-            )
-        )
-        return upper * y - lower
+        if gradients[1] is None:
+            return _product(upper, y)
+        before, lower = at_least_float32(self.before), at_least_float32(gradients[1])
+        return _product(upper, y) - _product_no_nan(lower, before)
 
 
 class Intercepts(list[Intercept]):
@@ -84,3 +82,17 @@ class Intercepts(list[Intercept]):
     def __init__(self) -> None:
         super().__init__()
         self.differentiated: set[str] = set()
+
+
+def _product(gradient: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Re(ḡ v) of every entry."""
+    if gradient.dtype.is_complex:
+        return tf.math.real(tf.math.conj(gradient) * values)
+    return gradient * values
+
+
+def _product_no_nan(gradient: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """`_product`, 0 where the gradient is 0."""
+    if gradient.dtype.is_complex:
+        return tf.math.real(tf.math.multiply_no_nan(values, tf.math.conj(gradient)))
+    return tf.math.multiply_no_nan(values, gradient)

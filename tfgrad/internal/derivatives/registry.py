@@ -1,0 +1,115 @@
+"""The registry of TensorFlow's gradients, with more entries inside a context.
+
+Outside the context, and in other threads, TensorFlow behaves as without this package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry, ops
+
+Gradient = Callable[..., list[Any]]
+
+_active: contextvars.ContextVar[bool] = contextvars.ContextVar("tfgrad_derivatives", default=False)
+_strict: contextvars.ContextVar[bool] = contextvars.ContextVar("tfgrad_strict", default=False)
+
+
+@contextlib.contextmanager
+def additional_derivatives(strict: bool = False) -> Iterator[None]:
+    """A context in which, in this thread, more operations have derivatives.
+
+    Args:
+        strict: Whether an operation whose gradient TensorFlow drops or approximates without an
+            error raises LookupError when it is differentiated.
+    """
+    active, kept = _active.set(True), _strict.set(strict)
+    try:
+        yield
+    finally:
+        _active.reset(active)
+        _strict.reset(kept)
+
+
+def install(gradients: Mapping[str, Gradient], refused: Mapping[str, str]) -> frozenset[str]:
+    """Register gradients for the context, and what raises in a strict one.
+
+    Args:
+        gradients: Gradient functions by the operation's type.
+        refused: Reasons by the operation's type.
+
+    Returns:
+        The operations that have derivatives inside the context: none if TensorFlow keeps its
+        registry elsewhere, and a Jacobian-vector product through them is then refused.
+    """
+    if not hasattr(ops.gradient_registry, "_registry"):
+        return frozenset()
+    for kind, gradient in gradients.items():
+        _register(kind, functools.partial(_in_context, gradient))
+    for kind, reason in refused.items():
+        _register(kind, functools.partial(_refused, kind, reason))
+    return frozenset(gradients)
+
+
+def linear(
+    pull: Callable[[tf.Tensor], tf.Tensor],
+    push: Callable[[tf.Tensor], tf.Tensor],
+    upstream: tf.Tensor,
+) -> tf.Tensor:
+    """Aᵀ u = `pull`(u), whose derivative along v is A v = `push`(v)."""
+
+    @tf.custom_gradient
+    def pulled(u: tf.Tensor) -> Any:
+        return pull(u), push
+
+    return pulled(upstream)
+
+
+def options(op: Any, *names: str) -> dict[str, Any]:
+    """Attributes of an operation, as arguments of a call of it."""
+    values = {name: op.get_attr(name) for name in names}
+    return {n: v.decode() if isinstance(v, bytes) else v for n, v in values.items()}
+
+
+def _register(kind: str, replacement: Callable[[Gradient], Gradient]) -> None:
+    registry = ops.gradient_registry
+    try:
+        theirs = registry.lookup(kind) or _nothing(kind)
+    except LookupError:
+        theirs = _absent(kind)
+    registry._registry.pop(kind, None)
+    registry.register(replacement(theirs), kind)
+
+
+def _nothing(kind: str) -> Gradient:
+    """The gradient of an operation that is registered as not differentiable."""
+    count = len(op_def_registry.get(kind).input_arg)
+    return lambda op, *upstream: [None] * count
+
+
+def _absent(kind: str) -> Gradient:
+    def gradient(op: Any, *upstream: Any) -> list[Any]:
+        raise LookupError(f"gradient registry has no entry for: {kind}")
+
+    return gradient
+
+
+def _in_context(ours: Gradient, theirs: Gradient) -> Gradient:
+    def gradient(op: Any, *upstream: Any) -> list[Any]:
+        return (ours if _active.get() else theirs)(op, *upstream)
+
+    return gradient
+
+
+def _refused(kind: str, reason: str, theirs: Gradient) -> Gradient:
+    def gradient(op: Any, *upstream: Any) -> list[Any]:
+        if _strict.get():
+            raise LookupError(f"{kind}: {reason}")
+        return theirs(op, *upstream)
+
+    return gradient
