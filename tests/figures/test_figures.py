@@ -9,7 +9,7 @@ import pytest
 
 from tfgrad import figures
 from tfgrad.errors import ArgumentError
-from tfgrad.figures import colouring, curves_and_bars
+from tfgrad.figures import colouring
 
 matplotlib = pytest.importorskip("matplotlib")
 image_of = pytest.importorskip("matplotlib.image").imread
@@ -30,8 +30,9 @@ def digits(count=3):
 
 def test_a_grid_of_digits(tmp_path):
     images, labels = digits()
-    path = figures.saliency_grid(
-        tmp_path / "maps.png",
+    path = tmp_path / "maps.png"
+    figures.saliency_grid(
+        path,
         images,
         {"gradient": images - 0.5, "saliency": images[:, ::2, ::2]},
         labels=labels,
@@ -39,7 +40,6 @@ def test_a_grid_of_digits(tmp_path):
         probabilities=[0.9, 0.8, 0.4],
         title="three digits",
     )
-    assert path == str(tmp_path / "maps.png")
     picture = image_of(path)[..., :3]
     assert picture.shape[0] > 300 and picture.shape[1] > 400
     assert os.path.getsize(path) < 300_000
@@ -61,15 +61,17 @@ def colours_of_captions(path):
 def test_captions_are_green_where_right_and_red_where_wrong(tmp_path):
     images, _ = digits(2)
     arguments = {"labels": ["cat", "dog"], "predictions": ["cat", "cat"]}
-    path = figures.saliency_grid(tmp_path / "a.png", images, {"map": images}, **arguments)
+    path = tmp_path / "a.png"
+    figures.saliency_grid(path, images, {"map": images}, **arguments)
     assert colours_of_captions(path) == ["green", "red"]
 
 
 def test_nothing_is_clipped_at_the_edges(tmp_path):
     images, _ = digits(2)
     names = ["Siberian husky dog and more", "Alaskan malamute, a very long name indeed"]
-    path = figures.saliency_grid(
-        tmp_path / "a.png", images, {"m": images}, labels=names, predictions=names[::-1], title="T"
+    path = tmp_path / "a.png"
+    figures.saliency_grid(
+        path, images, {"m": images}, labels=names, predictions=names[::-1], title="T"
     )
     picture = image_of(path)[..., :3]
     for edge in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]):
@@ -115,7 +117,8 @@ def test_scales_differ_in_what_is_dark_and_what_is_bright():
 def test_magnitudes_are_drawn_without_signs(tmp_path):
     maps = {"m": np.array([[[-1.0, 0.0], [0.5, 1.0]]])}
     options = {"scale": "minmax", "sequential": "gray", "magnitude": True}
-    path = figures.saliency_grid(tmp_path / "a.png", np.zeros((1, 2, 2)), maps, **options)
+    path = tmp_path / "a.png"
+    figures.saliency_grid(path, np.zeros((1, 2, 2)), maps, **options)
     picture = image_of(path)[..., :3]
     assert np.ptp(picture, axis=-1).max() == 0  # greys alone
     right = picture[:, picture.shape[1] // 2 :]
@@ -145,18 +148,12 @@ def test_images_of_other_ranges_are_stretched_alike():
 
 
 def test_curves(tmp_path):
-    path = figures.curves(tmp_path / "curves.png", CURVES, **LABELS, title="noise")
+    path = tmp_path / "curves.png"
+    figures.curves(path, CURVES, **LABELS, title="noise")
     assert image_of(path).shape[0] > 300 and os.path.getsize(path) < 300_000
-    path = figures.history(tmp_path / "history.png", {"loss": [2, 1, 0.5], "val_loss": [2, 2, 1]})
+    path = tmp_path / "history.png"
+    figures.history(path, {"loss": [2, 1, 0.5], "val_loss": [2, 2, 1]})
     assert image_of(path).shape[0] > 300
-
-
-@pytest.fixture
-def axes(monkeypatch):
-    """What was drawn last, and not only written."""
-    drawn = []
-    monkeypatch.setattr(curves_and_bars, "write", lambda figure, path: drawn.append(figure.axes[0]))
-    return drawn
 
 
 def bars(container):
@@ -165,11 +162,11 @@ def bars(container):
     return np.array([[segment[0][1], segment[1][1]] for segment in collection.get_segments()])
 
 
-def test_curves_have_bars_axes_and_a_reference(axes):
+def test_curves_have_bars_axes_and_a_reference():
     skewed = {1e-3: (1.0, 0.5, 3.0), 1e-1: (10.0, 9.0, 40.0)}
     options = {"log_x": True, "log_y": True, "horizontal": (2.0, "chance")}
-    figures.curves("", {"even": {1e-2: (1.0, 0.25)}, "skewed": skewed}, **LABELS, **options)
-    (drawn,) = axes
+    curves = {"even": {1e-2: (1.0, 0.25)}, "skewed": skewed}
+    (drawn,) = figures.curves(None, curves, **LABELS, **options).axes
     even, other = drawn.containers
     np.testing.assert_allclose(bars(even), [[0.75, 1.25]])
     np.testing.assert_allclose(bars(other), [[0.5, 3.0], [9.0, 40.0]])
@@ -182,15 +179,15 @@ def test_curves_have_bars_axes_and_a_reference(axes):
     assert names == {"even", "skewed", "chance"}
 
 
-def test_points_are_drawn_in_order(axes):
-    figures.curves("", CURVES, **LABELS)
+def test_points_are_drawn_in_order():
+    axes = figures.curves(None, CURVES, **LABELS).axes
     lines = [container.lines[0].get_xdata().tolist() for container in axes[0].containers]
     assert lines == [[0.0, 0.2], [0.0, 0.2]]
     assert axes[0].get_xscale() == axes[0].get_yscale() == "linear"
 
 
-def test_points_may_have_names(axes):
-    figures.curves("", CURVES, **LABELS, x_names={0.0: "none", 0.2: "conv1"})
+def test_points_may_have_names():
+    axes = figures.curves(None, CURVES, **LABELS, x_names={0.0: "none", 0.2: "conv1"}).axes
     assert axes[0].get_xticks().tolist() == [0.0, 0.2]
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["none", "conv1"]
 
@@ -198,7 +195,8 @@ def test_points_may_have_names(axes):
 def test_photographs_stay_small(tmp_path):
     images = np.random.default_rng(0).random((6, 224, 224, 3))
     maps = dict.fromkeys("ab", images[..., 0])
-    path = figures.saliency_grid(tmp_path / "a.png", images, maps, notes=["noise"] * 6)
+    path = tmp_path / "a.png"
+    figures.saliency_grid(path, images, maps, notes=["noise"] * 6)
     assert os.path.getsize(path) < 300_000
     picture = image_of(path)[..., :3]
     assert (picture[:2] == 1).all() and (picture[:, :2] == 1).all()  # fewer colours, white kept

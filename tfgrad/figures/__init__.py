@@ -1,10 +1,12 @@
-"""Figures as PNG files: grids of images and maps, curves and bars."""
+"""Figures for notebooks and PNG files: images, series, volumes and their maps, curves, bars."""
 
 from tfgrad.figures.canvas import MAX_BYTES
 from tfgrad.figures.colouring import SCALES, SEQUENTIAL
 from tfgrad.figures.curves_and_bars import bars, curves, functions, history
 from tfgrad.figures.image_grids import grid
 from tfgrad.figures.map_grids import saliency_grid
+from tfgrad.figures.series import saliency_bars, saliency_series
+from tfgrad.figures.volumes import saliency_slices
 
 __all__ = [
     "MAX_BYTES",
@@ -15,5 +17,8 @@ __all__ = [
     "functions",
     "grid",
     "history",
+    "saliency_bars",
     "saliency_grid",
+    "saliency_series",
+    "saliency_slices",
 ]

@@ -1,4 +1,4 @@
-"""Figures as objects, written as PNG files; the only importer of matplotlib.
+"""Figures as objects, shown by notebooks or written as PNG files; the only importer of matplotlib.
 
 A figure's file appears whole or not at all. Figures do not use `matplotlib.pyplot`: the caller's
 backend, styles and open figures are unaffected, and no display is needed. matplotlib is imported
@@ -7,6 +7,7 @@ when a figure is drawn, so that the package works without it.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
-from tfgrad.internal.files import write_bytes
+from tfgrad.internal import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,12 +41,27 @@ def new_figure(size: tuple[float, float], layout: str | None = None) -> Figure:
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+
+        kind = _picture_class()
     except ImportError as error:
         raise ImportError(_MISSING) from error
-    figure = Figure(figsize=size, dpi=110, layout=layout, facecolor="white")  # type: ignore[arg-type]
+    figure = kind(figsize=size, dpi=110, layout=layout, facecolor="white")  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     return figure
+
+
+@functools.cache
+def _picture_class() -> type[Figure]:
+    """A figure that notebooks show, also if `matplotlib.pyplot` was never imported."""
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        """A figure with a PNG for notebooks."""
+
+        def _repr_png_(self) -> bytes:
+            return _png(self, 110, None)
+
+    return Picture
 
 
 def colour_map(name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -61,24 +77,32 @@ def colour_map(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return colormaps[name]
 
 
-def write(figure: Figure, path: str | os.PathLike[str]) -> str:
-    """Write a figure as a PNG of at most `MAX_BYTES` where that is possible; returns the path.
+def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    """The figure, which is written if there is a path.
 
     Raises:
         ArgumentError: The path cannot be written.
     """
+    if path is not None:
+        write(figure, path)
+    return figure
+
+
+def write(figure: Figure, path: str | os.PathLike[str]) -> str:
+    """Write a figure as a PNG of at most `MAX_BYTES` where that is possible; returns the path.
+
+    Raises:
+        WriteError: The path cannot be written.
+    """
     path = os.fspath(path)
+    for dpi, colours in _QUALITIES:
+        content = _png(figure, dpi, colours)
+        if len(content) <= MAX_BYTES:
+            break
     try:
-        for dpi, colours in _QUALITIES:
-            content = _png(figure, dpi, colours)
-            if len(content) <= MAX_BYTES:
-                break
-        write_bytes(path, content)
+        files.write_bytes(path, content)
     except OSError as error:
-        raise ArgumentError(
-            f"path: {path!r} cannot be written ({error.strerror}); expected a file in an existing "
-            "directory; try another path."
-        ) from error
+        raise files.cannot_write(error, "path", path) from error
     return path
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
-from tfgrad.figures.canvas import finite, new_figure, write
+from tfgrad.figures.canvas import finished, finite, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PANELS = 4  # per row
 _INSIDE = 5  # number of curves up to which the legend is placed inside the axes
@@ -18,7 +21,7 @@ _Draw = Callable[[Any, str, Any, dict[str, Any]], None]
 
 
 def curves(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     curves: Mapping[str, Mapping[float, Sequence[float]]],
     *,
     x_label: str,
@@ -28,11 +31,11 @@ def curves(
     title: str | None = None,
     horizontal: tuple[float, str] | None = None,
     x_names: Mapping[float, str] | None = None,
-) -> str:
+) -> Figure:
     """Draw a score along an axis: a line with error bars for each model.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write; None writes none.
         curves: {name of a model: {x: (mean, standard deviation)}}, or {x: (mean, low, high)} for
             bars that are not symmetric.
         x_label, y_label: Labels of the axes.
@@ -42,7 +45,7 @@ def curves(
         x_names: {x: the label of its tick instead of the number}.
 
     Returns:
-        The path.
+        The figure, which a notebook shows.
 
     Raises:
         ArgumentError: There is no curve, one is empty, not finite or has other points, a bar does
@@ -74,22 +77,22 @@ def curves(
 
 
 def history(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     metrics: Mapping[str, Sequence[float]],
     *,
     y_label: str = "value",
     title: str | None = None,
-) -> str:
+) -> Figure:
     """Draw metrics over epochs, such as `History.history` of `fit`.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write; None writes none.
         metrics: {name of a metric: its value after each epoch}.
         y_label: Label of the vertical axis.
         title: A line above the axes.
 
     Returns:
-        The path.
+        The figure, which a notebook shows.
 
     Raises:
         ArgumentError: There is no metric, or one is empty or not finite.
@@ -105,7 +108,7 @@ def history(
 
 
 def functions(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     x: ArrayLike,
     curves: Mapping[str, ArrayLike],
     *,
@@ -113,11 +116,11 @@ def functions(
     x_label: str = "x",
     y_label: str = "f(x)",
     title: str | None = None,
-) -> str:
+) -> Figure:
     """Draw functions of one variable; the first is the reference, a broad grey line.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write; None writes none.
         x: The points at which the functions were evaluated, [n].
         curves: {name of a function: its values, [n]}.
         points: (x, y) of points to mark, each [m].
@@ -125,7 +128,7 @@ def functions(
         title: A line above the axes.
 
     Returns:
-        The path.
+        The figure, which a notebook shows.
 
     Raises:
         ArgumentError: There is no curve, lengths do not fit, or a value is not finite.
@@ -153,23 +156,23 @@ def functions(
 
 
 def bars(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     *,
     control: str | None = None,
     title: str | None = None,
-) -> str:
+) -> Figure:
     """Draw scores side by side: a panel for each test, four in a row, a bar for each method.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write; None writes none.
         panels: {heading of a test: {method: (score, standard deviation)}}. Methods are in the
             order in which they first appear; a panel leaves the others' lines blank.
         control: A method whose score is drawn as a line through the panel.
         title: A line above the panels.
 
     Returns:
-        The path.
+        The figure, which a notebook shows.
 
     Raises:
         ArgumentError: There is nothing to draw, or a number is not finite.
@@ -203,7 +206,7 @@ def bars(
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     if title:
         figure.suptitle(title, fontsize=11)
-    return write(figure, path)
+    return finished(figure, path)
 
 
 def _bars(name: str, points: Mapping[float, Sequence[float]]) -> tuple[np.ndarray, ...]:
@@ -232,7 +235,7 @@ def _bars(name: str, points: Mapping[float, Sequence[float]]) -> tuple[np.ndarra
 
 
 def _figure(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     argument: str,
     curves: Mapping[str, Any],
     draw: _Draw,
@@ -240,7 +243,7 @@ def _figure(
     y_label: str,
     title: str | None,
     finish: Callable[[Any], None] = lambda axes: None,
-) -> str:
+) -> Figure:
     """Draw every curve into one pair of axes with a legend; `finish` is called before the labels.
 
     Raises:
@@ -266,4 +269,4 @@ def _figure(
     axes.legend(fontsize=9, framealpha=0.8, edgecolor="none", **beside)
     if title:
         axes.set_title(title, fontsize=11)
-    return write(figure, path)
+    return finished(figure, path)

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
-from tfgrad.figures.canvas import finite, new_figure, write
+from tfgrad.figures.canvas import finished, finite, new_figure
 
-_CELL = 1.25  # inches from one picture to the next
-_GAP = 0.06  # inches between pictures
-_CHARACTER, _CAPTION = 0.072, 28  # inches per character of a caption; characters per line
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELL = 1.25  # inches from one picture to the next
+GAP = 0.06  # inches between pictures
+CHARACTER, CAPTION = 0.072, 28  # inches per character of a caption; characters per line
 _HEADING = 17, 22  # characters above a column at full font size, and at most
 
 
 def grid(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     rows: Sequence[Sequence[ArrayLike]],
     *,
     columns: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
     colours: Sequence[str] | None = None,
     title: str | None = None,
-) -> str:
+) -> Figure:
     """Draw a grid of pictures.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write; None writes none.
         rows: Rows of pictures of any sizes: [H, W, 3], [H, W, 1] or [H, W] in grey, values in 0 to
             1; values outside are clipped.
         columns: A heading for each column.
@@ -38,7 +42,7 @@ def grid(
         title: A line above the grid.
 
     Returns:
-        The path.
+        The figure, which a notebook shows.
 
     Raises:
         ArgumentError: The rows differ in length, a picture has another shape or is not finite, or
@@ -62,31 +66,26 @@ def grid(
         if given is not None and len(given) != expected:
             raise ArgumentError(f"{name}: got {len(given)}; expected {expected}, one per {each}.")
 
-    texts = [_fitted(caption, _CAPTION) for caption in captions or ()]
+    texts = [fitted(caption, CAPTION) for caption in captions or ()]
     longest = max((len(line) for text in texts for line in text.split("\n")), default=0)
-    left = longest * _CHARACTER + 0.2 if texts else 0.08
+    left = longest * CHARACTER + 0.2 if texts else 0.08
     top = 0.08 + (0.2 if columns else 0) + (0.24 if title else 0)
-    size = (left + width * _CELL + 0.05, top + height * _CELL + 0.05)
-    side = _CELL - _GAP
+    size = (left + width * CELL + 0.05, top + height * CELL + 0.05)
+    side = CELL - GAP
     figure = new_figure(size)
     for i, row in enumerate(pictures):
         for j, picture in enumerate(row):
-            # Positions are set in inches from the upper left corner: a layout engine would estimate
-            # them.
-            x, y = left + j * _CELL, top + i * _CELL
-            axes = figure.add_axes(
-                (x / size[0], 1 - (y + side) / size[1], side / size[0], side / size[1])
-            )
+            axes = placed_axes(figure, left + j * CELL, top + i * CELL, side, side)
             axes.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
             if i == 0 and columns is not None:
-                heading = _fitted(columns[j], _HEADING[1])
+                heading = fitted(columns[j], _HEADING[1])
                 font = 9 * min(1.0, _HEADING[0] / max(len(heading), 1))
                 axes.set_title(heading, fontsize=font, pad=4)
         if texts:
             figure.text(
                 (left - 0.1) / size[0],
-                1 - (top + (i + 0.5) * _CELL - 0.03) / size[1],
+                1 - (top + (i + 0.5) * CELL - 0.03) / size[1],
                 texts[i],
                 ha="right",
                 va="center",
@@ -96,7 +95,15 @@ def grid(
             )
     if title:
         figure.text(0.5, 1 - 0.06 / size[1], title, ha="center", va="top", fontsize=11)
-    return write(figure, path)
+    return finished(figure, path)
+
+
+def placed_axes(figure: Figure, x: float, y: float, width: float, height: float) -> Any:
+    """Axes at a place in inches from the upper left corner; a layout engine would estimate it."""
+    size = figure.get_size_inches()
+    return figure.add_axes(
+        (x / size[0], 1 - (y + height) / size[1], width / size[0], height / size[1])
+    )
 
 
 def _picture(values: ArrayLike, name: str) -> np.ndarray:
@@ -108,7 +115,7 @@ def _picture(values: ArrayLike, name: str) -> np.ndarray:
     return np.clip(array, 0, 1)
 
 
-def _fitted(text: str, width: int) -> str:
+def fitted(text: str, width: int) -> str:
     """Lines cut to a width in characters, so that long class names do not overlap pictures."""
     return "\n".join(
         line if len(line) <= width else f"{line[: width - 1]}…" for line in text.split("\n")

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
 from tfgrad.figures.canvas import finite
+from tfgrad.figures.captions import Captions
 from tfgrad.figures.colouring import SCALES, SEQUENTIAL, coloured, laid_over, stretched
 from tfgrad.figures.image_grids import grid
 from tfgrad.internal.arguments import one_of
 
-_RIGHT, _WRONG = "#1a7f37", "#c62828"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def saliency_grid(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     images: ArrayLike,
     maps: Mapping[str, ArrayLike],
     *,
@@ -32,7 +34,7 @@ def saliency_grid(
     sequential: str = "inferno",
     overlay: float = 0.0,
     title: str | None = None,
-) -> str:
+) -> Figure:
     """Draw images beside their saliency maps: one row for each image, one column for each method.
 
     Each map is scaled separately: values from 0 to its 99th percentile run from dark to bright; a
@@ -41,7 +43,7 @@ def saliency_grid(
     images or methods. The papers' figures are `magnitude=True, scale="minmax", sequential="gray"`.
 
     Args:
-        path: The PNG file to write.
+        path: The PNG file to write; None writes none.
         images: [n, H, W, C] with 1 or 3 channels, or [n, H, W], values in 0 to 1. Images of other
             ranges are stretched, all alike.
         maps: {name of a method: its raw maps [n, H', W']}. A method is signed if any of its values
@@ -61,7 +63,7 @@ def saliency_grid(
         title: A line above the grid.
 
     Returns:
-        The path.
+        The figure, which a notebook shows.
 
     Raises:
         ArgumentError: Shapes do not fit, a value is NaN or infinite, or an option does not exist.
@@ -80,7 +82,7 @@ def saliency_grid(
         if overlay:
             pairs = zip(drawn[name], pixels, strict=True)
             drawn[name] = [laid_over(colours, image, overlay) for colours, image in pairs]
-    texts = _Captions(labels, predictions, probabilities, notes, len(pixels))
+    texts = Captions(labels, predictions, probabilities, notes, len(pixels))
     captions = [texts.text(i) for i in range(len(pixels))]
     return grid(
         path,
@@ -90,49 +92,6 @@ def saliency_grid(
         colours=[texts.colour(i) for i in range(len(pixels))] if any(captions) else None,
         title=title,
     )
-
-
-class _Captions:
-    """The text to the left of every row, and its colour; see `saliency_grid`."""
-
-    def __init__(
-        self,
-        labels: Sequence[Any] | None,
-        predictions: Sequence[Any] | None,
-        probabilities: ArrayLike | None,
-        notes: Sequence[str] | None,
-        count: int,
-    ) -> None:
-        for name, given in (
-            ("labels", labels),
-            ("predictions", predictions),
-            ("probabilities", probabilities),
-            ("notes", notes),
-        ):
-            if given is not None and np.shape(given) != (count,):
-                raise ArgumentError(
-                    f"{name}: got shape {np.shape(given)}; expected one for each of {count} images."
-                )
-        self._labels, self._predictions = labels, predictions
-        self._probabilities = None if probabilities is None else np.asarray(probabilities)
-        self._notes = notes
-
-    def text(self, i: int) -> str:
-        """The lines of row i."""
-        lines = [] if self._labels is None else [f"true: {self._labels[i]}"]
-        if self._predictions is not None:
-            lines.append(f"predicted: {self._predictions[i]}")
-        if self._probabilities is not None:
-            lines.append(f"p = {self._probabilities[i]:.2f}")
-        if self._notes is not None:
-            lines.append(self._notes[i])
-        return "\n".join(lines)
-
-    def colour(self, i: int) -> str:
-        """Green or red by whether label and prediction of row i agree; black if one is unknown."""
-        if self._labels is None or self._predictions is None:
-            return "black"
-        return _RIGHT if self._labels[i] == self._predictions[i] else _WRONG
 
 
 def _pixels(images: ArrayLike) -> np.ndarray:

@@ -48,13 +48,14 @@ def _angles(table: Experiment, records: Records, path: str) -> str | None:
             found.setdefault(cell.row.label, {}).setdefault(epoch, []).append(angle)
     if not found:
         return None
-    return figures.curves(
+    figures.curves(
         path,
         _over_seeds(found),
         x_label="epoch",
         y_label="angle of input-gradients, training set (°)",
         title=_title(table),
     )
+    return path
 
 
 def _curves(table: Toy, records: Records, path: str) -> str | None:
@@ -68,7 +69,7 @@ def _curves(table: Toy, records: Records, path: str) -> str | None:
     first = next(iter(found.values()))
     curves = {"teacher": first["teacher_curve"]}
     curves |= {label: record["curve"] for label, record in found.items()}
-    return figures.functions(
+    figures.functions(
         path,
         GRID[:, 0],
         curves,
@@ -77,6 +78,7 @@ def _curves(table: Toy, records: Records, path: str) -> str | None:
         y_label="logit",
         title=_title(table),
     )
+    return path
 
 
 def _measured(key: str, name: str, x_label: str, y_label: str, **options: Any) -> Drawer:
@@ -91,9 +93,10 @@ def _measured(key: str, name: str, x_label: str, y_label: str, **options: Any) -
         if not curves:
             return None
         title = _title(table)
-        return figures.curves(
+        figures.curves(
             f"{base}{name}.png", curves, x_label=x_label, y_label=y_label, title=title, **options
         )
+        return f"{base}{name}.png"
 
     return drawn
 
@@ -136,13 +139,14 @@ def _retraining(table: Examination, records: Records, base: str) -> str | None:
                 points.setdefault(point, []).append(value)
     if not found:
         return None
-    return figures.curves(
+    figures.curves(
         f"{base}.png",
         _over_seeds(found),
         x_label="share of pixels removed, the most salient first",
         y_label="accuracy after retraining",
         title=_title(table),
     )
+    return f"{base}.png"
 
 
 def _over_seeds(found: Mapping[str, Mapping[float, list[float]]]) -> dict[str, Any]:
@@ -157,19 +161,21 @@ def _maps(table: Examination, records: Records, base: str) -> str | None:
     if not found:
         return None
     first = next(iter(found.values()))
-    return figures.saliency_grid(
+    figures.saliency_grid(
         f"{base}.png",
         first["images"],
         {label: arrays["maps"] for label, arrays in found.items()},
         title=_title(table),
     )
+    return f"{base}.png"
 
 
 def _rows(path: str, rows: Mapping[str, np.ndarray], table: Table) -> str | None:
     if not rows:
         return None
     images = [list(row) for row in rows.values()]
-    return figures.grid(path, images, captions=list(rows), title=_title(table))
+    figures.grid(path, images, captions=list(rows), title=_title(table))
+    return path
 
 
 def _arrays(table: Examination, records: Records, base: str, name: str) -> dict[str, Any]:

@@ -180,7 +180,8 @@ class Comparison:
             ArgumentError: There is no score to draw, or the path cannot be written.
             ImportError: matplotlib is not installed.
         """
-        return figures.bars(path, self.panels(), control=CONTROL, title=title)
+        figures.bars(path, self.panels(), control=CONTROL, title=title)
+        return os.fspath(path)
 
     def _measured(self, test: str) -> Mapping[str, Measurement]:
         return self.measurements[one_of("test", test, self.tests)]
