@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfgrad
 from apps.common import architectures
 from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
+from tests.helpers.variants import with_slow
 from tfgrad import decomposition
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients.forward_pass import Needs
@@ -17,7 +18,7 @@ L = keras.layers
 IMAGE = (8, 8, 2)
 
 # All of keras.applications is `python -m apps.completeness`; these are small and unlike.
-APPLICATIONS = ["MobileNetV2", "MobileNetV3Small", "EfficientNetB0"]
+APPLICATIONS = with_slow(["MobileNetV2", "MobileNetV3Small"], ["EfficientNetB0"])
 
 
 def network(activation="softplus", classes=3):

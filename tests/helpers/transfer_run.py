@@ -79,7 +79,7 @@ def students(teacher):
     return {"live": plain[0], "lessons": plain[1], "heads": two}
 
 
-def main(replicas, out):
+def main(replicas, out, names):
     name = "mirrored" if replicas > 1 else "one_device"
     strategy = distribution.strategy(name, replicas if replicas > 1 else None)
     rng = np.random.default_rng(3)
@@ -90,7 +90,7 @@ def main(replicas, out):
         teacher = network(5, 4, "features", norm=True)
         for v in teacher.get_layer("features_norm").weights:
             v.assign(rng.uniform(0.5, 1.5, v.shape))
-        models = students(teacher)
+        models = {name: model for name, model in students(teacher).items() if name in names}
     before = [v.numpy() for v in teacher.variables]
     results = {}
     for name, model in models.items():
@@ -110,4 +110,4 @@ def main(replicas, out):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -18,3 +18,12 @@ def one_of_each(variants: Iterable[str]) -> list:
         seen.add(name.partition("-")[0])
         found.append(name if first else pytest.param(name, marks=pytest.mark.slow))
     return found
+
+
+def with_slow(quick: Iterable, slow: Iterable) -> list:
+    """Cells of a parametrisation: the quick ones, and others that check the same and are slow."""
+    return [*quick, *(pytest.param(*_tuple(cell), marks=pytest.mark.slow) for cell in slow)]
+
+
+def _tuple(cell: object) -> tuple:
+    return cell if isinstance(cell, tuple) else (cell,)

@@ -15,6 +15,7 @@ from tests.helpers.transfer_cases import (
     teacher,
     unit,
 )
+from tests.helpers.variants import with_slow
 from tfgrad import models
 from tfgrad.errors import ArgumentError
 from tfgrad.penalties import AttentionJacobianMatching, AttentionMatching, matching_layers
@@ -85,8 +86,13 @@ def oracle(case, penalty, net, taught, x):
     return total
 
 
-@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "batch_norm"])
-@pytest.mark.parametrize("case", PENALTIES)
+@pytest.mark.parametrize(
+    ("case", "batch_norm"),
+    with_slow(
+        [*((case, False) for case in PENALTIES), ("two_pairs", True)],
+        ((case, True) for case in PENALTIES if case != "two_pairs"),
+    ),
+)
 def test_value_and_weight_gradient(float64, case, batch_norm):
     net, taught, penalty, x = student(batch_norm), teacher(), PENALTIES[case](), images()
 

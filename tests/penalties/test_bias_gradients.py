@@ -16,6 +16,7 @@ from tests.helpers.transfer_cases import (
     teacher,
     unit,
 )
+from tests.helpers.variants import with_slow
 from tfgrad import layers
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.penalties import BiasGradientMatching, BiasGradientNorm
@@ -111,8 +112,13 @@ def test_norm(float64, case, batch_norm):
     check_value_and_gradient(values, net, oracle(penalty, net, x), f"norm {case}")
 
 
-@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "blocks"])
-@pytest.mark.parametrize("case", MATCHES)
+@pytest.mark.parametrize(
+    ("case", "batch_norm"),
+    with_slow(
+        [*((case, False) for case in MATCHES), ("equal_maps", True)],
+        ((case, True) for case in MATCHES if case != "equal_maps"),
+    ),
+)
 def test_matching(float64, case, batch_norm):
     net, taught, penalty, x = student(batch_norm), teacher(), MATCHES[case], images()
 

@@ -14,6 +14,7 @@ from tests.helpers.transfer_cases import (
     student,
     teacher,
 )
+from tests.helpers.variants import with_slow
 from tfgrad.errors import ArgumentError, ModelError, SecondOrderError
 from tfgrad.penalties import ActivationMatching, JacobianMatching, full_gradient_matching
 
@@ -63,8 +64,13 @@ def oracle(penalty, net, taught, x, y):
     return terms[np.arange(len(x)), chosen]
 
 
-@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "batch_norm"])
-@pytest.mark.parametrize("case", PENALTIES)
+@pytest.mark.parametrize(
+    ("case", "batch_norm"),
+    with_slow(
+        [*((case, False) for case in PENALTIES), ("jacobian_label", True)],
+        ((case, True) for case in PENALTIES if case != "jacobian_label"),
+    ),
+)
 def test_value_and_weight_gradient(float64, case, batch_norm):
     net, taught, penalty, x = student(batch_norm), teacher(), PENALTIES[case](), images()
 

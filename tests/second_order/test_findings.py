@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.guard_cases import BILINEAR, SHAPE, STOPPED, Lambda, found, network_with
+from tests.helpers.variants import with_slow
 from tfgrad import layers, second_order
 from tfgrad.errors import SecondOrderError, SecondOrderWarning
 
@@ -156,7 +157,8 @@ def test_attention_and_branches_are_silent():
 
 
 @pytest.mark.parametrize(
-    ("application", "batch_norms"), [("MobileNetV3Small", 34), ("EfficientNetV2B0", 59)]
+    ("application", "batch_norms"),
+    with_slow([("MobileNetV3Small", 34)], [("EfficientNetV2B0", 59)]),
 )
 def test_applications_only_warn(application, batch_norms):
     network = getattr(keras.applications, application)(weights=None, input_shape=(64, 64, 3))

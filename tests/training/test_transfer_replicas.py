@@ -3,25 +3,38 @@
 import numpy as np
 import pytest
 
-from tests.test_distribution import finish, run
+from tests.distribution.test_replicas import finish, run
+from tests.helpers.variants import with_slow
 
 
-@pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory):
+def one_and_two(directory, *students):
     """One process per replica count: two strategies of different size in one process abort."""
-    directory = tmp_path_factory.mktemp("transfer")
     results = []
     for replicas in (1, 2):
         out = directory / f"{replicas}.npz"
-        finish(run(["-m", "tests.helpers.transfer_run", str(replicas), out]))
+        finish(run(["-m", "tests.helpers.transfer_run", str(replicas), out, *students]))
         results.append(np.load(out))
     return results
 
 
-@pytest.mark.parametrize("student", ["live", "lessons", "heads"])
-def test_two_replicas_take_the_steps_of_one(one_and_two, student):
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    return one_and_two(tmp_path_factory.mktemp("live"), "live")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Recorded outputs of the teacher, and two heads: the same steps of the same replicas."""
+    return one_and_two(tmp_path_factory.mktemp("others"), "lessons", "heads")
+
+
+@pytest.mark.parametrize(
+    ("results", "student"),
+    with_slow([("live", "live")], [("others", "lessons"), ("others", "heads")]),
+)
+def test_two_replicas_take_the_steps_of_one(results, student, request):
     """Batches of 16, 16 and 3, sample weights, every penalty; the run checks the teacher's bits."""
-    one, two = one_and_two
+    one, two = request.getfixturevalue(results)
     names = [n for n in one if n.startswith(f"{student}/")]
     assert names == [n for n in two if n.startswith(f"{student}/")]
     worst = 0.0
@@ -33,19 +46,21 @@ def test_two_replicas_take_the_steps_of_one(one_and_two, student):
     print(f"{student}: {worst:.1e}")
 
 
-def test_lessons_train_as_a_live_teacher(one_and_two):
-    for result in one_and_two:
-        for name in (n for n in result if n.startswith("live/")):
+@pytest.mark.slow
+def test_lessons_train_as_a_live_teacher(live, others):
+    for one, result in zip(live, others, strict=True):
+        for name in one:
             other = result[name.replace("live/", "lessons/")]
-            np.testing.assert_allclose(other, result[name], rtol=1e-6, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(other, one[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def test_the_run_moves_the_weights(one_and_two):
+@pytest.mark.parametrize(
+    ("results", "student"), with_slow([("live", "live")], [("others", "heads")])
+)
+def test_the_run_moves_the_weights(results, student, request):
     from tests.helpers import transfer_run
 
+    one, _ = request.getfixturevalue(results)
     start = [v.numpy() for v in transfer_run.network(1, 3, "conv").weights]
-    for student in ("live", "heads"):
-        moved = [
-            np.abs(one_and_two[0][f"{student}/weight_{i}"] - w).max() for i, w in enumerate(start)
-        ]
-        assert min(moved) > 1e-3
+    moved = [np.abs(one[f"{student}/weight_{i}"] - w).max() for i, w in enumerate(start)]
+    assert min(moved) > 1e-3
