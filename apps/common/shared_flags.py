@@ -1,7 +1,6 @@
 """Flags that several commands share, and the objects that they describe."""
 
 import math
-import sys
 from typing import Any, TypeVar
 
 import keras
@@ -77,13 +76,8 @@ def define_penalties() -> None:
 
 
 def resolved() -> dict[str, Any]:
-    """{name: value} of the flags that this command defines; libraries define flags, too."""
-    return {
-        flag.name: flag.value
-        for module, module_flags in FLAGS.flags_by_module_dict().items()
-        if module.startswith(f"{command.PACKAGE}.") or module == sys.argv[0]
-        for flag in module_flags
-    }
+    """{name: value} of the flags that this command defines, as records keep them."""
+    return command.own_flags()
 
 
 def image_size() -> tuple[int, int] | None:

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps import export
+from apps.benchmark import __main__ as benchmark
 from apps.benchmark import timing, training_steps
+from tests.helpers.app_run import in_process
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -93,12 +96,14 @@ def test_export_of_a_run_takes_pixels(trained, tmp_path):
     ("arguments", "code", "message"),
     [
         ((), 64, "--work_dir, --model: got both or none; expected exactly one"),
-        (("--model=nothing.keras", "--to=x"), 65, "path: 'nothing.keras' cannot be loaded"),
+        (("--model=nothing.keras", "--to=x"), 65, "--model: 'nothing.keras' cannot be loaded"),
         (("--work_dir=nowhere", "--to=x"), 65, "holds no finished run"),
     ],
 )
-def test_export_refuses(arguments, code, message):
-    assert message in run("export", *arguments, code=code)
+def test_export_refuses(arguments, code, message, capsys):
+    with in_process(export) as run_export:
+        assert run_export(*arguments) == code
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -161,8 +166,10 @@ def test_benchmark_of_what_is_repeated(tmp_path, suite):
         ("--memory_of=vit:smoothgrad:many", "such as vit:smoothgrad:50"),
     ],
 )
-def test_benchmark_refuses(argument, message):
-    assert message in run("benchmark", argument, code=64)
+def test_benchmark_refuses(argument, message, capsys):
+    with in_process(benchmark) as run_benchmark:
+        assert run_benchmark(argument) == 64
+    assert message in capsys.readouterr().err
 
 
 def test_ratios_are_taken_within_a_round():
@@ -174,9 +181,34 @@ def test_rounds_turn_the_order(capsys):
     called: list[str] = []
     functions = {name: lambda name=name: called.append(name) for name in "abc"}
     times = timing.interleaved(functions, 3, "letters")
-    assert "".join(called) == "abc" + "abc" + "bca" + "cab"
+    assert "".join(called) == "abc" + "bca" + "cab"
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
     assert capsys.readouterr().out.endswith("letters: round 3 of 3\n")
+
+
+def test_every_figure_is_printed_as_soon_as_it_exists(capsys):
+    printed: list[str] = []
+
+    def function(seconds):
+        printed.append(capsys.readouterr().out)
+        return seconds
+
+    functions = {"plain": lambda: function(0.002), "both": lambda: function(0.005)}
+    timing.compiled(functions, "plain", timer=lambda one: one())
+    printed.append(capsys.readouterr().out)
+    assert printed[0] == "compiling plain (1 of 2)\n" and printed[1] == printed[3] == ""
+    after_plain, after_both = printed[2].splitlines(), printed[4].splitlines()
+    assert after_plain[0].endswith("s; one call after that 2.0 ms")
+    assert after_plain[1] == "compiling both (2 of 2)"
+    assert after_both[0].endswith("s; one call after that 5.0 ms, 2.50 × plain")
+
+
+def test_a_process_that_fails_costs_only_its_own_figure(capsys, monkeypatch):
+    monkeypatch.setattr(timing, "__package__", "no_such_package_of_ours")
+    assert timing.memory("plain") is None
+    out = capsys.readouterr().out
+    assert out.startswith("peak memory of plain: unknown (exit code 1: ")
+    assert "No module named no_such_package_of_ours" in out
 
 
 @pytest.mark.slow

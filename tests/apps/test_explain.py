@@ -247,7 +247,7 @@ RANDOM = "--random_weights"
             65,
             "which does not exist; expected",
         ),
-        (("--model=nothing.keras", DIGITS), 65, "path: 'nothing.keras' cannot be loaded"),
+        (("--model=nothing.keras", DIGITS), 65, "--model: 'nothing.keras' cannot be loaded"),
         (("--work_dir=nowhere", DIGITS), 65, "holds no finished run"),
         (("--served=nowhere", DIGITS), 65, "no such directory"),
         (("--model=MODEL", DIGITS, "--first=400"), 65, "reaches beyond its 360"),
@@ -308,6 +308,7 @@ def test_progress_says_what_is_left(capsys, monkeypatch):
     assert capsys.readouterr().out == "10 of 40 images  1.00 s each, 0:00:30 left\n"
 
 
+@pytest.mark.slow  # test_train.py reads the manual page of one command
 def test_help():
     command = [sys.executable, "-m", "apps.explain", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

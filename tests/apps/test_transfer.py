@@ -324,7 +324,7 @@ def test_the_bound_before_and_after(transferred):
             "--teacher=vgg4 --match_attention=1 --layers=act9",
             "act9",
         ),
-        ("distill", "--teacher=vgg4 --teacher_width=0", "width: got 0.0; expected"),
+        ("distill", "--teacher=vgg4 --teacher_width=0", "--teacher_width: got 0.0; expected"),
         ("distill", "--teacher=vgg4 --match_jacobian=1 --temperature=2", "temperature: got 2.0"),
         (
             "transfer",
