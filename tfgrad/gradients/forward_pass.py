@@ -22,6 +22,7 @@ from tfgrad.gradients.half_precision import computing_in_float32, half_precision
 from tfgrad.gradients.model_checks import after_integer_inputs
 from tfgrad.internal import call_hooks, gradient_registry
 from tfgrad.internal.derivatives import additional_derivatives
+from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import nest_at_least_float32, total, widest_dtype
 from tfgrad.internal.unchanged_state import unchanged_state
 
@@ -192,7 +193,7 @@ class ForwardPass:
             None.
 
         Raises:
-            ModelError: The scalar depends on no input.
+            ModelError: The scalar depends on no input, or an eager network has float8 layers.
         """
         sources = (
             self.inputs,
@@ -200,7 +201,7 @@ class ForwardPass:
             [t for term in self.intercepts for t in term.tensors],
             [biased.output for biased in self.biases.values()],
         )
-        with self.recording_gradients(), additional_derivatives():
+        with self.recording_gradients(), additional_derivatives(), self._without_float8():
             inputs, *recorded = self._tape.gradient(scalar, sources)
         if all(g is None for g in inputs):
             raise ModelError(
@@ -209,6 +210,17 @@ class ForwardPass:
             )
         pairs = zip(inputs, self.inputs, strict=True)
         return Gradients([tf.zeros_like(t) if g is None else g for g, t in pairs], *recorded)
+
+    @contextlib.contextmanager
+    def _without_float8(self) -> Iterator[None]:
+        """A context that names the layer whose gradient Keras defines in graphs alone."""
+        try:
+            yield
+        except ValueError as error:
+            for layer in flatten_layers(self.network):
+                if getattr(layer, "quantization_mode", None) == "float8":
+                    raise intercepts.float8([], layer) from error
+            raise
 
     def slopes(self, scalar: tf.Tensor) -> list[tf.Tensor]:
         """Gradients of a recorded scalar with respect to the inputs alone, zeros where it has none.

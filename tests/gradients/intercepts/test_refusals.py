@@ -130,6 +130,8 @@ def test_float8_layers_are_rejected_by_name():
     model = keras.Sequential([keras.Input((3,)), inner, L.Dense(2)])
     inner.quantize("float8")
     reason = _listed()['quantize("float8")']
+    with pytest.raises(ModelError, match=rf"layer 'eighth' \(Dense\): .*{reason}; try"):
+        tfgrad.saliency.InputGradient(model)(np.ones((1, 3), "float32"))
     with pytest.raises(ModelError, match=rf"layer 'inner/eighth' \(Dense\): .*{reason}; try"):
         tfgrad.full_gradients(model, np.ones((1, 3), "float32"))
 

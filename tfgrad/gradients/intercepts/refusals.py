@@ -52,16 +52,22 @@ def refusal(path: Iterable[str], call: Call, error: Exception) -> Exception:
 def of_layer(path: Iterable[str], layer: Any, problem: str, advice: str) -> Exception:
     """The error for a layer: "its intercept needs …, and `problem`; try: `advice`"."""
     name = "/".join(path) or layer.name
-    message = (
-        f"layer {name!r} ({type(layer).__name__}): its intercept needs a Jacobian-vector product, "
-        f"and {problem}; try: {advice}."
+    return _named(
+        name, layer, f"its intercept needs a Jacobian-vector product, and {problem}", advice
     )
-    return without_call_information(ModelError(message))
+
+
+def _named(name: str, layer: Any, problem: str, advice: str) -> Exception:
+    kind = type(layer).__name__
+    return without_call_information(
+        ModelError(f"layer {name!r} ({kind}): {problem}; try: {advice}.")
+    )
 
 
 def float8(path: Iterable[str], layer: Any) -> Exception:
     """The error for a layer quantised to float8."""
-    return of_layer(path, layer, FLOAT8, 'quantise to "int8" or "int4", or take the float model')
+    name = "/".join(path) or layer.name
+    return _named(name, layer, FLOAT8, 'quantise to "int8" or "int4", or take the float model')
 
 
 def _error(path: Iterable[str], layer: Any, error: Exception) -> Exception:

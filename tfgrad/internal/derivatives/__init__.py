@@ -5,9 +5,7 @@ operation of its own (`ResizeBilinearGrad`, `SoftsignGrad`, …), it has often n
 registered, or it is registered as not differentiable and dropped without an error.
 """
 
-from tfgrad.internal.derivatives import crops, refused, resizing, unary
-from tfgrad.internal.derivatives.registry import additional_derivatives, install
-
-KNOWN = install({**resizing.GRADIENTS, **crops.GRADIENTS, **unary.GRADIENTS}, refused.REASONS)
+from tfgrad.internal.derivatives.installed import KNOWN
+from tfgrad.internal.derivatives.registry import additional_derivatives
 
 __all__ = ["KNOWN", "additional_derivatives"]
