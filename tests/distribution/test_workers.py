@@ -47,18 +47,21 @@ def test_a_second_worker_with_the_same_index_is_told_so(monkeypatch):
 
 def test_workers_that_start_one_after_the_other_find_each_other(monkeypatch):
     """The first one listens while it waits; once it sees the others, TensorFlow takes its place."""
-    made = []
-    monkeypatch.setattr(
-        workers.tf.distribute, "MultiWorkerMirroredStrategy", lambda: made.append(True)
-    )
-    addresses = free_addresses(2)
+    addresses, made = free_addresses(2), []
+    port = int(addresses[0].rpartition(":")[2])
+
+    def strategy():
+        made.append(socket.create_server(("", port)))
+
+    monkeypatch.setattr(workers.tf.distribute, "MultiWorkerMirroredStrategy", strategy)
     monkeypatch.setenv("TF_CONFIG", described(addresses, 0))
     waiting = threading.Thread(target=workers.joined, args=(30.0,))
     waiting.start()
     with workers._listening(addresses[1], 1):
         workers._wait_for(addresses[:1], addresses, 30.0)
         waiting.join()
-    assert made == [True]
+    (server,) = made
+    server.close()
 
 
 def test_who_is_missing_is_printed_while_waiting(monkeypatch, capsys):

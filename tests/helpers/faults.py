@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import traceback
+import warnings
 
 
 @contextlib.contextmanager
@@ -28,7 +29,9 @@ def another_process(function):
         (process id, the text that `function` returned or the error that it raised).
     """
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12's about threads
+        child = os.fork()
     if not child:
         try:
             os.close(reading)
@@ -42,8 +45,8 @@ def another_process(function):
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as file:
-        text = file.read()
+    text = os.read(reading, 1 << 16).decode()  # not to the end: children of the child have it open
+    os.close(reading)
     try:
         yield child, text
     finally:

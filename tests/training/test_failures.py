@@ -85,6 +85,13 @@ def test_what_is_not_certain_passes_unchanged(error):
     assert raised.value is error
 
 
+def test_an_error_for_lack_of_memory_gets_a_note():
+    error = tf.errors.ResourceExhaustedError(None, None, "{{node a}} OOM when allocating tensor")
+    with pytest.raises(tf.errors.ResourceExhaustedError) as raised:
+        with_clear_errors(raising(error))
+    assert raised.value.__notes__ == ["Memory ran out: try a smaller batch_size."]
+
+
 def test_a_full_disk_below_tensorflow_is_an_error_of_writing():
     text = "/logs/events.v2; No space left on device\n\tCould not flush events file."
     full = tf.errors.ResourceExhaustedError(None, None, text)

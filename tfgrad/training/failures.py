@@ -18,6 +18,7 @@ from tfgrad.internal import files, gradient_registry
 from tfgrad.training.batch_checks import NOT_FINITE, OUT_OF_RANGE
 
 _ASSERTIONS = (NOT_FINITE, OUT_OF_RANGE, NOT_WHOLE, NOT_ONE_HOT, SEVERAL)
+_OUT_OF_MEMORY = "OOM when allocating"
 # TensorFlow's writers end their messages so.
 _PATH = re.compile(r"(\S+); [A-Z]")
 
@@ -42,6 +43,8 @@ def with_clear_errors(function: Callable[..., Any], *args: Any, **kwargs: Any) -
     except tf.errors.OpError as error:
         clear = named(error, _kept(kwargs))
         if clear is None:
+            if _OUT_OF_MEMORY in error.message:
+                error.add_note("Memory ran out: try a smaller batch_size.")
             raise
         raise clear from error
     except WriteError as error:
