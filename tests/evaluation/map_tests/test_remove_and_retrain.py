@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
+from tests.distribution.test_replicas import finish, run
 from tests.helpers.removal_cases import ascending
 from tests.helpers.retraining_cases import (
     CLASSES,
@@ -20,7 +21,6 @@ from tests.helpers.retraining_cases import (
     patched,
     retrained,
 )
-from tests.test_distribution import finish, run
 from tfgrad import data
 from tfgrad.errors import DataError, ResumeError
 from tfgrad.evaluation import saved_maps
