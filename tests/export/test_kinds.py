@@ -17,6 +17,7 @@ from tests.helpers.serving_cases import (
     signatures,
     targets,
 )
+from tests.helpers.variants import with_slow
 from tfgrad import export, images, saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export import warmup_requests
@@ -166,7 +167,13 @@ def preprocessings():
     }
 
 
-@pytest.mark.parametrize("case", preprocessings())
+@pytest.mark.parametrize(
+    "case",
+    with_slow(
+        ["function", "layer with weights"],
+        [case for case in preprocessings() if case not in ("function", "layer with weights")],
+    ),
+)
 def test_preprocessing_is_inside_the_graph(tmp_path, case):
     preprocess, (low, high), by_hand = preprocessings()[case]
     network = build()
