@@ -24,7 +24,14 @@ def fresh(function: Any) -> Any:
     return function._clone(None) if type(function) is _Function else function
 
 
-class _Copies:
+def forget_traces(function: Any) -> None:
+    """Let a `tf.function` trace anew what it is called with next."""
+    with function._lock:
+        function._created_variables = None
+        function._variable_creation_config = function._no_variable_creation_config = None
+
+
+class Copies:
     """The copies in use in a scope, by the identity of their originals, which are kept alive."""
 
     def __init__(self, of_keras: bool) -> None:
@@ -42,8 +49,13 @@ class _Copies:
             self._made[id(function)] = function, fresh(function)
         return self._made[id(function)][1]
 
+    def originals(self) -> list[Any]:
+        """The functions that were called, without Keras's own."""
+        functions = [original for original, _ in self._made.values()]
+        return [f for f in functions if not f.python_function.__module__.startswith(_KERAS)]
 
-_copies: contextvars.ContextVar[_Copies | None] = contextvars.ContextVar(
+
+_copies: contextvars.ContextVar[Copies | None] = contextvars.ContextVar(
     "tfgrad_function_copies", default=None
 )
 _lock = threading.Lock()
@@ -52,7 +64,7 @@ _original: Any = None
 
 
 @contextlib.contextmanager
-def copied_functions(of_keras: bool = False) -> Iterator[None]:
+def copied_functions(of_keras: bool = False) -> Iterator[Copies]:
     """A scope in which calls of a `tf.function` in this thread call a copy, traced in the scope.
 
     The hook is in TensorFlow's class only while a scope is open, and has no effect in other
@@ -62,10 +74,11 @@ def copied_functions(of_keras: bool = False) -> Iterator[None]:
         of_keras: Whether Keras's own functions (grouped convolutions on a CPU) are copied, too.
             They hold no state, and to compile them anew takes time.
     """
-    token = _copies.set(_Copies(of_keras))
+    copies = Copies(of_keras)
+    token = _copies.set(copies)
     _install()
     try:
-        yield
+        yield copies
     finally:
         _uninstall()
         _copies.reset(token)

@@ -32,6 +32,7 @@ from tfgrad.second_order.operations import (
     ABSENT,
     INEXACT,
     PIECEWISE_LINEAR,
+    PYTHON,
     SILENT,
     SMOOTH,
     STATE,
@@ -51,6 +52,8 @@ _warned: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 unfinished: weakref.WeakKeyDictionary[Any, Callable[[Any, Any], Any]] = weakref.WeakKeyDictionary()
 # The inputs that each network was inspected with last.
 last_inputs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# The `tf.function`s of its own that each network called.
+functions_of: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 
 
 def inspect(network: keras.layers.Layer, inputs: Any = None, training: bool = True) -> Inspection:
@@ -94,7 +97,9 @@ def judged(
         states[now] = {}
     known = states[now]
     if (training, shapes) not in known:
-        known[training, shapes] = _judged(network, trace(network, specs, training))
+        traced = trace(network, specs, training)
+        functions_of.setdefault(network, weakref.WeakSet()).update(traced.called)
+        known[training, shapes] = _judged(network, traced)
     return known[training, shapes]
 
 
@@ -188,6 +193,11 @@ def specs_of(network: keras.layers.Layer, inputs: Any) -> Any:
     return keras.tree.map_structure(spec, inputs)
 
 
+def _is_python_of_floats(node: Any) -> bool:
+    types = node.attr["Tin"].list.type if node.op in PYTHON else ()
+    return any(tf.as_dtype(t).is_floating for t in types)
+
+
 def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tuple[Fault, ...]]:
     # FuncGraph inputs are placeholders; weights are captured as resources, inputs never are.
     inputs = {
@@ -212,7 +222,7 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tup
             continue
         if stopped or node.op in unsafe:
             operation = MOMENTS if stopped else node.op
-        elif node.op in WRONG_UNDER_XLA:
+        elif node.op in WRONG_UNDER_XLA or (dependent and _is_python_of_floats(node)):
             operation = node.op
         elif dependent and is_recomputed(node):
             operation = RECOMPUTED

@@ -11,6 +11,7 @@ import keras
 from tfgrad import layers
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import keras_private
+from tfgrad.internal.function_copies import forget_traces
 from tfgrad.internal.wrapper import Wrapper
 from tfgrad.second_order import findings, guard, safe_calls, tracing
 from tfgrad.second_order.operations import MENDED_BY, WRONG_UNDER_XLA
@@ -110,8 +111,13 @@ def _mended(network: keras.layers.Layer, specs: Any, xla: bool) -> Report:
     """`make_safe` of a network whose inputs are known."""
     tracing.build(network, specs)
     changes = {id(change.operation): change for change in _changed_of_known(network, xla)}
-    for _ in range(_ROUNDS):
-        todo = list(_unmended(network, specs, xla))
+    for attempt in range(_ROUNDS):
+        try:
+            todo = list(_unmended(network, specs, xla))
+        except TypeError:  # TensorFlow's gradient of some functions fails in float64
+            todo = [] if attempt else list(_suspects(network))
+            if not todo:
+                raise
         if not todo:
             break
         for operation, path, by in todo:
@@ -119,10 +125,13 @@ def _mended(network: keras.layers.Layer, specs: Any, xla: bool) -> Report:
                 operation.use_cudnn = False
             else:
                 safe_calls.make(operation, by == "tf.nn.max_pool" or xla)
-            functions = changes[id(operation)].functions if id(operation) in changes else ()
-            functions = tuple(dict.fromkeys((*functions, by)))
-            changes[id(operation)] = Change(path, operation, functions)
-    return _report(network, specs, xla, tuple(changes.values()))
+            earlier = changes[id(operation)].functions if id(operation) in changes else ()
+            changes[id(operation)] = Change(path, operation, tuple(dict.fromkeys((*earlier, by))))
+    report = _report(network, specs, xla, tuple(changes.values()))
+    if report.changed:
+        for function in guard.functions_of.get(network, ()):
+            forget_traces(function)
+    return report
 
 
 def _report(
@@ -170,6 +179,18 @@ def _unmended(network: keras.layers.Layer, specs: Any, xla: bool) -> Iterator[tu
         if not targets:
             findings.not_mended.setdefault(owner, set()).add(operation)
         yield from ((target, path, by) for target, path in targets)
+
+
+def _suspects(network: keras.layers.Layer) -> Iterator[tuple[Any, str, str]]:
+    """Every operation whose own code may call a function that is exchanged."""
+    for operation in _operations(network):
+        for by, kinds in _OPERATIONS.items():
+            if operation.__class__.__name__ in kinds:
+                yield operation, operation.name, by
+    for layer in keras_private.flatten_layers(network):
+        graph = keras_private.is_graph_of_layers(layer)
+        if not graph and not keras_private.is_of_keras(layer) and not safe_calls.is_safe(layer):
+            yield layer, _path(layer), "tf.image.resize"
 
 
 def _faults(network: keras.layers.Layer, specs: Any) -> Iterator[findings.Fault]:

@@ -44,8 +44,12 @@ def make(operation: keras.Operation, xla: bool = False) -> None:
     global _changes
     kind: Any
     kind, by_xla = getattr(type(operation), _MARK, (type(operation), False))
+    xla = xla or by_xla
     # The property that a made class has shadows the attribute, which has no other setter.
-    vars(object)["__class__"].__set__(operation, _subclass(kind, xla or by_xla))
+    vars(object)["__class__"].__set__(operation, _subclass(kind, xla))
+    own = vars(operation).get("call")
+    if own is not None:  # replaced on the object itself
+        vars(operation)["call"] = _exchanging(fresh(own), own, xla)
     _changes += 1
 
 
@@ -54,22 +58,31 @@ def changes() -> int:
     return _changes
 
 
+def _exchanging(function: Any, original: Any, xla: bool) -> Any:
+    """A function that runs with exchanged functions, with the signature of the original."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with exchanged(xla):
+            return function(*args, **kwargs)
+
+    return call
+
+
 @functools.cache
 def _subclass(kind: Any, xla: bool) -> type:
     # A function that TensorFlow has traced before is traced anew.
     own = fresh(inspect.getattr_static(kind, "call"))
-
-    @functools.wraps(kind.call)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with exchanged(xla):
-            return own.__get__(self, type(self))(*args, **kwargs)
-
     attributes = {
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
         "__class__": property(lambda self: kind),
-        "call": call,
+        "call": _exchanging(
+            lambda self, *args, **kwargs: own.__get__(self, type(self))(*args, **kwargs),
+            kind.call,
+            xla,
+        ),
         _MARK: (kind, xla),
     }
     made: type = type(kind)(kind.__name__, (kind,), attributes)

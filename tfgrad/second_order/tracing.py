@@ -29,6 +29,7 @@ class Trace:
         owners: The layer of every operation.
         missing: The operation for which TensorFlow has no first derivative, if there is one; the
             graph then ends at f.
+        called: The network's own `tf.function`s that it called.
         moved: Paths of the variables outside the network that the call would have assigned.
     """
 
@@ -37,6 +38,7 @@ class Trace:
     outputs: list[str]
     owners: Owners
     missing: str | None
+    called: list[Any]
     moved: list[str]
 
 
@@ -119,7 +121,7 @@ def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
         return outputs, [g for g in gradients if g is not None]
 
     flat_specs = keras.tree.flatten(specs)
-    with _Watching() as scope, handled(owners), copied_functions(of_keras=True):
+    with _Watching() as scope, handled(owners), copied_functions(of_keras=True) as copies:
         traced = tf.function(run, autograph=False).get_concrete_function(*flat_specs)
     graph_def = traced.graph.as_graph_def()
     own = {id(v) for v in network.variables}
@@ -129,6 +131,7 @@ def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
         outputs=[t.name for t in traced.graph.outputs[:count]],
         owners=owners,
         missing=missing,
+        called=copies.originals(),
         moved=list(dict.fromkeys(v.path for v in scope.moved if id(v) not in own)),
     )
 
