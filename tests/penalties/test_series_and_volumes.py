@@ -5,38 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.transfer_cases import check_value_and_gradient, filled
+from tests.helpers.series_cases import KINDS, inputs, network, pair
+from tests.helpers.transfer_cases import check_value_and_gradient
 from tfgrad import penalties
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.penalties import feature_maps
 
 L = keras.layers
 LABELS = np.array([2, 0, 1])
-# The shape of an input, that of the same input as an image, and of a kernel of width 2 in both.
-KINDS = {
-    "series": (1, (7, 1), (1, 7, 1), (2,), (1, 2)),
-    "volumes": (3, (1, 4, 5, 1), (4, 5, 1), (1, 2, 2), (2, 2)),
-}
 MASKS = {"series": np.arange(7.0), "volumes": np.arange(20.0).reshape(1, 4, 5)}
-
-
-def network(dimensions, shape, window, depth, channels, name):
-    convolution = getattr(L, f"Conv{dimensions}D")
-    steps = [keras.Input(shape)]
-    for i in range(depth):
-        steps.append(convolution(channels, window, activation="softplus", name=f"conv{i}"))
-    steps += [getattr(L, f"GlobalAveragePooling{dimensions}D")(), L.Dense(3, name="head")]
-    return filled(keras.Sequential(steps, name=name), depth)
-
-
-def pair(kind, depth, channels, name):
-    """A network of the kind, and one of images with the same weights."""
-    dimensions, shape, image, window, flat = KINDS[kind]
-    own = network(dimensions, shape, window, depth, channels, name)
-    twin = network(2, image, flat, depth, channels, name)
-    for to, of in zip(twin.weights, own.weights, strict=True):
-        to.assign(np.reshape(of, to.shape))
-    return own, twin
 
 
 def with_gradient(penalty, net, x, teacher):
@@ -52,8 +29,7 @@ def with_gradient(penalty, net, x, teacher):
 def test_values_and_gradients_equal_those_of_images(float64, kind):
     net, twin = pair(kind, 2, 2, "student")
     teacher, twin_teacher = pair(kind, 3, 3, "teacher")
-    x = np.random.default_rng(3).normal(size=(3, *KINDS[kind][1]))
-    flat = x.reshape(3, *KINDS[kind][2])
+    x, flat = inputs(kind)
     layers = [("conv0", "conv0"), ("conv1", "conv2"), ("conv0", "conv2")]
     bare = MASKS[kind].reshape(KINDS[kind][2][:-1])
     pairs = {

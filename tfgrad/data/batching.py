@@ -97,6 +97,11 @@ def pipeline(
     steps = steps_per_epoch(dataset, batch_size, drop_remainder)
     check_numbers(seed, start_epoch, epochs)
     check_training(training, augment, start_epoch, epochs)
+    if augment and dataset.positions != 2:
+        raise ArgumentError(
+            f"augment: got {augment!r} for {dataset.name!r}, which has no images; expected False. "
+            "Try edit=, which takes a function of your own."
+        )
     if steps == 0:
         raise ArgumentError(
             f"drop_remainder: got True with batch_size={batch_size}, which drops all {examples} "

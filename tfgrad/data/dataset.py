@@ -1,4 +1,4 @@
-"""One split of an image classification set, in memory."""
+"""One split of a classification set of images, series or volumes, in memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,17 +14,27 @@ import tensorflow as tf
 from tfgrad.errors import DataError
 from tfgrad.internal.arguments import integer
 
+_FORMS = {
+    1: "[n, time, channels]",
+    2: "[n, height, width, channels]",
+    3: "[n, depth, height, width, channels]",
+}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split of an image classification set, in memory.
+    """One split of a classification set of images, series or volumes, in memory.
 
     Attributes:
-        images: Array [n, height, width, channels], uint8 as stored or float32 in [0, 1].
+        images: Array [n, height, width, channels], uint8 as stored or float32 in [0, 1]; or series
+            [n, time, channels], volumes [n, depth, height, width, channels], whose floats may have
+            any range.
         labels: Array [n] int32, indices into `classes`.
         classes: The names of the classes.
         name: The set's name.
         split: The split's name.
+        positions: Number of axes between examples and channels: 2 for images, 1 for series, 3 for
+            volumes.
 
     Raises:
         DataError: On construction: an array has the wrong rank, type or length, pixels are NaN,
@@ -35,19 +46,19 @@ class Dataset:
     classes: tuple[str, ...]
     name: str
     split: str
+    positions: int = 2
 
     def __post_init__(self) -> None:
-        _check_images(self.images, self.name)
+        _check_images(self.images, self.name, integer("positions", self.positions))
         _check_labels(self.labels, len(self.images), len(self.classes), self.name)
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
+    def image_shape(self) -> tuple[Any, ...]:
+        """(height, width, channels), or the shape of a series or a volume."""
+        return tuple(self.images.shape[1:])
 
     @functools.cached_property
     def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -60,19 +71,20 @@ class Dataset:
             return tf.convert_to_tensor(self.images), tf.convert_to_tensor(self.labels)
 
 
-def _check_images(images: np.ndarray, name: str) -> None:
+def _check_images(images: np.ndarray, name: str, positions: int) -> None:
     shape = images.shape
-    if images.ndim != 4:
-        hint = " For one channel, pass images[..., None]." if images.ndim == 3 else ""
-        raise DataError(
-            f"images: got shape {shape} in {name!r}; expected [n, height, width, channels].{hint}"
-        )
+    if images.ndim != positions + 2:
+        expected = _FORMS.get(positions, f"{positions} axes between examples and channels")
+        hint = " For one channel, pass images[..., None]." if images.ndim == positions + 1 else ""
+        if positions == 2:
+            hint += " Series have positions=1, volumes positions=3."
+        raise DataError(f"images: got shape {shape} in {name!r}; expected {expected}.{hint}")
     if 0 in shape:
         raise DataError(f"images: got the empty shape {shape} in {name!r}; expected images.")
     if images.dtype not in (np.uint8, np.float32):
         raise DataError(
-            f"images: got {images.dtype} in {name!r}; expected uint8 in [0, 255] or float32 in "
-            "[0, 1]."
+            f"images: got {images.dtype} in {name!r}; expected uint8 in [0, 255] or float32"
+            f"{' in [0, 1]' if positions == 2 else ''}."
         )
     if images.dtype == np.uint8:
         return
@@ -82,9 +94,9 @@ def _check_images(images: np.ndarray, name: str) -> None:
         first = next(i for i, image in enumerate(images) if not np.isfinite(image).all())
         raise DataError(
             f"images: got NaN or infinite pixels in {name!r}, first in image {first}; expected "
-            "finite values in [0, 1]."
+            f"finite values{' in [0, 1]' if positions == 2 else ''}."
         )
-    if low < 0.0 or high > 1.0:
+    if positions == 2 and (low < 0.0 or high > 1.0):
         raise DataError(
             f"images: got pixels in [{low:g}, {high:g}] in {name!r}; expected float pixels in "
             "[0, 1]. Divide pixels in [0, 255] by 255, and leave normalisation to `pipeline`."
@@ -126,15 +138,20 @@ def from_arrays(
     classes: Sequence[str] | None = None,
     name: str = "arrays",
     split: str = "train",
+    *,
+    positions: int = 2,
 ) -> Dataset:
     """Wrap arrays as a `Dataset`.
 
     Args:
-        images: Array [n, height, width, channels], uint8, or floating point in [0, 1].
+        images: Array [n, height, width, channels], uint8, or floating point in [0, 1]; or series
+            or volumes, see `positions`.
         labels: Array [n] of any integer type.
         classes: The names of the classes; by default "0", "1", … up to the largest label.
         name: The set's name in error messages.
         split: The split's name.
+        positions: Number of axes between examples and channels: 1 for series [n, time, channels],
+            3 for volumes [n, depth, height, width, channels]. Their floats may have any range.
 
     Returns:
         The data set; arrays that already have the stored type are not copied.
@@ -155,7 +172,7 @@ def from_arrays(
     labels = labels.astype(np.int32, copy=False)
     if classes is None:
         classes = [str(k) for k in range(int(labels.max()) + 1 if labels.size else 0)]
-    return Dataset(images, labels, tuple(classes), name, split)
+    return Dataset(images, labels, tuple(classes), name, split, positions)
 
 
 def subset(dataset: Dataset, per_class: int, seed: int) -> Dataset:
@@ -216,7 +233,7 @@ def channel_statistics(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         values = np.ascontiguousarray(pixels.T).astype(np.float64) / scale
         total += values.sum(axis=1)
         squares += np.einsum("ij,ij->i", values, values)
-    count = math.prod(dataset.images.shape[:3])
+    count = math.prod(dataset.images.shape[:-1])
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
     # Rounding leaves a constant channel with a tiny standard deviation instead of 0.

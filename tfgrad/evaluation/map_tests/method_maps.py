@@ -132,7 +132,8 @@ def _removal(
         rank = tf.cast(tf.gather(ranks, positions), tf.int32)
         gone = rank < count if remove == "least" else rank >= pixels - count
         if colour is None:
-            value = tf.reduce_mean(tf.cast(images, tf.float32), [1, 2], keepdims=True)
+            positions = range(1, images.shape.rank - 1)
+            value = tf.reduce_mean(tf.cast(images, tf.float32), positions, keepdims=True)
         else:
             value = tf.constant(colour) * (255.0 if images.dtype == tf.uint8 else 1.0)
         value = tf.round(value) if images.dtype == tf.uint8 else value
@@ -152,8 +153,8 @@ def _digest(maps: Any) -> str:
 
 
 def _checked_maps(whose: str, maps: Any, dataset: Dataset, seed: int) -> Any:
-    """Maps [n, H, W] that can be sliced."""
-    expected = (len(dataset), *dataset.image_shape[:2])
+    """Maps [n, *positions] that can be sliced."""
+    expected = (len(dataset), *dataset.image_shape[:-1])
     if isinstance(maps, str) and maps == RANDOM:
         return NoiseMaps(expected, seed)
     found = maps if hasattr(maps, "shape") else np.asarray(maps)

@@ -67,10 +67,10 @@ def remove_and_retrain(
         build: Returns the compiled network, images [batch, H, W, C] to logits [batch, classes], for
             Keras's global random seed: any `keras.Model`; on several replicas use a
             `tfgrad.PenalizedModel`, which handles ragged batches.
-        train: The images to train on.
-        test: The images to test on.
-        maps: {method: (training maps, test maps)}, each an array [n, H, W], `MapShards` or
-            `"random"`, the control.
+        train: The images, series or volumes to train on.
+        test: Those to test on.
+        maps: {method: (training maps, test maps)}, each an array [n, H, W] (of series [n, time],
+            of volumes [n, D, H, W]), `MapShards` or `"random"`, the control.
         directory: The directory that keeps a record of every run.
         fractions: Shares of the pixels to replace, in [0, 1]; 0 is always measured, once per seed
             for all methods.
@@ -79,7 +79,8 @@ def remove_and_retrain(
         batch_size: Number of images per global batch.
         remove: `"most"` or `"least"` salient first (the latter is known as KAR).
         fill: The replacement of a pixel: `"mean"`, the mean colour of the training set (Hooker et
-            al.); `"image_mean"`, that of the image; or a number, or one per channel, in [0, 1].
+            al.); `"image_mean"`, that of the image; or a number, or one per channel, in [0, 1], of
+            floating-point series and volumes any.
         augment: Augmentation in training; see `tfgrad.data.pipeline`.
         normalize: True for the statistics of the unmodified training set; or (mean, std), or None.
         strategy: The strategy to train under; None means one device.
@@ -219,7 +220,9 @@ def _colour(fill: Any, train: Dataset) -> np.ndarray | None:
         one_of("fill", fill, (MEAN, IMAGE_MEAN))
         return data.channel_statistics(train)[0] if fill == MEAN else None
     value, channels = np.atleast_1d(np.asarray(fill)), train.image_shape[-1]
-    numbers = value.dtype.kind in "fiu" and bool(((value >= 0) & (value <= 1)).all())
+    numbers = value.dtype.kind in "fiu" and bool(np.isfinite(value).all())
+    if numbers and (train.positions == 2 or train.images.dtype == np.uint8):
+        numbers = bool(((value >= 0) & (value <= 1)).all())
     if not numbers or value.shape not in ((1,), (channels,)):
         raise ArgumentError(
             f"fill: got {fill!r}; expected {MEAN!r}, {IMAGE_MEAN!r}, a number in [0, 1], or one "

@@ -43,7 +43,7 @@ def saved_maps(
 
     Args:
         method: A `tfgrad.saliency` method, or any function of (float images [batch, H, W, C],
-            classes) that returns maps [batch, H, W].
+            classes) that returns maps [batch, H, W]; series and volumes have other positions.
         dataset: The images; `data.pipeline` passes them to the method, in their order.
         directory: The directory of the maps; one for each method, network and data set.
         target: The class whose logit is explained: None for the predicted one, `"label"`, or a
@@ -125,10 +125,10 @@ def _batch_maps(method: Any, batches: Any, target: Any) -> Iterator[tuple[int, n
     done = 0
     for x, y in batches:
         found = np.asarray(method(x, y if target == _LABEL else target))
-        if found.shape != tuple(x.shape[:3]):
+        if found.shape != tuple(x.shape[:-1]):
             raise ArgumentError(
                 f"method: got maps of shape {found.shape} for images {tuple(x.shape)}; expected "
-                f"{tuple(x.shape[:3])}, a number for every pixel."
+                f"{tuple(x.shape[:-1])}, a number for every pixel."
             )
         done += len(found)
         yield done, found
@@ -151,7 +151,7 @@ def _settings(
         "labels": array_digest(dataset.labels) if target == _LABEL else None,
         "normalize": normalize and [np.asarray(part).tolist() for part in normalize],
         "target": target,
-        "shape": [len(dataset), *dataset.image_shape[:2]],
+        "shape": [len(dataset), *dataset.image_shape[:-1]],
         "shard_size": shard_size,
     }
 
