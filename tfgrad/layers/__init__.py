@@ -4,7 +4,8 @@ A gradient penalty differentiates twice. The second derivative of some Keras lay
 moments stop the gradient of the mean (`tf.nn.moments`), or the gradient operation of their kernel
 has no gradient itself (`ResizeBilinearGrad`) or a wrong one under XLA (`MaxPoolGrad`). The layers
 below are subclasses with the same names, arguments, weights and outputs, so weights files and
-architectures carry over.
+architectures carry over. `tfgrad.second_order.make_safe` changes the layers of a model that others
+wrote in place.
 """
 
 from tfgrad.layers.activations import Softplus
