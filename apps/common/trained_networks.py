@@ -15,9 +15,10 @@ import tfgrad
 from tfgrad import data, loading, models
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import class_scores
+from tfgrad.internal import regular_files
 from tfgrad.models import output_meaning
 
-from . import command, pixel_range, work_directory
+from . import command, network_record, pixel_range, work_directory
 
 FLAGS = flags.FLAGS
 
@@ -49,13 +50,13 @@ class Learned:
             record = record or work_directory.read_json(
                 os.path.join(os.path.dirname(self.path), beside)
             )
-        self.record = record if isinstance(record, Mapping) else {}
+        self.record = network_record.checked(self.path, record)
         self.told = False
         found = None if "normalize" in self.record else models.image_range(self.network)
         if found is not None:
             statistics = pixel_range.as_statistics(found, self.network.inputs[0].shape[-1])
             self.told, self.record = True, {**self.record, "normalize": statistics}
-        tested = self.record.get("test", {})
+        tested = self.record.get("test") or {}
         self.accuracy = self.record.get("accuracy", tested.get("val_accuracy"))
 
     def __str__(self) -> str:
@@ -114,8 +115,14 @@ def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
             f"--work_dir: got {work_dir!r}, which holds no finished run (no results.json); "
             f"expected a work directory of {command.named('train')}; try that command first."
         )
+    record = network_record.checked(work_dir, results)
+    if not {"normalize", "classes"} <= record.keys():
+        raise ModelError(
+            f"--work_dir: got {work_dir!r}, whose results.json is damaged; expected the record "
+            f"that {command.named('train')} writes; try that command again."
+        )
     network = load_network(_network_file(work_dir))
-    return on_pixels(network, results["normalize"]), results["classes"]
+    return on_pixels(network, record["normalize"]), record["classes"]
 
 
 def from_file(
@@ -176,7 +183,7 @@ def file_digest(path: str) -> str:
     """
     path = _network_file(path)
     try:
-        with open(path, "rb") as file:
+        with regular_files.opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise ModelError(

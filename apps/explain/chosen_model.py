@@ -8,6 +8,7 @@ from absl import flags
 
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError
+from tfgrad.internal import regular_files
 
 from ..common import command, pixel_range, shared_flags, trained_networks
 from . import explainers
@@ -103,8 +104,8 @@ def _without_names() -> explainers.Explainer:
 
 def _class_names(path: str, expected: int | None) -> Sequence[str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            names = file.read().splitlines()
+        content = regular_files.read(path, regular_files.MAX_JSON_BYTES)
+        names = content.decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise ArgumentError(f"--class_names: {path!r} cannot be read ({error}).") from error
     if expected is not None and len(names) != expected:

@@ -241,8 +241,8 @@ def test_files_that_are_refused(tmp_path):
         "text.png": "got an unknown kind of file; expected a JPEG or a PNG",
         "long.png": r"got \d+ bytes; expected 1 to 2000",
         "cut.jpg": "got a damaged image",
-        "pipe.png": "got no regular file",
-        ".": "got no regular file",
+        "pipe.png": "got a named pipe, not a regular file",
+        ".": "got a directory, not a regular file",
         "nul\0.png": "cannot be read",
     }.items():
         with pytest.raises(DataError, match=f"^path: .*{message}"):
@@ -253,7 +253,7 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
     path = tmp_path / "image.png"
     path.write_bytes(png())
 
-    def refuse(*args):
+    def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)

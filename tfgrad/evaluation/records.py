@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from tfgrad.errors import ResumeError
 from tfgrad.evaluation.digests import plain
+from tfgrad.internal import regular_files
 
 
 def read_record(path: str) -> dict[str, Any] | None:
@@ -15,13 +15,13 @@ def read_record(path: str) -> dict[str, Any] | None:
 
     Raises:
         ResumeError: The file holds something else.
+        OSError: It cannot be read.
     """
     try:
-        with open(path) as file:
-            content = json.load(file)
+        content = regular_files.read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (ValueError, regular_files.NotRegularError):
         content = None
     if not isinstance(content, dict):
         raise ResumeError(

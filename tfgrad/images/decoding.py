@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +24,7 @@ from tfgrad.images.checks import (
     text,
 )
 from tfgrad.images.resizing import luma, scaled
+from tfgrad.internal import regular_files
 
 # Decoded images that a traced batch may hold at a time.
 _PARALLEL = 4
@@ -142,16 +142,17 @@ def read(
     path = os.fspath(path)
     name = f"path: {path!r}"
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-            raise DataError(f"{name}: got no regular file; expected a JPEG or PNG file.")
-        check_length(status.st_size, max_bytes, name)
-        with open(path, "rb") as file:
+        with regular_files.opened(path) as file:
+            check_length(regular_files.size(file), max_bytes, name)
             content = file.read(max_bytes + 1)  # it may have grown meanwhile
     except FileNotFoundError as error:
         raise DataError(
             f"{name}: got no such file; expected a JPEG or PNG file. Check the path and the "
             "working directory."
+        ) from error
+    except regular_files.NotRegularError as error:
+        raise DataError(
+            f"{name}: got {error.strerror}; expected a JPEG or PNG file. Copy the image to a file."
         ) from error
     except DataError:
         raise

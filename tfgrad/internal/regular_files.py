@@ -31,11 +31,24 @@ _FLAGS = os.O_RDONLY | sum(
 )
 
 
-def kind(mode: int) -> str | None:
-    """What a file is, in words, by `st_mode`; None for a regular file."""
-    if stat.S_ISREG(mode):
-        return None
-    return next((words for test, words in _KINDS if test(mode)), "no regular file")
+# Files of these systems count as regular, and many have no end or wait for what the kernel does.
+_OF_THE_KERNEL = ("/proc/", "/sys/")
+
+
+class NotRegularError(OSError):
+    """A path leads to something else than a regular file, which `strerror` says."""
+
+
+def kind(path: str, mode: int) -> str | None:
+    """What stands at a path, in words; None for a regular file.
+
+    Args:
+        path: The path, or that of a symbolic link.
+        mode: Its `st_mode`, links followed.
+    """
+    if not stat.S_ISREG(mode):
+        return next((words for test, words in _KINDS if test(mode)), "no regular file")
+    return "a file of the kernel" if os.path.realpath(path).startswith(_OF_THE_KERNEL) else None
 
 
 def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -45,10 +58,11 @@ def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
         path: Its path, or a symbolic link to it.
 
     Raises:
-        OSError: It is missing, cannot be read, or is no regular file, which the text says.
+        NotRegularError: It is something else, such as a named pipe.
+        OSError: It is missing or cannot be read.
         ValueError: The path holds a null character.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     _check(os.stat(path), path)  # before opening: opening alone can act on a device
     file = open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS))  # noqa: SIM115
     try:
@@ -60,9 +74,9 @@ def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def _check(status: os.stat_result, path: str) -> None:
-    if (what := kind(status.st_mode)) is not None:
+    if (what := kind(path, status.st_mode)) is not None:
         code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-        raise OSError(code, f"{what}, not a regular file", path)
+        raise NotRegularError(code, f"{what}, not a regular file", path)
 
 
 def size(file: io.BufferedReader) -> int:

@@ -62,7 +62,7 @@ def check_version(path: str, metadata: Mapping[str, Any]) -> None:
     if not isinstance(version, str) or not version.startswith("3."):
         raise rejection(
             path,
-            f"a model of Keras {version if isinstance(version, str) else shown(version)}",
+            f"a model of Keras {_text(version)}",
             "Keras 3",
             "build the model again with Keras 3, copy the weights over and save it",
         )
@@ -90,10 +90,13 @@ def check_config(path: str, config: dict[str, Any]) -> None:
 
 def _check_object(path: str, entry: dict[str, Any]) -> None:
     name, module = entry["class_name"], entry.get("module")
-    if not isinstance(name, str) or not isinstance(module, str | None):
+    registered = entry.get("registered_name")
+    if not isinstance(name, str) or not all(
+        isinstance(n, str | None) for n in (module, registered)
+    ):
         raise rejection(
             path,
-            f"a config whose class is {shown(name)} from {shown(module)}",
+            f"a config whose class is {shown(name)} from {shown(module)}, {shown(registered)}",
             "the names of a class and of its module",
             DAMAGED,
         )
@@ -209,4 +212,4 @@ def _is_keras(module: str) -> bool:
 
 def _text(name: Any) -> str:
     plain = isinstance(name, str) and len(name) <= 120 and name.isprintable()
-    return name if plain else shown(name)
+    return str(name) if plain or name is None else shown(name)

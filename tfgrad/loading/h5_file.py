@@ -59,22 +59,21 @@ def check_h5(path: str, file: h5py.File, size: int, compile: bool) -> tuple[int,
     try:
         held = check_groups(path, file, os.path.basename(path), size)
         config, training = (_json(path, file, name) for name in (_CONFIG, _TRAINING))
-        weights = _WEIGHTS in file
+        if config is None or _WEIGHTS not in file:
+            raise rejection(
+                path,
+                "an HDF5 file of weights alone",
+                "a whole model, as model.save writes it",
+                "build the model in Python, call model.load_weights and save it as .keras",
+            )
+        whole = {**config, "compile_config": training if compile else None}
+        check_config(path, whole)
+        for entry in objects(whole):
+            _check_name(path, entry)
     except ModelError:
         raise
     except Exception as error:
         raise damaged(path, error) from error
-    if config is None or not weights:
-        raise rejection(
-            path,
-            "an HDF5 file of weights alone",
-            "a whole model, as model.save writes it",
-            "build the model in Python, call model.load_weights and save it as .keras",
-        )
-    whole = {**config, "compile_config": training if compile else None}
-    check_config(path, whole)
-    for entry in objects(whole):
-        _check_name(path, entry)
     return held, training
 
 

@@ -128,6 +128,8 @@ def _opened(path: str, limit_bytes: int) -> Iterator[tuple[io.BufferedReader, by
     except FileNotFoundError as error:
         advice = "check the path and the working directory"
         raise rejection(path, "no such file", _EXPECTED, advice) from error
+    except regular_files.NotRegularError as error:
+        raise rejection(path, str(error.strerror), _EXPECTED, "copy the model to a file") from error
     except (OSError, ValueError) as error:
         got = f"a file that cannot be read ({error})"
         raise rejection(path, got, _EXPECTED, "check the path and its permissions") from error

@@ -50,14 +50,15 @@ def check_files(path: str, limit_bytes: int) -> Stamp:
         folder, depth = stack.pop()
         for name in _names(path, folder):
             inside = os.path.join(folder, name)
+            whole = os.path.join(path, inside)
             try:
-                status = os.stat(os.path.join(path, inside))
+                status = os.stat(whole)
             except (OSError, ValueError) as error:
                 got = f"a file that cannot be read, {shown(inside)} ({brief(error)})"
                 raise rejection(path, got, "the files of a SavedModel", DAMAGED) from error
             if stat.S_ISDIR(status.st_mode):
                 stack.append((inside, depth + 1))
-            elif (what := regular_files.kind(status.st_mode)) is not None:
+            elif (what := regular_files.kind(whole, status.st_mode)) is not None:
                 got = f"{what} in the place of a file, {shown(inside)}"
                 raise rejection(path, got, "regular files", LEAVE)
             size = status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -112,7 +113,7 @@ def read_graph(path: str, limit_bytes: int) -> bytes:
                 raise rejection(path, got, WHOLE, DAMAGED)
             return head + file.read(most)
     except (OSError, ValueError) as error:
-        if isinstance(error, ModelError):
+        if isinstance(error, ModelError):  # a ValueError, too
             raise
         raise rejection(path, f"a damaged {GRAPH} ({brief(error)})", WHOLE, DAMAGED) from error
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tfgrad.errors import ArgumentError, DataError
+from tfgrad.errors import ArgumentError, DataError, ResumeError
 from tfgrad.evaluation.digests import digest
 from tfgrad.evaluation.map_tests.pixel_removal import finite_rows, ranked
 from tfgrad.evaluation.records import read_record
+from tfgrad.internal import regular_files
+from tfgrad.internal.arguments import is_integer
 
 MANIFEST = "manifest.json"
 DTYPE = np.dtype(np.float32)
@@ -32,10 +34,9 @@ class ShardFiles:
     settings: Mapping[str, Any]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of all maps, (n, H, W)."""
-        count, height, width = self.settings["shape"]
-        return count, height, width
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all maps, (n, H, W), or (n, *positions) of series and volumes."""
+        return tuple(self.settings["shape"])
 
     @property
     def size(self) -> int:
@@ -53,6 +54,7 @@ class ShardFiles:
     def readable(self, index: int) -> np.ndarray | None:
         """A shard that is not yet in memory; None if it is missing, cut short or something else."""
         try:
+            regular_files.opened(self.path(index)).close()
             found = np.load(self.path(index), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
@@ -94,9 +96,17 @@ class MapShards:
                 f"directory: got {self.directory!r}, which has no {MANIFEST}; expected one that "
                 "tfgrad.evaluation.saved_maps has written."
             )
+        shape, size = settings.get("shape"), settings.get("shard_size")
+        right = isinstance(shape, list) and len(shape) > 1 and is_integer(size) and size >= 1
+        if not right or not all(is_integer(n) and n >= 0 for n in shape):
+            raise ResumeError(
+                f"directory: got {self.directory!r}, whose {MANIFEST} has shape={shape!r} and "
+                f"shard_size={size!r}; expected [n, H, W] and an integer ≥ 1. Remove the "
+                "directory, and make the maps again."
+            )
         self.settings = settings
         self._files = ShardFiles(self.directory, settings)
-        self.shape: tuple[int, int, int] = self._files.shape
+        self.shape: tuple[int, ...] = self._files.shape
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -123,7 +133,7 @@ class MapShards:
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def __repr__(self) -> str:
-        return f"MapShards({self.directory!r}, {self.settings['method']}, {self.shape})"
+        return f"MapShards({self.directory!r}, {self.settings.get('method')}, {self.shape})"
 
     @functools.cached_property
     def left_out(self) -> int:
