@@ -1,15 +1,25 @@
 """The links and commands of README and pages exist; test_pages.py runs their code."""
 
+import collections
+import importlib
 import pathlib
-import pkgutil
 import re
 
 import pytest
+from absl import flags
 
 import tfgrad
+from tests.helpers.app_run import in_process
 
 ROOT = pathlib.Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PACKAGE = "tfgrad/gradients"
+FOLDERS = (".", "docs", "docs/results", "findings", PACKAGE, f"{PACKAGE}/intercepts")
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in FOLDERS
+    for path in (ROOT / folder).glob("*.md")
+    if path.name != "CHANGELOG.md"
+)
 
 
 def test_every_test_of_a_model_has_a_line_on_some_page():
@@ -23,16 +33,7 @@ def test_every_test_of_a_model_has_a_line_on_some_page():
     assert tests <= told
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        *("README.md", "BUILD.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "findings/README.md"),
-        *("tfgrad/gradients/README.md", "tfgrad/gradients/intercepts/README.md"),
-        *("docs/penalties.md", "docs/saliency.md", "docs/transfer.md"),
-        *("docs/density.md", "docs/fooling.md", "docs/faithfulness.md"),
-        *("docs/results/density.md", "docs/results/faithfulness.md"),
-    ],
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     prose = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)", prose):
@@ -40,13 +41,31 @@ def test_links_lead_somewhere(page):
         assert target.startswith("http") or there.exists(), target
 
 
-def test_commands_exist():
+@pytest.mark.parametrize("page", PAGES)
+def test_targets_exist(page):
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\S+)", README, flags=re.MULTILINE):
+    for target in re.findall(r"^ *make ([a-z]\S*)", (ROOT / page).read_text(), flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-    apps = [info.name for info in pkgutil.iter_modules([str(ROOT / "apps")])]
-    for app in re.findall(r"python -m apps\.(\w+)", README):
-        assert app in apps, app
+
+
+def commands():
+    """{command: flags that a page gives it, and the names of its own modules}."""
+    found = collections.defaultdict(set)
+    for page in PAGES:
+        text = (ROOT / page).read_text().replace("\\\n", " ")
+        for app, arguments in re.findall(r"python -m apps\.(\w+)([^\n`|]*)", text):
+            found[app] |= set(re.findall(r"--(\w+)", arguments))
+    return found
+
+
+@pytest.mark.parametrize("app", sorted(commands()))
+def test_commands_have_the_flags_that_pages_give_them(app):
+    package = (ROOT / "apps" / app).is_dir()
+    module = importlib.import_module(f"apps.{app}.__main__" if package else f"apps.{app}")
+    with in_process(module):
+        known = {"help", *flags.FLAGS}
+    given = commands()[app]
+    assert {name for name in given if not {name, name.removeprefix("no")} & known} == set()
 
 
 def test_pictures_are_small():
