@@ -141,3 +141,11 @@ def test_an_area_in_float64(float64):
     np.testing.assert_allclose(
         tf.reduce_sum(full.input_gradient * step, (1, 2, 3)), change, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["antialiased", "area"])
+def test_a_map_through_resizing(name):
+    """Its places are measured in float64, in which TensorFlow differentiates neither."""
+    model, x = _network(name)
+    maps = tfgrad.saliency.FullGrad(model)(x, 1)
+    assert maps.shape == (2, 8, 8) and np.isfinite(maps).all() and np.ptp(maps) > 0

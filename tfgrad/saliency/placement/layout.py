@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.gradients import axes
+from tfgrad.internal.derivatives import additional_derivatives
 from tfgrad.saliency.placement import operations
 from tfgrad.saliency.placement.fitting import fitted
 from tfgrad.saliency.placement.grids import Grid
@@ -75,9 +76,9 @@ def _measured(
     grids = _Grids(*lengths)
     for (name, (tensor, laid)), value in zip(tensors.items(), found, strict=False):
         grids.add(name, tensor, laid, value)
-    gradient = tf.convert_to_tensor(  # that of a gather is tf.IndexedSlices
-        tape.gradient(total, start.columns, unconnected_gradients="zero")
-    )
+    with additional_derivatives():  # of resizing in float64, and by areas
+        slopes = tape.gradient(total, start.columns, unconnected_gradients="zero")
+    gradient = tf.convert_to_tensor(slopes)  # that of a gather is tf.IndexedSlices
     visible = axes.channels_last(gradient, channel_axis).numpy()[ANY].sum((0, -1)) > 0
     mask = None if visible.all() or not visible.any() else visible
     return Placements(grids.found, mask)
