@@ -121,7 +121,7 @@ def test_centres_of_images_padded_to_a_shape():
 
 def test_scattered_cells_are_drawn_at_the_nearest_pixels():
     nan = float("nan")
-    grid = Scattered(((0, 6), (nan, nan), (4, 0), (4, 6)), (4.0, 6.0), (0, 5, 1, 7))
+    grid = Scattered(((0, 6), (nan, nan), (4, 0), (4, 6)), (4.0, 6.0), ((0, 5), (1, 7)))
     nearest = grid.nearest((7, 8))
     assert nearest[0, 0] == 0 and nearest[6, 0] == 2 and nearest[6, 7] == 3
     maps = grid.laid(tf.constant([[[1.0, 5.0], [2.0, 3.0]]]), (7, 8))[0].numpy()

@@ -4,6 +4,7 @@ A method is built once for a model and called any number of times:
 
     method = InputGradient(model)
     maps = method(images)               # [B, H, W] float32, for the predicted classes
+    maps = method(series)               # [B, T], of a model of series; [B, D, H, W] of volumes
     maps = method(images, target=3)     # for class 3
 
 Maps are raw: signed where the method is signed, and never normalised, so that they can be added,
@@ -14,20 +15,23 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad.errors import TfgradError
+from tfgrad.errors import ArgumentError, AxesWarning, TfgradError
 from tfgrad.gradients import axes, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
-from tfgrad.internal.arguments import integer
+from tfgrad.internal.arguments import integer, one_of
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
 from tfgrad.saliency import inputs
 from tfgrad.saliency.tracing import traced
+
+CHANNELS = ("last", "first", "none")
 
 
 @dataclasses.dataclass
@@ -38,11 +42,13 @@ class _KnownShape:
         returns_logits: Whether the network was checked to return logits for them.
         outputs: The shape of the network's output; None until it is asked for.
         function: The compiled method; None before the first eager call.
+        axes_told: Whether a warning told that the network does not tell its axes.
     """
 
     returns_logits: bool = False
     outputs: tf.TensorShape | None = None
     function: Any = None
+    axes_told: bool = False
 
 
 class Method:
@@ -65,20 +71,33 @@ class Method:
         outputs: What the outputs mean: `"exclusive"`, `"binary"` (one logit f of class 1, −f of
             class 0), `"independent"` or `"regression"`; None for what the compiled loss says. See
             `tfgrad.models.output_meaning`.
+        channels: Where the channels of an input are: `"last"`, `"first"` or `"none"`, as in grey
+            images [B, H, W]; None for what the model's layers tell, see `axes.of_input`.
 
     Warns:
+        AxesWarning: At the first call, if inputs have three axes and the model does not tell
+            whether they are [B, T, C] or [B, H, W]; they are taken for the first.
         OutputMeaningWarning: The model has one output, and nothing says what it means; it is taken
             for a logit of two classes.
 
     Raises:
-        ArgumentError: The model is not a Keras model, or has several inputs or an integer one.
+        ArgumentError: The model is not a Keras model, or has several inputs or an integer one, or
+            `channels` does not fit its input.
         ModelError: The model is not built, returns probabilities, or does not return one tensor
             [B, K].
     """
 
     name: str = ""
 
-    def __init__(self, model: Any, *, chunk_size: int | None = None, outputs: Any = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
+        channels: str | None = None,
+    ) -> None:
+        self.channels = None if channels is None else one_of("channels", channels, CHANNELS)
         self.network = model_checks.network(model)
         self.chunk_size = None if chunk_size is None else integer("chunk_size", chunk_size)
         self.outputs = output_meaning.check(outputs)
@@ -101,11 +120,12 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no attribute(probe, classes).")
 
     def assemble(self, terms: Any, x: tf.Tensor) -> tf.Tensor:
-        """One map [B, H, W] from the terms at x, in the terms' dtype.
+        """One map [B, H, W] from the terms at x, in the terms' dtype; [B, T], [B, D, H, W], ….
 
         Args:
             terms: What `attribute` returned.
-            x: The images [B, H, W, C], channels last whatever the model takes.
+            x: The inputs as [B, *positions, C], whatever the model takes: images [B, H, W, C],
+                series [B, T, C] and volumes [B, D, H, W, C], with C = 1 if they have no channels.
         """
         raise NotImplementedError(f"{type(self).__name__} has no assemble(terms, x).")
 
@@ -118,9 +138,12 @@ class Method:
         return {}
 
     def stated(self) -> dict[str, Any]:
-        """`options`, and `outputs` if it was given."""
-        said = {} if self.outputs is None else {"outputs": self.outputs}
-        return {**self.options(), **said}
+        """`options`, and `outputs` and `channels` if they were given."""
+        said = {"outputs": self.outputs, "channels": self.channels}
+        return {
+            **self.options(),
+            **{name: value for name, value in said.items() if value is not None},
+        }
 
     def translated(self, error: tf.errors.InvalidArgumentError) -> TfgradError | None:
         """The error to raise instead of one of the compiled function; None raises that one."""
@@ -134,14 +157,16 @@ class Method:
 
         Args:
             x: Float images [B, H, W, C] as the model takes them, array or tensor; [B, C, H, W] for
-                a model that has channels first, which its layers show (`axes.channel_axis`). A
-                model of sequences takes [B, T, F], one of vectors [B, D].
+                a model that has channels first, [B, H, W] for one that adds the channels. A model
+                of series takes [B, T, C] or [B, T], one of volumes [B, D, H, W, C] or [B, D, H, W],
+                one of tables [B, F]. Which it is, its layers tell (`axes.of_input`).
             target: The class whose logit is explained: an int for every example, ints [B], or None
                 for the predicted classes. Among ints, −1 stands for the predicted class.
 
         Returns:
-            [B, H, W] float32, raw; [B, T] for sequences and [B, D] for vectors. Differentiable
-            with respect to x and to the model's weights where the method is.
+            [B, H, W] float32, raw: the input's axes without the channels, so [B, T] for series,
+            [B, D, H, W] for volumes and [B, F] for tables. Differentiable with respect to x and to
+            the model's weights where the method is.
 
         Raises:
             ArgumentError: The images are integers, lack the batch axis, have the wrong shape, or
@@ -214,13 +239,19 @@ class Method:
         """The one input of a probe."""
         return tf.nest.flatten(probe.x)[0]
 
-    def channel_axis(self, x: tf.Tensor) -> int:
-        """The channel axis of images shaped like x, as the model takes them: 1, 2 or 3."""
-        return axes.channel_axis(self.network, self._spec(tuple(x.shape)))
+    def layout(self, x: tf.Tensor) -> axes.InputAxes:
+        """Which axes of inputs shaped like x are positions, and which are channels."""
+        shape = tuple(x.shape)
+        if self.channels is not None:
+            return self._said(len(shape))
+        found = axes.of_input(self.network, self._spec(shape))
+        if not found.certain:
+            self._warn_of_axes(shape)
+        return found
 
     def channels_last(self, values: tf.Tensor) -> tf.Tensor:
-        """Values shaped like the model's images, with the channel axis moved to the end."""
-        return axes.channels_last(values, self.channel_axis(values))
+        """Values shaped like the model's inputs as [B, *positions, C]."""
+        return self.layout(values).channels_last(values)
 
     def input_gradient(self, probe: Probe, classes: tf.Tensor, **scalar: Any) -> tf.Tensor:
         """∇x of the classes' scalar, shaped like the one input.
@@ -237,6 +268,32 @@ class Method:
         return f"{type(self).__name__}({self.network.name!r}{options})"
 
     # Inside
+
+    def _said(self, rank: int) -> axes.InputAxes:
+        """The axes that the argument `channels` states."""
+        axis = {"last": rank - 1, "first": 1, "none": None}[str(self.channels)]
+        if rank == 2 and axis is not None:
+            raise ArgumentError(
+                f"channels: got {self.channels!r} for inputs of two axes, [batch, positions]; "
+                "expected 'none' or None."
+            )
+        return axes.InputAxes(rank, axis)
+
+    def _warn_of_axes(self, shape: tuple[int | None, ...]) -> None:
+        with self._lock:
+            known = self._known(shape)
+            if known.axes_told:
+                return
+            known.axes_told = True
+        sizes = ", ".join(str(n or "any") for n in shape[1:])
+        warnings.warn(
+            f"model {self.network.name!r}: got inputs [batch, {sizes}], of which its layers do not "
+            "tell whether they are series with channels or images without; taken for series "
+            "[batch, time, channels]; expected an argument that says it; try channels='none' for "
+            "images [batch, height, width], or channels='last' for series.",
+            AxesWarning,
+            stacklevel=2,
+        )
 
     def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         try:
@@ -255,7 +312,7 @@ class Method:
         return tf.TensorSpec((None, *shape[1:]), self.dtype)
 
     def _function(self, x: tf.Tensor) -> Any:
-        """The compiled method for images of this size; any batch size uses the same trace."""
+        """The compiled method for inputs of this size; any batch size uses the same trace."""
         with self._lock:
             known = self._known(tuple(x.shape))
             if known.function is None:

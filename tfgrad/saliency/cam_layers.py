@@ -15,9 +15,9 @@ from tfgrad.internal import call_hooks
 from tfgrad.internal.unchanged_state import unchanged_state
 
 _EXPECTED = (
-    "expected feature maps [batch, height, width, channels], or tokens [batch, h·w, channels] that "
-    "are the positions of such maps, with one entry for each image; try a convolution, or the "
-    "activation after it."
+    "expected feature maps [batch, height, width, channels] (of series [batch, time, channels]), "
+    "or tokens [batch, h·w, channels] that are the positions of such maps, with one entry for each "
+    "input; try a convolution, or the activation after it."
 )
 
 
@@ -41,9 +41,9 @@ def last(network: keras.Model, spec: tf.TensorSpec) -> axes.Call:
     if not calls:
         raise ModelError(
             f"model {network.name!r}: no layer puts out feature maps [batch, height, width, "
-            "channels], nor tokens [batch, h·w, channels] that are positions of such maps; "
-            "Grad-CAM needs one or the other, with one entry for each image; try a method of the "
-            "input, such as 'input_gradient'."
+            "channels] (of series [batch, time, channels]), nor tokens [batch, h·w, channels] that "
+            "are positions of such maps; Grad-CAM needs one or the other, with one entry for each "
+            "image; try a method of the input, such as 'input_gradient'."
         )
     if calls[-1].features is None or not calls[-1].features.others:
         return calls[-1]
@@ -93,8 +93,10 @@ def check_name(network: keras.Model, name: str) -> None:
 
 
 def _is_suitable(call: axes.Call) -> bool:
-    fits = call.features is not None and not call.has_one_position
-    return fits and call.of_layer and not call.inside
+    features = call.features
+    # Values without channels, such as those of a table, are no feature maps.
+    fits = features is not None and (features.grid is not None or features.channels is not None)
+    return fits and not call.has_one_position and call.of_layer and not call.inside
 
 
 def _last_that_counts(

@@ -18,20 +18,14 @@ REDUCE: dict[str, Callable[..., tf.Tensor]] = {
 }
 
 
-def over_channels(values: tf.Tensor, reduce: str, axis: int = -1) -> tf.Tensor:
-    """The channel axis reduced: [batch, height, width, channels] → [batch, height, width].
-
-    Vectors [batch, features] have no channel axis and keep their shape; each feature is reduced as
-    a pixel of one channel.
+def over_channels(values: tf.Tensor, reduce: str) -> tf.Tensor:
+    """The last axis, of channels, reduced: [batch, *positions, channels] → [batch, *positions].
 
     Args:
-        values: The attribution, shaped like the input.
+        values: The attribution at an input with channels last; one channel if it has none.
         reduce: A key of `REDUCE`.
-        axis: The channel axis of images, of rank 4; sequences have theirs last.
     """
-    if values.shape.rank < 3:
-        values = values[..., tf.newaxis]
-    return REDUCE[reduce](values, axis=axis if values.shape.rank == 4 else -1)
+    return REDUCE[reduce](values, axis=-1)
 
 
 class ChannelReduced(Method):
@@ -40,18 +34,24 @@ class ChannelReduced(Method):
     Args:
         model: See `Method`.
         reduce: Reduction over a pixel's channels, a key of `REDUCE`.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
     """
 
     def __init__(
-        self, model: Any, reduce: str, *, chunk_size: int | None = None, outputs: Any = None
+        self,
+        model: Any,
+        reduce: str,
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.reduce = one_of("reduce", reduce, REDUCE)
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """The terms with their channels reduced."""
-        return over_channels(terms, self.reduce, self.channel_axis(terms))
+        return over_channels(self.channels_last(terms), self.reduce)
 
     def options(self) -> dict[str, Any]:
         """`reduce`."""

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad import decomposition
-from tfgrad.errors import ArgumentError, ModelError, TfgradError
+from tfgrad.errors import ModelError, TfgradError
 from tfgrad.gradients import axes
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
@@ -21,7 +21,7 @@ INPUT = "input"
 
 
 class Decomposed(Placed):
-    """A method whose terms are ∇x f ⊙ x and one term per layer call, [B, h, w, C] each."""
+    """A method whose terms are ∇x f ⊙ x and one term per layer call, [B, *cells, C] each."""
 
     def __init__(
         self,
@@ -30,29 +30,20 @@ class Decomposed(Placed):
         *,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
-        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
-        if self.input_shape is not None and len(self.input_shape) != 4:
-            raise ArgumentError(
-                f"model {self.network.name!r}: got inputs of shape {self.input_shape}; expected "
-                f"images [batch, height, width, channels] for {type(self).__name__}; try "
-                "tfgrad.full_gradients, which decomposes the score for any input."
-            )
+        super().__init__(
+            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
+        )
 
     def needs(self) -> Needs:
         """The intercept of every call."""
         return decomposition.NEEDS
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """{call name: its term [B, h, w, C]}, the input's under "input"; float32 or wider."""
+        """{call name: its term [B, *cells, C]}, the input's under "input"; float32 or wider."""
         full = decomposition.of_probe(probe, classes)
-        image = self.channels_last(self.image(probe))
-        layouts = axes.Layouts(self.network, self.image(probe))
-        if image.shape.rank != 4:
-            raise ArgumentError(
-                f"x: got shape {image.shape}; expected images [batch, height, width, channels] "
-                f"for {type(self).__name__}; try tfgrad.full_gradients for other inputs."
-            )
+        image, layouts = self._laying(probe)
         for term in probe.intercepts:
             if term.whole:
                 raise ModelError(
@@ -74,13 +65,18 @@ class Decomposed(Placed):
 
     def positioned(self, probe: Probe) -> dict[str, tuple[tf.Tensor, Laid]]:
         """The outputs of all calls that have a term."""
-        image = self.channels_last(self.image(probe))
-        layouts = axes.Layouts(self.network, self.image(probe))
+        image, layouts = self._laying(probe)
 
         def laid(term: Intercept) -> Laid:
             return lambda values: term_layout.on_grid(term, values, image, layouts)
 
         return {term.name: (term.output, laid(term)) for term in probe.intercepts}
+
+    def _laying(self, probe: Probe) -> tuple[tf.Tensor, axes.Layouts]:
+        """The inputs [B, *positions, C], and the layouts of what the network makes of them."""
+        x = self.image(probe)
+        layout = self.layout(x)
+        return layout.channels_last(x), axes.Layouts(self.network, x, layout)
 
     def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x f ⊙ x, shaped like the image."""

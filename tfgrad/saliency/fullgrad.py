@@ -32,7 +32,7 @@ class FullGrad(Decomposed):
     `rescale=None`.
 
     Args:
-        model: See `Method`; takes images [B, H, W, C].
+        model: See `Method`; takes images, series or volumes.
         part: Part of every entry: `"abs"`; `"positive"` or `"negative"`, max(±·, 0); or
             `"signed"`, which requires `rescale=None`.
         rescale: Rescaling to [0, 1] by minimum and maximum over an example's layer (`"layer"`, the
@@ -43,7 +43,7 @@ class FullGrad(Decomposed):
         times_input: Whether the input-gradient is multiplied by the pixels (⊙ x). Without it,
             images need not be scaled so that 0 is meaningful.
         placement: `"cells"` or `"stretch"`, see `Placed`.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     `explain` also returns `completeness_error` [B] float32, that of the decomposition.
 
@@ -64,6 +64,7 @@ class FullGrad(Decomposed):
         placement: str = CELLS,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.part = one_of("part", part, term_layout.PARTS)
         self.rescale = None if rescale is None else one_of("rescale", rescale, _RESCALE)
@@ -74,7 +75,9 @@ class FullGrad(Decomposed):
                 f"rescale: got {rescale!r} with part='signed', whose sign is lost by rescaling; "
                 "expected None."
             )
-        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(
+            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
+        )
 
     def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x f ⊙ x, or ∇x f alone."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.errors import ModelError
 from tfgrad.gradients import axes
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
@@ -28,14 +28,14 @@ class GradCAM(Placed):
     `FullGrad` where pixels count, or for a network without feature maps.
 
     Args:
-        model: See `Method`; takes images [B, H, W, C].
+        model: See `Method`; takes images, series or volumes.
         layer: Name of the layer, or of one of its calls (`conv:1`); of a layer that is called more
             than once, the last call with positions is taken. None takes the last call that returns
             feature maps, or tokens [B, n, C] that are the positions of feature maps. It excludes
             [B, 1, 1, C] gates, layers inside attention, windows on the batch axis, tokens that are
             no positions (learned ones), and calls on whose positions the logits do not depend.
         placement: `"cells"` or `"stretch"`, see `Placed`.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Raises:
         ArgumentError: The model has no such layer, or the layer's output is not a feature map with
@@ -55,10 +55,13 @@ class GradCAM(Placed):
         placement: str = CELLS,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.layer = layer
         self._calls: dict[tuple[int | None, ...], axes.Call] = {}  # by the shape of an image
-        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(
+            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
+        )
         if layer is not None:
             cam_layers.check_name(self.network, layer)
 
@@ -69,11 +72,6 @@ class GradCAM(Placed):
 
     def probe(self, x: tf.Tensor) -> Probe:
         """A probe of the network at x; the first one of each size finds the layer's call."""
-        if x.shape.rank != 4:
-            raise ArgumentError(
-                f"x: got shape {x.shape}; expected images [batch, height, width, channels] for "
-                "Grad-CAM."
-            )
         shape = tuple(x.shape[1:])
         if shape not in self._calls:
             spec = tf.TensorSpec([None, *shape], self.dtype)
@@ -84,21 +82,23 @@ class GradCAM(Placed):
         return super().probe(x)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
-        """Σ_c α_c A_c [B, h, w], signed."""
+        """Σ_c α_c A_c [B, *cells], signed."""
         chosen = self._calls[tuple(self.image(probe).shape[1:])]
         self.locate(probe)
         call, layout = chosen.name, chosen.features
         assert layout is not None  # the chosen call has positions
-        features = layout.laid_out(probe.layer_outputs[call])
+        assert chosen.shape is not None  # and its output is one tensor
+        features = layout.laid_out(axes.with_shape(probe.layer_outputs[call], chosen.shape))
         gradient = probe.layer_gradients(classes)[call]
         if gradient is None:
             raise ModelError(
                 f"model {self.network.name!r}: got layer {call!r}, on which its logits do not "
                 "depend; expected a layer whose gradient weights its maps; try another layer=."
             )
-        gradient = layout.laid_out(gradient)
+        gradient = layout.laid_out(axes.with_shape(gradient, chosen.shape))
         # Gradients in half precision may be too small for their mean to be representable.
-        weights = tf.reduce_mean(at_least_float32(gradient), [1, 2], keepdims=True)
+        cells = list(range(1, gradient.shape.rank - 1))
+        weights = tf.reduce_mean(at_least_float32(gradient), cells, keepdims=True)
         return tf.reduce_sum(weights * at_least_float32(features), -1)
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -60,7 +60,7 @@ class GuidedBackprop(ChannelReduced):
         model: See `Method`.
         reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
             `"deviation"`, their standard deviation.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     `explain` also returns `gradient` [B, …] float32, the guided gradient.
 
@@ -80,9 +80,10 @@ class GuidedBackprop(ChannelReduced):
         *,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self._guided: set[tuple[int | None, ...]] = set()
-        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs, channels=channels)
 
     def probe(self, x: tf.Tensor) -> Probe:
         """A probe of the network at x with every ReLU guided."""

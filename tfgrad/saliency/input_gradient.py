@@ -31,7 +31,7 @@ class InputGradient(ChannelReduced):
         reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
             `"deviation"`, their standard deviation, which the code of Fig. 5.3 takes (0 in images
             of one channel).
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     `explain` also returns `gradient` [B, …] float32, before the channels are reduced.
 
@@ -51,6 +51,7 @@ class InputGradient(ChannelReduced):
         *,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.of = one_of("of", of, OF)
         self.temperature = number("temperature", temperature)
@@ -59,7 +60,7 @@ class InputGradient(ChannelReduced):
                 f"temperature: got {temperature!r} with of='logit', which has no softmax; expected "
                 "1; try of='loss' or of='log_probability'."
             )
-        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs, channels=channels)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """∇x of the scalar, shaped like x."""
@@ -90,7 +91,7 @@ class InputTimesGradient(ChannelReduced):
         model: See `Method`.
         reduce: Reduction over a pixel's channels: the signed `"sum"`, `"abs_sum"`, `"max_abs"` or
             `"deviation"`, their standard deviation.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Source: Shrikumar, Greenside and Kundaje, "Learning Important Features" (2017), section 3.1.
     """
@@ -98,9 +99,15 @@ class InputTimesGradient(ChannelReduced):
     name = "input_times_gradient"
 
     def __init__(
-        self, model: Any, reduce: str = "sum", *, chunk_size: int | None = None, outputs: Any = None
+        self,
+        model: Any,
+        reduce: str = "sum",
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
-        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs, channels=channels)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """x ⊙ ∇x f, shaped like x."""

@@ -36,7 +36,7 @@ class IntegratedGradients(Method):
         baseline: x′, a finite number or an array that broadcasts to one image as the model
             takes it, [H, W, C].
         steps: Number of points on the path.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Source: Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks" (2017), Eq. 1
     and 3.
@@ -52,10 +52,11 @@ class IntegratedGradients(Method):
         *,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.baseline = _baseline(baseline)
         self.steps = integer("steps", steps)
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """(x − x′) ⊙ the mean gradient, shaped like x."""
@@ -78,7 +79,7 @@ class IntegratedGradients(Method):
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """The sum over channels."""
-        return over_channels(terms, "sum", self.channel_axis(terms))
+        return over_channels(self.channels_last(terms), "sum")
 
     def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
         """`convergence_gap` [B] float32."""

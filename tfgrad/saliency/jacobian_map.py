@@ -21,12 +21,12 @@ class FullJacobianMap(Decomposed):
     signs cancel; use `FullGrad`, which takes abs first, where that hides what counts.
 
     Args:
-        model: See `Method`; takes images [B, H, W, C].
+        model: See `Method`; takes images, series or volumes.
         blocks: Whether a convolution and the batch normalisation after it form one term, as in
             §7.3, instead of two.
         include_input: Whether the input's term is included; without it, see `BiasMap`.
         resize, placement: See `FullGrad`.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Raises:
         ModelError: At the first call, if there is no input's term and no layer with a bias.
@@ -46,10 +46,13 @@ class FullJacobianMap(Decomposed):
         placement: str = CELLS,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.blocks, self.include_input = bool(blocks), bool(include_input)
         self.resize = one_of("resize", resize, term_layout.RESIZE)
-        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(
+            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
+        )
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
         """The terms, those of a block added up if `blocks` is set."""
@@ -108,6 +111,7 @@ class BiasMap(FullJacobianMap):
         placement: str = CELLS,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -117,6 +121,7 @@ class BiasMap(FullJacobianMap):
             placement=placement,
             chunk_size=chunk_size,
             outputs=outputs,
+            channels=channels,
         )
 
     def options(self) -> dict[str, Any]:

@@ -21,14 +21,14 @@ class LayerMap(Decomposed):
     decomposition and does not explain the score by itself; `FullGrad` combines all of them.
 
     Args:
-        model: See `Method`; takes images [B, H, W, C].
+        model: See `Method`; takes images, series or volumes.
         call: Name of the layer, `name:1` for its second call, `name/activation` for the intercept
             of an activation fused into it; `"input"` for ∇x f ⊙ x. None takes the last call with
             positions.
         neuron: Index of the channel; None sums over channels.
         resize: See `FullGrad`; None keeps the layer's own size [B, h, w].
         placement: See `FullGrad`.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Raises:
         ArgumentError: At the first call, if there is no such call or channel.
@@ -48,14 +48,17 @@ class LayerMap(Decomposed):
         placement: str = CELLS,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.call, self.neuron = call, neuron
         self.resize = None if resize is None else one_of("resize", resize, term_layout.RESIZE)
-        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(
+            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
+        )
         self._drawn: dict[tuple[int | None, ...], str] = {}  # the call, by the size of an image
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
-        """The term of the call, [B, h, w, C], or of one channel, [B, h, w, 1]."""
+        """The term of the call, [B, *cells, C], or of one channel, [B, *cells, 1]."""
         terms = super().attribute(probe, classes)
         call = list(terms)[-1] if self.call is None else self.call
         if call not in terms:
@@ -63,7 +66,7 @@ class LayerMap(Decomposed):
                 f"call: got {call!r}; expected one of the calls of model {self.network.name!r} "
                 f"that have a bias-gradient with positions: {', '.join(terms)}."
             )
-        self._drawn[tuple(self.channels_last(self.image(probe)).shape[1:3])] = call
+        self._drawn[self.size(self.image(probe))] = call
         value = terms[call]
         if self.neuron is None:
             return value
@@ -79,7 +82,7 @@ class LayerMap(Decomposed):
         summed = tf.reduce_sum(terms, -1)
         if self.resize is None:
             return summed
-        return self.laid({self._drawn[tuple(x.shape[1:3])]: summed}, x, self.resize)
+        return self.laid({self._drawn[tuple(x.shape[1:-1])]: summed}, x, self.resize)
 
     def options(self) -> dict[str, Any]:
         """`call`, `neuron`, `resize`, `placement`."""

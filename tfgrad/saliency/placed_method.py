@@ -19,9 +19,16 @@ from tfgrad.saliency.placement import Grid, Laid, Placements, measured
 CELLS, STRETCH = "cells", "stretch"
 PLACEMENTS = (CELLS, STRETCH)
 
+# What inputs are called whose maps have so many axes, what a position of one is called, and one.
+_KINDS = {
+    1: ("series", "steps", "series"),
+    2: ("images", "pixels", "image"),
+    3: ("volumes", "voxels", "volume"),
+}
+
 
 class Placed(Method):
-    """A method that lays feature maps on the image.
+    """A method that lays feature maps on the input: an image, a series or a volume.
 
     Args:
         model: See `Method`.
@@ -32,8 +39,10 @@ class Placed(Method):
             shuffled ones, are drawn at the pixels to which they are nearest. Cells without a place
             are laid where the last feature map of their size is, or else, as with images whose
             size a graph leaves open, stretched with half-pixel centres. `"stretch"` resizes every
-            feature map to the image, wherever its cells look.
-        chunk_size, outputs: See `Method`.
+            feature map to the image, wherever its cells look. The same holds along the steps of a
+            series and the axes of a volume; axes of a feature map that run along none of them, as
+            frequencies do, are added up.
+        chunk_size, outputs, channels: See `Method`.
 
     Warns:
         PlacementWarning: Feature maps are stretched though `placement="cells"`; once for each size
@@ -41,12 +50,18 @@ class Placed(Method):
     """
 
     def __init__(
-        self, model: Any, placement: str, *, chunk_size: int | None = None, outputs: Any = None
+        self,
+        model: Any,
+        placement: str,
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.placement = one_of("placement", placement, PLACEMENTS)
-        self._places: dict[tuple[int, ...], Placements] = {}
+        self._places: dict[tuple[int | None, ...], Placements] = {}
         self._stretched: set[tuple[int | None, ...]] = set()  # sizes of which a warning told
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
 
     @property
     def stretches(self) -> bool:
@@ -54,7 +69,7 @@ class Placed(Method):
         return bool(self._stretched)
 
     def positioned(self, probe: Probe) -> Mapping[str, tuple[tf.Tensor, Laid]]:
-        """{name: (a tensor of the network, a function that lays it out as [B, h, w, C])}.
+        """{name: (a tensor of the network, a function that lays it out as [B, *cells, C])}.
 
         The function returns None for a tensor without a grid.
         """
@@ -63,7 +78,7 @@ class Placed(Method):
     def locate(self, probe: Probe) -> None:
         """Find where the cells of `positioned` lie, if that is not known for this image size."""
         image = self.image(probe)
-        size = tuple(self.channels_last(image).shape[1:3])
+        size = self.size(image)
         if self.placement == STRETCH or None in size or size in self._places:
             return
         here = not tf.executing_eagerly() and image.graph is tf.compat.v1.get_default_graph()
@@ -72,6 +87,10 @@ class Placed(Method):
         else:
             self._places[size] = self.located_apart(tf.TensorSpec(image.shape, image.dtype))
 
+    def size(self, x: tf.Tensor) -> tuple[int | None, ...]:
+        """The shape of one map of inputs shaped like x."""
+        return self.layout(x).sizes(x.shape.as_list())
+
     def located_apart(self, spec: tf.TensorSpec) -> Placements:
         """The places in a graph of its own, in which no batch size is fixed."""
         spec = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
@@ -79,14 +98,15 @@ class Placed(Method):
             return thread.submit(self._measured_apart, spec).result()
 
     def laid(self, maps: Mapping[str, tf.Tensor], x: tf.Tensor, resize: str) -> tf.Tensor:
-        """The sum of maps [B, h, w] at the size of the image, [B, H, W].
+        """The sum of maps [B, *cells] at the size of the input, [B, *positions].
 
         Args:
             maps: {name in `positioned`, or another if it has the size of the image: its map}.
-            x: The images [B, H, W, C], channels last.
+            x: The inputs [B, *positions, C], channels last.
             resize: A key of `term_layout.RESIZE`.
         """
-        places = self._places.get(tuple(x.shape[1:3]))
+        size = tuple(x.shape[1:-1])
+        places = self._places.get(size)
         if self.placement == STRETCH:
             return term_layout.resized_sum(list(maps.values()), x, resize)
         cubic = resize.startswith("bicubic")
@@ -97,10 +117,9 @@ class Placed(Method):
         groups: dict[Grid | None, list[tf.Tensor]] = {}
         for name, values in maps.items():
             grid = places.grids.get(name)
-            if grid is None and values.shape[1:] != x.shape[1:3]:
+            if grid is None and values.shape[1:] != x.shape[1:-1]:
                 self._warn(f"the feature map of {name!r}", x, "operations that keep their cells")
             groups.setdefault(grid, []).append(values)
-        size = (x.shape[1], x.shape[2])
         parts = [
             # Placing is linear: maps of one grid are added first.
             term_layout.resized_sum(group, x, halves)
@@ -113,15 +132,16 @@ class Placed(Method):
 
     def _warn(self, what: str, x: tf.Tensor, expected: str) -> None:
         """Say once for each size of images that maps are stretched."""
-        size = tuple(x.shape[1:3])
+        size = tuple(x.shape[1:-1])
         if size in self._stretched:
             return
         self._stretched.add(size)
-        height, width = (n or "any" for n in size)
+        what_of, unit, one = _KINDS.get(len(size), _KINDS[3])
+        shown = "×".join(str(n or "any") for n in size)
         warnings.warn(
-            f"{type(self).__name__} of model {self.network.name!r}: got {what} at images of "
-            f"{height}×{width} pixels, of which it is not known where the cells look; stretched to "
-            f"the image; expected {expected}; try placement={STRETCH!r} if that is meant.",
+            f"{type(self).__name__} of model {self.network.name!r}: got {what} at {what_of} of "
+            f"{shown} {unit}, of which it is not known where the cells look; stretched to "
+            f"the {one}; expected {expected}; try placement={STRETCH!r} if that is meant.",
             PlacementWarning,
             stacklevel=2,
         )
@@ -129,7 +149,7 @@ class Placed(Method):
     def _measured(self, probe: Probe) -> Placements:
         image = self.image(probe)
         return measured(
-            image, self.channel_axis(image), self.positioned(probe), tf.nest.flatten(probe.outputs)
+            image, self.layout(image), self.positioned(probe), tf.nest.flatten(probe.outputs)
         )
 
     def _measured_apart(self, spec: tf.TensorSpec) -> Placements:

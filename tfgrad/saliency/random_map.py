@@ -25,7 +25,7 @@ class Random(Method):
     Args:
         model: See `Method`; only its score and class are used.
         seed: Integer ≥ 0.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Source: thesis §3.5.
     """
@@ -33,23 +33,27 @@ class Random(Method):
     name = "random"
 
     def __init__(
-        self, model: Any, seed: int = 0, *, chunk_size: int | None = None, outputs: Any = None
+        self,
+        model: Any,
+        seed: int = 0,
+        *,
+        chunk_size: int | None = None,
+        outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         self.seed = integer("seed", seed, lowest=0)
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
 
     def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
         """The noise, one number for each position."""
         x = self.channels_last(self.image(probe))
         keys = _fold(tf.reshape(x, [tf.shape(x)[0], -1]), self.seed)
-        shape = tf.shape(x)[:-1] if x.shape.rank > 2 else tf.shape(x)
+        shape = tf.shape(x)[:-1]
         positions = tf.range(tf.reduce_prod(shape[1:]), dtype=tf.int64)
         words = _mixed(keys[:, tf.newaxis] + _counted(positions))
         # A float32 represents 24 bits exactly.
         noise = tf.cast(tf.bitwise.right_shift(words, _word(40)), tf.float32) * 2.0**-24
-        return tf.ensure_shape(
-            tf.reshape(noise, shape), x.shape[:-1] if x.shape.rank > 2 else x.shape
-        )
+        return tf.ensure_shape(tf.reshape(noise, shape), x.shape[:-1])
 
     def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """The noise, unchanged."""

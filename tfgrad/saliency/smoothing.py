@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, TfgradError
-from tfgrad.gradients import axes, masks
+from tfgrad.gradients import masks
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.stateless_noise import Draws
@@ -34,7 +34,7 @@ class Smooth(Method):
         noise: Standard deviation of the noise as a share of the image's range, ≥ 0.
         square: Whether to average squares.
         seed: Seed of the noise, integer ≥ 0.
-        chunk_size, outputs: See `Method`; None takes that of `method`.
+        chunk_size, outputs, channels: See `Method`; None takes that of `method`.
 
     Source: Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), section 3; squares:
     Hooker et al., "A Benchmark for Interpretability Methods" (2019).
@@ -50,6 +50,7 @@ class Smooth(Method):
         *,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         if not isinstance(method, Method):
             raise ArgumentError(
@@ -65,6 +66,7 @@ class Smooth(Method):
             method.network,
             chunk_size=chunk_size or method.chunk_size,
             outputs=outputs or method.outputs,
+            channels=channels or method.channels,
         )
         # An exported method's signature has this name.
         self.name = type(self).name or f"smooth_{method.name}"
@@ -75,13 +77,13 @@ class Smooth(Method):
         # The standard deviation of the noise: 0 at masked steps, which noise would show.
         sigma = self.noise * _range(x, masks.visible(self.network, x))
 
-        one_pass = self._one_pass(x, classes)
+        one_pass, layout = self._one_pass(x, classes), self.layout(x)
 
         def sample(i: Any) -> Any:
             # One pattern for all examples: drawn for the first one and broadcast to the others.
-            first = self.channels_last(x[:1])
+            first = layout.channels_last(x[:1])
             (pattern,) = Draws(step=i).normal(first, samples=1, seed=self.seed)
-            pattern = axes.channels_at(pattern, self.channel_axis(x))
+            pattern = layout.as_given(pattern)
             terms = one_pass(x + sigma * pattern, classes)
             return tf.nest.map_structure(tf.square, terms) if self.square else terms
 
@@ -140,7 +142,7 @@ class SmoothGrad(Smooth):
     """`Smooth` of `InputGradient`: s[h, w] = Σ_c abs(mean_i ∂f_y/∂x[h, w, c] at x + n_i).
 
     Args:
-        model, chunk_size, outputs: See `Method`.
+        model, chunk_size, outputs, channels: See `Method`.
         samples, noise, seed: See `Smooth`, also for the source and for what the map describes.
         of, temperature, reduce: See `InputGradient`.
     """
@@ -160,9 +162,16 @@ class SmoothGrad(Smooth):
         *,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
         gradient = InputGradient(
-            model, of, temperature, reduce, chunk_size=chunk_size, outputs=outputs
+            model,
+            of,
+            temperature,
+            reduce,
+            chunk_size=chunk_size,
+            outputs=outputs,
+            channels=channels,
         )
         super().__init__(gradient, samples, noise, self._square, seed)
 

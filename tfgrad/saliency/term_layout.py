@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfgrad.gradients import axes
 from tfgrad.gradients.intercepts import Intercept
+from tfgrad.saliency.placement import interpolated
 
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
@@ -20,17 +21,18 @@ EPSILON = 1e-6  # of the rescaling, as in the authors' code
 def on_grid(
     term: Intercept, value: tf.Tensor, image: tf.Tensor, layouts: axes.Layouts
 ) -> tf.Tensor | None:
-    """The value of a term as [B, h, w, C], or None if it has no positions in the image.
+    """The value of a term as [B, *cells, C], or None if it has no positions in the input.
 
     Feature maps are returned with channels last. Tokens [B, n, C] are laid out row by row if they
     are the positions of a feature map; in a network whose tokens are not seen to be made of one,
-    if n = h·w with h/w as in the image, after one class token if there is one. Dense layers, gates
-    [B, 1, 1, C], attention scores and learned tokens have no positions.
+    if n = h·w with h/w as in the image, after one class token if there is one. Those of a series
+    are its steps. Dense layers, gates [B, 1, 1, C], attention scores and learned tokens have no
+    positions.
 
     Args:
         term: The intercept whose value it is.
         value: Its bias-gradient or gradient, shaped like the call's output.
-        image: The images, [B, H, W, C].
+        image: The inputs [B, *positions, C].
         layouts: The layouts of the network's calls.
     """
     shape = value.shape
@@ -39,9 +41,13 @@ def on_grid(
             return None
         value = tf.reshape(value, [-1, shape[1] or tf.shape(value)[1], shape[2] * shape[3]])
         shape = value.shape
-    if shape.rank == 4:
+        if image.shape.rank == 3:
+            return value
+    if shape.rank == 4 or image.shape.rank != 4:
         laid_out = layouts.map_of(term.name, value)
-        return None if laid_out is None or laid_out.shape[1:3] == [1, 1] else laid_out
+        if laid_out is None or all(n == 1 for n in laid_out.shape[1:-1]):
+            return None
+        return laid_out
     if shape.rank != 3:
         return None
     grids = layouts.grids
@@ -73,22 +79,24 @@ PARTS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 
 def rescaled_sum(values: tf.Tensor, part: str, rescale: str | None) -> tf.Tensor:
-    """Σ_c rescale(part(values))_c, [B, h, w, C] → [B, h, w].
+    """Σ_c rescale(part(values))_c, [B, *cells, C] → [B, *cells].
 
     Rescaling subtracts the minimum and divides by maximum − minimum + ε, over all positions and
     channels of an example (`"layer"`) or over the positions of each channel (`"channel"`). Over a
     layer it is an affine function of the values, so the sum over channels can be taken first.
     """
     values = PARTS[part](values)
+    cells = list(range(1, values.shape.rank - 1))
     if rescale == "channel":
-        low = tf.reduce_min(values, [1, 2], keepdims=True)
-        high = tf.reduce_max(values, [1, 2], keepdims=True)
+        low = tf.reduce_min(values, cells, keepdims=True)
+        high = tf.reduce_max(values, cells, keepdims=True)
         return tf.reduce_sum((values - low) / (high - low + EPSILON), -1)
     summed = tf.reduce_sum(values, -1)
     if rescale is None:
         return summed
-    low = tf.reduce_min(values, [1, 2, 3])[:, tf.newaxis, tf.newaxis]
-    high = tf.reduce_max(values, [1, 2, 3])[:, tf.newaxis, tf.newaxis]
+    every = [*cells, values.shape.rank - 1]
+    low = tf.reduce_min(values, every, keepdims=True)[..., 0]
+    high = tf.reduce_max(values, every, keepdims=True)[..., 0]
     channels = tf.cast(tf.shape(values)[-1], values.dtype)
     return (summed - channels * low) / (high - low + EPSILON)
 
@@ -110,12 +118,23 @@ RESIZE: dict[str, Callable[[tf.Tensor, Any], tf.Tensor]] = {
 
 
 def resized_sum(maps: list[tf.Tensor], image: tf.Tensor, resize: str) -> tf.Tensor:
-    """The sum of maps [B, h, w] of several sizes at the image's size, [B, H, W].
+    """The sum of maps [B, *cells] of several sizes at the input's size, [B, *positions].
 
-    Resizing is linear, so maps of one size are added first and resized together.
+    Resizing is linear, so maps of one size are added first and resized together. Of a map with more
+    axes than the input, those behind are added up; one with fewer gets axes of length 1 in front.
+
+    Args:
+        maps: The maps.
+        image: The inputs [B, *positions, C].
+        resize: A key of `RESIZE`.
     """
     groups: dict[Any, tf.Tensor] = {}
+    axes = len(image.shape) - 1
     for number, m in enumerate(maps):
+        if m.shape.rank > axes:
+            m = tf.reduce_sum(m, list(range(axes, m.shape.rank)))
+        while m.shape.rank < axes:
+            m = m[:, tf.newaxis]
         size = tuple(m.shape[1:])
         key = number if None in size else size
         groups[key] = groups[key] + m if key in groups else m
@@ -123,15 +142,19 @@ def resized_sum(maps: list[tf.Tensor], image: tf.Tensor, resize: str) -> tf.Tens
 
 
 def at_size(maps: tf.Tensor, image: tf.Tensor, resize: str) -> tf.Tensor:
-    """Maps [B, h, w] at the image's size, [B, H, W]."""
-    if maps.shape[1:] == image.shape[1:3] and maps.shape[1:].is_fully_defined():
+    """Maps [B, *cells] at the input's size, [B, *positions]."""
+    if maps.shape[1:] == image.shape[1:-1] and maps.shape[1:].is_fully_defined():
         return maps
-    sizes = tf.shape(image)[1:3]
-    rows = _matrix(maps.shape[1] or tf.shape(maps)[1], image.shape[1] or sizes[0], resize)
-    columns = _matrix(maps.shape[2] or tf.shape(maps)[2], image.shape[2] or sizes[1], resize)
-    rows, columns = tf.cast(rows, maps.dtype), tf.cast(columns, maps.dtype)
-    larger = tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)
-    return tf.ensure_shape(larger, [maps.shape[0], *image.shape[1:3]])
+    matrices = [
+        _matrix(
+            maps.shape[axis] or tf.shape(maps)[axis],
+            image.shape[axis] or tf.shape(image)[axis],
+            resize,
+        )
+        for axis in range(1, maps.shape.rank)
+    ]
+    larger = interpolated(maps, [tf.cast(matrix, maps.dtype) for matrix in matrices])
+    return tf.ensure_shape(larger, [maps.shape[0], *image.shape[1:-1]])
 
 
 def _matrix(old: Any, new: Any, resize: str) -> tf.Tensor:

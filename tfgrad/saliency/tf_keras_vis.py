@@ -41,7 +41,7 @@ class _KerasVis(Placed):
         layer: Name of the layer whose feature maps are weighted, or of one of its calls; None takes
             the last convolution whose maps have more than one position.
         placement: `"cells"`, or `"stretch"`, which tf-keras-vis does; see `Placed`.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Raises:
         ArgumentError: tf-keras-vis is not installed, or the model has no such layer.
@@ -60,8 +60,11 @@ class _KerasVis(Placed):
         placement: str = CELLS,
         chunk_size: int | None = None,
         outputs: Any = None,
+        channels: str | None = None,
     ) -> None:
-        super().__init__(model, placement, chunk_size=chunk_size, outputs=outputs)
+        super().__init__(
+            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
+        )
         self.layer = layer
         self._recorded: str | None = None
         _require_plain(self.network, self._dtypes)
@@ -208,7 +211,7 @@ class GradCAMPlusPlus(_KerasVis):
         model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
         layer: Name of the layer whose feature maps A are weighted, or of one of its calls; None
             takes the last convolution whose maps have more than one position.
-        chunk_size, outputs: See `Method`.
+        chunk_size, outputs, channels: See `Method`.
 
     Source: Chattopadhay et al., "Grad-CAM++" (2018), section 3.2.
     """
@@ -372,7 +375,8 @@ def _require_plain(network: keras.Model, dtypes: Sequence[str]) -> None:
     if len(network.inputs[0].shape) != 4:
         raise ModelError(
             f"{who}: got an input of shape {tuple(network.inputs[0].shape)}; expected images "
-            "[batch, height, width, channels] for tf-keras-vis."
+            "[batch, height, width, channels] for tf-keras-vis; try 'gradcam', which takes series "
+            "and volumes."
         )
     for layer in network.layers:
         if layer.compute_dtype not in dtypes:

@@ -244,7 +244,8 @@ class _Observer(call_hooks.Handler):
             channels = label.channels()
             sides = [i for i in range(1, rank) if i != channels]
             ratios = {_ratio(tensor.shape[i], output.shape[i]) for i in sides}
-            if len(ratios) == 1 and None not in ratios and (rank != 4 or min(ratios) > 0):
+            (ratio, *others) = ratios
+            if ratio is not None and not others and (rank != 4 or ratio > 0):
                 self._labels.put(output, label)
                 return
 

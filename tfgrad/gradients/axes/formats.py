@@ -47,6 +47,19 @@ def channels_at(values: tf.Tensor, axis: int | None) -> tf.Tensor:
     return tf.transpose(values, order)
 
 
+def with_shape(values: tf.Tensor, shape: Sequence[Any]) -> tf.Tensor:
+    """Values of this shape, which is open where it is None, whatever another shape a graph states.
+
+    TensorFlow gives a tf.cond under a persistent tape the shape of its first branch.
+    """
+    stated = zip(shape[1:], values.shape[1:], strict=True)
+    opened = any(known is None and length is not None for known, length in stated)
+    if tf.executing_eagerly() or (values.shape.is_compatible_with(shape) and not opened):
+        return values
+    unknown = [None] * len(shape)
+    return tf.ensure_shape(tf.raw_ops.PlaceholderWithDefault(input=values, shape=unknown), shape)
+
+
 @dataclasses.dataclass(frozen=True)
 class InputAxes:
     """The axes of a network's input.

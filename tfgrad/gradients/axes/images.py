@@ -34,6 +34,8 @@ def of_input(network: keras.layers.Layer, x: Any) -> InputAxes:
     flat = tf.nest.flatten(x)
     place = main_input(flat)
     rank = flat[place].shape.rank
+    if rank == 2:
+        return InputAxes(2, None)
     if rank == 4 and default_axis() == 3 and is_plain(network):
         return InputAxes(4, 3)
     return analysed(network, x).inputs[place]

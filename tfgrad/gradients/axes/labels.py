@@ -174,11 +174,11 @@ class Labels:
 
     def _label_of(self, op: tf.Operation, inputs: list[Any], output: Any) -> Label | None:
         if not inputs:
-            if op.type != "Reshape" or output.shape.rank != 4:
+            rank = output.shape.rank
+            if op.type != "Reshape" or rank not in (3, 4, 5):
                 return None
-            grid = (output.shape[1], output.shape[2])
-            of_tokens = any(grid == (g.height, g.width) for g in self.grids.values())
-            return Label.of(Origin(of_tokens))
+            of_tokens = any(g.sizes == tuple(output.shape[1:-1]) for g in self.grids.values())
+            return Label.of(Origin(of_tokens, rank=rank)) if of_tokens or rank < 5 else None
         # Of several, the one that is not broadcast.
         alike = [t for t in inputs if t.shape.is_compatible_with(output.shape)]
         like = (alike or inputs)[0]
@@ -195,8 +195,8 @@ class Labels:
             return None if scores or len(label.axes) < 3 else label
         reshaped = op.type == "Reshape" and not alike
         if reshaped or (op.type in _REGROUPING and output.shape.rank != len(label.axes)):
-            label = _regrouped(label, like.shape, output.shape)
-            return self._label_of(op, [], output) if reshaped and label is None else label
+            found = _regrouped(label, like.shape, output.shape)
+            return self._label_of(op, [], output) if reshaped and found is None else found
         return label
 
     def _formatted(self, op: tf.Operation, label: Label) -> Label:
@@ -242,7 +242,9 @@ class Labels:
             elif axis or len(merged) > 2:
                 continue
             sizes = [old[place] for place in places]
-            self.grids[math.prod(sizes)] = Grid(*sizes[-2:], depth=sizes[0] if sizes[2:] else 0)
+            self.grids[math.prod(sizes)] = Grid(
+                sizes[-2], sizes[-1], depth=sizes[0] if sizes[2:] else 0
+            )
 
     def _find_joined(self, op: tf.Operation) -> None:
         """Take where the positions are among tokens that others were joined to."""

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.gradients.axes.calls import Call, NetworkAxes, analysed
-from tfgrad.gradients.axes.formats import channels_last, default_axis
+from tfgrad.gradients.axes.formats import InputAxes, channels_last, default_axis, with_shape
 from tfgrad.gradients.axes.images import is_plain, of_input
 from tfgrad.gradients.axes.labels import Grid
 from tfgrad.internal import call_hooks
@@ -20,14 +20,17 @@ class Layouts:
     Args:
         network: The network.
         x: Its inputs or their specifications, of which only shapes and dtypes are read.
+        layout: The axes of the input, if the caller knows them; None for what the network tells.
 
     Attributes:
         input: The axes of the input.
     """
 
-    def __init__(self, network: keras.layers.Layer, x: Any) -> None:
+    def __init__(
+        self, network: keras.layers.Layer, x: Any, layout: InputAxes | None = None
+    ) -> None:
         self._network, self._x = network, x
-        self.input = of_input(network, x)
+        self.input = of_input(network, x) if layout is None else layout
         self._plain = default_axis() == 3 and self.input.rank == 4 and is_plain(network)
 
     @property
@@ -57,7 +60,10 @@ class Layouts:
         if call is None:
             rank = len(self.input.positions) + 2
             return channels_last(values, default_axis(rank)) if values.shape.rank == rank else None
-        return None if call.features is None else call.features.laid_out(values)
+        if call.features is None:
+            return None
+        assert call.shape is not None  # what has features is one tensor
+        return call.features.laid_out(with_shape(values, call.shape))
 
     def _call(self, name: str, values: tf.Tensor) -> Call | None:
         """The call of the name, or one of the same layer, whose output has the values' shape."""

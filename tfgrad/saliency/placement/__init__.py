@@ -1,6 +1,15 @@
 """Where the cells of feature maps look: each network's operations run on coordinates."""
 
-from tfgrad.saliency.placement.grids import Axis, Grid, Placement, Scattered
+from tfgrad.saliency.placement.grids import Axis, Grid, Placement, Scattered, interpolated
 from tfgrad.saliency.placement.layout import Laid, Placements, measured
 
-__all__ = ["Axis", "Grid", "Laid", "Placement", "Placements", "Scattered", "measured"]
+__all__ = [
+    "Axis",
+    "Grid",
+    "Laid",
+    "Placement",
+    "Placements",
+    "Scattered",
+    "interpolated",
+    "measured",
+]

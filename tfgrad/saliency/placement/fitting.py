@@ -2,65 +2,85 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from tfgrad.saliency.placement.grids import Axis, Grid, Placement, Scattered
-from tfgrad.saliency.placement.positions import BEYOND, EXTENT, INSIDE, Positions
+from tfgrad.saliency.placement.positions import Positions
 
 
-def fitted(cells: Positions, height: int, width: int) -> Grid | None:
-    """The grid of cells [PLANES · n, h, w, C]; None if they are not at several places.
+def fitted(cells: Positions, lengths: Sequence[int]) -> Grid | None:
+    """The grid of cells [planes · n, *cells, C]; None if they are not at several places.
 
-    Rows of cells may be rows or columns of pixels. Cells whose places are not those of rows and
-    columns, such as shuffled ones, are `Scattered`.
+    Any axis of cells may run along any axis of the input, and along none. Cells whose places are
+    not those of rows and columns, such as shuffled ones, are `Scattered`.
     """
+    held = cells.held
+    count, axes = held.coordinates, len(cells.shape) - 2
     # Channels, and windows on the batch axis, count alike.
-    by_cell = tf.reduce_mean(cells.planes(slice(0, EXTENT.start)), [1, -1]).numpy()
-    limits = tf.reduce_max(cells.planes(EXTENT), [1, 2, 3, 4]).numpy()
-    seen = (
-        (round(height - limits[0]), round(limits[1] - 1)),
-        (round(width - limits[2]), round(limits[3] - 1)),
+    by_cell = tf.reduce_mean(cells.planes(slice(0, held.extent.start)), [1, -1]).numpy()
+    limits = tf.reduce_max(cells.planes(held.extent), list(range(1, axes + 3))).numpy()
+    seen = tuple(
+        (round(length - limits[2 * i]), round(limits[2 * i + 1] - 1))
+        for i, length in enumerate(lengths)
     )
     if any(last < first for first, last in seen):
         return None
-    places = by_cell[BEYOND]
-    turned = _is_turned(places)
-    if turned:
-        by_cell, places = by_cell.transpose(0, 2, 1), places.transpose(0, 2, 1)
-    if not _is_separable(places):
-        return _scattered(places.transpose(0, 2, 1) if turned else places, seen)
-    axes = []
-    for coordinate, limit in zip((1, 2), seen, strict=True):
-        inside = _mean(by_cell[INSIDE], coordinate, -coordinate)
-        axis = _axis(inside, _mean(places, coordinate, -coordinate), *limit)
+    for _ in range(count - axes):
+        by_cell = by_cell[:, np.newaxis]
+    places = by_cell[held.beyond]
+    order = _order(places)
+    if not _is_separable(places, order):
+        return _scattered(places, seen)
+    others = [axis for axis in range(places.ndim - 1) if axis not in order]
+    if any(_change(places, c, axis) > 1e-3 for axis in others for c in range(1, count + 1)):
+        # An image made of a series: its columns are steps, too, unless several are at one place.
+        scattered = _scattered(places, seen)
+        if scattered is not None:
+            return scattered
+    found = []
+    for coordinate, (own, limit) in enumerate(zip(order, seen, strict=True), start=1):
+        inside = _mean(by_cell[held.inside], coordinate, own)
+        axis = _axis(inside, _mean(places, coordinate, own), *limit)
         if axis is None:
             return None
-        axes.append(axis)
-    return Placement(axes[0], axes[1], turned)
+        found.append(axis)
+    return Placement(tuple(found), order, tuple(places.shape[1:]))
 
 
-def _is_turned(places: np.ndarray) -> bool:
-    """Whether pixels' rows change along the cells' columns, from share, s·row and s·column."""
+def _order(places: np.ndarray) -> tuple[int, ...]:
+    """The axis of cells along which each coordinate changes, from share and share · coordinates.
 
-    def change(coordinate: int, axis: int) -> float:
-        means = _mean(places, coordinate, -axis)
-        means = means[~np.isnan(means)]
-        return float(np.ptp(means)) if len(means) else 0.0
+    Of several orders with the same changes, the first one counts, which keeps the axes.
+    """
+    coordinates, axes = len(places) - 1, places.ndim - 1
+    changes = [
+        [_change(places, c, axis) for axis in range(axes)] for c in range(1, coordinates + 1)
+    ]
+    orders = itertools.permutations(range(axes), coordinates)
+    return max(orders, key=lambda order: sum(changes[i][axis] for i, axis in enumerate(order)))
 
-    return change(1, 2) + change(2, 1) > change(1, 1) + change(2, 2)
+
+def _change(places: np.ndarray, coordinate: int, axis: int) -> float:
+    """By how much a coordinate changes along an axis of cells."""
+    means = _mean(places, coordinate, axis)
+    means = means[~np.isnan(means)]
+    return float(np.ptp(means)) if len(means) else 0.0
 
 
-def _is_separable(places: np.ndarray) -> bool:
+def _is_separable(places: np.ndarray, order: tuple[int, ...]) -> bool:
     """Whether no cell is further than 0.6 cells from the mean of its row and column."""
     there = places[0] > 1e-12
-    for coordinate in (1, 2):
-        means = _mean(places, coordinate, -coordinate)
+    for coordinate, axis in enumerate(order, start=1):
+        means = _mean(places, coordinate, axis)
         known = means[~np.isnan(means)]
         if not len(known):
             return True
         own = places[coordinate][there] / places[0][there]
-        line = np.expand_dims(means, 2 - coordinate)
+        line = np.reshape(means, [-1 if i == axis else 1 for i in range(there.ndim)])
         far = np.abs(own - np.broadcast_to(line, there.shape)[there]).max()
         steps = np.abs(np.diff(known))
         if far > max(0.6 * (np.median(steps) if len(steps) else 0.0), 1e-3):
@@ -68,23 +88,23 @@ def _is_separable(places: np.ndarray) -> bool:
     return True
 
 
-def _scattered(places: np.ndarray, seen: tuple[tuple[int, int], tuple[int, int]]) -> Grid | None:
+def _scattered(places: np.ndarray, seen: tuple[tuple[int, int], ...]) -> Grid | None:
     """Cells at their own places; None if several are at one place."""
-    share, *totals = places.reshape(3, -1)
+    share, *totals = places.reshape(len(places), -1)
     there = share > 1e-12
     centres = np.stack([np.where(there, t / np.maximum(share, 1e-12), np.nan) for t in totals], 1)
     centres = centres.round(3)
     if len(np.unique(centres[there], axis=0)) < max(there.sum(), 2):
         return None
-    counts = [len(np.unique(c)) - 1 for c in centres[there].T]
+    counts = [max(len(np.unique(c)) - 1, 1) for c in centres[there].T]
     spacing = [float(np.ptp(c) / n) or 1.0 for c, n in zip(centres[there].T, counts, strict=True)]
-    pairs = tuple((float(row), float(column)) for row, column in centres)
-    return Scattered(pairs, (spacing[0], spacing[1]), (*seen[0], *seen[1]))
+    return Scattered(tuple(tuple(map(float, c)) for c in centres), tuple(spacing), seen)
 
 
 def _mean(places: np.ndarray, coordinate: int, axis: int) -> np.ndarray:
-    """The mean coordinate of every row (or column) of cells; NaN where they have no place."""
-    share, total = places[0].sum(axis), places[coordinate].sum(axis)
+    """The mean coordinate along an axis of cells; NaN where they have no place."""
+    others = tuple(i for i in range(places.ndim - 1) if i != axis)
+    share, total = places[0].sum(others), places[coordinate].sum(others)
     return np.where(share > 1e-12, total / np.maximum(share, 1e-12), np.nan)
 
 

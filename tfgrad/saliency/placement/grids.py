@@ -1,16 +1,19 @@
-"""Grids of cells on an image, and maps laid there."""
+"""Grids of cells on an image, a series or a volume, and maps laid there."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from tfgrad.gradients import axes
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """The rows, or the columns, of a grid of cells.
+    """The cells of a grid along one axis of the input: its rows, its columns or its steps.
 
     Attributes:
         centres: The pixel at which each cell looks, in the middle of what it depends on.
@@ -56,47 +59,80 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The grid of a feature map on the image.
+    """The grid of a feature map on the input.
 
     Attributes:
-        rows: The rows of the image at which cells look.
-        columns: The columns at which they look.
-        turned: Whether the rows of the image are the columns of the feature map.
+        axes: For each axis of the input, the places at which cells look.
+        order: For each axis of the input, the axis of the feature map that runs along it.
+        cells: The lengths of the feature map; axes of length 1 are added in front if it has fewer
+            than the input. It is summed over axes that run along none of the input's, as over the
+            frequencies of a spectrogram of a series.
     """
 
-    rows: Axis
-    columns: Axis
-    turned: bool = False
+    axes: tuple[Axis, ...]
+    order: tuple[int, ...]
+    cells: tuple[int, ...]
 
     @property
-    def cells(self) -> tuple[int, int]:
-        """Height and width of the feature map."""
-        height, width = len(self.rows.centres), len(self.columns.centres)
-        return (width, height) if self.turned else (height, width)
+    def rows(self) -> Axis:
+        """The rows of an image at which cells look."""
+        return self.axes[-2]
+
+    @property
+    def columns(self) -> Axis:
+        """The columns of an image at which they look."""
+        return self.axes[-1]
+
+    @property
+    def turned(self) -> bool:
+        """Whether the axes of the feature map have another order than those of the input."""
+        return self.order != tuple(sorted(self.order))
 
     def is_near(self, other: Grid) -> bool:
         """Whether two grids differ by so little that one can stand for the other."""
-        if not isinstance(other, Placement) or self.turned != other.turned:
+        if not isinstance(other, Placement):
             return False
-        pairs = ((self.rows, other.rows), (self.columns, other.columns))
-        return all(one.is_near(two) for one, two in pairs)
+        if (self.order, self.cells) != (other.order, other.cells):
+            return False
+        return all(one.is_near(two) for one, two in zip(self.axes, other.axes, strict=True))
 
-    def laid(self, maps: tf.Tensor, size: tuple[int, int], cubic: bool = False) -> tf.Tensor:
-        """Maps [B, h, w] on images of this size, [B, H, W]."""
-        if not maps.shape[1:].is_compatible_with(self.cells):
-            # TensorFlow gives tf.cond under a persistent tape the shape of its first branch.
-            maps = tf.raw_ops.PlaceholderWithDefault(input=maps, shape=[None, None, None])
-            maps = tf.ensure_shape(maps, [None, *self.cells])
+    def laid(self, maps: tf.Tensor, size: tuple[int, ...], cubic: bool = False) -> tf.Tensor:
+        """Maps [B, *cells] on inputs of this size, [B, *size]."""
+        while len(maps.shape) <= len(self.cells):
+            maps = maps[:, tf.newaxis]
+        maps = axes.with_shape(maps, [None, *self.cells])
+        folded = [axis for axis in range(len(self.cells)) if axis not in self.order]
+        if folded:
+            maps = tf.reduce_sum(maps, [axis + 1 for axis in folded])
         if self.turned:
-            maps = tf.linalg.matrix_transpose(maps)
-        axes = (self.rows, self.columns)
-        if all(axis.is_pixels(length) for axis, length in zip(axes, size, strict=True)):
+            kept = sorted(self.order)
+            maps = tf.transpose(maps, [0, *(1 + kept.index(axis) for axis in self.order)])
+        if all(axis.is_pixels(length) for axis, length in zip(self.axes, size, strict=True)):
             return maps
-        rows, columns = (
-            tf.constant(axis.matrix(length, cubic), maps.dtype)
-            for axis, length in zip(axes, size, strict=True)
+        return interpolated(
+            maps,
+            [
+                tf.constant(axis.matrix(length, cubic), maps.dtype)
+                for axis, length in zip(self.axes, size, strict=True)
+            ],
         )
+
+
+def interpolated(maps: tf.Tensor, matrices: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Maps [B, *cells] times a matrix [pixels, cells] for each axis: [B, *pixels]."""
+    if len(matrices) == 1:
+        return tf.matmul(maps, matrices[0], transpose_b=True)
+    if len(matrices) == 2:
+        rows, columns = matrices
         return tf.matmul(tf.matmul(rows, maps), columns, transpose_b=True)
+    first, *rest = matrices
+    count, cells = tf.shape(maps)[0], tf.shape(maps)[1]
+    inner = tf.reshape(maps, tf.concat([[count * cells], tf.shape(maps)[2:]], 0))
+    inner = interpolated(tf.ensure_shape(inner, [None, *maps.shape[2:]]), rest)
+    lengths = tf.shape(inner)[1:]
+    flat = tf.matmul(first, tf.reshape(inner, [count, cells, tf.reduce_prod(lengths)]))
+    larger = tf.reshape(flat, tf.concat([[count, tf.shape(first)[0]], lengths], 0))
+    return tf.ensure_shape(larger, [maps.shape[0], first.shape[0], *inner.shape[1:]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,35 +140,39 @@ class Scattered:
     """Cells that lie in no rows and columns; every pixel shows the nearest cell.
 
     Attributes:
-        centres: The pixel at which each cell looks, (row, column), row by row of the feature map;
-            NaN for one without a place.
-        spacing: The distance of two cells on each axis of the image, in which distances are
+        centres: The pixel at which each cell looks, a coordinate for each axis of the input, row by
+            row of the feature map; NaN for one without a place.
+        spacing: The distance of two cells on each axis of the input, in which distances are
             measured.
-        seen: The first and the last row, and the first and the last column, on which cells depend.
+        seen: For each axis of the input, the first and the last pixel on which cells depend.
     """
 
-    centres: tuple[tuple[float, float], ...]
-    spacing: tuple[float, float]
-    seen: tuple[int, int, int, int]
+    centres: tuple[tuple[float, ...], ...]
+    spacing: tuple[float, ...]
+    seen: tuple[tuple[int, int], ...]
 
     def is_near(self, other: Grid) -> bool:
         """Whether two grids are equal."""
         return self == other
 
-    def nearest(self, size: tuple[int, int]) -> np.ndarray:
-        """The cell at each pixel of images of this size, [H, W]."""
+    def nearest(self, size: tuple[int, ...]) -> np.ndarray:
+        """The cell at each pixel of inputs of this size."""
         centres = np.asarray(self.centres) / self.spacing
         centres = np.where(np.isnan(centres), np.inf, centres)
-        columns = np.arange(size[1])[:, np.newaxis] / self.spacing[1]
-        across = np.square(columns - centres[:, 1])
-        rows = (np.square(row / self.spacing[0] - centres[:, 0]) for row in range(size[0]))
-        return np.stack([np.argmin(row + across, 1) for row in rows])
+        apart = [
+            np.square(np.arange(length)[:, np.newaxis] / spacing - centre)
+            for length, spacing, centre in zip(size, self.spacing, centres.T, strict=True)
+        ]
+        cells = np.zeros(size, "int64")
+        for place in np.ndindex(*size[:-1]):
+            before = [distance[i] for distance, i in zip(apart, place, strict=False)]
+            cells[place] = np.argmin(sum([*before, apart[-1]]), 1)
+        return cells
 
-    def laid(self, maps: tf.Tensor, size: tuple[int, int], cubic: bool = False) -> tf.Tensor:
-        """Maps [B, h, w] on images of this size, [B, H, W]."""
-        top, bottom, left, right = self.seen
+    def laid(self, maps: tf.Tensor, size: tuple[int, ...], cubic: bool = False) -> tf.Tensor:
+        """Maps [B, *cells] on inputs of this size, [B, *size]."""
         seen = np.zeros(size)
-        seen[top : bottom + 1, left : right + 1] = 1
+        seen[tuple(slice(first, last + 1) for first, last in self.seen)] = 1
         flat = tf.reshape(maps, [-1, len(self.centres)])
         return tf.gather(flat, self.nearest(size), axis=1) * tf.constant(seen, maps.dtype)
 

@@ -15,17 +15,18 @@ from tfgrad.internal.derivatives import additional_derivatives
 from tfgrad.saliency.placement import operations
 from tfgrad.saliency.placement.fitting import fitted
 from tfgrad.saliency.placement.grids import Grid
-from tfgrad.saliency.placement.positions import ANY, PLANES, Positions, of_image
+from tfgrad.saliency.placement.positions import Planes, Positions, of_input
 from tfgrad.saliency.placement.walk import Walk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Placements:
-    """What is known of a network at one size of images.
+    """What is known of a network at one size of inputs.
 
     Attributes:
         grids: {name of a tensor: its placement, None if it could not be found}.
-        seen: Where the logits depend on the image, [H, W]; None if that is everywhere.
+        seen: Where the logits depend on the input, of the shape of a map; None if that is
+            everywhere.
     """
 
     grids: Mapping[str, Grid | None]
@@ -37,35 +38,34 @@ Laid = Callable[[tf.Tensor], tf.Tensor | None]
 
 def measured(
     image: tf.Tensor,
-    channel_axis: int,
+    layout: axes.InputAxes,
     tensors: Mapping[str, tuple[tf.Tensor, Laid]],
     outputs: Sequence[tf.Tensor],
 ) -> Placements:
     """Run a graph on coordinates.
 
     Args:
-        image: The images of a graph, [None, H, W, C].
-        channel_axis: The axis of C: 1, 2 or 3.
-        tensors: {name: (a tensor of the graph, a function that lays its values out as [B, h, w, C]
-            or returns None if they have no grid)}.
+        image: The images, series or volumes of a graph, [None, …].
+        layout: Their axes.
+        tensors: {name: (a tensor of the graph, a function that lays its values out as [B, *cells,
+            C] or returns None if they have no grid)}.
         outputs: The logits.
     """
     # Graphs, tapes and scopes of the caller are local to its thread.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(_measured, image, channel_axis, tensors, outputs).result()
+        return thread.submit(_measured, image, layout, tensors, outputs).result()
 
 
 def _measured(
     image: tf.Tensor,
-    channel_axis: int,
+    layout: axes.InputAxes,
     tensors: Mapping[str, tuple[tf.Tensor, Laid]],
     outputs: Sequence[tf.Tensor],
 ) -> Placements:
-    lengths = image.shape.as_list()[1:]
-    channels = lengths.pop(channel_axis - 1)
-    start = of_image(lengths[0], lengths[1], channels)
-    if channel_axis != 3:
-        start = Positions(axes.channels_at(start.every_channel(), channel_axis))
+    lengths = layout.sizes(image.shape.as_list())
+    start = of_input(lengths, 1 if layout.channels is None else image.shape[layout.channels])
+    if layout.channels != layout.rank - 1:
+        start = start.of(layout.as_given(start.every_channel()))
     seen: list[tf.Tensor] = []
     with tf.GradientTape() as tape:
         tape.watch(start.columns)
@@ -73,13 +73,13 @@ def _measured(
         found = walk.run([*(tensor for tensor, _ in tensors.values()), *outputs])
         walk.sees(found[len(tensors) :])
         total = tf.add_n(seen) if seen else tf.zeros([], tf.float64)
-    grids = _Grids(*lengths)
+    grids = _Grids(lengths, start.held)
     for (name, (tensor, laid)), value in zip(tensors.items(), found, strict=False):
         grids.add(name, tensor, laid, value)
     with additional_derivatives():  # of resizing in float64, and by areas
         slopes = tape.gradient(total, start.columns, unconnected_gradients="zero")
     gradient = tf.convert_to_tensor(slopes)  # that of a gather is tf.IndexedSlices
-    visible = axes.channels_last(gradient, channel_axis).numpy()[ANY].sum((0, -1)) > 0
+    visible = layout.channels_last(gradient).numpy()[start.held.any].sum((0, -1)) > 0
     mask = None if visible.all() or not visible.any() else visible
     return Placements(grids.found, mask)
 
@@ -87,9 +87,9 @@ def _measured(
 class _Grids:
     """The grids of a network's tensors, in the order of its calls."""
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, lengths: Sequence[int], held: Planes) -> None:
         self.found: dict[str, Grid | None] = {}
-        self._size = height, width
+        self._lengths, self._held = lengths, held
         self._last: dict[tuple[int, ...], list[Grid]] = {}
 
     def add(self, name: str, tensor: tf.Tensor, laid: Laid, value: Any) -> None:
@@ -97,17 +97,18 @@ class _Grids:
         if isinstance(value, Positions):
             grid = laid(value.every_channel())
         elif tensor.shape.rank and None not in tensor.shape[1:]:
-            grid = laid(tf.zeros([PLANES, *tensor.shape[1:]], tf.float64))
+            grid = laid(tf.zeros([self._held.count, *tensor.shape[1:]], tf.float64))
         else:
             grid = None
         self.found[name] = None
         if grid is None:
             return
-        known = self._last.setdefault(tuple(grid.shape[1:3]), [])
-        own = fitted(Positions(grid), *self._size)
+        size = tuple(grid.shape[1:-1])
+        known = self._last.setdefault(size, [])
+        own = fitted(Positions(grid, self._held), self._lengths)
         if own is None:
             self.found[name] = known[-1] if known else None
             return
         same = next((other for other in known if other.is_near(own)), own)
-        self._last[tuple(grid.shape[1:3])] = [*(k for k in known if k is not same), same]
+        self._last[size] = [*(k for k in known if k is not same), same]
         self.found[name] = same

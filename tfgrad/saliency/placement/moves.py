@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.saliency.placement.positions import PLANES, Positions, filled, side_by_side
+from tfgrad.saliency.placement.positions import Positions, filled, side_by_side
 from tfgrad.saliency.placement.walk import LOST, Walk, rerun
 
 
@@ -30,9 +30,9 @@ def moved(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] |
                 return None
             arguments.append(number)
     results = [tf.cast(t, tf.float64) for t in rerun(operation, arguments)]
-    if any(not t.shape.rank or t.shape[0] % PLANES for t in results):
+    if any(not t.shape.rank or t.shape[0] % cells.held.count for t in results):
         return None
-    return [Positions(t, 1, cells.gain) for t in results]
+    return [cells.of(t) for t in results]
 
 
 def reshape(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
@@ -47,8 +47,8 @@ def reshape(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any]
         t = tf.reshape(cells.columns, [*shape[:-1], cells.columns.shape[-1]])
         result = cells.like(t)
     else:
-        result = Positions(tf.reshape(cells.every_channel(), shape), 1, cells.gain)
-    return [result] if len(result.shape) and result.shape[0] % PLANES == 0 else None
+        result = cells.of(tf.reshape(cells.every_channel(), shape))
+    return [result] if len(result.shape) and result.shape[0] % cells.held.count == 0 else None
 
 
 def transpose(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
@@ -58,7 +58,7 @@ def transpose(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[An
         return None
     if order[-1] == len(order) - 1:
         return [cells.like(tf.transpose(cells.columns, order))]
-    return [Positions(tf.transpose(cells.every_channel(), order), 1, cells.gain)]
+    return [cells.of(tf.transpose(cells.every_channel(), order))]
 
 
 def padding(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
@@ -68,7 +68,7 @@ def padding(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any]
         return None
     cells = inputs[0]
     if np.any(pads[-1]):
-        cells = Positions(cells.every_channel(), 1, cells.gain)
+        cells = cells.of(cells.every_channel())
     return [cells.padded([tuple(map(int, pair)) for pair in pads[1:]])]
 
 
@@ -110,10 +110,11 @@ def concatenation(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> lis
                 if channels is None:
                     return None
                 nothing = tf.zeros_like(placed.columns[..., :1])
-                cells[i] = Positions(nothing, channels, placed.gain)
+                cells[i] = placed.of(nothing, channels)
         return [side_by_side(cells)]
     known = [i for i, value in enumerate(cells) if isinstance(value, Positions)]
-    is_map = axis is not None and last and last > 3 and int(axis) % last
+    first = cells[known[0]]
+    is_map = axis is not None and last and last > first.held.coordinates + 1 and int(axis) % last
     if is_map and len(known) == 1 and LOST not in cells:
         return _surrounded(walk, cells[known[0]], int(axis), operation.inputs[:-1], known[0])
     return moved(walk, operation, [*cells, None])

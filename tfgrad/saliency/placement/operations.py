@@ -82,7 +82,7 @@ def _scaled(walk: Walk, operation: tf.Operation, cell: Positions, inputs: list[A
         mask = factor != 0
         if mask.ndim and not mask.all() and mask.any():
             columns = cell.columns if mask.shape[-1] == 1 else cell.every_channel()
-            cell = Positions(columns * mask, cell.shape[-1] // columns.shape[-1], cell.gain)
+            cell = cell.of(columns * mask, cell.shape[-1] // columns.shape[-1])
         return cell.times(mean)
     return cell.times(_GATE)
 
@@ -126,7 +126,8 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic"), moves.resized),
     **dict.fromkeys(("ResizeArea", "ScaleAndTranslate"), moves.resized),
     **dict.fromkeys(("Conv2D", "DepthwiseConv2dNative", "MaxPool", "AvgPool"), windows.window),
-    "Conv2DBackpropInput": windows.transposed_window,
+    **dict.fromkeys(("Conv3D", "MaxPool3D", "AvgPool3D"), windows.window),
+    **dict.fromkeys(("Conv2DBackpropInput", "Conv3DBackpropInputV2"), windows.transposed_window),
     **dict.fromkeys(("Mean", "Sum", "Max", "Min", "Prod", "EuclideanNorm"), sums.reduced),
     **dict.fromkeys(("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), sums.product),
     "Einsum": sums.einsum,

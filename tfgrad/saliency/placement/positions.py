@@ -1,8 +1,8 @@
 """Which pixels the cells of a tensor depend on, in place of the tensor's values.
 
-A network is run on coordinates: in place of a batch of images, each tensor holds `PLANES` numbers
-per cell. Convolution and pooling average them over their window, so a cell's numbers describe the
-pixels that it depends on, whatever the weights:
+A network is run on coordinates: in place of a batch of inputs, each tensor holds several numbers
+per cell, its *planes*. Convolution and pooling average them over their window, so a cell's numbers
+describe the pixels that it depends on, whatever the weights. Those of images, with two coordinates:
 
 | planes | content | at the border of a tensor |
 |---|---|---|
@@ -10,6 +10,8 @@ pixels that it depends on, whatever the weights:
 | 3 | as 0, but kept where positions are lost | what is padded has no pixels |
 | 4 to 6 | as 0 to 2 | pixels go on beyond the border, at the same spacing |
 | 7 to 10 | H − row, row + 1, W − column, column + 1, of which the maximum is taken | no pixels |
+
+Series have one coordinate and 7 planes, volumes three and 15.
 """
 
 from __future__ import annotations
@@ -21,8 +23,42 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-PLANES = 11
-INSIDE, ANY, BEYOND, EXTENT = slice(0, 3), slice(3, 4), slice(4, 7), slice(7, 11)
+
+@dataclasses.dataclass(frozen=True)
+class Planes:
+    """Where each kind of plane is.
+
+    Attributes:
+        coordinates: The number of axes of a map.
+    """
+
+    coordinates: int
+
+    @property
+    def count(self) -> int:
+        """The number of planes."""
+        return 3 + 4 * self.coordinates
+
+    @property
+    def inside(self) -> slice:
+        """The share of pixels and its coordinates, of what exists."""
+        return slice(0, 1 + self.coordinates)
+
+    @property
+    def any(self) -> slice:
+        """The share of pixels, kept where positions are lost."""
+        return slice(1 + self.coordinates, 2 + self.coordinates)
+
+    @property
+    def beyond(self) -> slice:
+        """As `inside`, with pixels beyond the border."""
+        return slice(2 + self.coordinates, 3 + 2 * self.coordinates)
+
+    @property
+    def extent(self) -> slice:
+        """The limits of what is seen, of which the maximum is taken."""
+        return slice(3 + 2 * self.coordinates, self.count)
+
 
 Pads = Sequence[tuple[int, int]]
 
@@ -32,8 +68,9 @@ class Positions:
     """The coordinates of a tensor's cells.
 
     Attributes:
-        columns: float64 [PLANES · n, …, k]; n is 1, or the number of windows that the network
+        columns: float64 [planes · n, …, k]; n is 1, or the number of windows that the network
             stacks on the batch axis.
+        held: Which planes these are.
         repeats: Number of channels for which each of the k columns stands, as most operations treat
             all channels alike.
         gain: The mean square of a derivative along which these cells depend on the image, which
@@ -41,22 +78,27 @@ class Positions:
     """
 
     columns: tf.Tensor
+    held: Planes
     repeats: int = 1
     gain: float = 1.0
 
     @property
     def shape(self) -> list[int]:
-        """The shape that the tensor has for a batch of PLANES images."""
+        """The shape that the tensor has for a batch of one input for each plane."""
         *shape, columns = self.columns.shape.as_list()
         return [*shape, columns * self.repeats]
 
     def like(self, columns: tf.Tensor) -> Positions:
         """Other columns, each standing for as many channels."""
-        return Positions(columns, self.repeats, self.gain)
+        return self.of(columns, self.repeats)
+
+    def of(self, columns: tf.Tensor, repeats: int = 1) -> Positions:
+        """Other columns, each standing for this many channels."""
+        return Positions(columns, self.held, repeats, self.gain)
 
     def times(self, gain: float) -> Positions:
         """The same cells after a multiplication, whose mean square is `gain`."""
-        return Positions(self.columns, self.repeats, self.gain * gain)
+        return Positions(self.columns, self.held, self.repeats, self.gain * gain)
 
     def every_channel(self) -> tf.Tensor:
         """The numbers with one column for each channel."""
@@ -75,7 +117,7 @@ class Positions:
 
         Both take and return a batch [m, …, k].
         """
-        first = EXTENT.start * (self.columns.shape[0] // PLANES)
+        first = self.held.extent.start * self._windows
         parts = [mean(self.columns[:first]), largest(tf.stop_gradient(self.columns[first:]))]
         return self.like(tf.concat(parts, 0))
 
@@ -83,8 +125,8 @@ class Positions:
         """More cells before and after those of every axis but the first."""
         if not any(map(any, pads)):
             return self
-        n = self.columns.shape[0] // PLANES
-        start, stop = BEYOND.start * n, BEYOND.stop * n
+        beyond = self.held.beyond
+        start, stop = beyond.start * self._windows, beyond.stop * self._windows
         widths = [(0, 0), *pads]
         parts = [
             tf.pad(self.columns[:start], widths),
@@ -101,7 +143,7 @@ class Positions:
             lambda t: tf.reduce_mean(t, axes, keepdims=True),
             lambda t: tf.reduce_max(t, axes, keepdims=True),
         )
-        return Positions(whole.columns, repeats, self.gain)
+        return self.of(whole.columns, repeats)
 
     def broadcast(self, shape: Sequence[int]) -> Positions:
         """The same numbers at a larger shape; a last axis of one channel stays one column."""
@@ -109,29 +151,35 @@ class Positions:
             return self
         if self.shape[-1] == 1:
             columns = tf.broadcast_to(self.columns, [*shape[:-1], 1])
-            return Positions(columns, shape[-1], self.gain)
-        return Positions(tf.broadcast_to(self.every_channel(), shape), 1, self.gain)
+            return self.of(columns, shape[-1])
+        return self.of(tf.broadcast_to(self.every_channel(), shape))
 
     def without_place(self) -> Positions:
         """The same pixels, seen from everywhere."""
-        kept = tf.range(PLANES) == ANY.start
+        count = self.held.count
+        kept = tf.range(count) == self.held.any.start
         by_plane = self._by_plane()
-        kept = tf.reshape(kept, [PLANES] + [1] * (by_plane.shape.rank - 1))
+        kept = tf.reshape(kept, [count] + [1] * (by_plane.shape.rank - 1))
         zeroed = tf.where(kept, by_plane, tf.zeros_like(by_plane))
         return self.like(tf.reshape(zeroed, self.columns.shape))
 
     def local(self) -> Positions:
         """Itself, or `without_place` if the cells are all at one place."""
-        share, *places = np.reshape(self.planes(BEYOND), [3, -1])
+        share, *places = np.reshape(self.planes(self.held.beyond), [1 + self.held.coordinates, -1])
         there = share > 0
         if not there.any():
             return self
         spread = max(np.ptp(place[there] / share[there]) for place in places)
         return self if spread > 1e-6 else self.without_place()
 
+    @property
+    def _windows(self) -> int:
+        return self.columns.shape[0] // self.held.count
+
     def _by_plane(self) -> tf.Tensor:
-        shape = self.columns.shape.as_list()
-        return tf.reshape(self.columns, [PLANES, shape[0] // PLANES, *shape[1:]])
+        return tf.reshape(
+            self.columns, [self.held.count, self._windows, *self.columns.shape.as_list()[1:]]
+        )
 
 
 def filled(shape: tf.TensorShape, like: Sequence[int]) -> list[int] | None:
@@ -142,13 +190,15 @@ def filled(shape: tf.TensorShape, like: Sequence[int]) -> list[int] | None:
     return [like[0], *sizes[1:]]
 
 
-def of_image(height: int, width: int, channels: int) -> Positions:
-    """The positions of an image's pixels, [PLANES, height, width, channels]."""
-    rows, columns = np.meshgrid(np.arange(float(height)), np.arange(float(width)), indexing="ij")
-    one = np.ones_like(rows)
-    planes = [one, rows, columns, one, one, rows, columns]
-    planes += [height - rows, rows + 1, width - columns, columns + 1]
-    return Positions(tf.constant(np.stack(planes)[..., np.newaxis]), channels)
+def of_input(lengths: Sequence[int], channels: int) -> Positions:
+    """The positions of an input's pixels, [planes, *lengths, channels]."""
+    places = np.meshgrid(*(np.arange(float(n)) for n in lengths), indexing="ij")
+    one = np.ones_like(places[0])
+    planes = [one, *places, one, one, *places]
+    for length, place in zip(lengths, places, strict=True):
+        planes += [length - place, place + 1]
+    columns = tf.constant(np.stack(planes)[..., np.newaxis])
+    return Positions(columns, Planes(len(lengths)), channels)
 
 
 def joined(parts: Sequence[Positions], added: bool = True) -> Positions:
@@ -159,10 +209,10 @@ def joined(parts: Sequence[Positions], added: bool = True) -> Positions:
     gains = np.array([part.gain for part in parts])
     gain = gains.sum() if added else gains.max()
     shares = gains / gains.sum() if added else np.full(len(parts), 1 / len(parts))
-    n = columns[0].shape[0] // PLANES * EXTENT.start
+    n = parts[0].held.extent.start * parts[0]._windows
     mean = tf.add_n([share * c[:n] for share, c in zip(shares, columns, strict=True)])
     largest = tf.reduce_max(tf.stack([c[n:] for c in columns]), 0)
-    return Positions(tf.concat([mean, largest], 0), repeats, float(gain))
+    return Positions(tf.concat([mean, largest], 0), parts[0].held, repeats, float(gain))
 
 
 def side_by_side(parts: Sequence[Positions]) -> Positions:
@@ -170,22 +220,36 @@ def side_by_side(parts: Sequence[Positions]) -> Positions:
     columns, repeats = _aligned(parts)
     channels = [part.shape[-1] for part in parts]
     gain = float(np.average([part.gain for part in parts], weights=channels))
-    n = columns[0].shape[0] // PLANES * EXTENT.start
+    n = parts[0].held.extent.start * parts[0]._windows
     mean = [part.gain / gain * c[:n] for part, c in zip(parts, columns, strict=True)]
     largest = [c[n:] for c in columns]
     columns = tf.concat([tf.concat(mean, -1), tf.concat(largest, -1)], 0)
-    return Positions(columns, repeats, gain)
+    return Positions(columns, parts[0].held, repeats, gain)
 
 
 def pooled(
     cells: Positions, window: Sequence[int], strides: Sequence[int], pads: Pads
 ) -> Positions:
-    """The windows [height, width] of [PLANES · n, height, width, k], with these paddings."""
+    """The windows of [planes · n, *lengths, k], with these paddings; two or three axes."""
     cells = cells.padded([*pads, (0, 0)])
     return cells.mapped(
-        lambda t: tf.nn.avg_pool2d(t, window, strides, "VALID"),
-        lambda t: tf.nn.max_pool2d(t, window, strides, "VALID"),
+        lambda t: _pooled(tf.nn.avg_pool2d, t, window, strides),
+        lambda t: _pooled(tf.nn.max_pool2d, t, window, strides),
     )
+
+
+def _pooled(
+    pool: Callable[..., tf.Tensor], t: tf.Tensor, window: Sequence[int], strides: Sequence[int]
+) -> tf.Tensor:
+    """A pooling of two axes, or of three: of the last two and then of the first."""
+    if len(window) == 2:
+        return pool(t, window, strides, "VALID")
+    n, depth, *lengths, k = t.shape.as_list()
+    t = pool(tf.reshape(t, [n * depth, *lengths, k]), window[1:], strides[1:], "VALID")
+    lengths = t.shape.as_list()[1:-1]
+    t = tf.reshape(t, [n, depth, lengths[0] * lengths[1], k])
+    t = pool(t, [window[0], 1], [strides[0], 1], "VALID")
+    return tf.reshape(t, [n, t.shape[1], *lengths, k])
 
 
 def transposed(
@@ -198,23 +262,27 @@ def transposed(
     """A transposed convolution: cells `strides` apart, each written to a window around it.
 
     Args:
-        cells: [PLANES · n, height, width, k].
-        window: Height and width of the kernel.
+        cells: [planes · n, *lengths, k].
+        window: The lengths of the kernel.
         strides: Distance of two cells in the output.
-        before: Number of rows and columns by which the first window begins before the output.
-        size: Height and width of the output.
+        before: Number of cells by which the first window begins before the output.
+        size: The lengths of the output.
     """
     t = cells.columns
-    n, height, width, k = t.shape.as_list()
-    down, across = strides
-    between = [[0, 0], [0, 0], [0, down - 1], [0, 0], [0, across - 1], [0, 0]]
-    t = tf.pad(t[:, :, tf.newaxis, :, tf.newaxis], between)
-    t = tf.reshape(t, [n, height * down, width * across, k])
-    (top, left), (kh, kw) = before, window
-    after = [max(0, s + b - m) for s, b, m in zip(size, before, t.shape[1:3], strict=True)]
-    t = tf.pad(t, [[0, 0], [kh - 1 - top, after[0]], [kw - 1 - left, after[1]], [0, 0]])
-    t = t[:, : size[0] + kh - 1, : size[1] + kw - 1]
-    return pooled(cells.like(t), window, (1, 1), [(0, 0), (0, 0)])
+    for axis, step in enumerate(strides, start=1):
+        shape = t.shape.as_list()
+        widths = [[0, 0]] * (len(shape) + 1)
+        widths[axis + 1] = [0, step - 1]
+        t = tf.pad(tf.expand_dims(t, axis + 1), widths)
+        shape[axis] *= step
+        t = tf.reshape(t, shape)
+    lengths = t.shape.as_list()[1:-1]
+    after = [max(0, s + b - m) for s, b, m in zip(size, before, lengths, strict=True)]
+    ahead = [w - 1 - b for w, b in zip(window, before, strict=True)]
+    t = tf.pad(t, [[0, 0], *zip(ahead, after, strict=True), [0, 0]])
+    kept = [slice(s + w - 1) for s, w in zip(size, window, strict=True)]
+    t = t[(slice(None), *kept)]
+    return pooled(cells.like(t), window, [1] * len(window), [(0, 0)] * len(window))
 
 
 def _aligned(parts: Sequence[Positions]) -> tuple[list[tf.Tensor], int]:

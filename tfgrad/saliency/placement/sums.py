@@ -23,7 +23,7 @@ def reduced(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any]
         return None
     cells = cells.average(axes).local()
     if not operation.get_attr("keep_dims"):
-        cells = Positions(tf.squeeze(cells.every_channel(), axes), 1, cells.gain)
+        cells = cells.of(tf.squeeze(cells.every_channel(), axes))
     return [cells]
 
 
@@ -38,7 +38,7 @@ def product(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any]
     turned = [bool(operation.get_attr(name)) for name in names]
     # The cells are turned so that the product sums over their last axis, or the one before.
     if turned[own]:
-        cells = Positions(tf.linalg.matrix_transpose(cells.every_channel()), 1, cells.gain)
+        cells = cells.of(tf.linalg.matrix_transpose(cells.every_channel()))
     inner = len(cells.shape) - 1 - own
     outer = len(cells.shape) - 2 + (1 - own)
     numbers = walk.number(matrix) if matrix.op.type in ("Const", "Cast") else None
@@ -69,8 +69,7 @@ def _weighted(cells: Positions, weights: np.ndarray, own: int) -> Positions:
         parts = [tf.gather(t, np.flatnonzero(row), axis=axis) for row in used]
         return tf.concat([tf.reduce_max(part, axis, keepdims=True) for part in parts], axis)
 
-    every = Positions(cells.every_channel(), 1, cells.gain)
-    return every.mapped(mean, largest)
+    return cells.of(cells.every_channel()).mapped(mean, largest)
 
 
 def einsum(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
@@ -98,5 +97,5 @@ def einsum(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] 
     if shape is None:
         return None
     outer = int(np.prod([n for n, letter in zip(shape, target, strict=True) if letter not in kept]))
-    gain = cells.gain * walk.gain(operation.inputs[1 - own], outer)
-    return [Positions(t, 1, gain).broadcast(shape).local()]
+    gain = walk.gain(operation.inputs[1 - own], outer)
+    return [cells.of(t).times(gain).broadcast(shape).local()]

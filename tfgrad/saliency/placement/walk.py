@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.saliency.placement.positions import ANY, Positions
+from tfgrad.saliency.placement.positions import Positions
 
 
 class Lost:
@@ -71,7 +71,7 @@ class Walk:
         """Note that the output may depend on all these cells."""
         for value in values:
             if isinstance(value, Positions):
-                self._seen.append(tf.reduce_sum(value.planes(ANY)))
+                self._seen.append(tf.reduce_sum(value.planes(value.held.any)))
 
     def _outputs(self, operation: tf.Operation) -> Sequence[Any]:
         inputs = [self.of(tensor) for tensor in operation.inputs]
