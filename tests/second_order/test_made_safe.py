@@ -277,6 +277,35 @@ def test_pooling_in_a_layer_s_own_code(pool):
     np.testing.assert_allclose(network(images()), before, rtol=0, atol=1e-6)
 
 
+class Recurrent(L.Layer):
+    """A recurrent layer that runs in cuDNN where it may; a trace needs no such device."""
+
+    use_cudnn = "auto"
+
+    def call(self, x):
+        if not self.use_cudnn:
+            return tf.tanh(x)
+        steps = tf.transpose(tf.reshape(x, (-1, 64, 4)), (1, 0, 2))
+        state = tf.zeros_like(steps[:1])
+        y = tf.raw_ops.CudnnRNNV3(
+            input=steps,
+            input_h=state,
+            input_c=state,
+            params=tf.zeros([160]),
+            sequence_lengths=tf.fill([tf.shape(x)[0]], 64),
+        )
+        return tf.reshape(tf.transpose(y.output, (1, 0, 2)), tf.shape(x))
+
+
+def test_recurrent_layers_leave_cudnn():
+    network = convolutional(Recurrent(name="rnn"))
+    assert [layer for layer, _, _ in found(network)] == ["rnn"]
+    report = second_order.make_safe(network)
+    assert [c.functions for c in report.changed] == [("use_cudnn=False",)]
+    assert network.get_layer("rnn").use_cudnn is False
+    assert second_order.check(network).findings == ()
+
+
 def test_frozen_layers_stay_frozen_and_are_safe_when_thawed():
     network = convolutional(L.BatchNormalization(name="norm"), L.LayerNormalization())
     network.get_layer("norm").trainable = False
