@@ -16,10 +16,7 @@ from tfgrad.errors import ResumeError
 from tfgrad.internal import files, ownership, regular_files
 
 # What a directory may hold before its run has finished an epoch, and that may be lost.
-_BEFORE_THE_FIRST_EPOCH = (
-    *("run.json", "history.jsonl", "tensorboard"),
-    *(ownership.LOCK, "history.jsonl.lock"),
-)
+_BEFORE_THE_FIRST_EPOCH = ("run.json", "history.jsonl", "tensorboard", ownership.LOCK)
 
 # Flags on which no result depends: where a run reads and writes, and what it prints.
 NOT_COMPARED = ("work_dir", "resume", "data_dir", "download", "progress")
@@ -54,7 +51,7 @@ def open_directory(
             while os.path.exists(f"{path}.old-{number}"):
                 number += 1
             os.rename(path, f"{path}.old-{number}")
-        if os.path.exists(record) and any(_could_be_lost(path, n) for n in os.listdir(path)):
+        if os.path.exists(record) and any(map(_could_be_lost, os.listdir(path))):
             _check_same(path, record, resolved_flags)
         os.makedirs(path, exist_ok=True)
         ownership.own(lock, "--work_dir", path)
@@ -93,10 +90,8 @@ def versions() -> dict[str, Any]:
     }
 
 
-def _could_be_lost(path: str, name: str) -> bool:
-    """Whether a file of a directory belongs to a run that has finished an epoch."""
-    if name == "state":  # made as training begins
-        return any(file.endswith(".h5") for file in os.listdir(os.path.join(path, name)))
+def _could_be_lost(name: str) -> bool:
+    """Whether a file belongs to a run that has finished an epoch."""
     # A killed process leaves the temporary file of run.json behind.
     return name not in _BEFORE_THE_FIRST_EPOCH and not name.startswith("run.json.tmp")
 

@@ -326,7 +326,7 @@ def test_a_loss_that_is_not_finite(refused, app, monkeypatch, tmp_path):
     assert "of epoch 1" in message
     assert f"no epoch was finished, so {directory / 'state'} holds no state" in message
     assert "Try a lower learning rate" in message
-    assert not os.listdir(directory / "state")
+    assert not (directory / "state").exists()
     # And after a good epoch its state is kept: the data turn bad in the second.
     epochs = itertools.count()
 

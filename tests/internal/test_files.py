@@ -119,6 +119,30 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path, exists):
     assert names(tmp_path) == ["model"]
 
 
+def test_threads_that_replace_one_directory_leave_a_whole_one(tmp_path):
+    path, failures, barrier = tmp_path / "out", [], threading.Barrier(4)
+
+    def replace(number):
+        barrier.wait()
+        try:
+            for _ in range(25):
+                with files.replaced_directory(path) as directory:
+                    for name in "ab":
+                        with open(os.path.join(directory, name), "w") as file:
+                            file.write(str(number))
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=replace, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert names(tmp_path) == ["out"] and names(path) == ["a", "b"]
+    assert (path / "a").read_text() == (path / "b").read_text()
+
+
 def test_a_failure_leaves_the_old_directory(tmp_path):
     path = tmp_path / "model"
     path.mkdir()

@@ -55,6 +55,15 @@ def test_this_process_may_own_it_again_and_others_may_not(lock):
         assert answer == "True"
 
 
+def test_what_lies_in_an_owned_directory_needs_no_lock_file(lock):
+    inside, beside = lock.parent / "state" / ".lock", lock.parent / "history.jsonl.lock"
+    assert own(lock) and own(inside) and own(beside)
+    assert os.listdir(lock.parent) == [".lock"]
+    ownership.release(lock)
+    assert own(inside) and inside.exists()
+    ownership.release(inside)
+
+
 def test_a_killed_owner_blocks_nobody(lock):
     with another_process(lambda: own(lock)) as (child, _):
         os.kill(child, signal.SIGKILL)

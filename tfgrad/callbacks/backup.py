@@ -135,6 +135,7 @@ class Backup(keras.callbacks.Callback):
             self._own()
         if not self._owns:  # another worker of this run writes the same state
             return
+        files.make_directory(self.directory)
         path = os.path.join(self.directory, f"epoch-{epoch + 1:05d}{_SUFFIX}")
         try:
             files.write_weights(path, self.model)
@@ -152,7 +153,6 @@ class Backup(keras.callbacks.Callback):
         return os.path.join(self.directory, ownership.LOCK)
 
     def _own(self) -> None:
-        files.make_directory(self.directory)
         try:
             self._owns = ownership.own(self._lock, "directory", self.directory)
         except OSError as error:

@@ -32,6 +32,7 @@ except ImportError:  # Windows
 _LONGEST_NAME = 255
 
 _TEMPORARY = ".tmp-"
+_ATTEMPTS = 20
 
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
@@ -215,13 +216,17 @@ def replaced_directory(path: str | os.PathLike[str]) -> Iterator[str]:
         with contextlib.suppress(OSError), _locked(left) as abandoned:
             if abandoned:
                 shutil.rmtree(left, ignore_errors=True)
+    name, _, ending = temporary.rpartition(_TEMPORARY)
+    unlocked = f"{name}.new-{ending}"  # which no other process removes
     try:
-        os.makedirs(temporary)
-        with naming(path), _locked(temporary):
+        os.makedirs(unlocked)
+        with naming(path), _locked(unlocked):
+            os.rename(unlocked, temporary)
             yield temporary
             _rename_over(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(unlocked, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -247,18 +252,26 @@ def _locked(directory: str) -> Iterator[bool]:
 
 
 def _rename_over(directory: str, path: str) -> None:
-    """Rename a directory to one that may exist, which is removed after that."""
-    if not os.path.isdir(path):
-        os.rename(directory, path)
-        return
+    """Rename a directory to one that may exist, which is removed after that.
+
+    Another process may do the same at the same time: one of the two directories stays.
+    """
     old = f"{path}.old-{os.getpid()}-{threading.get_ident()}"
-    os.rename(path, old)
-    try:
-        os.rename(directory, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old)
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            if os.path.isdir(path):
+                os.rename(path, old)
+            os.rename(directory, path)
+            break
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # nothing was moved, or another one is there
+                os.rename(old, path)
+            if os.path.isdir(path):
+                shutil.rmtree(old, ignore_errors=True)
+            between = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+            if not left or not isinstance(error, OSError) or error.errno not in between:
+                raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def make_directory(path: str | os.PathLike[str]) -> str:

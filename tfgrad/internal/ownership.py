@@ -36,11 +36,12 @@ _owned: dict[str, IO[str]] = {}
 def own(lock: str | os.PathLike[str], argument: str, path: str) -> bool:
     """Own what a lock file stands for, until `release` or the end of the process.
 
-    The same process may own it any number of times; one `release` is enough. The other workers of
-    one distributed run share it: the first of them owns it.
+    The same process may own it any number of times; one `release` is enough. What lies inside of a
+    directory that it owns needs no lock file. The other workers of one distributed run share it:
+    the first of them owns it.
 
     Args:
-        lock: Path of the lock file, whose directory exists.
+        lock: Path of the lock file, whose directory is made if it does not exist.
         argument: The argument that names what is owned, for the message.
         path: What is owned, for the message.
 
@@ -52,12 +53,13 @@ def own(lock: str | os.PathLike[str], argument: str, path: str) -> bool:
         OSError: The lock file cannot be written.
     """
     lock = os.path.realpath(lock)
-    if fcntl is None or (lock in _owned and _is_current(_owned[lock], lock)):
+    if fcntl is None or _is_owned(lock) or _is_inside(lock):
         return True
     if stale := _owned.pop(lock, None):  # of a directory that was renamed
         stale.close()
     while True:
         with naming(lock):
+            os.makedirs(os.path.dirname(lock), exist_ok=True)
             # Not truncated: the file may be of the process that owns it.
             file = open(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), "r+")  # noqa: SIM115
         try:
@@ -108,6 +110,22 @@ def _is_current(file: IO[str], lock: str) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
     except OSError:
         return False
+
+
+def _is_owned(lock: str) -> bool:
+    return lock in _owned and _is_current(_owned[lock], lock)
+
+
+def _is_inside(lock: str) -> bool:
+    """Whether what a lock file stands for lies in a directory that this process owns."""
+    directory, name = os.path.split(lock)
+    if name == LOCK:
+        directory = os.path.dirname(directory)
+    while not _is_owned(os.path.join(directory, LOCK)):
+        directory, inside = os.path.dirname(directory), directory
+        if directory == inside:
+            return False
+    return True
 
 
 def _self() -> dict[str, Any]:

@@ -7,8 +7,19 @@ import tensorflow as tf
 from tests.helpers.axiom_cases import GRADIENT, images, relu
 from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation import bias_sensitivity, completeness, shift_agreement, weak_dependence
+from tfgrad.evaluation.map_tests.explained_model import built
 
 ALL = (completeness, bias_sensitivity, weak_dependence, shift_agreement)
+
+
+def test_a_type_error_inside_a_method_is_no_wrong_signature():
+    def method(model):
+        raise TypeError("the method's own words")
+
+    with pytest.raises(TypeError, match="the method's own words"):
+        built(method, None)
+    with pytest.raises(ArgumentError, match="which does not take a model alone"):
+        built(lambda model, more: None, None)
 
 
 @pytest.mark.parametrize("axiom", ALL)

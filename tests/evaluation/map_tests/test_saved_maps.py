@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.faults import no_file_above
 from tests.helpers.removal_cases import ascending
 from tfgrad import data, saliency
 from tfgrad.errors import ArgumentError, DataError, ModelError, ResumeError
@@ -237,6 +238,24 @@ def test_a_map_that_is_not_finite_is_kept_counted_and_left_out(tmp_path):
     assert by_shards == by_array
     with pytest.raises(ArgumentError, match="maps: got 21 for 4 images"):
         pixel_perturbation(network(), batches.unbatch().take(4).batch(4), maps, (0.2,))
+
+
+def test_a_shard_grows_on_the_disk_as_its_maps_are_computed(tmp_path):
+    """It is written, not mapped into memory, where a full disk ends the process."""
+    sizes = []
+
+    def method(x, y):
+        sizes.extend(path.stat().st_size for path in tmp_path.glob("*.tmp-*"))
+        return np.zeros(x.shape[:3], np.float32)
+
+    rows = 128 + 21 * int(np.prod(SHAPE[:2])) * 4
+    with no_file_above(rows - 1), pytest.raises(OSError, match="File too large") as error:
+        saved_maps(method, dataset(), tmp_path, name="zeros", shard_size=21, batch_size=7)
+    assert error.value.filename.endswith("-00000.npy")
+    assert not list(tmp_path.glob("*.npy*"))
+    with no_file_above(rows):
+        saved_maps(method, dataset(), tmp_path, name="zeros", shard_size=21, batch_size=7)
+    assert max(sizes) < rows
 
 
 @pytest.mark.parametrize(
