@@ -135,3 +135,16 @@ def test_it_has_no_term_of_its_own():
     full = tfgrad.full_gradients(network, tf.random.normal((2, 6, 6, 1)))
     assert set(full.bias_gradients) == {"conv", "top"}
     np.testing.assert_array_less(full.completeness_error(), 1e-5)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_equal_entries_share_one_gradient(axes):
+    """On a CPU, TensorFlow passes the gradient of volumes to each of 8 equal entries."""
+    pool = getattr(layers, f"MaxPooling{axes}D")(2)
+    x = tf.zeros([1, *[4] * axes, 1])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(pool(x))
+    slopes = np.asarray(tape.gradient(total, x))
+    assert slopes.sum() == 2**axes and (slopes <= 1).all()
+    assert slopes.reshape(-1)[0] == 1  # the first entry of a window

@@ -3,7 +3,8 @@
 In float32 XLA's second derivative of max-pooling is wrong: it compares the entries of a window in
 half of their bits, and in float64 it refuses to compile. The layers below are subclasses with the
 same names, arguments and outputs as Keras's, for networks that are trained with
-`jit_compile=True`. Without XLA both are correct, and Keras's is faster where windows overlap.
+`jit_compile=True`. Without XLA both are correct for series and images, and Keras's is faster where
+windows overlap. For volumes, Keras's has a wrong first derivative on a CPU; see `MaxPooling3D`.
 """
 
 from collections.abc import Sequence
