@@ -20,7 +20,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
 
 MAX_BYTES = 300_000
 # Dots per inch and number of colours: a large grid of photographs is written more coarsely until it

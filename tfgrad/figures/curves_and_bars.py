@@ -13,7 +13,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.figures.canvas import finished, finite, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from tfgrad.figures.canvas import Figure
 
 _PANELS = 4  # per row
 _INSIDE = 5  # number of curves up to which the legend is placed inside the axes

@@ -13,7 +13,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.figures.canvas import finished, finite, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from tfgrad.figures.canvas import Figure
 
 CELL = 1.25  # inches from one picture to the next
 GAP = 0.06  # inches between pictures

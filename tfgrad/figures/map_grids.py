@@ -17,7 +17,7 @@ from tfgrad.figures.image_grids import grid
 from tfgrad.internal.arguments import one_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from tfgrad.figures.canvas import Figure
 
 
 def saliency_grid(

@@ -16,7 +16,7 @@ from tfgrad.figures.colouring import SCALES, coloured
 from tfgrad.internal.arguments import one_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from tfgrad.figures.canvas import Figure
 
 _PALE, _OPACITY = "OrRd", 0.65  # curves are visible on it
 _APART = 3  # number of channels up to which their curves share one axis

@@ -17,7 +17,7 @@ from tfgrad.figures.image_grids import CELL, CHARACTER, GAP, fitted, placed_axes
 from tfgrad.internal.arguments import integer, one_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from tfgrad.figures.canvas import Figure
 
 _MARK = "#e0a800"  # the frame of the most salient slice
 _HEADING = 0.2  # inches above the slices of a volume
