@@ -137,6 +137,20 @@ def test_centres_are_those_of_squared_gradients(name):
         np.testing.assert_allclose(axis.centres[cell], mass, atol=1)
 
 
+def test_a_spectrogram_has_a_row_for_each_frame():
+    """8 frames of 8 steps, 4 apart; frequencies are added up."""
+
+    def spectrogram(x):
+        frames = tf.signal.frame(x[..., 0], 8, 4)
+        return tf.abs(tf.signal.rfft(frames))[..., tf.newaxis]
+
+    inputs = keras.Input((36, 1))
+    x = L.Conv2D(2, (1, 3), name="last")(Code(spectrogram)(inputs))
+    found = grid(keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x))))
+    assert found.cells == (8, 3) and found.order == (0,)
+    np.testing.assert_allclose(found.axes[0].centres, 3.5 + 4 * np.arange(8))
+
+
 def test_maps_lie_where_the_network_looks():
     model = network((STEPS, 1), L.Cropping1D((5, 3)), L.Conv1D(2, 3, padding="same"))
     x = np.random.default_rng(1).uniform(0.1, 1, size=(2, STEPS, 1)).astype("float32")

@@ -168,6 +168,9 @@ class _Observer(call_hooks.Handler):
         """Label the inputs."""
         self._graph = call_hooks.current_graph()
         self._inputs = [Origin(True, rank=t.shape.rank or 0) for t in inputs]
+        for origin, tensor in zip(self._inputs, inputs, strict=True):
+            if origin.rank == 3 and tensor.shape[2] == 1:  # one channel, or an image without width
+                origin.tell(2, certain=False)
         self._main = main_input(inputs)
         for tensor, origin in zip(inputs, self._inputs, strict=True):
             if origin.rank > 1:

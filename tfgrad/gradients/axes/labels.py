@@ -192,6 +192,8 @@ class Labels:
             return self._einsum(op, like, label)
         if op.type in _PRODUCTS and len(label.axes) < 4:
             scores = len(inputs) > 1 and not alike
+            if len(label.axes) == 3 and len(inputs) == 1 and like is op.inputs[0]:
+                label.tell(2, certain=False)
             return None if scores or len(label.axes) < 3 else label
         reshaped = op.type == "Reshape" and not alike
         if reshaped or (op.type in _REGROUPING and output.shape.rank != len(label.axes)):

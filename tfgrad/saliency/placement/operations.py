@@ -113,6 +113,8 @@ _BROADCASTING = {"Add", "AddV2", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", 
 # wrong after a tf.cond under a persistent tape.
 _SAME = {"Identity", "BiasAdd", "FusedBatchNormV3", *_SLOPES}
 
+_FOURIER = ("FFT", "IFFT", "RFFT", "IRFFT")
+
 _RULES: dict[str, _Rule] = {
     "IdentityN": lambda walk, operation, inputs: inputs,
     "Reshape": moves.reshape,
@@ -131,4 +133,5 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("Mean", "Sum", "Max", "Min", "Prod", "EuclideanNorm"), sums.reduced),
     **dict.fromkeys(("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), sums.product),
     "Einsum": sums.einsum,
+    **{f"{kind}{axes}": sums.transformed for kind in _FOURIER for axes in ("", "2D", "3D")},
 }

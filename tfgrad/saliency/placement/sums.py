@@ -27,6 +27,18 @@ def reduced(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any]
     return [cells]
 
 
+def transformed(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
+    """A Fourier transform of the last axes: every frequency depends on all their cells."""
+    cells = inputs[0]
+    shape = filled(operation.outputs[0].shape, cells.shape)
+    if shape is None:
+        return None
+    kind = operation.type
+    count = int(kind[-2]) if kind.endswith("D") else 1
+    rank = len(shape)
+    return [cells.average(list(range(rank - count, rank))).broadcast(shape).local()]
+
+
 def product(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:
     """A matrix product with a matrix of weights, or a constant one, whose zeros count."""
     placed = [isinstance(value, Positions) for value in inputs]
