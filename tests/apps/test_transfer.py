@@ -129,6 +129,7 @@ def test_cut_twice_and_resumed_is_uninterrupted_bit_by_bit(distilled, monkeypatc
             np.testing.assert_array_equal(mine.numpy(), its.numpy())
 
 
+@pytest.mark.slow  # training of lessons and of a live teacher is compared in tests/penalties
 def test_a_live_teacher_says_what_was_recorded(distilled, tmp_path, capsys):
     """And a directory is a teacher like any other."""
     directory = tmp_path / "live"

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
 from tests.helpers.saliency_cases import CASES, CLASSES, SHAPE, VARIANTS, images, network, policy
-from tests.helpers.variants import one_of_each
+from tests.helpers.variants import one_of_each, with_slow
 from tfgrad import saliency
 
 TARGETS = np.array([2, 0, 1], "int32")
@@ -137,7 +137,7 @@ def test_float64(exportable):
     close(got, reference(exportable), 0 if exportable.exact else 2e-5)
 
 
-@pytest.mark.parametrize("form", ["nested", "subclassed"])
+@pytest.mark.parametrize("form", with_slow(["nested"], ["subclassed"]))
 def test_functional_nested_and_subclassed_agree(exportable, form):
     close(
         exportable.make(network(exportable.activation, form))(images(), TARGETS),

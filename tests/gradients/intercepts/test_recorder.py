@@ -18,6 +18,7 @@ from tests.gradients.intercepts.cases import (
     by_definition,
     network,
 )
+from tests.helpers.variants import with_slow
 from tfgrad.errors import ModelError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import closed_forms, recorded_intercepts
@@ -164,7 +165,7 @@ def test_masks_pass_through():
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param("LSTM classifier", marks=pytest.mark.slow), "vision transformer"],
+    with_slow(["subclassed, bare arithmetic"], ["LSTM classifier", "vision transformer"]),
 )
 def test_eager_and_traced_name_the_same_calls(kind):
     model = architectures.KINDS[kind]()
