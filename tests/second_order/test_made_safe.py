@@ -123,8 +123,12 @@ def test_a_network_of_unknown_inputs_is_finished_when_it_is_used():
     assert not report.checked
     assert [change.operation for change in report.changed] == [network.norm]
     assert "make_safe(network, inputs)" in str(report)
-    trained(network).fit(images(), LABELS, verbose=0)
+    second_order.check(network, images())
     assert second_order.make_safe(network).changed == ()
+
+
+@pytest.mark.slow
+def test_inputs_that_are_given_or_have_been_seen():
     given = second_order.make_safe(Unbuilt(), tf.TensorSpec((None, *SHAPE)))
     assert sorted(c.operation.name for c in given.changed)[1:] == ["late", "norm"]
     seen = Unbuilt()
@@ -150,7 +154,7 @@ def test_files_do_not_depend_on_it(tmp_path):
     assert len(found(loaded)) == 3
 
 
-@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_saved_penalised_model_goes_on(tmp_path, xla):
     network = convolutional(L.LayerNormalization(), L.MaxPooling2D())
     second_order.make_safe(network, xla=xla)
@@ -242,6 +246,7 @@ def test_other_threads_and_networks_keep_tensorflow_s_functions():
     assert not inside.is_set()
 
 
+@pytest.mark.slow
 def test_pooling_that_xla_compiles():
     gradients = []
     for xla in (False, True):

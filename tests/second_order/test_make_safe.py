@@ -54,7 +54,16 @@ def checked(network, inputs=None, **options):
     return report
 
 
-@pytest.mark.parametrize("case", OPTIONS)
+SLOW = ("layer_", "half_", "group_", "batch_first", "resizing_pad", "aspect", "one", "distr")
+
+
+def slow_ones(cases, *starts):
+    """The cases, of which those that begin with one of `starts` are marked slow."""
+    marks = {True: [pytest.mark.slow], False: []}
+    return [pytest.param(case, marks=marks[case.startswith(starts)]) for case in cases]
+
+
+@pytest.mark.parametrize("case", slow_ones(OPTIONS, *SLOW))
 def test_outputs_and_statistics_stay(case):
     network = randomise(network_with(OPTIONS[case](), dense=False))
     weights, x = network.get_weights(), images()
@@ -145,7 +154,7 @@ def functional(norm=L.LayerNormalization):
     return keras.Model(x, L.Dense(2)(L.Flatten()(y)))
 
 
-@pytest.mark.parametrize("make", [Whole, functional])
+@pytest.mark.parametrize("make", [Whole, pytest.param(functional, marks=pytest.mark.slow)])
 def test_the_penalty_s_gradient_is_that_of_differences(make):
     keras.config.set_dtype_policy("float64")
     try:
