@@ -16,8 +16,9 @@ from tfgrad.loading.rejection import DAMAGED, rejection, shown
 # The Keras namespaces that hold parts of a model. `keras.utils`, `keras.saving`, `keras.config`
 # and the rest hold functions with side effects, and no saved model refers to them.
 _NAMESPACE = re.compile(
-    r"keras(\.src)?(\.(activations|constraints|distillation|dtype_policies|initializers|layers"
-    r"|losses|metrics|models|ops|optimizers|quantizers|random|regularizers)(\.\w+)*)?"
+    r"keras(\.src)?(\.(activations|applications|constraints|distillation|dtype_policies"
+    r"|initializers|layers|losses|metrics|models|ops|optimizers|quantizers|random|regularizers)"
+    r"(\.\w+)*)?"
 )
 # Those of which a model refers to functions: the rest of their functions build or read objects.
 _FUNCTIONS = re.compile(

@@ -10,6 +10,7 @@ import h5py
 from tfgrad.errors import ModelError
 from tfgrad.internal.regular_files import MAX_JSON_BYTES
 from tfgrad.loading.archive_checks import MAX_UNPACKED, SMALL, WEIGHTS
+from tfgrad.loading.h5_heaps import check_heaps
 from tfgrad.loading.rejection import DAMAGED, LEAVE, WHOLE, brief, rejection, shown
 
 MAX_ITEMS = 100_000  # groups and arrays of one file
@@ -42,6 +43,7 @@ def check_weights(path: str, content: BinaryIO, size: int) -> int:
         ModelError: They are damaged, point outside the file or declare more than it can hold.
     """
     try:
+        check_heaps(path, content, WEIGHTS)
         with h5py.File(content, "r") as file:
             return check_groups(path, file, WEIGHTS, size)
     except ModelError:

@@ -34,6 +34,7 @@ _KINDS = (
     (keras.optimizers.schedules, keras.optimizers.schedules.LearningRateSchedule),
     (keras.dtype_policies, keras.dtype_policies.DTypePolicy),
     (keras.quantizers, keras.quantizers.Quantizer),
+    (keras.quantizers, keras.quantizers.QuantizationConfig),
 )
 # Keras 2's name of a functional model, and names that no namespace exports.
 _OTHERS = {"Functional", "Policy", "function"}

@@ -37,6 +37,7 @@ from tfgrad.loading import archive_checks, build_limits, h5_file
 from tfgrad.loading.archive_checks import CONFIG, METADATA, WEIGHTS
 from tfgrad.loading.config_checks import check_config, check_version
 from tfgrad.loading.h5_checks import check_weights
+from tfgrad.loading.h5_heaps import check_heaps
 from tfgrad.loading.rejection import (
     DAMAGED,
     DIVERGED,
@@ -195,7 +196,10 @@ def _load_h5(
 ) -> tuple[Any, Any]:
     """(the object in a legacy HDF5 file, the arguments of `compile` that it holds)."""
     try:
+        check_heaps(path, file, os.path.basename(path))
         opened = h5py.File(file, "r")
+    except ModelError:
+        raise
     except Exception as error:
         raise h5_file.damaged(path, error) from error
     with opened:
