@@ -1,7 +1,6 @@
 """Several workers: who is missing, who has the same address, and what a lost one leaves."""
 
 import json
-import pathlib
 import re
 import socket
 import threading
@@ -120,6 +119,6 @@ def test_the_survivor_of_a_killed_worker_says_who_is_gone(tmp_path, victim):
     message = rest.splitlines()[-1]
     assert message.startswith(f"train: TF_CONFIG: lost worker {victim} ({addresses[victim]})")
     own = tmp_path / "run" if victim else tmp_path / "run" / "worker-1"
-    epoch = int(re.search(r"the state of epoch (\d+) is kept in (\S+);", message)[1])
-    assert pathlib.Path(own / "state" / f"epoch-{epoch:05d}.weights.h5").exists()
+    kept = re.search(rf"the state of epoch (\d+) is kept in {re.escape(str(own))}/state\.", message)
+    assert (own / "state" / f"epoch-{int(kept[1]):05d}.weights.h5").exists()
     assert "Traceback" not in rest
