@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfgrad
 from tfgrad.errors import ModelError
+from tfgrad.gradients.probe import Probe
 
 L = keras.layers
 SHAPE = (4, 4, 3)
@@ -131,7 +132,7 @@ def test_float8_layers_are_rejected_by_name():
     inner.quantize("float8")
     reason = _listed()['quantize("float8")']
     with pytest.raises(ModelError, match=rf"layer 'eighth' \(Dense\): .*{reason}; try"):
-        tfgrad.saliency.InputGradient(model)(np.ones((1, 3), "float32"))
+        Probe(model, np.ones((1, 3), "float32")).input_gradient(0)
     with pytest.raises(ModelError, match=rf"layer 'inner/eighth' \(Dense\): .*{reason}; try"):
         tfgrad.full_gradients(model, np.ones((1, 3), "float32"))
 
