@@ -96,7 +96,8 @@ class MapShards:
                 f"directory: got {self.directory!r}, which has no {MANIFEST}; expected one that "
                 "tfgrad.evaluation.saved_maps has written."
             )
-        shape, size = settings.get("shape"), settings.get("shard_size")
+        shape: Any = settings.get("shape")
+        size: Any = settings.get("shard_size")
         right = isinstance(shape, list) and len(shape) > 1 and is_integer(size) and size >= 1
         if not right or not all(is_integer(n) and n >= 0 for n in shape):
             raise ResumeError(
