@@ -28,7 +28,7 @@ _IN_PLACE = {
     *("Relu", "Relu6", "LeakyRelu", "Silu", "Gelu", "Sigmoid", "Tanh", "Softplus", "Elu", "Exp"),
     *("HardSigmoid", "HardSilu", "Sqrt", "Square", "Power", "Clip", "Cast", "Identity"),
 }
-_known: weakref.WeakKeyDictionary[Any, dict[Any, Unbatched]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, dict[Any, Unbatched | None]] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +56,19 @@ def unbatched(network: keras.layers.Layer, x: Any) -> Unbatched:
     """
     if not any(map(_may_move_the_batch, _operations(network))):
         return Unbatched()
-    specs = tf.nest.map_structure(lambda t: tf.TensorSpec([_BATCH, *t.shape[1:]], t.dtype), x)
+    # A network that is written for one batch size fails at another one: its own tells the most.
+    own = tf.nest.flatten(x)[0].shape[0]
+    found = _cached(network, x, _BATCH) or (own and _cached(network, x, own))
+    return found or Unbatched()
+
+
+def _cached(network: keras.layers.Layer, x: Any, batch: int) -> Unbatched | None:
+    specs = tf.nest.map_structure(lambda t: tf.TensorSpec([batch, *t.shape[1:]], t.dtype), x)
     flat = tf.nest.flatten(specs)
     key = tuple((tuple(s.shape), s.dtype.name) for s in flat)
     cache = _known.setdefault(network, {})
     if key not in cache:
-        cache[key] = _traced(network, specs)
+        cache[key] = _traced(network, specs, batch)
     return cache[key]
 
 
@@ -83,7 +90,8 @@ def _may_move_the_batch(operation: keras.Operation) -> bool:
 
 
 class _Shapes(call_hooks.Handler):
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
         self.outputs: set[int] = set()
         self.inputs: set[int] = set()
 
@@ -116,20 +124,21 @@ class _Shapes(call_hooks.Handler):
     ) -> Any:
         outputs = proceed(*args, **kwargs)
         for structure, found in ((outputs, self.outputs), ((args, kwargs), self.inputs)):
-            if any(map(_moves_the_batch, tf.nest.flatten(structure))):
+            if any(_moves_the_batch(value, self.batch) for value in tf.nest.flatten(structure)):
                 found.add(id(operation))
         return outputs
 
 
-def _moves_the_batch(value: Any) -> bool:
+def _moves_the_batch(value: Any, batch: int) -> bool:
     if not is_differentiable(value):
         return False
     shape = value.shape
-    return shape.rank is not None and (shape.rank == 0 or shape[0] not in (_BATCH, None))
+    return shape.rank is not None and (shape.rank == 0 or shape[0] not in (batch, None))
 
 
-def _traced(network: keras.layers.Layer, specs: Any) -> Unbatched:
-    shapes = _Shapes()
+def _traced(network: keras.layers.Layer, specs: Any, batch: int) -> Unbatched | None:
+    """What one trace tells; None if the network cannot be traced."""
+    shapes = _Shapes(batch)
     if not traced_aside(network, specs, lambda: call_hooks.handled(shapes)):
-        return Unbatched()
+        return None
     return Unbatched(frozenset(shapes.outputs), frozenset(shapes.inputs))
