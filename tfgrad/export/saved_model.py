@@ -71,7 +71,7 @@ def save(
         directory: The model's directory; created if absent. Its name is the served model's name.
         methods: The explanations to serve, each under a signature of its name: names of
             `tfgrad.saliency.METHODS`, or methods built on this model, with options of their own.
-            None: `"fullgrad"`, which needs images, and `"input_gradient"`.
+            None: `"fullgrad"`, for images, and `"input_gradient"`.
         classes: The K classes' names, stored in the metadata.
         preprocess: A Keras layer or a function in TensorFlow operations that runs inside the graph
             on float32 images [B, …] and returns the network's input in the same shape, for example

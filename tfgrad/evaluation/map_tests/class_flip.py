@@ -49,8 +49,9 @@ def class_flip(
     counts more, but not whether it argues for or against it.
 
     Args:
-        network: A Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
-            come first if its layers have channels first.
+        network: A Keras model from images [batch, H, W, C], series, volumes or tables to logits
+            [batch, classes]; channels come first if its layers have channels first. A pixel is a
+            time step, a voxel or a feature with all its channels.
         batches: A data set of (images, integer labels), as the network takes them; images of other
             labels than `source` are skipped.
         maps: A function of (images, classes) that returns signed maps [batch, H, W], as every

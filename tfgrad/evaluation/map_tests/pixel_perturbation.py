@@ -64,8 +64,9 @@ def pixel_perturbation(
     exceed 1.
 
     Args:
-        network: A Keras model from images [batch, H, W, C] to logits [batch, classes]; channels
-            come first if its layers have channels first.
+        network: A Keras model from images [batch, H, W, C], series, volumes or tables to logits
+            [batch, classes]; channels come first if its layers have channels first. A pixel is a
+            time step, a voxel or a feature with all its channels.
         batches: A data set of (images, integer labels), as the network takes them.
         maps: The maps that rank pixels: a function of (images, labels) that returns [batch, H, W],
             as every `tfgrad.saliency` method is; an array [n, H, W] for all images in order; or
