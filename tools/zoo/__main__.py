@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--records", default="runs/zoo", help="folder of the models' records")
     parser.add_argument("--only", default="", help="parts of names, separated by commas")
     parser.add_argument("--jobs", type=int, default=2, help="number of processes at once")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds for one model")
+    parser.add_argument("--timeout", type=float, default=1200, help="seconds for one model")
     parser.add_argument("--keep", action="store_true", help="keep records of other sources")
     return parser.parse_args()
 

@@ -75,7 +75,9 @@ def _lmu() -> keras.Model:
 def _mingru() -> keras.Model:
     from mingru_keras import MinGRU
 
-    return classifier((12, 3), keras.Sequential([MinGRU(8), MinGRU(8)]))
+    # In a graph, the scan's result has no shape, and another layer would not take it.
+    again = [keras.layers.Reshape((12, 8)), MinGRU(8), keras.layers.Reshape((12, 8))]
+    return classifier((12, 3), keras.Sequential([keras.Input((12, 3)), MinGRU(8), *again]))
 
 
 @model("keras-nac attention", "keras-nac", maps=INPUT_MAPS, remark="attention as an ODE")

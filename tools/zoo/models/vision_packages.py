@@ -82,7 +82,12 @@ def _mobilevit() -> keras.Model:
     )
 
 
-@model("kyolo YOLOv8", "kyolo", remark="detector")
+@model(
+    "kyolo YOLOv8",
+    "kyolo",
+    bounds={"float32": 1e-4},
+    remark="detector; terms cancel: condition 2,000",
+)
 def _yolo() -> keras.Model:
     from kyolo.models import yolov8n
 
