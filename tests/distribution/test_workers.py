@@ -115,6 +115,7 @@ def test_the_survivor_of_a_killed_worker_says_who_is_gone(tmp_path, victim):
     finally:
         for process in processes:
             process.kill()
+        processes[victim].communicate()
     assert survivor.returncode == 75, rest
     message = rest.splitlines()[-1]
     assert message.startswith(f"train: TF_CONFIG: lost worker {victim} ({addresses[victim]})")
