@@ -100,7 +100,7 @@ METHODS = {
     "bias_map": saliency.BiasMap,
     "layer_map": functools.partial(saliency.LayerMap, call="first"),
     "gradcam": saliency.GradCAM,
-    "gradcam of a layer": functools.partial(saliency.GradCAM, layer="first"),
+    "gradcam stretched": functools.partial(saliency.GradCAM, layer="last", placement="stretch"),
     "input_gradient": functools.partial(saliency.InputGradient, reduce="deviation"),
     "input_times_gradient": saliency.InputTimesGradient,
     "integrated_gradients": functools.partial(saliency.IntegratedGradients, steps=3),
