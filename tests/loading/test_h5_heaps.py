@@ -28,7 +28,7 @@ def test_sound_heaps():
 def test_sizes_that_are_too_large(offset, value):
     data = bytearray(file_with(["a text"]).getvalue())
     struct.pack_into("<Q", data, data.index(b"GCOL") + offset, value)
-    with pytest.raises(ModelError, match=r"a damaged HDF5 file .a heap of model"):
+    with pytest.raises(ModelError, match=r"a damaged model.h5 .a heap leaves its bounds"):
         check_heaps("model.h5", io.BytesIO(data), "model.h5")
 
 

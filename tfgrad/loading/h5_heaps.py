@@ -33,7 +33,7 @@ def check_heaps(path: str, file: BinaryIO, name: str) -> None:
     # The widths of addresses and lengths follow the version of the first block.
     widths = head[13:15] if head[8:9] in (b"\0", b"\1") else head[9:11]
     if widths != b"\x08\x08":
-        got = f"a {name} whose addresses or lengths have no 8 bytes"
+        got = f"a damaged {name} (its addresses or lengths have no 8 bytes)"
         raise rejection(path, got, "a file as Keras writes it", DAMAGED)
     offset, kept = 0, b""
     file.seek(0)
@@ -45,7 +45,7 @@ def check_heaps(path: str, file: BinaryIO, name: str) -> None:
             if not _is_sound(file, start + at):
                 raise rejection(
                     path,
-                    f"a damaged HDF5 file (a heap of {name} leaves its bounds)",
+                    f"a damaged {name} (a heap leaves its bounds)",
                     WHOLE,
                     DAMAGED,
                 )

@@ -196,7 +196,7 @@ def _load_h5(
 ) -> tuple[Any, Any]:
     """(the object in a legacy HDF5 file, the arguments of `compile` that it holds)."""
     try:
-        check_heaps(path, file, os.path.basename(path))
+        check_heaps(path, file, "HDF5 file")
         opened = h5py.File(file, "r")
     except ModelError:
         raise
