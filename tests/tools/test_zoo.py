@@ -2,6 +2,9 @@
 
 import pathlib
 import re
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -61,6 +64,27 @@ def test_the_page_has_a_row_and_each_refusal():
         "| network | package  | 8×8×3 |  | 0 | 0 | F, C, I | 0 | 0 | refused | a series |" in text
     )
     assert "- **network**, export: “x: got no images”" in text
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    alive = tmp_path / "alive"
+    child = (
+        "import os, pathlib, time; from tools.zoo import parent\n"
+        "parent.watch(int(os.environ['STARTER']), interval=0.01)\n"
+        f"for _ in range(4000): pathlib.Path({str(alive)!r}).touch(); time.sleep(0.01)"
+    )
+    starter = (
+        "import os, pathlib, subprocess, sys, time\n"
+        "os.environ['STARTER'] = str(os.getpid())\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f"while not pathlib.Path({str(alive)!r}).exists(): time.sleep(0.01)"
+    )
+    subprocess.run([sys.executable, "-c", starter], cwd=ROOT, check=True, timeout=60)
+    deadline = time.monotonic() + 30
+    while alive.exists():
+        assert time.monotonic() < deadline, "the child goes on without its parent"
+        alive.unlink()
+        time.sleep(0.5)
 
 
 def test_every_package_of_the_zoo_is_pinned():

@@ -4,7 +4,8 @@
     python -m tools.zoo --only=ViT,Swin          # models whose names contain one of these
 
 A run that was interrupted resumes: a record is kept if the sources of tfgrad and of the zoo and the
-versions of the packages are the same; with --keep, whatever the sources were.
+versions of the packages are the same; with --keep, whatever the sources were. Models whose process
+died run again.
 
 Exit codes: 0 all models do what is expected of them, 1 not all, 2 usage.
 """
@@ -47,16 +48,19 @@ def main() -> None:
     todo = [entry for entry in chosen if records[entry.name] is None]
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         runs = {pool.submit(_run, e, folder, state, arguments.timeout): e for e in todo}
-        for number, done in enumerate(concurrent.futures.as_completed(runs), 1):
-            entry, record = runs[done], done.result()
-            records[entry.name] = record
-            wrong = verdicts.wrong(entry, record)
-            left = (time.time() - begun) / number * (len(todo) - number) / 60
-            print(
-                f"{number} of {len(todo)}: {entry.name}: {'; '.join(wrong) or 'as expected'} "
-                f"({record['seconds']:.0f} s; about {left:.0f} min left)",
-                flush=True,
-            )
+        try:
+            for number, done in enumerate(concurrent.futures.as_completed(runs), 1):
+                entry, record = runs[done], done.result()
+                records[entry.name] = record
+                wrong = verdicts.wrong(entry, record)
+                left = (time.time() - begun) / number * (len(todo) - number) / 60
+                print(
+                    f"{number} of {len(todo)}: {entry.name}: {'; '.join(wrong) or 'as expected'} "
+                    f"({record['seconds']:.0f} s; about {left:.0f} min left)",
+                    flush=True,
+                )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     found = {entry.name: records[entry.name] or {} for entry in chosen}
     if not arguments.only:
         _write(arguments.out, chosen, found)
@@ -114,6 +118,7 @@ def _kept(entry: Entry, folder: pathlib.Path, state: str, keep: bool) -> dict[st
     except (OSError, ValueError):
         return None
     same = keep or record.get("sources") == state
+    same = same and "died" not in record  # it may have been stopped from outside
     return record if same and record.get("versions") == versions(entry) else None
 
 
@@ -123,6 +128,7 @@ def _run(entry: Entry, folder: pathlib.Path, state: str, timeout: float) -> dict
     with tempfile.TemporaryDirectory() as scratch:
         path = pathlib.Path(scratch) / "record.json"
         command = [sys.executable, "-m", "tools.zoo.worker", entry.name, str(path)]
+        command.append(str(os.getpid()))
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""} | dict(entry.environment)
         with open(pathlib.Path(scratch) / "log", "w+b") as log:
             process = subprocess.Popen(

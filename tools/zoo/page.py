@@ -41,7 +41,8 @@ NOT_RUNNING = {
     "deel-lip 1.5.0": "reads `read_value` of a variable, which Keras 3's have not",
     "larq 0.14.0, larq-zoo 2.4.0": "need `LocallyConnected1D`, which Keras 3 has removed",
     "mono-dense-keras 0.1.1": "assigns `kernel` of a `Dense`, which Keras 3 makes a property",
-    "attention 5.0.0": "builds a model that cannot be called: its `__call__` hides the inputs",
+    "attention 5.0.0": "a functional model that holds its layer cannot be called with `training`: "
+    "the layer's `__call__` gets the argument twice",
 }
 
 

@@ -1,6 +1,7 @@
 """One model in a process of its own: `python -m tools.zoo.worker NAME FILE` writes a JSON record.
 
-A record is written after every check, so that a process that dies tells at which one.
+A record is written after every check, so that a process that dies tells at which one. With the
+number of its parent process as a third argument, it ends when that process has ended.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tfgrad.errors import TfgradError
 
 from . import checks, models, verdicts
 from .entries import ENTRIES, Entry
+from .parent import watch
 
 # (check, function, dtype) in the order of the run; a dtype is set before the model is built.
 PLAN = (
@@ -37,7 +39,9 @@ PLAN = (
 
 def main() -> None:
     """Check the model that the command line names."""
-    name, path = sys.argv[1:]
+    name, path, *parent = sys.argv[1:]
+    if parent:
+        watch(int(parent[0]))
     models.load_all()
     entry = ENTRIES[name]
     record: dict[str, Any] = {"checks": {}}
