@@ -49,6 +49,22 @@ def test_a_declared_refusal_with_its_message_is_as_expected():
     assert verdicts.wrong(expecting, record(export=outcome)) == []
 
 
+def test_what_a_package_cannot_is_declared_by_the_cause_alone():
+    text = (
+        "not built in float64: \x1b[1m"
+        + "TypeError: of many words " * 30
+        + "float32 is not float64"
+    )
+    expecting = entry(refused={"float64": "float32 is not float64"})
+    found = record(float64={"message": text})
+    assert verdicts.wrong(expecting, found) == []
+    assert "not built in float64: “float32 is not float64”" in page.text(
+        [expecting], {"network": found}
+    )
+    (fault,) = verdicts.wrong(entry(), found)
+    assert "\x1b" not in fault
+
+
 def test_a_process_that_died_and_a_missing_check_are_faults():
     assert verdicts.wrong(entry(), record() | {"died": "at maps: code -11"}) == [
         "the process died at maps: code -11"

@@ -67,9 +67,9 @@ def text(entries: Sequence[Entry], records: Records) -> str:
     lines += [_row(e, records[e.name]) for e in entries]
     lines += ["", "## Refused", "", "Each is one error, or one limit of the package.", ""]
     lines += [
-        f"- **{e.name}**, {check}: {_quoted(records[e.name]['checks'][check])}"
+        f"- **{e.name}**, {check}: {_quoted(part, records[e.name]['checks'][check])}"
         for e in entries
-        for check in e.refused
+        for check, part in e.refused.items()
         if check in records[e.name].get("checks", {})
     ]
     lines += ["", "## Packages that do not run on Keras 3", ""]
@@ -127,5 +127,8 @@ _SHORT = {
 }
 
 
-def _quoted(outcome: Mapping[str, Any]) -> str:
-    return f"“{verdicts.message(outcome)}”"
+def _quoted(part: str, outcome: Mapping[str, Any]) -> str:
+    """tfgrad's message whole; of another's, which may hold arrays, the part that is declared."""
+    if "refusal" in outcome:
+        return f"“{verdicts.message(outcome, 2000)}”"
+    return f"{verdicts.message(outcome).split(':')[0]}: “{part}”"

@@ -66,7 +66,7 @@ def main() -> None:
         if subject is None:
             if wanted == "float32":
                 break
-            why = verdicts.message(record["build_float64"])
+            why = verdicts.message(record["build_float64"], 1500)
             record["checks"][check] = {"message": f"not built in float64: {why}"}
             continue
         outcome = _attempt(function, entry, subject)

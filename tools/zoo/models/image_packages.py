@@ -153,7 +153,13 @@ def _cait() -> keras.Model:
     )
 
 
-@k3im("k3im Swin")
+@k3im(
+    "k3im Swin",
+    refused=dict.fromkeys(
+        ("float64", "difference"), "has type float32 that does not match type float64"
+    ),
+    remark="its mask of windows is of float32",
+)
 def _k3im_swin() -> keras.Model:
     from k3im.swint import SwinTModel
 
