@@ -8,6 +8,7 @@ from tests.helpers.guard_cases import SHAPE, Lambda, found, network_with
 from tfgrad import layers, second_order
 from tfgrad.errors import SecondOrderError
 from tfgrad.internal import xla
+from tfgrad.internal.derivatives import corrected_derivatives
 
 L = keras.layers
 
@@ -18,6 +19,8 @@ POOLED = {
     "series": lambda n: Lambda(lambda x: tf.nn.max_pool1d(x[:, 0], 2, 2, "SAME"), name=n),
     "volume": lambda n: Lambda(lambda x: keras.ops.max_pool(tf.stack([x, x], 1), 2), name=n),
 }
+# On a CPU its first derivative is wrong without XLA, which a step of `PenalizedModel` corrects.
+ALWAYS = {"volume": [("at", "MaxPool3D", "warning")]}
 
 RIGHT = {
     "reduced": lambda n: Lambda(lambda x: x + tf.reduce_max(x, 1, keepdims=True), name=n),
@@ -30,8 +33,9 @@ RIGHT = {
 @pytest.mark.parametrize("case", POOLED)
 def test_max_pooling_is_refused_under_xla_alone(case):
     network = network_with(POOLED[case]("at"))
-    assert found(network) == []
-    assert [f.layer for f in second_order.check(network).under_xla] == ["at"]
+    assert found(network) == ALWAYS.get(case, [])
+    with corrected_derivatives():
+        assert [f.layer for f in second_order.check(network).under_xla] == ["at"]
     with pytest.raises(
         SecondOrderError, match=r"layer 'at' .*XLA \(jit_compile=True\).*MaxPooling2D"
     ):

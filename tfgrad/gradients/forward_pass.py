@@ -21,7 +21,7 @@ from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
 from tfgrad.gradients.model_checks import after_integer_inputs
 from tfgrad.internal import call_hooks, gradient_registry
-from tfgrad.internal.derivatives import additional_derivatives
+from tfgrad.internal.derivatives import additional_derivatives, corrected_derivatives
 from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import nest_at_least_float32, total, widest_dtype
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -167,12 +167,12 @@ class ForwardPass:
     def recording_gradients(self) -> Iterator[None]:
         """A context for functions of gradients, which order 2 differentiates; may be nested."""
         if self._second_tape is None or self._second_on:
-            with gradient_registry.explained():
+            with gradient_registry.explained(), corrected_derivatives():
                 yield
             return
         self._second_on = True
         try:
-            with self._second_tape, gradient_registry.explained():
+            with self._second_tape, gradient_registry.explained(), corrected_derivatives():
                 yield
         finally:
             self._second_on = False
@@ -298,7 +298,7 @@ class ForwardPass:
             raise ArgumentError(
                 "needs: got order 1, but a second derivative was asked for; use Needs(order=2)."
             )
-        with gradient_registry.explained():
+        with gradient_registry.explained(), corrected_derivatives():
             return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
 
     # The same point again

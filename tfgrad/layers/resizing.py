@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tfgrad.internal.lengths import length_of
 from tfgrad.internal.precision import promoted_to_float32
-from tfgrad.layers._lengths import length_of
 
 _serializable = keras.saving.register_keras_serializable("tfgrad")
 

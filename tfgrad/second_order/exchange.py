@@ -16,14 +16,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfgrad.internal.max_pooling import max_pool
 from tfgrad.internal.precision import promoted_to_float32
 from tfgrad.layers.normalization import moments
-from tfgrad.layers.pooling import max_pool
 from tfgrad.layers.resizing import resize_axis
 
 _NEAREST = ("nearest", 1)  # by name, or by its number in TensorFlow 1
 # How each function is exchanged: (TensorFlow's function, its arguments …) → its result.
 _Safe = Callable[..., Any]
+# Where a function is looked up: the module, and the name in it.
+_Place = tuple[Any, str]
 
 
 def _moments(
@@ -115,6 +117,14 @@ def _max_pool(
     return max_pool(x, 2 if leads else 1, sizes, steps, padding == "SAME")
 
 
+def _max_pool_of_volumes(original: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Of volumes alone: on a CPU, TensorFlow gives the gradient to each of equal entries."""
+    x = tf.convert_to_tensor(input)
+    if x.shape.rank != 5:
+        return original(x, *args, **kwargs)
+    return _max_pool(original, x, *args, **kwargs)
+
+
 def _of_axes(numbers: Any, spatial: int, leads: bool) -> Any:
     """One number per pooled axis; None if the batch or the channels are pooled, too."""
     numbers = [int(n) for n in tf.nest.flatten(numbers)]
@@ -128,24 +138,26 @@ def _of_axes(numbers: Any, spatial: int, leads: bool) -> Any:
     return numbers if len(numbers) == spatial else None
 
 
-_ALWAYS: Mapping[tuple[Any, str], _Safe] = {
+_ALWAYS: Mapping[_Place, _Safe] = {
     (tf.nn, "moments"): _moments,
     (tf.image, "resize"): _resize,
     (tf.nn, "softsign"): _softsign,
     (tf.nn, "lrn"): _local_response,
     (tf.nn, "local_response_normalization"): _local_response,
+    (tf.nn, "max_pool"): _max_pool_of_volumes,
+    (tf.nn, "max_pool3d"): _max_pool,
 }
-_UNDER_XLA: Mapping[tuple[Any, str], _Safe] = {
+_UNDER_XLA: Mapping[_Place, _Safe] = {
     (tf.nn, name): _max_pool for name in ("max_pool", "max_pool1d", "max_pool2d", "max_pool3d")
 }
 
-_none: frozenset[_Safe] = frozenset()
-_active: contextvars.ContextVar[frozenset[_Safe]] = contextvars.ContextVar(
+_none: Mapping[_Place, _Safe] = {}
+_active: contextvars.ContextVar[Mapping[_Place, _Safe]] = contextvars.ContextVar(
     "tfgrad_exchanged", default=_none
 )
 _lock = threading.Lock()
 _users = 0
-_originals: dict[tuple[Any, str], Any] = {}
+_originals: dict[_Place, Any] = {}
 
 
 @contextlib.contextmanager
@@ -153,10 +165,10 @@ def exchanged(xla: bool = False) -> Iterator[None]:
     """A scope in which TensorFlow's functions have correct second derivatives in this thread.
 
     Args:
-        xla: Whether max-pooling is exchanged, too, which only XLA differentiates wrong.
+        xla: Whether max-pooling of series and images is exchanged, too, which only XLA
+            differentiates wrong.
     """
-    functions = frozenset((*_ALWAYS.values(), *(_UNDER_XLA.values() if xla else ())))
-    token = _active.set(_active.get() | functions)
+    token = _active.set({**_ALWAYS, **_active.get(), **(_UNDER_XLA if xla else {})})
     _install()
     try:
         yield
@@ -170,10 +182,10 @@ def _install() -> None:
     with _lock:
         _users += 1
         if _users == 1:
-            for place, safe in {**_ALWAYS, **_UNDER_XLA}.items():
+            for place in {**_ALWAYS, **_UNDER_XLA}:
                 module, name = place
                 _originals[place] = getattr(module, name)
-                setattr(module, name, _choice(_originals[place], safe))
+                setattr(module, name, _choice(_originals[place], place))
 
 
 def _uninstall() -> None:
@@ -186,13 +198,13 @@ def _uninstall() -> None:
             _originals.clear()
 
 
-def _choice(original: Any, safe: _Safe) -> Any:
+def _choice(original: Any, place: _Place) -> Any:
     """The safe function where it is in force, else TensorFlow's."""
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        active = _active.get()
-        if safe not in active:
+        safe = _active.get().get(place)
+        if safe is None:
             return original(*args, **kwargs)
         token = _active.set(_none)  # it uses TensorFlow's functions itself
         try:

@@ -8,7 +8,14 @@ from typing import Any, Literal
 import keras
 
 from tfgrad.internal import keras_private
-from tfgrad.second_order.operations import ABSENT, INEXACT, MENDED_BY, SILENT, WRONG_UNDER_XLA
+from tfgrad.second_order.operations import (
+    ABSENT,
+    INEXACT,
+    MENDED_BY,
+    SILENT,
+    WRONG_AT_TIES,
+    WRONG_UNDER_XLA,
+)
 
 # The names of patterns in a finding, not of one operation: a stopped mean; a call that is repeated
 # in the backward pass (`keras.RematScope`, `keras.remat`).
@@ -31,7 +38,8 @@ class Finding:
         problem: What is wrong.
         advice: What to use instead.
         severity: "error" if no penalty can be trained with it; "warning" if the error is small,
-            as in the batch normalisation that the papers train with.
+            as in the batch normalisation that the papers train with, or is corrected by
+            `PenalizedModel`.
         layer_class: Class name of the layer.
     """
 
@@ -155,6 +163,13 @@ def finding(network: keras.layers.Layer, owner: keras.layers.Layer, operation: s
         problem = (
             f"XLA (jit_compile=True) computes a wrong derivative of {operation} in float32 and "
             "none in float64"
+        )
+    elif operation in WRONG_AT_TIES:
+        advice, severity = WRONG_AT_TIES[operation], "warning"
+        problem = (
+            "on a CPU, TensorFlow gives the whole gradient of a window of a volume to each of its "
+            "equal entries, as in a constant background; PenalizedModel and the maps correct "
+            "that, a tf.GradientTape of your own does not"
         )
     elif operation in SILENT:
         advice = SILENT[operation]

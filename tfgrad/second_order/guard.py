@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, SecondOrderError, SecondOrderWarning
-from tfgrad.internal import keras_private, xla
+from tfgrad.internal import derivatives, keras_private, xla
 from tfgrad.second_order.findings import (
     MOMENTS,
     RECOMPUTED,
@@ -37,6 +37,7 @@ from tfgrad.second_order.operations import (
     SMOOTH,
     STATE,
     STATEFUL_RANDOM,
+    WRONG_AT_TIES,
     WRONG_UNDER_XLA,
 )
 from tfgrad.second_order.tracing import Trace, trace
@@ -132,6 +133,8 @@ def check(
         raise _second_order_error(network, rematerialised(network)) from error
     with_xla = xla.compiles() if by_xla is None else by_xla
     found = [fault for fault in faults if with_xla or not fault.only_under_xla]
+    if derivatives.are_corrected():
+        found = [fault for fault in found if fault.finding.operation not in WRONG_AT_TIES]
     errors = [fault for fault in found if fault.finding.severity == "error"]
     if errors:
         raise _second_order_error(network, errors)
@@ -222,7 +225,9 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tup
             continue
         if stopped or node.op in unsafe:
             operation = MOMENTS if stopped else node.op
-        elif node.op in WRONG_UNDER_XLA or (dependent and _is_python_of_floats(node)):
+        elif node.op in WRONG_UNDER_XLA or (
+            dependent and (node.op in WRONG_AT_TIES or _is_python_of_floats(node))
+        ):
             operation = node.op
         elif dependent and is_recomputed(node):
             operation = RECOMPUTED

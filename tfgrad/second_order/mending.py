@@ -23,6 +23,7 @@ _L = keras.layers
 _KNOWN = {
     "tf.nn.moments": (_L.LayerNormalization, _L.GroupNormalization, _L.BatchNormalization),
     "tf.image.resize": (_L.Resizing, _L.UpSampling2D),
+    "tf.nn.max_pool3d": (_L.MaxPooling3D,),
 }
 _POOLING = (_L.MaxPooling1D, _L.MaxPooling2D, _L.MaxPooling3D)
 _OWN = (
@@ -36,6 +37,7 @@ _OPERATIONS = {
     "tf.image.resize": ("Resize",),
     "tf.nn.softsign": ("Softsign",),
     "tf.nn.max_pool": ("MaxPool",),
+    "tf.nn.max_pool3d": ("MaxPool",),
 }
 _ROUNDS = 8  # A function without a first derivative hides what comes before it.
 
@@ -45,13 +47,15 @@ def make_safe(model: keras.layers.Layer, inputs: Any = None, *, xla: bool = Fals
 
     For models that others wrote. Every layer of the network for which there is a way is changed, at
     any depth: layer, group and batch normalisation, resizing and upsampling, with subclasses of
-    them; layers, models and bare operations whose own code calls `tf.nn.moments`,
-    `tf.image.resize`, `tf.nn.softsign` or `tf.nn.lrn`, through `keras.ops` or by themselves; cuDNN
-    cells. Inside the calls of these layers, the functions are exchanged for equal ones with correct
-    derivatives of every order; the layers' code, options and variables stay. Outputs, moving
-    statistics and first derivatives are the same: to the bit for moments, to float32 rounding for
-    the others. Files are the same, too: a saved network loads without tfgrad, as the classes that
-    it was made of, and `make_safe` is called again. A saved `PenalizedModel` does so when it loads.
+    them; max-pooling of volumes; layers, models and bare operations whose own code calls
+    `tf.nn.moments`, `tf.image.resize`, `tf.nn.softsign`, `tf.nn.lrn` or `tf.nn.max_pool3d`, through
+    `keras.ops` or by themselves; cuDNN cells. Inside the calls of these layers, the functions are
+    exchanged for equal ones with correct derivatives of every order; the layers' code, options and
+    variables stay. Outputs, moving statistics and first derivatives are the same: to the bit for
+    moments, to float32 rounding for the others; where entries of a volume are equal, TensorFlow's
+    first derivative is wrong. Files are the same, too: a saved network loads without tfgrad, as the
+    classes that it was made of, and `make_safe` is called again. A saved `PenalizedModel` does so
+    when it loads.
 
     The network is traced to find the layers, as by `inspect`, and once more to see what is left.
     Compiled training steps are made anew when `fit` is called next. A second call changes nothing.
@@ -60,8 +64,8 @@ def make_safe(model: keras.layers.Layer, inputs: Any = None, *, xla: bool = Fals
         model: A Keras model or layer, built or not; of a `PenalizedModel`, its network is changed.
         inputs: As for `inspect`. With None, a network that does not define its inputs is changed as
             far as its layers are known, and the rest before its first penalised step.
-        xla: Whether max-pooling is changed, too, for a step that XLA compiles
-            (`jit_compile=True`). Without XLA, Keras's max-pooling is correct and faster.
+        xla: Whether max-pooling of series and images is changed, too, for a step that XLA
+            compiles (`jit_compile=True`). Without XLA, Keras's is correct and faster.
 
     Returns:
         What was changed, and the faults that are left, which need another layer.

@@ -67,6 +67,10 @@ WRONG_UNDER_XLA: Mapping[str, str] = {
     "MaxPool3DGrad": _XLA_POOLING,
 }
 
+# Operations whose first derivative is wrong on a CPU, where entries of a window are equal. The
+# steps and maps of tfgrad correct it; a tape of the user's own does not.
+WRONG_AT_TIES: Mapping[str, str] = {"MaxPool3D": "use tfgrad.layers.MaxPooling3D"}
+
 # What `make_safe` changes for an operation: the function of TensorFlow that is exchanged in the
 # layer's call, or an option of the layer.
 MENDED_BY: Mapping[str, str] = {
@@ -79,6 +83,7 @@ MENDED_BY: Mapping[str, str] = {
     "SoftsignGrad": "tf.nn.softsign",
     "LRNGrad": "tf.nn.local_response_normalization",
     **dict.fromkeys(WRONG_UNDER_XLA, "tf.nn.max_pool"),
+    "MaxPool3D": "tf.nn.max_pool3d",
     **dict.fromkeys((name for name in ABSENT if name.startswith("Cudnn")), "use_cudnn=False"),
 }
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfgrad.errors import ModelError
 from tfgrad.internal import gradient_registry
 from tfgrad.internal.call_hooks import handled
+from tfgrad.internal.derivatives import corrected_derivatives
 from tfgrad.internal.function_copies import copied_functions
 from tfgrad.second_order.owners import Owners
 
@@ -121,7 +122,12 @@ def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
         return outputs, [g for g in gradients if g is not None]
 
     flat_specs = keras.tree.flatten(specs)
-    with _Watching() as scope, handled(owners), copied_functions(of_keras=True) as copies:
+    with (
+        _Watching() as scope,
+        handled(owners),
+        copied_functions(of_keras=True) as copies,
+        corrected_derivatives(False),  # the same trace wherever it is made
+    ):
         traced = tf.function(run, autograph=False).get_concrete_function(*flat_specs)
     graph_def = traced.graph.as_graph_def()
     own = {id(v) for v in network.variables}

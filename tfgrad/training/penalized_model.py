@@ -15,6 +15,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import keras_private
+from tfgrad.internal.derivatives import corrected_derivatives
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
@@ -115,7 +116,8 @@ class PenalizedModel(NetworkWrapper):
         self._needs = functools.reduce(operator.or_, needs)
         self._teacher_needs = needs_of(self.penalties)
         if self.penalties and network.built and getattr(network, "inputs", None):
-            check_network(network, self.penalties)
+            with corrected_derivatives():  # as in a step
+                check_network(network, self.penalties)
         checks.check_teacher_argument(teacher, network, self.penalties)
         self.built = network.built
 
@@ -206,13 +208,13 @@ class PenalizedModel(NetworkWrapper):
         if self._teacher_needs is not None:
             check_teacher(self.teacher, self.network, self.penalties, batch.x)
         taught = self._taught(batch)
-        with tf.GradientTape() as tape:
-            outputs, loss = self._forward(batch, taught, training=True)
-            scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(scaled, [v.value for v in variables]), variables, strict=True)
-        )
+        with corrected_derivatives():
+            with tf.GradientTape() as tape:
+                outputs, loss = self._forward(batch, taught, training=True)
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled, [v.value for v in variables])
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._draws_made.assign_add(1)
         return self._logs(batch, outputs)
 

@@ -1,6 +1,6 @@
-"""The registry of TensorFlow's gradients, with more entries inside a context.
+"""The registry of TensorFlow's gradients, with more and with corrected entries inside a context.
 
-Outside the context, and in other threads, TensorFlow behaves as without this package.
+Outside the contexts, and in other threads, TensorFlow behaves as without this package.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from tensorflow.python.framework import op_def_registry, ops
 Gradient = Callable[..., list[Any]]
 
 _active: contextvars.ContextVar[bool] = contextvars.ContextVar("tfgrad_derivatives", default=False)
+_corrected: contextvars.ContextVar[bool] = contextvars.ContextVar("tfgrad_right", default=False)
 _strict: contextvars.ContextVar[bool] = contextvars.ContextVar("tfgrad_strict", default=False)
 
 
 @contextlib.contextmanager
 def additional_derivatives(strict: bool = False) -> Iterator[None]:
-    """A context in which, in this thread, more operations have derivatives.
+    """A context in which, in this thread, more operations have derivatives, and all right ones.
 
     Args:
         strict: Whether an operation whose gradient TensorFlow drops or approximates without an
@@ -30,17 +31,45 @@ def additional_derivatives(strict: bool = False) -> Iterator[None]:
     """
     active, kept = _active.set(True), _strict.set(strict)
     try:
-        yield
+        with corrected_derivatives():
+            yield
     finally:
         _active.reset(active)
         _strict.reset(kept)
 
 
-def install(gradients: Mapping[str, Gradient], refused: Mapping[str, str]) -> frozenset[str]:
-    """Register gradients for the context, and what raises in a strict one.
+@contextlib.contextmanager
+def corrected_derivatives(active: bool = True) -> Iterator[None]:
+    """A context in which, in this thread, first derivatives that TensorFlow has wrong are right.
+
+    It must enclose the forward pass, too: a call of a `tf.function` under a tape traces the
+    gradient with the call, and keeps it.
 
     Args:
-        gradients: Gradient functions by the operation's type.
+        active: False for a context in which they are TensorFlow's again.
+    """
+    token = _corrected.set(active)
+    try:
+        yield
+    finally:
+        _corrected.reset(token)
+
+
+def are_corrected() -> bool:
+    """Whether this thread is inside `corrected_derivatives`."""
+    return _corrected.get()
+
+
+def install(
+    gradients: Mapping[str, Gradient],
+    corrected: Mapping[str, Gradient],
+    refused: Mapping[str, str],
+) -> frozenset[str]:
+    """Register gradients for the contexts, and what raises in a strict one.
+
+    Args:
+        gradients: Gradient functions that TensorFlow lacks, by the operation's type.
+        corrected: Gradient functions that TensorFlow has wrong, by the operation's type.
         refused: Reasons by the operation's type.
 
     Returns:
@@ -50,7 +79,9 @@ def install(gradients: Mapping[str, Gradient], refused: Mapping[str, str]) -> fr
     if not hasattr(ops.gradient_registry, "_registry"):
         return frozenset()
     for kind, gradient in gradients.items():
-        _register(kind, functools.partial(_in_context, gradient))
+        _register(kind, functools.partial(_in_context, _active, gradient))
+    for kind, gradient in corrected.items():
+        _register(kind, functools.partial(_in_context, _corrected, gradient))
     for kind, reason in refused.items():
         _register(kind, functools.partial(_refused, kind, reason))
     return frozenset(gradients)
@@ -99,9 +130,9 @@ def _absent(kind: str) -> Gradient:
     return gradient
 
 
-def _in_context(ours: Gradient, theirs: Gradient) -> Gradient:
+def _in_context(active: contextvars.ContextVar[bool], ours: Gradient, theirs: Gradient) -> Gradient:
     def gradient(op: Any, *upstream: Any) -> list[Any]:
-        return (ours if _active.get() else theirs)(op, *upstream)
+        return (ours if active.get() else theirs)(op, *upstream)
 
     return gradient
 
