@@ -35,7 +35,9 @@ def _kimm_ghostnet() -> keras.Model:
 def _kimm_inception_next() -> keras.Model:
     from kimm._src.models.inception_next import InceptionNeXt
 
-    return InceptionNeXt(depths=[1, 1, 1, 1], hidden_channels=[16, 16, 24, 24], **PLAIN, **HEAD)
+    # At 32 pixels the last features are one position, and Grad-CAM's map of it may be 0.
+    options = PLAIN | HEAD | {"input_shape": (64, 64, 3)}
+    return InceptionNeXt(depths=[1, 1, 1, 1], hidden_channels=[16, 16, 24, 24], **options)
 
 
 @kimm("kimm MobileOne")
