@@ -65,6 +65,14 @@ def test_what_a_package_cannot_is_declared_by_the_cause_alone():
     assert "\x1b" not in fault
 
 
+def test_a_check_that_says_nothing_is_no_fault_and_is_explained():
+    expecting = entry(skipped={"difference": "it has steps"})
+    found = record(difference={"value": 0.4})
+    assert verdicts.wrong(expecting, found) == []
+    text = page.text([expecting], {"network": found})
+    assert "| 0 | — | 0 |" in text and "- **network**, difference: it has steps." in text
+
+
 def test_a_process_that_died_and_a_missing_check_are_faults():
     assert verdicts.wrong(entry(), record() | {"died": "at maps: code -11"}) == [
         "the process died at maps: code -11"

@@ -13,6 +13,7 @@ Build = Callable[[], keras.Model]
 
 CHECKS = ("float32", "float64", "maps", "penalty", "difference", "export")
 IMAGE_MAPS = ("fullgrad", "gradcam", "integrated_gradients")
+STEPS = "the gradient passes through rounding as if it were not there; differences see its steps"
 INPUT_MAPS = ("input_gradient", "input_times_gradient", "integrated_gradients")
 
 
@@ -26,6 +27,7 @@ class Entry:
         build: Builds it with small dimensions: a model with logits [batch, classes].
         maps: Names of the three saliency methods.
         refused: For each check that tfgrad refuses, a part of the message that it must give.
+        skipped: For each check that says nothing of this model, why.
         bounds: For a check, a bound of its own in place of the general one.
         inputs: Makes a batch of two inputs; None for normal numbers of the inputs' shapes.
         trained: Whether the package ships the weights; they are then left as they are.
@@ -38,6 +40,7 @@ class Entry:
     build: Build
     maps: tuple[str, ...] = IMAGE_MAPS
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     inputs: Callable[[], Any] | None = None
     trained: bool = False
@@ -62,7 +65,8 @@ def model(name: str, package: str, **options: Any) -> Callable[[Build], Build]:
     def register(build: Build) -> Build:
         if name in ENTRIES:
             raise ValueError(f"name: got {name!r} twice; expected one entry for each model.")
-        unknown = {*options.get("refused", ()), *options.get("bounds", ())} - set(CHECKS)
+        checks = [options.get(field, ()) for field in ("refused", "skipped", "bounds")]
+        unknown = set().union(*checks) - set(CHECKS)
         if unknown:
             raise ValueError(f"{name}: got the checks {unknown}; expected some of {CHECKS}.")
         ENTRIES[name] = Entry(name, package, build, **options)

@@ -72,6 +72,10 @@ def text(entries: Sequence[Entry], records: Records) -> str:
         for check, part in e.refused.items()
         if check in records[e.name].get("checks", {})
     ]
+    skipped = [(e.name, check, why) for e in entries for check, why in e.skipped.items()]
+    if skipped:
+        lines += ["", "## Not checked", ""]
+        lines += [f"- **{name}**, {check}: {why}." for name, check, why in skipped]
     lines += ["", "## Packages that do not run on Keras 3", ""]
     lines += [f"- {name}: {why}." for name, why in NOT_RUNNING.items()]
     return "\n".join(lines) + "\n"
@@ -89,6 +93,7 @@ def figures(entries: Sequence[Entry], records: Records) -> dict[str, Any]:
             "checks": {
                 check: {k: v for k, v in outcome.items() if k != "traceback"}
                 for check, outcome in records[e.name].get("checks", {}).items()
+                if check not in e.skipped
             },
             "wrong": verdicts.wrong(e, records[e.name]),
         }
@@ -109,6 +114,8 @@ def _row(entry: Entry, record: Mapping[str, Any]) -> str:
 
 
 def _cell(entry: Entry, check: str, outcome: Mapping[str, Any] | None) -> str:
+    if check in entry.skipped:
+        return "—"
     if outcome is None:
         return "died"
     if "value" not in outcome:

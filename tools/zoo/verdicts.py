@@ -32,6 +32,8 @@ def wrong(entry: Entry, record: Mapping[str, Any]) -> list[str]:
 
 
 def _fault(entry: Entry, check: str, outcome: Mapping[str, Any] | None) -> str | None:
+    if check in entry.skipped:
+        return None
     if outcome is None:
         return f"{check}: not run"
     expected = entry.refused.get(check)
