@@ -102,7 +102,7 @@ def run(main: Callable[[], Any]) -> None:
         except OSError as error:
             if not files.is_full(error):
                 raise
-            _fail(files.cannot_write(error, "path", str(error.filename)), DISK)
+            _fail_with(files.cannot_write(error, "path", str(error.filename)))
         except KeyboardInterrupt:
             _fail("interrupted; the same command resumes from what is done, or starts again", 130)
         finally:

@@ -1,6 +1,7 @@
 """Error messages of the library in the words of a command: its flags in place of arguments."""
 
 import ast
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,10 @@ _GIVEN_BY = {
 }
 # Arguments that are given by the flag that has their value.
 _PATHS = ("path", "directory")
+# Arguments of loading that no command has a flag for, each named in an advice to raise it.
+_LIMITS = ("limit_bytes", "limit_seconds")
+# The end of the temporary name under which a file or directory is written, and what is in it.
+_TEMPORARY = re.compile(r"\.(?:tmp|new)-\d+-\d+[^']*(?=')")
 # What the value of a flag is, for an argument with another name.
 _VALUES = {"depth": "vgg{}"}
 
@@ -52,6 +57,7 @@ def as_flags(message: str, flags: Mapping[str, Any]) -> str:
             name = flag(argument)
             if name is None and argument in _PATHS:
                 name = next((n for n, value in flags.items() if _holds(value, quoted)), None)
+                name = name or _parent(flags, quoted)
             names.append(argument if name is None else f"--{name}")
         return f"{', '.join(names)}: "
 
@@ -63,6 +69,11 @@ def as_flags(message: str, flags: Mapping[str, Any]) -> str:
         name = flag(match[1])
         return match[0] if name is None else f"--{name}"
 
+    message = _TEMPORARY.sub("", message)
+    for argument in _LIMITS:
+        if argument not in flags:
+            instead = f"or load it in Python with {argument}="
+            message = message.replace(f"or raise {argument}=", instead)
     quoted = {*_QUOTED.findall(message), *_GOT.findall(message)}
     begun = _LEADING.match(message)
     head, rest = ("", message) if begun is None else (leading(begun), message[begun.end() :])
@@ -70,6 +81,18 @@ def as_flags(message: str, flags: Mapping[str, Any]) -> str:
     parts = re.split(r"((?<!=)'(?:[^'\\]|\\.)*')", rest)
     parts[::2] = [_BARE.sub(bare, _ASSIGNED.sub(assigned, part)) for part in parts[::2]]
     return head + "".join(parts)
+
+
+def _parent(flags: Mapping[str, Any], quoted: set[str]) -> str | None:
+    """The flag that names a directory of one of the paths, the deepest one."""
+    names = {
+        os.path.join(os.path.normpath(value), ""): name
+        for name, value in flags.items()
+        if isinstance(value, str) and value.strip(os.sep)
+    }
+    paths = [os.path.normpath(path) for path in quoted]
+    within = [d for d in names if any(path.startswith(d) for path in paths)]
+    return names[max(within, key=len)] if within else None
 
 
 def _holds(value: Any, quoted: set[str]) -> bool:

@@ -36,6 +36,7 @@ def full_disk(path="somewhere/table.md"):
     [
         (InUseError("directory: got 'a', …"), 73, "train: directory: got 'a', …"),
         (full_disk(), 74, "train: path: got 'somewhere/table.md', which cannot be written"),
+        (full_disk("a/b.tmp-1-2/c.png"), 74, "train: path: got 'a/b', which cannot be written"),
         (files.cannot_write(full_disk(), "path", "a"), 74, "train: path: got 'a'"),
         (WriteError("path: got 'a', …", errno.EACCES), 64, "train: path: got 'a', …"),
         (WorkerError("TF_CONFIG: lost worker 1, …"), 75, "train: TF_CONFIG: lost worker 1, …"),

@@ -55,6 +55,13 @@ FLAGS = {
             "x: got 1; expected None; try data_dir=None",
             "x: got 1; expected None; try no --data_dir",
         ),
+        # Files within the directory that a flag names, under temporary names.
+        ("path: got '/data/mnist/x', which", "--data_dir: got '/data/mnist/x', which"),
+        ("directory: got '/data/a/b.h5'; expected", "--data_dir: got '/data/a/b.h5'; expected"),
+        ("path: got '/data/x.tmp-12-34/y.png', which", "--data_dir: got '/data/x', which"),
+        ("path: got '/database/x', which",) * 2,
+        # Arguments of loading that no command has a flag for.
+        ("x, or raise limit_bytes= if", "x, or load it in Python with limit_bytes= if"),
         # Neither flags nor arguments, or no flags of this command.
         ("--image_size: got 3; try --image_size=64,64.",) * 2,
         ("target: got 3; try target='label' or sigma=0.1.",) * 2,

@@ -55,10 +55,11 @@ def publish(directory: str, write: Callable[[str], None]) -> str:
         about_files = isinstance(error, tf.errors.OpError) and temporary in str(error)
         if isinstance(error, OSError) or about_files:
             known = error if isinstance(error, OSError) else files.disk_error(error)
+            reason = error if known is None else known.strerror or known
             raise WriteError(
-                f"directory: got {directory!r}, to which writing failed ({error}); expected enough "
-                "free space and permission. Nothing was left behind: free some space, or choose "
-                "another directory.",
+                f"directory: got {directory!r}, to which writing failed ({reason}); expected "
+                "enough free space and permission. Nothing was left behind: free some space, or "
+                "choose another directory.",
                 getattr(known, "errno", None),
                 getattr(known, "strerror", None),
                 directory,
