@@ -242,8 +242,9 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
         (
             ("--models=a={0}/bare.keras,b={0}/flat.keras", "--method=gradcam"),
             65,
-            "no layer puts out feature maps [batch, height, width, channels], nor tokens [batch, "
-            "h·w, channels] that are positions of such maps; Grad-CAM",
+            "no layer puts out feature maps [batch, height, width, channels] (of series [batch, "
+            "time, channels]), nor tokens [batch, h·w, channels] that are positions of such maps; "
+            "Grad-CAM",
         ),
         (
             ("--models=a={}/large.keras",),

@@ -49,7 +49,7 @@ def spoiled(value):
         (
             FLOATS[0, 0],
             [0, 1, 2],
-            r"shape \(4, 1\) in .*; expected \[n, height, width, channels\]\.$",
+            r"shape \(4, 1\) in .*; expected \[n, height, width, channels\]\. Series have",
         ),
         (FLOATS[:0], [], r"empty shape \(0, 4, 4, 1\)"),
         (FLOATS.astype(np.int64), [0, 1, 2], r"images: got int64 in 'arrays'; expected uint8"),

@@ -139,7 +139,8 @@ def _differ(x: Any, declared: Any) -> bool:
     flat = tf.nest.flatten(x)
     if not declared or len(flat) != len(declared):
         return bool(declared)
-    return any(not t.shape.is_compatible_with(d.shape) for t, d in zip(flat, declared, strict=True))
+    shapes = [(tf.TensorShape(t.shape), d.shape) for t, d in zip(flat, declared, strict=True)]
+    return any(not got.is_compatible_with(expected) for got, expected in shapes)
 
 
 def input_axes(network: Any, x: Any, maps: Any = None) -> axes.InputAxes:
