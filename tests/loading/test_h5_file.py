@@ -99,7 +99,12 @@ def no_config(layer, config, file):
     del file["model_weights"]
 
 
+def empty_config(layer, config, file):
+    config.clear()
+
+
 BROKEN = {
+    "empty config": (empty_config, "the attribute model_config without a model"),
     "function": (a_function, "the class 'deserialize', which is no layer"),
     "function of a module": (a_keras_function_with_a_module, "deserialize"),
     "foreign": (foreign, "os.system, which belongs neither to Keras nor tfgrad"),
@@ -116,6 +121,18 @@ def test_broken_files(good, tmp_path, case):
     breaker, message = BROKEN[case]
     edited(path, breaker)
     with pytest.raises(ModelError, match=message):
+        loading.load(path)
+
+
+def test_layers_in_another_order(tmp_path):
+    path = tmp_path / "model.h5"
+    layers = [L.Dense(4, name="first"), L.ReLU(), L.Dense(4, name="second")]
+    keras.Sequential([keras.Input((4,)), *layers]).save(path)
+    assert loading.load(path)
+    with h5py.File(path, "r+") as file:
+        group = file["model_weights"]
+        group.attrs["layer_names"] = group.attrs["layer_names"][::-1]
+    with pytest.raises(ModelError, match="'second' in the place of those of 'first'"):
         loading.load(path)
 
 

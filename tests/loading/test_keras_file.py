@@ -1,6 +1,5 @@
 """Every broken or unsafe `.keras` file becomes one clear ModelError; nothing in it runs."""
 
-import io
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.helpers.loading_cases import build, truncated
+from tests.helpers.loading_cases import build, members, pack, repacked, truncated, weights
 from tfgrad import loading
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.training import PenalizedModel
@@ -78,28 +77,6 @@ def test_classes_registered_in_this_process(tmp_path):
 # --- broken files -----------------------------------------------------------------------------
 
 
-def members(path):
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def pack(path, contents, compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
-
-
-def repacked(change, compression=zipfile.ZIP_STORED):
-    """A breaker that edits the members of the archive."""
-
-    def apply(path):
-        contents = members(path)
-        change(contents)
-        pack(path, contents, compression)
-
-    return apply
-
-
 def without(name):
     return repacked(lambda c: c.pop(name))
 
@@ -128,16 +105,6 @@ def activation(module, name):
     return config(lambda layer, _: layer["config"].update(activation=entry))
 
 
-def weights(edit):
-    def change(contents):
-        buffer = io.BytesIO(contents[WEIGHTS])
-        with h5py.File(buffer, "r+") as file:
-            edit(file)
-        contents[WEIGHTS] = buffer.getvalue()
-
-    return repacked(change)
-
-
 def resized(file):
     del file["layers/dense/vars/0"]
     file["layers/dense/vars/0"] = np.zeros((5, 3), "float32")
@@ -146,6 +113,26 @@ def resized(file):
 def huge(file):
     del file["layers/dense/vars/0"]
     file.create_dataset("layers/dense/vars/0", (1 << 16, 1 << 16), "f4", chunks=(64, 64))
+
+
+def changed(index, **kwargs):
+    """A breaker that writes an array of the network anew."""
+
+    def edit(file):
+        name = f"layers/dense/vars/{index}"
+        shape = file[name].shape
+        del file[name]
+        file.create_dataset(name, shape, **kwargs)
+
+    return weights(edit)
+
+
+def partly(file):
+    name = "layers/dense/vars/0"
+    rows, columns = file[name].shape
+    del file[name]
+    array = file.create_dataset(name, (rows, columns), "f4", chunks=(2, columns))
+    array[: rows // 2] = 1.0
 
 
 def flipped(path):
@@ -261,6 +248,9 @@ BROKEN = {
         "a damaged model.weights.h5",
     ),
     "weights of another shape": (weights(resized), "cannot build.*belong to another model"),
+    "never written": (changed(0, dtype="f4"), "declared but never written.*'/layers/dense/vars/0"),
+    "partly written": (weights(partly), "declared but never written whole"),
+    "complex": (changed(1, data=np.full(3, 1 + 2j)), "complex values for a real weight"),
     "weights absent": (weights(lambda f: f.pop("layers/dense")), "cannot build"),
     "declared shape": (weights(huge), "declaring .* bytes"),
     "external link": (
@@ -279,6 +269,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex values")
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_files(good, tmp_path, case):
     path = tmp_path / "model.keras"

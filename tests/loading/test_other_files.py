@@ -106,7 +106,9 @@ def test_arrays(tmp_path, monkeypatch):
     build().save(path)
     monkeypatch.setattr(h5_checks, "_FILTERS", set())
     with h5py.File(path, "r+") as file:
-        file["model_weights"].create_dataset("x", (4,), "f4", chunks=(4,), compression="gzip")
+        file["model_weights"].create_dataset(
+            "x", data=np.ones(4, "f4"), chunks=(4,), compression="gzip"
+        )
     with pytest.raises(ModelError, match="that the filter 1 packed, 'x'"):
         loading.load(path)
     monkeypatch.undo()

@@ -225,6 +225,13 @@ def load_h5(file: Any, compile: bool) -> Any:
     return legacy_h5_format.load_model_from_hdf5(file, compile=compile, safe_mode=True)
 
 
+def h5_names(group: Any, attribute: str) -> list[str]:
+    """The names that an attribute of a legacy HDF5 file lists, in one piece or several."""
+    from keras.src.legacy.saving import legacy_h5_format
+
+    return list(legacy_h5_format.load_attributes_from_hdf5_group(group, attribute))
+
+
 _Check = Callable[[str, tuple[int, ...], str], None]
 _checks: contextvars.ContextVar[tuple[_Check, ...]] = contextvars.ContextVar(
     "tfgrad_variable_checks", default=()
@@ -262,6 +269,14 @@ def _checked_shape(variable: Any, shape: Any) -> Any:
     for check in _checks.get():
         check(variable._path, tuple(shape), variable._dtype)
     return shape
+
+
+def in_metric() -> bool:
+    """Whether the variable that is made now is the state of a metric."""
+    from keras.src.backend.common import global_state
+
+    scopes = global_state.get_global_attribute("name_scope_stack")
+    return bool(scopes) and isinstance(scopes[-1].caller, keras.metrics.Metric)
 
 
 def weights_file(model: keras.Model) -> io.BytesIO:

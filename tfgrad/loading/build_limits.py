@@ -17,10 +17,12 @@ import tensorflow as tf
 
 from tfgrad.errors import ModelError
 from tfgrad.internal.call_hooks import Args, Handler, Kwargs, Proceed, handled
-from tfgrad.internal.keras_private import checked_variables, without_call_information
+from tfgrad.internal.keras_private import checked_variables, in_metric, without_call_information
+from tfgrad.loading.h5_checks import Held
 from tfgrad.loading.rejection import LEAVE, rejection, shown
 
-SLACK = 16 << 20  # bytes of state that no file need hold: seeds, counters, metrics
+SLACK = 16 << 20  # bytes of state that no file need hold: seeds, counters
+METRICS = 256 << 20  # bytes of the state of all metrics, of which no file holds any
 # The weights of layers are in the file; up to four slots of an optimizer for each may not be.
 TIMES, TIMES_COMPILED = 2, 6
 MAX_UNROLLED = 2_000  # steps of a recurrent layer that builds its operations once for each step
@@ -28,17 +30,17 @@ LIMIT_SECONDS = 300.0
 
 
 @contextlib.contextmanager
-def limited(path: str, held: int, compile: bool, limit_seconds: float) -> Iterator[None]:
+def limited(path: str, held: Held, compile: bool, limit_seconds: float) -> Iterator[None]:
     """Stop the building of a model that becomes larger than its file, or takes too long.
 
     Args:
         path: The model file, for the error.
-        held: The bytes of all arrays in it.
+        held: What the arrays in it hold.
         compile: Whether the state of an optimizer is built, too.
         limit_seconds: The seconds that building may take, looked at at every call of a layer.
 
     Raises:
-        ModelError: The limits were passed.
+        ModelError: The limits were passed, or the file holds complex values for real weights.
     """
     limits = _Limits(path, held, compile, limit_seconds)
     try:
@@ -50,14 +52,22 @@ def limited(path: str, held: int, compile: bool, limit_seconds: float) -> Iterat
         raise
     if limits.rejected is not None:  # Keras has gone on without what failed
         raise limits.rejected
+    if len(held.complex) > limits.complex:
+        raise rejection(
+            path,
+            f"complex values for a real weight, {shown(held.complex[0])}",
+            "real numbers",
+            "save the real part, or make the weight with dtype='complex64'",
+        )
 
 
 class _Limits(Handler):
-    def __init__(self, path: str, held: int, compile: bool, seconds: float) -> None:
-        self.path, self.held, self.seconds = path, held, seconds
-        self.allowed = (TIMES_COMPILED if compile else TIMES) * held + SLACK
+    def __init__(self, path: str, held: Held, compile: bool, seconds: float) -> None:
+        self.path, self.held, self.seconds = path, held.bytes, seconds
+        self.allowed = (TIMES_COMPILED if compile else TIMES) * held.bytes + SLACK
         self.end = time.monotonic() + seconds
-        self.declared = 0
+        self.declared = self.metrics = 0  # bytes
+        self.complex = 0  # weights
         self.rejected: ModelError | None = None
 
     def layer(self, layer: keras.layers.Layer, proceed: Proceed, args: Args, kwargs: Kwargs) -> Any:
@@ -84,7 +94,19 @@ class _Limits(Handler):
         return proceed(*args, **kwargs)
 
     def variable(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        self.declared += math.prod(shape) * max(1, tf.as_dtype(dtype).size)
+        size = math.prod(shape) * max(1, tf.as_dtype(dtype).size)
+        if in_metric():
+            self.metrics += size
+            if self.metrics > METRICS:
+                raise self._stop(
+                    f"metrics whose state takes {_size(self.metrics)}, with {shown(name)} of shape "
+                    f"{shown(shape)}",
+                    f"at most {_size(METRICS)}",
+                    "load with compile=False",
+                )
+            return
+        self.complex += tf.as_dtype(dtype).is_complex
+        self.declared += size
         if self.declared > self.allowed:
             raise self._stop(
                 f"a config that declares the weight {shown(name)} of shape {shown(shape)}, with "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import h5py
 
@@ -28,7 +29,15 @@ _FILTERS = {
 _OWN = "arrays in the file itself"
 
 
-def check_weights(path: str, content: BinaryIO, size: int) -> int:
+class Held(NamedTuple):
+    """What the arrays of a file hold."""
+
+    bytes: int  # of all arrays, each counted once
+    optimizer: bool  # whether there is any state of one
+    complex: tuple[str, ...]  # names of the complex ones, without those of an optimizer
+
+
+def check_weights(path: str, content: BinaryIO, size: int) -> Held:
     """Check the HDF5 weights of an archive without reading their arrays.
 
     Args:
@@ -37,7 +46,7 @@ def check_weights(path: str, content: BinaryIO, size: int) -> int:
         size: The size of the archive on disk.
 
     Returns:
-        The bytes of all arrays.
+        What the arrays hold.
 
     Raises:
         ModelError: They are damaged, point outside the file or declare more than it can hold.
@@ -52,7 +61,7 @@ def check_weights(path: str, content: BinaryIO, size: int) -> int:
         raise rejection(path, f"a damaged {WEIGHTS} ({brief(error)})", WHOLE, DAMAGED) from error
 
 
-def check_groups(path: str, file: h5py.File, name: str, size: int) -> int:
+def check_groups(path: str, file: h5py.File, name: str, size: int) -> Held:
     """Check the groups, arrays and attributes of an HDF5 file without reading them.
 
     Args:
@@ -62,19 +71,23 @@ def check_groups(path: str, file: h5py.File, name: str, size: int) -> int:
         size: The size in bytes of the model file.
 
     Returns:
-        The bytes of all arrays, each counted once.
+        What the arrays hold.
 
     Raises:
-        ModelError: They point outside the file, declare more than it can hold, or need a filter
-            that is not part of HDF5.
+        ModelError: They point outside the file, declare more than it can hold, were declared
+            but never written, or need a filter that is not part of HDF5.
     """
-    total = 0
+    total, unwritten, complex_ = 0, [], []
     _check_attributes(path, file, name)
     for key, item in _items(path, file, name):
         _check_attributes(path, item, name)
         if isinstance(item, h5py.Dataset):
             _check_array(path, key, item, name)
             total += item.nbytes
+            if not _is_stored(item):
+                unwritten.append(item.name)
+            if item.dtype.kind == "c" and not item.name.startswith("/optimizer"):
+                complex_.append(item.name)
     if total > max(SMALL, MAX_UNPACKED * size):
         raise rejection(
             path,
@@ -82,7 +95,14 @@ def check_groups(path: str, file: h5py.File, name: str, size: int) -> int:
             f"at most {MAX_UNPACKED} times its size",
             LEAVE,
         )
-    return total
+    if unwritten:  # the library would read zeros
+        raise rejection(
+            path,
+            f"an array in {name} that was declared but never written whole, {shown(unwritten[0])}",
+            "the values of every weight",
+            "its writing was interrupted: save the model again, or load an earlier checkpoint",
+        )
+    return Held(total, "optimizer" in file, tuple(complex_))
 
 
 def _items(path: str, file: h5py.File, name: str) -> Iterator[tuple[str, h5py.HLObject]]:
@@ -124,6 +144,16 @@ def _check_array(path: str, key: str, item: h5py.Dataset, name: str) -> None:
                 "arrays without filters, or with those of HDF5",
                 "save the model again with Keras",
             )
+
+
+def _is_stored(item: h5py.Dataset) -> bool:
+    """Whether the file holds the bytes of every value: what it lacks reads as zeros."""
+    if not item.size:
+        return True
+    if item.chunks is None:
+        return bool(item.id.get_storage_size() >= item.nbytes)
+    pieces = (-(-size // chunk) for size, chunk in zip(item.shape, item.chunks, strict=True))
+    return bool(item.id.get_num_chunks() >= math.prod(pieces))
 
 
 def _check_attributes(path: str, item: h5py.HLObject, name: str) -> None:

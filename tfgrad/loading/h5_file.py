@@ -15,8 +15,9 @@ import h5py
 import keras
 
 from tfgrad.errors import ModelError
+from tfgrad.internal import keras_private
 from tfgrad.loading.config_checks import VALUES, check_config, objects
-from tfgrad.loading.h5_checks import check_groups
+from tfgrad.loading.h5_checks import Held, check_groups
 from tfgrad.loading.rejection import DAMAGED, WHOLE, brief, read_json, rejection, shown
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -40,7 +41,7 @@ _KINDS = (
 _OTHERS = {"Functional", "Policy", "function"}
 
 
-def check_h5(path: str, file: h5py.File, size: int, compile: bool) -> tuple[int, Any]:
+def check_h5(path: str, file: h5py.File, size: int, compile: bool) -> tuple[Held, Any]:
     """Check everything in a legacy HDF5 file that Keras would read.
 
     Args:
@@ -50,7 +51,7 @@ def check_h5(path: str, file: h5py.File, size: int, compile: bool) -> tuple[int,
         compile: Whether the optimizer, loss and metrics will be restored, too.
 
     Returns:
-        (the bytes of all its arrays, the arguments of `compile` that it holds).
+        (what its arrays hold, the arguments of `compile` that it holds).
 
     Raises:
         ModelError: The file is damaged, holds weights alone, points outside itself, names a class
@@ -67,6 +68,9 @@ def check_h5(path: str, file: h5py.File, size: int, compile: bool) -> tuple[int,
                 "a whole model, as model.save writes it",
                 "build the model in Python, call model.load_weights and save it as .keras",
             )
+        if "class_name" not in config:
+            got = f"the attribute {_CONFIG} without a model"
+            raise rejection(path, got, "the class of the model", DAMAGED)
         whole = {**config, "compile_config": training if compile else None}
         check_config(path, whole)
         for entry in objects(whole):
@@ -76,6 +80,30 @@ def check_h5(path: str, file: h5py.File, size: int, compile: bool) -> tuple[int,
     except Exception as error:
         raise damaged(path, error) from error
     return held, training
+
+
+def check_order(path: str, file: h5py.File, model: keras.Model) -> None:
+    """Check that the layers stand in the file in the model's order, by which Keras loads them.
+
+    Raises:
+        ModelError: They have the same names in another order.
+    """
+    group = file[_WEIGHTS]
+    stored = [
+        name
+        for name in keras_private.h5_names(group, "layer_names")
+        if keras_private.h5_names(group[name], "weight_names")
+    ]
+    own = [layer.name for layer in getattr(model, "layers", ()) if layer.weights]
+    if stored != own and sorted(stored) == sorted(own):
+        first = next(pair for pair in zip(stored, own, strict=True) if pair[0] != pair[1])
+        raise rejection(
+            path,
+            f"the weights of {shown(first[0])} in the place of those of {shown(first[1])}",
+            "layer_names in the order of the model's layers",
+            "build the model in Python, load each layer's weights by its name and save it as "
+            ".keras",
+        )
 
 
 def damaged(path: str, error: Exception) -> ModelError:

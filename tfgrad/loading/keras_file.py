@@ -36,7 +36,7 @@ from tfgrad.internal.wrapper import Wrapper
 from tfgrad.loading import archive_checks, build_limits, h5_file
 from tfgrad.loading.archive_checks import CONFIG, METADATA, WEIGHTS
 from tfgrad.loading.config_checks import check_config, check_version
-from tfgrad.loading.h5_checks import check_weights
+from tfgrad.loading.h5_checks import Held, check_weights
 from tfgrad.loading.h5_heaps import check_heaps
 from tfgrad.loading.rejection import (
     DAMAGED,
@@ -46,6 +46,7 @@ from tfgrad.loading.rejection import (
     WHOLE,
     brief,
     limit,
+    path_argument,
     read_json,
     rejection,
     too_large,
@@ -82,11 +83,12 @@ def load(
 
     Raises:
         ModelError: The file is missing, no regular file, damaged, foreign, unsafe or too large, or
-            declares weights that it does not hold, or a weight is NaN or infinite.
-        ArgumentError: A limit is not such a number.
+            declares weights that it does not hold, or a weight or, with `compile`, the state of
+            the optimizer is NaN or infinite.
+        ArgumentError: A limit is not such a number, or `path` is no path.
     """
     most, seconds = limit(limit_bytes), arguments.number("limit_seconds", limit_seconds)
-    path = os.fsdecode(path)
+    path = path_argument(path)
     _check_backend(path)
     with _opened(path, most) as (file, head):
         size = regular_files.size(file)
@@ -101,9 +103,22 @@ def load(
         raise rejection(path, f"a saved {type(model).__name__}", "a model", "save a keras.Model")
     if weight := nonfinite_weight(model.weights):
         raise rejection(path, f"NaN or infinite values in the weight {weight}", FINITE, DIVERGED)
+    if compile and (state := _nonfinite_state(model)):
+        raise rejection(
+            path,
+            f"NaN or infinite values in the state of the optimizer, {state}",
+            "a finite one",
+            "load with compile=False and call model.compile anew, or load an earlier checkpoint",
+        )
     network = model.network if isinstance(model, Wrapper) else model
     output_meaning.remember(network, loss=saved_loss(compiled))
     return model
+
+
+def _nonfinite_state(model: keras.Model) -> str | None:
+    """Path of the first variable of the optimizer that is not finite; None if all are."""
+    optimizer = getattr(model, "optimizer", None)
+    return nonfinite_weight(optimizer.variables) if optimizer is not None else None
 
 
 def _check_backend(path: str) -> None:
@@ -167,11 +182,11 @@ def _check_head(path: str, head: bytes) -> None:
 
 def _check_content(
     path: str, file: io.BufferedReader, size: int, compile: bool, limit_bytes: int
-) -> tuple[int, Any]:
+) -> tuple[Held, Any]:
     """Check everything in the archive that Keras would read.
 
     Returns:
-        (the bytes of all arrays in it, the arguments of `compile` that it holds).
+        (what its arrays hold, the arguments of `compile` that it holds).
     """
     try:
         archive_checks.check_directory(path, file)
@@ -188,7 +203,15 @@ def _check_content(
         raise rejection(path, f"a damaged zip archive ({error})", WHOLE, DAMAGED) from error
     except Exception as error:  # zlib.error, struct.error, UnicodeDecodeError, …
         raise rejection(path, f"a damaged archive ({brief(error)})", WHOLE, DAMAGED) from error
-    return held, config.get("compile_config")
+    compiled = config.get("compile_config")
+    if compile and isinstance(compiled, dict) and compiled.get("optimizer") and not held.optimizer:
+        raise rejection(
+            path,
+            f"a {WEIGHTS} without the state of the optimizer that {CONFIG} names",
+            "both or none",
+            "load with compile=False and call model.compile anew",
+        )
+    return held, compiled
 
 
 def _load_h5(
@@ -205,11 +228,13 @@ def _load_h5(
     with opened:
         held, compiled = h5_file.check_h5(path, opened, size, compile)
         with _building(path, held, compile, seconds):
-            return keras_private.load_h5(opened, compile), compiled
+            model = keras_private.load_h5(opened, compile)
+        h5_file.check_order(path, opened, model)
+        return model, compiled
 
 
 @contextlib.contextmanager
-def _building(path: str, held: int, compile: bool, seconds: float) -> Iterator[None]:
+def _building(path: str, held: Held, compile: bool, seconds: float) -> Iterator[None]:
     """The block in which Keras builds a model: what it raises is worded for the caller."""
     try:
         with build_limits.limited(path, held, compile, seconds):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
-from tfgrad.errors import ModelError
+from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.internal import regular_files
 from tfgrad.internal.arguments import integer
 
@@ -53,6 +54,21 @@ def limit(limit_bytes: Any) -> int:
         ArgumentError: It is none.
     """
     return integer("limit_bytes", limit_bytes)
+
+
+def path_argument(path: Any) -> str:
+    """The argument `path` as a string.
+
+    Raises:
+        ArgumentError: It is no path.
+    """
+    try:
+        return os.fsdecode(path)
+    except TypeError as error:
+        raise ArgumentError(
+            f"path: got {shown(path)}; expected a string or os.PathLike, the path of a saved "
+            "model. Try: give the path, not an open file or a model."
+        ) from error
 
 
 def brief(error: Exception) -> str:
