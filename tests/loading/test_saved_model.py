@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -49,6 +50,15 @@ def test_a_savedmodel_of_plain_keras(tmp_path):
     build().export(str(tmp_path / "plain"), verbose=False)
     served = loading.load_served(tmp_path / "plain")
     assert served.metadata == {} and "serving_default" in served.signatures
+
+
+def test_a_table_that_is_filled_in_memory(tmp_path):
+    words = keras.layers.StringLookup(vocabulary=["a", "b"])
+    inputs = keras.Input((1,), dtype="string")
+    embedded = keras.layers.Embedding(3, 2)(words(inputs))
+    keras.Model(inputs, embedded).export(str(tmp_path / "words"), verbose=False)
+    serve = loading.load_served(tmp_path / "words").signatures["serving_default"]
+    assert serve(tf.constant([["b"]]))["output_0"].shape == (1, 1, 2)
 
 
 # --- broken SavedModels -----------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import tensorflow as tf
 
 from tfgrad.errors import ModelError
 from tfgrad.internal.served_files import METADATA
@@ -46,7 +47,7 @@ WRONG = {
     "input_shape": (None, "8", [8, "8"], [-1], [8.5], [True]),
     "image_range": ([0], [1, 0], ["0", "1"], 5, [0, float("nan")], [0, float("inf")], [0, True]),
     "preprocess": (["a"], 0),
-    "outputs": ("2", 2.5, None, True),
+    "outputs": ("2", 2.5, None, True, -5, 0),
     "meaning": ("exlusive", ["exclusive"], None),
     "signatures": ("encoded", [["encoded"]], None),
     "methods": (["fullgrad"], {"fullgrad": None}, None),
@@ -73,6 +74,26 @@ def test_values_of_other_types(tmp_path, name, value):
 def test_no_json_object(tmp_path, content):
     with pytest.raises(ModelError, match=r"a .*tfgrad.json that (is not JSON|holds a)"):
         served_metadata.read(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"outputs": 3}, "got outputs=3 in .*; expected the 2 of the graph"),
+        ({"classes": ["a"]}, "got classes of 1 names in .*; expected 2 names"),
+        ({"signatures": ["nope"]}, "got the signature 'nope' in"),
+    ],
+)
+def test_metadata_of_another_graph(changed, message):
+    @tf.function(input_signature=[tf.TensorSpec((None, 3))])
+    def serve(x):
+        return {"logits": x[:, :2]}
+
+    signatures = dict.fromkeys(RIGHT["signatures"], serve.get_concrete_function())
+    served_metadata.check_consistent("model", RIGHT, signatures)
+    served_metadata.check_consistent("model", {}, signatures)
+    with pytest.raises(ModelError, match=message):
+        served_metadata.check_consistent("model", RIGHT | changed, signatures)
 
 
 def test_no_file(tmp_path):

@@ -14,7 +14,7 @@ from tfgrad.loading.rejection import rejection
 # Operations that reach outside the graph: files, Python, other processes, input pipelines.
 _UNSAFE_OPS = re.compile(
     r"File(?!name|spec)|Dataset|Iterator|Reader|LMDB|PyFunc|Remote|Rpc|TPU|Nccl|Collective|Summary|ImportEvent"
-    r"|RecordInput|Remap|LookupTable(Export|Import)|DistributedSave"
+    r"|RecordInput|Remap|DistributedSave"
     r"|Xla(CallModule|CustomCall|Host|Send|Recv)|^_?(Host)?(Send|Recv)$|^_?Print|^Debug|^Write"
     # These read a file that an attribute names, or end the process.
     r"|^ImmutableConst$|UnigramCandidateSampler|^(Decode|Encode)Proto|^Skipgram$|^Abort$"

@@ -24,6 +24,7 @@ from tfgrad.loading.rejection import (
     WHOLE,
     brief,
     limit,
+    path_argument,
     rejection,
     shown,
 )
@@ -83,7 +84,7 @@ def load_served(path: str | os.PathLike[str], *, limit_bytes: int = LIMIT_BYTES)
         ArgumentError: `limit_bytes` is no integer ≥ 1.
     """
     most = limit(limit_bytes)
-    path = _version_directory(os.fsdecode(path))
+    path = _version_directory(path_argument(path))
     files = saved_files.check_files(path, most)
     for meta_graph in (graphs := _read_graphs(path, most)):
         check_graph(path, meta_graph)
@@ -103,6 +104,7 @@ def load_served(path: str | os.PathLike[str], *, limit_bytes: int = LIMIT_BYTES)
     except Exception as error:
         raise rejection(path, f"a damaged SavedModel ({brief(error)})", WHOLE, DAMAGED) from error
     saved_files.check_unchanged(path, files, most)
+    served_metadata.check_consistent(path, metadata, signatures)
     return ServedModel(path, signatures, metadata, loaded)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tfgrad.errors import ModelError
 from tfgrad.internal import regular_files
 from tfgrad.internal.arguments import is_integer
 from tfgrad.internal.served_files import METADATA
@@ -34,6 +35,39 @@ def read(path: str) -> dict[str, Any]:
             got = f"{key}={shown(metadata[key])} in {METADATA}"
             raise rejection(path, got, words, "export the model again with tfgrad.export.save")
     return metadata
+
+
+def check_consistent(path: str, metadata: Mapping[str, Any], signatures: Mapping[str, Any]) -> None:
+    """Check that the metadata belongs to the graph beside it.
+
+    Args:
+        path: The SavedModel's directory, for the error.
+        metadata: What `read` returned.
+        signatures: {name: function} of the graph.
+
+    Raises:
+        ModelError: It names a signature, a number of outputs or of classes that the graph lacks.
+    """
+    for name in metadata.get("signatures", ()):
+        if name not in signatures:
+            raise _contradiction(path, f"the signature {shown(name)}", "those of the graph")
+    logits = signatures["serving_default"].structured_outputs
+    logits = logits.get("logits") if isinstance(logits, Mapping) else None
+    shape = getattr(logits, "shape", None)
+    width = shape[-1] if shape is not None and shape.rank == 2 else None
+    outputs = metadata.get("outputs", width)
+    if width is not None and outputs != width:
+        raise _contradiction(path, f"outputs={outputs}", f"the {width} of the graph")
+    names = metadata.get("classes")
+    if names is not None and outputs is not None and "meaning" in metadata:
+        count = output_meaning.class_count(metadata["meaning"], outputs) or outputs
+        if len(names) != count:
+            raise _contradiction(path, f"classes of {len(names)} names", f"{count} names")
+
+
+def _contradiction(path: str, got: str, expected: str) -> ModelError:
+    advice = "export the model again with tfgrad.export.save"
+    return rejection(path, f"{got} in {METADATA}", expected, advice)
 
 
 def _text(value: Any) -> bool:
@@ -71,7 +105,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "input_shape": (_shape, "a list of sizes, null where one is free"),
     "image_range": (_or_none(_range), "the values of black and white, or null"),
     "preprocess": (_or_none(_text), "a string, or null"),
-    "outputs": (is_integer, "an integer"),
+    "outputs": (lambda v: is_integer(v) and v >= 1, "an integer >= 1"),
     "meaning": (lambda v: _text(v) and v in output_meaning.MEANINGS, "a meaning of outputs"),
     "signatures": (_texts, "a list of names"),
     "methods": (lambda v: _table(v) and all(map(_table, v.values())), "{method: its options}"),
