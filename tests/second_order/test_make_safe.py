@@ -29,6 +29,7 @@ OPTIONS = {
     "up_sampling": lambda: L.UpSampling2D((2, 3), interpolation="bicubic"),
     "area": lambda: Lambda(lambda x: tf.image.resize(x, (4, 4), "area")),
     "aspect": lambda: Lambda(lambda x: tf.image.resize(x, (5, 3), preserve_aspect_ratio=True)),
+    "size_read": lambda: Lambda(lambda x: tf.image.resize(x, [tf.shape(x)[1] - 1, 3])),
     "one_image": lambda: Lambda(lambda x: tf.map_fn(lambda i: tf.image.resize(i, (5, 3)), x)),
     "softsign": lambda: L.Activation("softsign"),
     "response": lambda: Lambda(lambda x: tf.nn.lrn(x, 1, 2.0, 0.5, 0.7)),

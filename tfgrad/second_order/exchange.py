@@ -66,7 +66,7 @@ def _resize(
             for i, n in enumerate(kept.shape[first:-1])
         ]
     else:
-        static = tf.get_static_value(size)
+        static = tf.get_static_value(tf.convert_to_tensor(size))
         lengths = [size[0], size[1]] if static is None else [int(n) for n in static]
     y = promoted_to_float32(x)
     with tf.name_scope(name or "resize"):
