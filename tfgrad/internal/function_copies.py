@@ -10,13 +10,14 @@ import contextlib
 import contextvars
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 _Function: Any = type(tf.function(lambda: None))
 _KERAS = "keras."
+_KEPT = "_tfgrad_copies"  # attribute of a function: its copies, by the variant
 
 
 def fresh(function: Any) -> Any:
@@ -27,8 +28,10 @@ def fresh(function: Any) -> Any:
 def forget_traces(function: Any) -> None:
     """Let a `tf.function` trace anew what it is called with next."""
     with function._lock:
+        vars(function).pop(_KEPT, None)
         function._created_variables = None
         function._variable_creation_config = function._no_variable_creation_config = None
+        function._function_cache = type(function._function_cache)()
 
 
 class Copies:
@@ -36,7 +39,7 @@ class Copies:
 
     def __init__(self, of_keras: bool) -> None:
         self._of_keras = of_keras
-        self._made: dict[int, tuple[Any, Any]] = {}
+        self._made: dict[Hashable, tuple[Any, Any]] = {}
 
     def of(self, function: Any) -> Any:
         """The function to be called in place of this one."""
@@ -45,9 +48,10 @@ class Copies:
             return function
         if not self._of_keras and function.python_function.__module__.startswith(_KERAS):
             return function
-        if id(function) not in self._made:
-            self._made[id(function)] = function, fresh(function)
-        return self._made[id(function)][1]
+        key = id(function), _variant.get()
+        if key not in self._made:
+            self._made[key] = function, fresh(function)
+        return self._made[key][1]
 
     def originals(self) -> list[Any]:
         """The functions that were called, without Keras's own."""
@@ -57,6 +61,10 @@ class Copies:
 
 _copies: contextvars.ContextVar[Copies | None] = contextvars.ContextVar(
     "tfgrad_function_copies", default=None
+)
+# The kept copies in use, None without; what they are traced with differs between variants.
+_variant: contextvars.ContextVar[Hashable] = contextvars.ContextVar(
+    "tfgrad_function_variant", default=None
 )
 _lock = threading.Lock()
 _users = 0
@@ -84,6 +92,35 @@ def copied_functions(of_keras: bool = False) -> Iterator[Copies]:
         _copies.reset(token)
 
 
+@contextlib.contextmanager
+def kept_copies(variant: Hashable) -> Iterator[None]:
+    """A scope in which calls of a `tf.function` in this thread call a copy that is kept.
+
+    There is one copy per function and variant. It lives as long as its function and is traced as
+    any other, so that traces made with other code inside never serve each other's calls. Inside
+    `copied_functions`, the copies of that scope are called, one per variant, too.
+
+    Args:
+        variant: What the traces depend on besides their arguments.
+    """
+    token = _variant.set(variant)
+    _install()
+    try:
+        yield
+    finally:
+        _uninstall()
+        _variant.reset(token)
+
+
+def _kept(function: Any, variant: Hashable) -> Any:
+    if type(function) is not _Function or function.python_function.__module__.startswith(_KERAS):
+        return function
+    copies = vars(function).setdefault(_KEPT, {})
+    if variant not in copies:
+        copies.setdefault(variant, fresh(function))
+    return copies[variant]
+
+
 def _install() -> None:
     global _users, _original
     with _lock:
@@ -105,7 +142,11 @@ def _hook(original: Any) -> Any:
     @functools.wraps(original)
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
         copies = _copies.get()
-        function = function if copies is None else copies.of(function)
+        variant = _variant.get()
+        if copies is not None:
+            function = copies.of(function)
+        elif variant is not None:
+            function = _kept(function, variant)
         return original(function, *args, **kwargs)
 
     return call

@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfgrad.internal.function_copies import kept_copies
 from tfgrad.internal.max_pooling import max_pool
 from tfgrad.internal.precision import promoted_to_float32
 from tfgrad.layers.normalization import moments
@@ -164,14 +165,19 @@ _originals: dict[_Place, Any] = {}
 def exchanged(xla: bool = False) -> Iterator[None]:
     """A scope in which TensorFlow's functions have correct second derivatives in this thread.
 
+    A `tf.function` called in it has traces of its own there: one made outside holds TensorFlow's
+    functions, and one made inside must not serve calls outside.
+
     Args:
         xla: Whether max-pooling of series and images is exchanged, too, which only XLA
             differentiates wrong.
     """
-    token = _active.set({**_ALWAYS, **_active.get(), **(_UNDER_XLA if xla else {})})
+    active = {**_ALWAYS, **_active.get(), **(_UNDER_XLA if xla else {})}
+    token = _active.set(active)
     _install()
     try:
-        yield
+        with kept_copies(frozenset(active)):
+            yield
     finally:
         _uninstall()
         _active.reset(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -132,9 +133,9 @@ def _mended(network: keras.layers.Layer, specs: Any, xla: bool) -> Report:
             earlier = changes[id(operation)].functions if id(operation) in changes else ()
             changes[id(operation)] = Change(path, operation, tuple(dict.fromkeys((*earlier, by))))
     report = _report(network, specs, xla, tuple(changes.values()))
-    if report.changed:
-        for function in guard.functions_of.get(network, ()):
-            forget_traces(function)
+    # Also without a change here: known layers are changed before the inputs are.
+    for function in tuple(guard.functions_of.get(network, ())):
+        forget_traces(function)
     return report
 
 
@@ -142,10 +143,17 @@ def _report(
     network: keras.layers.Layer, specs: Any, xla: bool, changes: tuple[Change, ...]
 ) -> Report:
     remaining: dict[findings.Finding, None] = {}
+    in_vain = set()
     for fault in _faults(network, specs):
         if xla or not fault.only_under_xla:
             remaining[fault.finding] = None
-    return Report(network.name, changes, tuple(remaining))
+            in_vain.add((id(fault.owner()), MENDED_BY.get(fault.finding.operation)))
+    mended = []
+    for change in changes:
+        own = tuple(by for by in change.functions if (id(change.operation), by) not in in_vain)
+        if own:
+            mended.append(dataclasses.replace(change, functions=own))
+    return Report(network.name, tuple(mended), tuple(remaining))
 
 
 def _changed_of_known(network: keras.layers.Layer, xla: bool) -> Iterator[Change]:

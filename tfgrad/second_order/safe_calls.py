@@ -78,6 +78,7 @@ def _subclass(kind: Any, xla: bool) -> type:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
         "__class__": property(lambda self: kind),
+        "__reduce_ex__": lambda self, protocol: _reduced(self, kind, protocol),
         "call": _exchanging(
             lambda self, *args, **kwargs: own.__get__(self, type(self))(*args, **kwargs),
             kind.call,
@@ -87,3 +88,15 @@ def _subclass(kind: Any, xla: bool) -> type:
     }
     made: type = type(kind)(kind.__name__, (kind,), attributes)
     return made
+
+
+def _reduced(operation: Any, kind: Any, protocol: Any) -> Any:
+    """What `pickle` writes: the object as one of the class that the user wrote, as files do."""
+    reduced = kind.__reduce_ex__(operation, protocol)
+    if not isinstance(reduced, tuple):
+        return reduced
+    function, arguments, *rest = reduced
+    made = type(operation)
+    if getattr(function, "__self__", None) is made:  # a class method
+        function = getattr(kind, function.__name__)
+    return function, tuple(kind if a is made else a for a in arguments), *rest

@@ -208,11 +208,11 @@ class PenalizedModel(NetworkWrapper):
         if self._teacher_needs is not None:
             check_teacher(self.teacher, self.network, self.penalties, batch.x)
         taught = self._taught(batch)
-        variables = self.trainable_variables
         with corrected_derivatives():
             with tf.GradientTape() as tape:
                 outputs, loss = self._forward(batch, taught, training=True)
                 scaled = self.optimizer.scale_loss(loss)
+            variables = self.trainable_variables  # after the call, which may build the network
             gradients = tape.gradient(scaled, [v.value for v in variables])
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._draws_made.assign_add(1)
