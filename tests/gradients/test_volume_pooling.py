@@ -13,7 +13,8 @@ from tfgrad.internal.derivatives import additional_derivatives, corrected_deriva
 
 L = keras.layers
 LABELS = np.array([0, 1])
-IMAGES = np.zeros((2, 6, 6, 1), "float32")
+# A constant background; not 0, with which the gradient of a kernel has no part of it.
+IMAGES = np.full((2, 6, 6, 1), 0.5, "float32")
 IMAGES[0, :3, :3] = np.random.default_rng(0).random((3, 3, 1))
 VOLUMES = IMAGES[:, np.newaxis]
 RAW = {"ksize": [1, 1, 2, 2, 1], "strides": [1, 1, 2, 2, 1], "padding": "VALID"}
