@@ -2,6 +2,7 @@
 
     python -m tools.zoo --out=docs/results/zoo
     python -m tools.zoo --only=ViT,Swin          # models whose names contain one of these
+    python -m tools.zoo --recorded --keep        # the table of the records that there are
 
 A run that was interrupted resumes: a record is kept if the sources of tfgrad and of the zoo and the
 versions of the packages are the same; with --keep, whatever the sources were. Models whose process
@@ -46,6 +47,10 @@ def main() -> None:
     state, begun = _digest(), time.time()
     records = {entry.name: _kept(entry, folder, state, arguments.keep) for entry in chosen}
     todo = [entry for entry in chosen if records[entry.name] is None]
+    if arguments.recorded:
+        missing, todo = [entry.name for entry in todo], []
+        chosen = [entry for entry in chosen if entry.name not in missing]
+        print(f"no record of {len(missing)} models: {', '.join(missing)}")
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         runs = {pool.submit(_run, e, folder, state, arguments.timeout): e for e in todo}
         try:
@@ -79,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="parts of names, separated by commas")
     parser.add_argument("--jobs", type=int, default=2, help="number of processes at once")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for one model")
+    parser.add_argument("--recorded", action="store_true", help="run nothing: what has a record")
     parser.add_argument("--keep", action="store_true", help="keep records of other sources")
     return parser.parse_args()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import verdicts
-from .entries import CHECKS, Entry
+from .entries import CHECKS, ENTRIES, Entry
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -76,6 +76,9 @@ def text(entries: Sequence[Entry], records: Records) -> str:
     if skipped:
         lines += ["", "## Not checked", ""]
         lines += [f"- **{name}**, {check}: {why}." for name, check, why in skipped]
+    missing = [name for name in ENTRIES if name not in records]
+    if missing:
+        lines += ["", "## Not run yet", "", f"{', '.join(missing)}."]
     lines += ["", "## Packages that do not run on Keras 3", ""]
     lines += [f"- {name}: {why}." for name, why in NOT_RUNNING.items()]
     return "\n".join(lines) + "\n"

