@@ -26,8 +26,8 @@ def on_grid(
     Feature maps are returned with channels last. Tokens [B, n, C] are laid out row by row if they
     are the positions of a feature map; in a network whose tokens are not seen to be made of one,
     if n = h·w with h/w as in the image, after one class token if there is one. Those of a series
-    are its steps. Dense layers, gates [B, 1, 1, C], attention scores and learned tokens have no
-    positions.
+    are its steps, without the learned ones that were joined to them. Dense layers, gates
+    [B, 1, 1, C], attention scores and learned tokens have no positions.
 
     Args:
         term: The intercept whose value it is.
@@ -39,6 +39,9 @@ def on_grid(
     if shape.rank == 4 and isinstance(term.inside, _ATTENTION):
         if not isinstance(term.operation, keras.layers.EinsumDense):
             return None
+        if image.shape.rank == 3:
+            value = layouts.steps_of(term.name, value)
+            shape = value.shape
         value = tf.reshape(value, [-1, shape[1] or tf.shape(value)[1], shape[2] * shape[3]])
         shape = value.shape
         if image.shape.rank == 3:

@@ -38,12 +38,17 @@ class Features:
         grid: The grid of tokens; None for a feature map.
         others: Whether there are tokens that are no positions, such as a class token.
         positions: The axes of a feature map that are positions.
+        backwards: Those that run against the input's, as in a recurrent layer with `go_backwards`.
+        joined: The first and the number of the steps of a series that are positions, where others
+            are among them; None if all are.
     """
 
     channels: int | None = None
     grid: Grid | None = None
     others: bool = False
     positions: tuple[int, ...] = (1, 2)
+    backwards: tuple[int, ...] = ()
+    joined: tuple[int, int] | None = None
 
     def laid_out(self, values: tf.Tensor) -> tf.Tensor:
         """Values shaped like the output as [batch, *positions, channels]."""
@@ -52,6 +57,11 @@ class Features:
             tokens = values[:, first : first + math.prod(sizes)]
             channels = values.shape[2] or tf.shape(values)[2]
             return tf.reshape(tokens, [tf.shape(values)[0], *sizes, channels])
+        if self.joined is not None:
+            first, count = self.joined
+            values = values[:, first : first + count]
+        if self.backwards:
+            values = tf.reverse(values, self.backwards)
         order = [0, *self.positions, *([] if self.channels is None else [self.channels])]
         added = [axis for axis in range(values.shape.rank) if axis not in order]
         if added:  # of length 1
@@ -74,6 +84,7 @@ class Call:
             tokens that are positions of one.
         inside: Whether the call was made inside an attention layer.
         of_layer: Whether a layer was called, not a bare operation.
+        joined: As of `Features`, of the tokens that it takes.
     """
 
     name: str
@@ -82,6 +93,7 @@ class Call:
     features: Features | None
     inside: bool
     of_layer: bool
+    joined: tuple[int, int] | None = None
 
     @property
     def has_one_position(self) -> bool:
@@ -200,6 +212,8 @@ class _Observer(call_hooks.Handler):
         tensors = [t for t in tf.nest.flatten((args, kwargs)) if tf.is_tensor(t)]
         if tensors:
             self._tell(operation, tensors[0])
+        taken = self._labels.of(tensors[0]) if tensors else None
+        joined = None if taken is None else taken.joined
         output = proceed(*args, **kwargs)
         self._labels.advance(self._graph)
         known = output if tf.is_tensor(output) else None
@@ -208,7 +222,8 @@ class _Observer(call_hooks.Handler):
             self._inherit(operation, known, tensors)
             grid = self._grid(known)
         of_layer = isinstance(operation, keras.layers.Layer)
-        self._calls.append((Call(name, None, False, None, bool(inside), of_layer), known, grid))
+        call = Call(name, None, False, None, bool(inside), of_layer, joined)
+        self._calls.append((call, known, grid))
         return output
 
     def _tell(self, layer: Any, tensor: Any) -> None:
@@ -240,7 +255,7 @@ class _Observer(call_hooks.Handler):
             if label is None or not label.origin.spatial or rank < 3:
                 continue
             if isinstance(layer, _STEPPING) and len(label.axes) in (rank, rank + 1, rank + 2):
-                self._labels.put(output, _after_steps(layer, label, rank))
+                self._labels.put(output, _after_steps(layer, label, rank, tensor.shape[1]))
                 return
             if rank != len(label.axes):
                 continue
@@ -249,7 +264,7 @@ class _Observer(call_hooks.Handler):
             ratios = {_ratio(tensor.shape[i], output.shape[i]) for i in sides}
             (ratio, *others) = ratios
             if ratio is not None and not others and (rank != 4 or ratio > 0):
-                self._labels.put(output, label)
+                self._labels.put(output, label if ratio == 1 else label._replace(joined=None))
                 return
 
     def _grid(self, output: tf.Tensor) -> Grid | None:
@@ -289,7 +304,13 @@ class _Observer(call_hooks.Handler):
         # Images have feature maps of two axes; series and volumes may have others than their own.
         if not known or (wanted == 2 and len(known) != 2):
             return None
-        return Features(channels, positions=tuple(sorted(known)))
+        return Features(
+            channels,
+            others=label.joined is not None,
+            positions=tuple(sorted(known)),
+            backwards=tuple(axis for axis in label.backwards() if axis in known),
+            joined=label.joined,
+        )
 
 
 def _axes_of(origin: Origin) -> InputAxes:
@@ -300,12 +321,15 @@ def _axes_of(origin: Origin) -> InputAxes:
     return InputAxes(origin.rank, channels, certain=origin.rank != 3)
 
 
-def _after_steps(layer: Any, label: Label, rank: int) -> Label:
+def _after_steps(layer: Any, label: Label, rank: int, steps: int | None) -> Label:
     """The label of a layer that runs step by step, with one of the input's axes less or none."""
+    label = label._replace(is_lost=True)
     if rank == len(label.axes):
-        return label
+        is_turned = isinstance(layer, keras.layers.RNN) and layer.go_backwards
+        return label.reversed_along(1, steps) if is_turned else label
+    label = label._replace(joined=None)
     kept = label.axes[:2] if isinstance(layer, keras.layers.TimeDistributed) else label.axes[:1]
-    return Label(label.origin, (*kept, *label.axes[len(kept) - rank :]))
+    return label._replace(axes=(*kept, *label.axes[len(kept) - rank :]))
 
 
 def _contracted(equation: str, rank: int) -> int:

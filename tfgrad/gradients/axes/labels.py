@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tfgrad.gradients.axes.formats import default_axis
@@ -65,10 +66,19 @@ class Origin:
 
 
 class Label(NamedTuple):
-    """The axes of a tensor: axis i is axis `axes[i]` of its origin, or an added one if None."""
+    """The axes of a tensor: axis i is axis `axes[i]` of its origin, or an added one if None.
+
+    Axes of the origin that are `turned` run backwards in the tensor. `is_lost` says that a layer
+    ran step by step since the origin, after which coordinates no longer show it. `joined` is the
+    first and the number of the steps along axis 1 that are positions, where learned tokens were
+    joined to them; None if all are.
+    """
 
     origin: Origin
     axes: tuple[int | None, ...]
+    turned: frozenset[int] = frozenset()
+    is_lost: bool = False
+    joined: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, origin: Origin) -> Label:
@@ -86,6 +96,25 @@ class Label(NamedTuple):
             self.origin.tell(NO_CHANNELS if told is None else told, certain)
         else:
             self.origin.spatial = self.origin.spatial or certain
+
+    def reversed_along(self, axis: int, length: int | None) -> Label:
+        """The label after a tensor's axis of some length was reversed."""
+        joined = self.joined
+        if joined is not None and axis % len(self.axes) == 1:
+            joined = None if length is None else (length - sum(joined), joined[1])
+        own = self.axes[axis]
+        turned = self.turned if own is None else self.turned ^ {own}
+        return self._replace(turned=turned, joined=joined)
+
+    def permuted(self, order: Iterable[int]) -> Label:
+        """The label after the axes were put in another order."""
+        order = [int(i) for i in order]
+        joined = self.joined if order[1:2] == [1] else None
+        return self._replace(axes=tuple(self.axes[i] for i in order), joined=joined)
+
+    def backwards(self) -> tuple[int, ...]:
+        """The axes of the tensor that run backwards, where coordinates do not show it."""
+        return tuple(i for i, axis in enumerate(self.axes) if self.is_lost and axis in self.turned)
 
     def channels(self) -> int | None:
         """The channel axis of the tensor, by default if nothing told it; None if it has none."""
@@ -170,6 +199,8 @@ class Labels:
             if output.shape.rank and (parts or self._is_batched(output.shape)):
                 label = self._label_of(op, inputs, output)
                 if label is not None and len(label.axes) == output.shape.rank:
+                    if label.joined and op.type != "ConcatV2" and not _keeps(inputs, output):
+                        label = label._replace(joined=None)
                     self.put(output, label)
 
     def _label_of(self, op: tf.Operation, inputs: list[Any], output: Any) -> Label | None:
@@ -187,7 +218,11 @@ class Labels:
             return self._formatted(op, label)
         if op.type == "Transpose":
             order = tf.get_static_value(op.inputs[1])
-            return None if order is None else Label(label.origin, _permuted(label.axes, order))
+            return None if order is None else label.permuted(order)
+        for axis in _reversed_axes(op):
+            label = label.reversed_along(axis, like.shape[axis])
+        if op.type == "ConcatV2":
+            return self._joined(op, inputs, label)
         if op.type == "Einsum":
             return self._einsum(op, like, label)
         if op.type in _PRODUCTS and len(label.axes) < 4:
@@ -206,12 +241,14 @@ class Labels:
         if op.type in _FORMATTED and op.get_attr("data_format").startswith(b"NC"):
             axis = 1
         label.tell(axis, certain=True)
+        label = label._replace(joined=None)  # windows reach over tokens
         if label.channels() == axis:
             return label
         # Other axes than before are positions now, or the channels are new.
         own = Origin(True, axis, True, len(label.axes))
         added = (None if old is None and i != axis else i for i, old in enumerate(label.axes))
-        return Label(own, tuple(added))
+        turned = frozenset(i for i, old in enumerate(label.axes) if old in label.turned)
+        return Label(own, tuple(added), turned, label.is_lost)
 
     def _einsum(self, op: tf.Operation, like: Any, label: Label) -> Label | None:
         sides, _, result = op.get_attr("equation").decode().partition("->")
@@ -226,7 +263,7 @@ class Labels:
         if gone:
             self.tell(like, gone[0], certain=False)
         order = [gone[0] if i in new else letters.index(c) for i, c in enumerate(result)]
-        return Label(label.origin, _permuted(label.axes, order))
+        return label.permuted(order)
 
     def _find_grid(self, old: tf.TensorShape, new: tf.TensorShape, label: Label | None) -> None:
         """Take the grid of a reshaping that makes one axis of a map's height and width."""
@@ -262,12 +299,41 @@ class Labels:
                 self.grids[output[1]] = grid._replace(first=first)
                 return
 
+    def _joined(self, op: tf.Operation, inputs: list[Any], label: Label) -> Label:
+        """The label after a concatenation: learned tokens before and after steps are none."""
+        *parts, axis = op.inputs
+        output = op.outputs[0].shape
+        if output.rank != 3 or tf.get_static_value(axis) not in (1, -2):
+            return label
+        placed = [t for t in inputs if self._labels[t.name].origin.spatial]
+        sizes = [part.shape[1] for part in parts]
+        if len(placed) != 1 or None in sizes:
+            return label._replace(joined=None)
+        label = self._labels[placed[0].name]
+        if label.origin.rank != 3 or label.positions() != (1,) or output[1] in self.grids:
+            return label._replace(joined=None)
+        place = next(i for i, part in enumerate(parts) if part is placed[0])
+        first, count = label.joined or (0, sizes[place])
+        return label._replace(joined=(sum(sizes[:place]) + first, count))
+
     def _is_batched(self, shape: tf.TensorShape) -> bool:
         return shape[0] in (self.batch, None)
 
 
-def _permuted(axes: tuple[int | None, ...], order: Iterable[int]) -> tuple[int | None, ...]:
-    return tuple(axes[int(i)] for i in order)
+def _reversed_axes(op: tf.Operation) -> list[int]:
+    """The axes along which an operation reverses a tensor without adding or removing any."""
+    if op.type == "ReverseV2":
+        return [int(axis) for axis in np.ravel(_static(op.inputs[1]))]
+    masks = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+    if op.type != "StridedSlice" or any(map(op.get_attr, masks)):
+        return []
+    return [axis for axis, step in enumerate(_static(op.inputs[3])) if step < 0]
+
+
+def _static(tensor: tf.Tensor) -> Any:
+    """The values of a constant; none if they are not known."""
+    values = tf.get_static_value(tensor)
+    return [] if values is None else values
 
 
 def _regrouped(label: Label, old: tf.TensorShape, new: tf.TensorShape) -> Label | None:
@@ -290,7 +356,14 @@ def _regrouped(label: Label, old: tf.TensorShape, new: tf.TensorShape) -> Label 
         if len(own) > 1:
             return None
         axes.append(own[0] if own else None)
-    return Label(label.origin, tuple(axes))
+    return label._replace(axes=tuple(axes))
+
+
+def _keeps(inputs: list[Any], output: tf.Tensor) -> bool:
+    """Whether an operation's output has as many steps along axis 1 as an input has."""
+    return output.shape.rank == 3 and any(
+        t.shape.rank == 3 and t.shape[1] == output.shape[1] for t in inputs
+    )
 
 
 def _merged(old: Any, new: Any) -> list[tuple[int, list[int]]]:

@@ -42,6 +42,19 @@ class Layouts:
         """{number of tokens: their grid}; empty if no tokens were seen to be made of a map."""
         return self._axes.grids
 
+    def steps_of(self, name: str, values: tf.Tensor) -> tf.Tensor:
+        """Values [B, n, …] shaped like a call's output, of those tokens that are steps of a series.
+
+        Args:
+            name: As of `map_of`, of a call that takes and returns as many tokens.
+            values: The values.
+        """
+        call = self._call(name.partition("/")[0], values)
+        if call is None or call.joined is None:
+            return values
+        first, count = call.joined
+        return values[:, first : first + count]
+
     def map_of(self, name: str, values: tf.Tensor) -> tf.Tensor | None:
         """Values shaped like a call's output as [batch, *positions, channels].
 
