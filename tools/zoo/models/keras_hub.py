@@ -130,7 +130,12 @@ def _segformer() -> keras.Model:
     return classifier(SHAPE, segmenter)
 
 
-@hub("hub DeepLabV3", bounds=RESIZED, remark="resizes inside its layers, in float32")
+@hub(
+    "hub DeepLabV3",
+    bounds=RESIZED,
+    refused=dict.fromkeys(("penalty", "difference"), "mends none of these"),
+    remark="resizes inside its layers, in float32, one of them made anew in each call",
+)
 def _deeplab() -> keras.Model:
     encoder = _resnet(
         False,
