@@ -157,7 +157,14 @@ def _deeplab() -> keras.Model:
     return classifier((64, 64, 3), segmenter)
 
 
-@hub("hub MobileNetV5", bounds=RESIZED, remark="resizes inside its layers, in float32")
+@hub(
+    "hub MobileNetV5",
+    bounds=RESIZED | {"float32": 1e-4},
+    skipped={
+        "difference": "the package normalises in float32, and differences see the rounding of it"
+    },
+    remark="resizes inside its layers; terms cancel: condition 2,000",
+)
 def _mobilenet_v5() -> keras.Model:
     backbone = _models().MobileNetV5Backbone(
         stackwise_block_types=[["er"], ["uir", "uir"]],

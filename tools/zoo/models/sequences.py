@@ -55,7 +55,15 @@ def _cfc() -> keras.Model:
     return classifier((8, 3), CfC(AutoNCP(12, 4)))
 
 
-@model("ncps LTC", "ncps", maps=INPUT_MAPS, remark="an ODE solver in a loop")
+@model(
+    "ncps LTC",
+    "ncps",
+    maps=INPUT_MAPS,
+    refused=dict.fromkeys(
+        ("float64", "difference"), "was expected to be a double tensor but is a float tensor"
+    ),
+    remark="an ODE solver in a loop, with constants of float32",
+)
 def _ltc() -> keras.Model:
     from ncps.keras import LTC
     from ncps.wirings import AutoNCP

@@ -63,8 +63,10 @@ def _fer() -> keras.Model:
     import tfgrad
 
     stored = keras.models.load_model(_folder("fer") / "data" / "emotion_model.hdf5", compile=False)
-    # The file says float32 of each layer.
-    network = keras.models.clone_model(stored, clone_function=_of_the_current_type)
+    # The file says float32 of the input and of each layer.
+    network = keras.models.clone_model(
+        stored, [keras.Input(stored.input_shape[1:])], clone_function=_of_the_current_type
+    )
     network.set_weights(stored.get_weights())
     return tfgrad.models.logits(network)
 
