@@ -66,17 +66,20 @@ class Fault:
     Attributes:
         finding: The finding.
         owner: A reference to the layer; to the network for an operation outside every layer.
+        holder: A reference to what `make_safe` changes: the layer, or the one that makes it in its
+            call.
         only_under_xla: Whether it is right in a step that XLA does not compile.
     """
 
     finding: Finding
     owner: weakref.ref[Any]
+    holder: weakref.ref[Any]
     only_under_xla: bool = False
 
     @property
     def mendable(self) -> bool:
         """Whether `make_safe` can mend it in place, as far as is known."""
-        tried = not_mended.get(self.owner(), ())
+        tried = not_mended.get(self.holder(), ())
         return self.finding.operation in MENDED_BY and self.finding.operation not in tried
 
 

@@ -25,6 +25,7 @@ class Visited(NamedTuple):
     Attributes:
         node: Its NodeDef.
         owner: The layer.
+        holder: The layer, or the innermost one around it that the network keeps.
         stopped: Whether it is the `stop_gradient` of a mean inside a variance of the input.
         dependent: Whether it depends on the differentiated inputs.
         compiled: Whether it is in a function that XLA compiles by itself.
@@ -32,6 +33,7 @@ class Visited(NamedTuple):
 
     node: Any
     owner: keras.layers.Layer
+    holder: keras.layers.Layer
     stopped: bool
     dependent: bool
     compiled: bool
@@ -80,7 +82,14 @@ def _walk(
             named = [scope + f.name for f in forward if f is not None and f.op in _CALLS]
             path = next((p for p in named if owners.of(p) is not owners.network), path)
             owner = owners.of(path)
-        yield Visited(node, owner, node.name in stopped, node.name in dependent, compiled)
+        yield Visited(
+            node,
+            owner,
+            owners.holder(path),
+            stopped=node.name in stopped,
+            dependent=node.name in dependent,
+            compiled=compiled,
+        )
         for function in _bodies(node, functions):
             arguments = [a.name for a in function.signature.input_arg]
             sources = [_source(i) for i in node.input if not i.startswith("^")]

@@ -7,6 +7,7 @@ layer classes, because the same fault occurs in bare operations and in users' ow
 attributed to the layer whose call created it.
 """
 
+import dataclasses
 import warnings
 import weakref
 from collections.abc import Callable
@@ -164,13 +165,21 @@ def rematerialised(network: keras.layers.Layer) -> list[Fault]:
     """Faults of the layers built in a `RematScope`; for the network if there are none."""
     layers = keras_private.flatten_layers(network)
     owners = [layer for layer in layers if keras_private.is_rematerialised(layer)]
-    return [_fault(network, owner, RECOMPUTED) for owner in owners or [network]]
+    return [_fault(network, owner, owner, RECOMPUTED) for owner in owners or [network]]
 
 
 def _fault(
-    network: keras.layers.Layer, owner: Any, operation: str, only_under_xla: bool = False
+    network: keras.layers.Layer,
+    owner: Any,
+    holder: Any,
+    operation: str,
+    only_under_xla: bool = False,
 ) -> Fault:
-    return Fault(finding(network, owner, operation), weakref.ref(owner), only_under_xla)
+    found = finding(network, owner, operation)
+    if holder is not owner:
+        problem = f"made in a call of {holder.name!r}: {found.problem}"
+        found = dataclasses.replace(found, problem=problem)
+    return Fault(found, weakref.ref(owner), weakref.ref(holder), only_under_xla)
 
 
 def specs_of(network: keras.layers.Layer, inputs: Any) -> Any:
@@ -209,11 +218,11 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tup
         if n.op == "Placeholder" and tf.as_dtype(n.attr["dtype"].type).is_floating
     }
     unsafe = {*SILENT, *ABSENT, *INEXACT, traced.missing}
-    faults: dict[tuple[int, str, bool], Fault] = {}
+    faults: dict[Any, Fault] = {}
     random: dict[str, None] = {}
     state: dict[str, None] = dict.fromkeys(traced.moved)
     kinds = set()
-    for node, owner, stopped, dependent, compiled in walk(traced, inputs):
+    for node, owner, holder, stopped, dependent, compiled in walk(traced, inputs):
         # Batch statistics are no activation: their squares do not make a network smooth.
         if not isinstance(owner, keras.layers.BatchNormalization):
             kinds.add(node.op)
@@ -234,9 +243,9 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tup
         else:
             continue
         only_xla = operation in WRONG_UNDER_XLA and not compiled
-        key = id(owner), operation, only_xla
+        key = id(owner), id(holder), operation, only_xla
         if key not in faults:
-            faults[key] = _fault(network, owner, operation, only_xla)
+            faults[key] = _fault(network, owner, holder, operation, only_xla)
     probabilities = None
     for output in traced.outputs:
         probabilities = probabilities or find_probabilities(traced, output)

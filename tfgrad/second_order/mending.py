@@ -147,7 +147,7 @@ def _report(
     for fault in _faults(network, specs):
         if xla or not fault.only_under_xla:
             remaining[fault.finding] = None
-            in_vain.add((id(fault.owner()), MENDED_BY.get(fault.finding.operation)))
+            in_vain.add((id(fault.holder()), MENDED_BY.get(fault.finding.operation)))
     mended = []
     for change in changes:
         own = tuple(by for by in change.functions if (id(change.operation), by) not in in_vain)
@@ -182,14 +182,16 @@ def _is_right(layer: keras.layers.Layer) -> bool:
 def _unmended(network: keras.layers.Layer, specs: Any, xla: bool) -> Iterator[tuple[Any, str, str]]:
     """(layer or operation, its path, how it is changed) of the faults that can be mended."""
     for fault in _faults(network, specs):
-        operation, owner = fault.finding.operation, fault.owner()
+        operation, holder = fault.finding.operation, fault.holder()
         by = MENDED_BY.get(operation)
-        if by is None or owner is None or (fault.only_under_xla and not xla):
+        if by == "use_cudnn=False":  # an option of the layer, not a function that its call finds
+            holder = fault.owner()
+        if by is None or holder is None or (fault.only_under_xla and not xla):
             continue
         pooling = xla or operation in WRONG_UNDER_XLA
-        targets = [(o, path) for o, path in _targets(owner, by) if not _is_changed(o, by, pooling)]
+        targets = [(o, path) for o, path in _targets(holder, by) if not _is_changed(o, by, pooling)]
         if not targets:
-            findings.not_mended.setdefault(owner, set()).add(operation)
+            findings.not_mended.setdefault(holder, set()).add(operation)
         yield from ((target, path, by) for target, path in targets)
 
 

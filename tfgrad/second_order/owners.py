@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -47,10 +47,21 @@ class Owners(Handler):
 
     def of(self, path: str) -> keras.layers.Layer:
         """The layer whose call is the innermost on the path of a node; else the network."""
+        return next(self._callers(path), self.network)
+
+    def holder(self, path: str) -> keras.layers.Layer:
+        """The innermost layer on the path of a node that the network keeps; else the network.
+
+        It is another one than `of` gives where a layer makes a layer in its call.
+        """
+        kept = {id(layer) for layer in self._own}
+        return next((layer for layer in self._callers(path) if id(layer) in kept), self.network)
+
+    def _callers(self, path: str) -> Iterator[keras.layers.Layer]:
+        """The layers whose calls are on the path of a node, the innermost first."""
         for number in reversed(_MARK.findall(path)):
             if int(number) in self._called:
-                return self._called[int(number)]
-        return self.network
+                yield self._called[int(number)]
 
     def _original(self, called: keras.layers.Layer) -> keras.layers.Layer:
         """The network's own layer for a copy of it, such as `BiasNoise` makes for a call."""

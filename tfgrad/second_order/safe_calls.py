@@ -86,7 +86,14 @@ def _subclass(kind: Any, xla: bool) -> type:
         ),
         _MARK: (kind, xla),
     }
-    made: type = type(kind)(kind.__name__, (kind,), attributes)
+    # Neither the `__init_subclass__` of the user's classes nor the code of a metaclass runs: they
+    # may register what they see. Changed bases do not call them.
+    base = keras.layers.Layer if issubclass(kind, keras.layers.Layer) else keras.Operation
+    made = type.__new__(type(kind), kind.__name__, (base,), attributes)
+    try:
+        made.__bases__ = (kind,)
+    except TypeError:  # objects with `__slots__` have another layout
+        made = type.__new__(type(kind), kind.__name__, (kind,), attributes)
     return made
 
 

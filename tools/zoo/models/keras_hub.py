@@ -133,7 +133,6 @@ def _segformer() -> keras.Model:
 @hub(
     "hub DeepLabV3",
     bounds=RESIZED,
-    refused=dict.fromkeys(("penalty", "difference"), "mends none of these"),
     remark="resizes inside its layers, in float32, one of them made anew in each call",
 )
 def _deeplab() -> keras.Model:
