@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
-from tfgrad.internal.derivatives import additional_derivatives
+from tfgrad.internal.derivatives import additional_derivatives, corrected_derivatives
 
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos3", "gaussian", "mitchellcubic", "area")
 CROP = tf.constant([[0.1, 0.1, 0.9, 0.9], [-0.2, 0.1, 0.5, 1.3]])
@@ -134,3 +134,20 @@ def test_a_strict_context_refuses_what_is_dropped():
     assert tape.gradient(y, x) is None
     with additional_derivatives(strict=True), pytest.raises(LookupError, match="HSVToRGB: Tensor"):
         tape.gradient(y, x)
+
+
+@pytest.mark.parametrize("axes", [8, 9, 10])
+def test_a_slice_of_a_tensor_with_many_axes(axes):
+    shape = (4, 8, *[1, 2] * axes)[:axes]  # others cannot be sliced with nine axes
+    x = tf.reshape(tf.range(np.prod(shape), dtype=tf.float64), shape)
+    with corrected_derivatives():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.reduce_sum(x[1] ** 3) + tf.reduce_sum(x[-3:-1] ** 3) + tf.reduce_sum(x[:])
+            gradient = tape.gradient(y, x)
+        second = outer.gradient(gradient, x)
+    times = np.reshape([0.0, 2.0, 1.0, 0.0], [4] + [1] * (axes - 1))
+    np.testing.assert_allclose(gradient, 3 * times * x.numpy() ** 2 + 1)
+    np.testing.assert_allclose(second, 6 * times * x.numpy())

@@ -69,7 +69,8 @@ def install(
 
     Args:
         gradients: Gradient functions that TensorFlow lacks, by the operation's type.
-        corrected: Gradient functions that TensorFlow has wrong, by the operation's type.
+        corrected: Gradient functions that TensorFlow has wrong, by the operation's type; one
+            that returns NotImplemented leaves a call to TensorFlow.
         refused: Reasons by the operation's type.
 
     Returns:
@@ -132,7 +133,8 @@ def _absent(kind: str) -> Gradient:
 
 def _in_context(active: contextvars.ContextVar[bool], ours: Gradient, theirs: Gradient) -> Gradient:
     def gradient(op: Any, *upstream: Any) -> list[Any]:
-        return (ours if active.get() else theirs)(op, *upstream)
+        found = ours(op, *upstream) if active.get() else NotImplemented
+        return theirs(op, *upstream) if found is NotImplemented else found
 
     return gradient
 

@@ -28,7 +28,8 @@ def _kimm_convmixer() -> keras.Model:
 def _kimm_ghostnet() -> keras.Model:
     from kimm._src.models.ghostnet import GhostNet
 
-    return GhostNet(width=0.2, **PLAIN, **HEAD)
+    # As InceptionNeXt below.
+    return GhostNet(width=0.2, **PLAIN | HEAD | {"input_shape": (64, 64, 3)})
 
 
 @kimm("kimm InceptionNeXt")
@@ -128,7 +129,7 @@ def _levit() -> keras.Model:
     from zeromodels.models.levit.levit_model import LevitImageClassify
 
     return LevitImageClassify(
-        image_size=64,
+        image_size=128,
         hidden_sizes=(16, 24, 32),
         num_attention_heads=(1, 2, 2),
         depths=(1, 1, 1),
@@ -142,7 +143,7 @@ def _res2net() -> keras.Model:
     from zeromodels.models.res2net.res2net_model import Res2NetImageClassify
 
     return Res2NetImageClassify(
-        depth=(1, 1, 1, 1), base_width=4, image_size=SIDE, num_classes=CLASSES
+        depth=(1, 1, 1, 1), base_width=4, image_size=64, num_classes=CLASSES
     )
 
 

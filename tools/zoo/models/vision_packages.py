@@ -11,7 +11,10 @@ SIDE = 32
 SHAPE = (SIDE, SIDE, 3)
 
 
-@model("tfswin Swin", "tfswin")
+NOT_BUILT = {check: "not built in float64" for check in ("float64", "difference")}
+
+
+@model("tfswin Swin", "tfswin", refused=NOT_BUILT, remark="its mask of windows is of float32")
 def _tfswin() -> keras.Model:
     from tfswin.model import SwinTransformer
 
@@ -30,7 +33,12 @@ def _tfswin() -> keras.Model:
     )
 
 
-@model("tfvit ViT", "tfvit", remark="with registers, layer scale and SwiGLU")
+@model(
+    "tfvit ViT",
+    "tfvit",
+    bounds={"float64": 1e-5},
+    remark="with registers, layer scale and SwiGLU; normalises in float32",
+)
 def _tfvit() -> keras.Model:
     from tfvit.model import ViT
 
@@ -51,7 +59,12 @@ def _tfvit() -> keras.Model:
     )
 
 
-@model("vit-keras ViT", "vit-keras")
+@model(
+    "vit-keras ViT",
+    "vit-keras",
+    bounds={"difference": 1e-4},
+    remark="class token and positions of float32, whose rounding differences see",
+)
 def _vit_keras() -> keras.Model:
     from vit_keras import vit
 
