@@ -64,20 +64,17 @@ def _of_bytes():
         (_of_bytes, np.full((1, 4, 4, 1), 7, "uint8"), "to_float"),
     ],
 )
-def test_the_advice_on_integer_inputs_works(make, x, layer):
-    model = make()
-    with pytest.raises(ArgumentError, match="expected float inputs") as caught:
-        tfgrad.full_gradients(model, x)
-    advice = f"keras.Model(network.get_layer({layer!r}).output, network.outputs[0])"
-    assert advice in str(caught.value)
-    network = model
+def test_integers_are_differentiated_where_they_become_floats(make, x, layer):
+    network = make()
     rest = keras.Model(network.get_layer(layer).output, network.outputs[0])
     between = keras.Model(network.inputs[0], network.get_layer(layer).output)(x)
-    full = tfgrad.full_gradients(rest, between)
-    np.testing.assert_allclose(full.score, np.max(model(x), -1), rtol=1e-5)
-    assert np.max(full.completeness_error()) < 1e-5
-    with pytest.raises(ArgumentError, match="output"):
-        tfgrad.saliency.InputGradient(model)
+    expected = tfgrad.full_gradients(rest, between)
+    for at in (None, layer, [layer]):
+        full = tfgrad.full_gradients(network, x, at=at)
+        np.testing.assert_allclose(full.score, np.max(network(x), -1), rtol=1e-5)
+        np.testing.assert_allclose(full.x, between)
+        np.testing.assert_allclose(full.input_gradient, expected.input_gradient, rtol=1e-5)
+        assert np.max(full.completeness_error()) < 1e-5
 
 
 class Mixed(L.Layer):

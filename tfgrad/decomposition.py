@@ -1,4 +1,4 @@
-"""The exact full-gradient decomposition of a logit (thesis §3.3, Eq. 3.1 and 3.3).
+"""The exact full-gradient decomposition of a scalar (thesis §3.3, Eq. 3.1 and 3.3).
 
     f(x) = ∇x f · x + Σ_l ∇_{z_l} f · b_l
 
@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tfgrad import second_order
 from tfgrad.errors import ArgumentError, DataError, ModelError, TfgradError
-from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients import embeddings, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
 from tfgrad.gradients.model_checks import check_no_probabilities, check_preprocessed
@@ -34,6 +34,8 @@ from tfgrad.models import output_meaning
 from tfgrad.second_order.operations import INEXACT, PYTHON, SILENT
 
 NEEDS = Needs(intercepts=True)
+# The name of the term of a target's own arithmetic on the outputs.
+TARGET = "target"
 
 # The rounding of a sum, relative to the sum of its terms' sizes; a larger error means that a term
 # is missing.
@@ -46,24 +48,25 @@ _HIDDEN = 0.05
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class FullGradients:
-    """A logit's full-gradients at x.
+    """The full-gradients of a logit, or of another scalar of the outputs, at x.
 
     Attributes:
         score: f(x), [batch].
-        classes: The class whose logit f is, int32 [batch].
-        x: The inputs, as the model took them.
+        classes: The class whose logit f is, int32 [batch]; None where f is no logit.
+        x: The inputs, as the model took them; of token ids, their embeddings.
         input_gradient: ∇x f in x's structure, from which integer inputs are left out: of
             {"image": float, "tokens": int} it is {"image": ∇x f}, of a list of both a list of one.
         bias_gradients: {call name: ∇_{z_l} f ⊙ b_l, like the call's output} in call order. A call
             whose intercept is zero by its kind (ReLU, pooling, a sum, …) has no entry. A further
             call of a layer is name:1, name:2; an activation fused into a layer name/activation;
-            a further output of a call name/1. Float32 or wider.
+            a further output of a call name/1; "target" the intercept of the scalar's own arithmetic
+            on the outputs, [batch]. Float32 or wider.
         intercepts: The layer, kind and residue of each entry, in the same order.
         rounding: The largest allowed error of the sum, relative to the sum of the terms' sizes.
     """
 
     score: tf.Tensor
-    classes: tf.Tensor
+    classes: tf.Tensor | None
     x: Any
     input_gradient: Any
     bias_gradients: dict[str, tf.Tensor]
@@ -120,19 +123,25 @@ class FullGradients:
 
 @output_meaning.takes_outputs("model")
 def full_gradients(
-    model: keras.Model, x: Any, target: Any = None, *, outputs: Any = None
+    model: keras.Model, x: Any, target: Any = None, *, at: Any = None, outputs: Any = None
 ) -> FullGradients:
-    """The exact full-gradients of one logit per example, in inference mode.
+    """The exact full-gradients of one scalar per example, in inference mode.
 
     Works eagerly and inside a `tf.function`, on functional, Sequential, nested and subclassed
     models with one or several inputs, and does not change the model.
 
     Args:
         model: A built Keras model that returns logits [batch, classes], or a `PenalizedModel`. Of
-            one that ends in a softmax or sigmoid, `tfgrad.models.logits` is decomposed.
-        x: Float images [batch, …], or a nest of inputs of which the float ones are differentiated.
+            one that ends in a softmax or sigmoid, `tfgrad.models.logits` is decomposed. With a
+            target that is no class, a model with any outputs.
+        x: Float images [batch, …], or a nest of inputs of which the float ones are differentiated;
+            or token ids, whose embeddings are.
         target: None or `"predicted"` (the largest logit), an int, or one class per example, [batch]
             ints, −1 for the predicted one. One logit f has the classes 0, whose logit is −f, and 1.
+            Or a scalar of your own, a `tfgrad.targets.Target` or a function from the outputs to
+            [batch], whose arithmetic is one more term.
+        at: Names of layers, or one name, whose outputs take the place of the inputs: those of a
+            network's embeddings. None finds them for a network that takes integers alone.
         outputs: What the outputs mean: `"exclusive"`, `"binary"`, `"independent"` or
             `"regression"`; None for what the compiled loss says. See
             `tfgrad.models.output_meaning`.
@@ -162,11 +171,17 @@ def full_gradients(
     target = targets.validated(target, allow_all=False)
     x = _converted(x)
     _check_shapes(network, x)
-    network = model_checks.returning_logits(network, x)
+    of_class = not isinstance(target, targets.Target)
+    if of_class or target.of_logits:
+        network = model_checks.returning_logits(network, x)
+    x = tf.nest.map_structure(tf.convert_to_tensor, x)
+    sources = embeddings.sources(network, x, at=at)
+    needs = NEEDS if of_class else dataclasses.replace(NEEDS, logits=False)
     # Losses that layers add in this call must not reach the user's model.
     with unchanged_state():
-        probe = Probe(network, x, needs=NEEDS)
-    output_meaning.warn_if_assumed(network, count=probe.logits.shape[-1])
+        probe = Probe(network, x, needs=needs, sources=sources)
+    if of_class:
+        output_meaning.warn_if_assumed(network, count=probe.logits.shape[-1])
     full = of_probe(probe, target)
     if tf.executing_eagerly() and not bool(full.adds_up()):
         raise _reason(full, network)
@@ -210,18 +225,26 @@ def of_probe(probe: Probe, target: Any) -> FullGradients:
 
 
 def _of_probe(probe: Probe, target: Any) -> FullGradients:
-    check(probe)
+    asked = target if isinstance(target, targets.Target) else None
+    check(probe, probabilities=asked is not None and not asked.of_logits)
     gradients = probe.intercept_gradients(target)
-    terms = {
-        term.name: term.term(upper) for term, upper in zip(probe.intercepts, gradients, strict=True)
-    }
+    # The output of a call that is differentiated is the input's term, not the call's.
+    inputs = {at.call for at in probe.sources.at}
+    pairs = [
+        (term, upper)
+        for term, upper in zip(probe.intercepts, gradients, strict=True)
+        if term.name not in inputs
+    ]
+    terms = {term.name: term.term(upper) for term, upper in pairs}
+    if asked is not None and not asked.linear:
+        terms[TARGET] = probe.target_intercept(asked)
     full = FullGradients(
         probe.score(target),
-        probe.classes(target),
-        probe.x,
+        probe.classes(target) if asked is None else None,
+        probe.point,
         probe.input_gradient(target),
         terms,
-        tuple(probe.intercepts),
+        tuple(term for term, _ in pairs),
         _rounding(probe),
     )
     if not tf.executing_eagerly():
@@ -244,8 +267,12 @@ def _beside(each: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(each, [-1] + [1] * (len(tensor.shape) - 1))
 
 
-def check(probe: Probe) -> None:
+def check(probe: Probe, probabilities: bool = False) -> None:
     """Check that a network returns logits, and that no term of its decomposition is missing.
+
+    Args:
+        probe: A probe that recorded intercepts.
+        probabilities: Whether outputs may be probabilities.
 
     Raises:
         ModelError: The network ends in a softmax or sigmoid; or a Jacobian-vector product is needed
@@ -259,7 +286,8 @@ def check(probe: Probe) -> None:
         if not any(map(is_rematerialised, flatten_layers(network))):
             raise
         return
-    check_no_probabilities("model", network, inspection)
+    if not probabilities:
+        check_no_probabilities("model", network, inspection)
     for finding in inspection.findings:
         if finding.operation in PYTHON or finding.operation in INEXACT:
             raise ModelError(

@@ -15,14 +15,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad import second_order
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import intercepts, layer_biases
+from tfgrad.gradients.differentiated import Differentiated
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
-from tfgrad.gradients.model_checks import after_integer_inputs
+from tfgrad.gradients.model_checks import check_repeatable
+from tfgrad.gradients.sources import Cut, Sources
 from tfgrad.internal import call_hooks, gradient_registry
 from tfgrad.internal.derivatives import additional_derivatives, corrected_derivatives
-from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.internal.precision import nest_at_least_float32, total, widest_dtype
 from tfgrad.internal.unchanged_state import unchanged_state
 
@@ -69,6 +69,9 @@ class Needs:
         )
 
 
+EVERY_FLOAT = Sources()
+
+
 class ForwardPass:
     """A network's outputs at x, the recorded calls, and derivatives of scalars made of these.
 
@@ -80,10 +83,13 @@ class ForwardPass:
         float32: Whether half-precision layers compute in float32.
         before: The seeds and statistics that the pass starts from, as (variable, value) pairs; it
             then changes no state. None for the present ones, which a training pass updates.
+        sources: What is differentiated.
+        values: {call: what takes the place of its output} for `sources.at`; None keeps them.
 
     Attributes:
         x: The nest, as tensors.
-        inputs: Its float tensors, in order.
+        inputs: What is differentiated, in order: tensors of x, or outputs of layers.
+        cut: What was recorded of the layers in `sources.at`.
         outputs: The outputs as the network returns them.
         logits: The outputs in float32 or wider.
         layer_outputs: {call name: output} of the layers in `needs`.
@@ -103,10 +109,15 @@ class ForwardPass:
         *,
         float32: bool = False,
         before: list[tuple[keras.Variable, tf.Tensor]] | None = None,
+        sources: Sources = EVERY_FLOAT,
+        values: Mapping[str, tf.Tensor] | None = None,
     ) -> None:
         self.network, self.training, self.needs, self.float32 = network, training, needs, float32
         self.x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        self.inputs = _float_tensors(network, self.x)
+        self.sources, self._values = sources, values
+        self._differentiated = Differentiated(network, self.x, sources)
+        if sources.at:
+            call_hooks.check_names(network, sources.layers)
         if needs.layers:
             call_hooks.check_names(network, needs.layers)
         if needs.biases:
@@ -129,31 +140,59 @@ class ForwardPass:
         network, needs = self.network, self.needs
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.recording())
+            # The innermost handler: what the others record depends on the cut outputs.
+            self.cut = Cut([at.call for at in self.sources.at], self._watch, self._values)
+            if self.sources.at:
+                stack.enter_context(call_hooks.handled(self.cut))
             outputs = call_hooks.recorded_outputs(needs.layers)
             self.layer_outputs = stack.enter_context(outputs)
             self.intercepts = intercepts.Intercepts()
             if needs.intercepts:
                 unbatched = intercepts.unbatched(network, self.x)
+                calls = tuple(at.call for at in self.sources.at)
                 record = functools.partial(
-                    intercepts.recorded_intercepts, training=self.training, unbatched=unbatched
+                    intercepts.recorded_intercepts,
+                    training=self.training,
+                    unbatched=unbatched,
+                    sources=calls,
                 )
                 recorder = record(
                     self._watch,
                     aside=self._tape.stop_recording,
-                    plan=lambda: intercepts.plan(network, self.x, self.training, record),
+                    plan=lambda: intercepts.plan(network, self.x, self.training, record, calls),
                 )
                 self.intercepts = stack.enter_context(recorder)
             # The outermost handler, because it recognises a tensor by its identity.
             self.biases = stack.enter_context(layer_biases.recorded_biases(needs.biases))
-            self._watch(self.inputs)
+            self._watch([t for t in tf.nest.flatten(self.x) if t.dtype.is_floating])
             self.outputs = network(self.x, training=self.training)
             self.logits = nest_at_least_float32(self.outputs)
+        self.cut.check(network)
+        self.inputs = self._differentiated.tensors(self.cut.outputs)
 
     def pack(self, values: Any) -> Any:
-        """Values for `inputs` in x's structure, from which other inputs are left out."""
-        if len(self.inputs) == len(tf.nest.flatten(self.x)):
-            return tf.nest.pack_sequence_as(self.x, values)
-        return _among(self.x, iter(values))
+        """Values for `inputs` in x's structure, from which other inputs are left out.
+
+        The gradient of a call's output stands at the place of the input that the call takes.
+        """
+        return self._differentiated.pack(values)
+
+    @property
+    def point(self) -> Any:
+        """The inputs, with outputs of calls in the places of the inputs that these take."""
+        return self._differentiated.point(self.cut.outputs)
+
+    def visible(self) -> list[tf.Tensor | None]:
+        """For each of `inputs`, whether its values are not masked; None where nothing is.
+
+        Raises:
+            ModelError: The network masks steps that are not those of an input.
+        """
+        return self._differentiated.visible(self.cut)
+
+    def shifted(self, moves: list[tf.Tensor]) -> Any:
+        """The `point` moved by a list like `inputs`, as `repeated` takes it."""
+        return self._differentiated.shifted(self.inputs, moves)
 
     # What the tapes see
 
@@ -201,7 +240,11 @@ class ForwardPass:
             [t for term in self.intercepts for t in term.tensors],
             [biased.output for biased in self.biases.values()],
         )
-        with self.recording_gradients(), additional_derivatives(), self._without_float8():
+        with (
+            self.recording_gradients(),
+            additional_derivatives(),
+            intercepts.without_float8(self.network),
+        ):
             inputs, *recorded = self._tape.gradient(scalar, sources)
         if all(g is None for g in inputs):
             raise ModelError(
@@ -211,17 +254,6 @@ class ForwardPass:
         pairs = zip(inputs, self.inputs, strict=True)
         return Gradients([tf.zeros_like(t) if g is None else g for g, t in pairs], *recorded)
 
-    @contextlib.contextmanager
-    def _without_float8(self) -> Iterator[None]:
-        """A context that names the layer whose gradient Keras defines in graphs alone."""
-        try:
-            yield
-        except ValueError as error:
-            for layer in flatten_layers(self.network):
-                if getattr(layer, "quantization_mode", None) == "float8":
-                    raise intercepts.float8([], layer) from error
-            raise
-
     def slopes(self, scalar: tf.Tensor) -> list[tf.Tensor]:
         """Gradients of a recorded scalar with respect to the inputs alone, zeros where it has none.
 
@@ -229,6 +261,11 @@ class ForwardPass:
         """
         with self.recording_gradients():
             return self._tape.gradient(scalar, self.inputs, unconnected_gradients="zero")
+
+    def output_slopes(self, scalar: tf.Tensor, outputs: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Gradients of a recorded scalar with respect to tensors that it was computed from."""
+        with self.recording_gradients():
+            return self._tape.gradient(scalar, outputs, unconnected_gradients="zero")
 
     def jacobian(self, logits: tf.Tensor) -> list[list[tf.Tensor]]:
         """Gradients of all [batch, classes] logits, in one vectorised pass.
@@ -315,20 +352,31 @@ class ForwardPass:
             return self
         if mode not in self._other_modes:
             self._other_modes[mode] = ForwardPass(
-                *(self.network, self.x, training, self.needs), float32=float32, before=self._before
+                *(self.network, self.x, training, self.needs),
+                float32=float32,
+                before=self._before,
+                sources=self.sources,
+                values=self._values,
             )
         return self._other_modes[mode]
 
     def repeated(self, x: Any) -> Any:
         """The `logits` at another x, with this pass's random masks and precision.
 
+        Outputs of calls that are differentiated stand in x at the places of the inputs that these
+        take, as in `shifted`.
+
         Raises:
             ModelError: A layer keeps seeds or statistics outside its variables.
         """
         with self._precision():
             if self.training:
-                self._check_repeatable()
-            with self._rewound():
+                check_repeatable(self.network, self.x)
+            with self._rewound(), contextlib.ExitStack() as stack:
+                if self.sources.at:
+                    x, values = self._differentiated.apart(x)
+                    cut = Cut([*values], lambda tensors: None, values)
+                    stack.enter_context(call_hooks.handled(cut))
                 return nest_at_least_float32(self.network(x, training=self.training))
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
@@ -339,46 +387,6 @@ class ForwardPass:
         """A scope that starts from the state of before this pass and changes none."""
         with self._precision(), unchanged_state(self._before):
             yield
-
-    def _check_repeatable(self) -> None:
-        inspection = second_order.inspect(self.network, self.x, training=True)
-        for names, what in (
-            (inspection.stateful_random, "draws from TensorFlow's stateful generators"),
-            (inspection.untracked_state, "keeps state outside the network's variables"),
-        ):
-            if names:
-                raise ModelError(
-                    f"network {self.network.name!r}: {names[0]!r} {what}, so an additional "
-                    "forward pass cannot repeat the first one's masks and state. In your own "
-                    "layers use keras.random with seed=keras.random.SeedGenerator(), and "
-                    "add_weight for state; or choose estimator='hutchinson'."
-                )
-
-
-def _among(x: Any, values: Iterator[Any]) -> Any:
-    """A nest with the next value in place of each float tensor, and without any other tensor."""
-    if isinstance(x, Mapping):
-        parts = {key: _among(x[key], values) for key in sorted(x)}
-        return {key: parts[key] for key in x if parts[key] is not None} or None
-    if isinstance(x, list | tuple):
-        found = [part for part in (_among(item, values) for item in x) if part is not None]
-        return (found if isinstance(x, list) else tuple(found)) or None
-    return next(values) if x.dtype.is_floating else None
-
-
-def _float_tensors(network: keras.layers.Layer, x: Any) -> list[tf.Tensor]:
-    """The tensors of a nest that can be differentiated."""
-    tensors = tf.nest.flatten(x)
-    floats = [t for t in tensors if t.dtype.is_floating]
-    if not floats:
-        kinds = sorted({t.dtype.name for t in tensors})
-        expected = [i.dtype for i in keras.tree.flatten(getattr(network, "inputs", None) or [])]
-        cast = not expected or any(tf.as_dtype(dtype).is_floating for dtype in expected)
-        advice = "tf.cast(x, tf.float32) / 255" if cast else after_integer_inputs(network)
-        raise ArgumentError(
-            f"x: got {', '.join(kinds)}; expected float inputs for an input-gradient; try {advice}."
-        )
-    return floats
 
 
 def _snapshot(network: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:

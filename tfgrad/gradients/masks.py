@@ -47,17 +47,23 @@ class Masks:
             network(x, training=False)
         for name, (source, mask) in recorder.made.items():
             place = _place(network, name, source, mask, inputs)
-            steps = _like(tf.cast(mask, tf.bool), inputs[place])
+            steps = like(tf.cast(mask, tf.bool), inputs[place])
             before = self.visible[place]
             self.visible[place] = steps if before is None else tf.logical_and(before, steps)
 
     def __bool__(self) -> bool:
         return any(steps is not None for steps in self.visible)
 
-    def where_visible(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Values like the float inputs, with zeros at masked steps."""
-        pairs = zip(values, self.visible, strict=True)
-        return [v if s is None else tf.where(s, v, tf.zeros_like(v)) for v, s in pairs]
+
+def where_visible(values: list[tf.Tensor], visible: list[tf.Tensor | None]) -> list[tf.Tensor]:
+    """Values with zeros at masked steps.
+
+    Args:
+        values: Tensors.
+        visible: For each of them what `Masks.visible` holds.
+    """
+    pairs = zip(values, visible, strict=True)
+    return [v if s is None else tf.where(s, v, tf.zeros_like(v)) for v, s in pairs]
 
 
 def visible(network: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor | None:
@@ -133,7 +139,7 @@ def _place(
     return fitting[0]
 
 
-def _like(mask: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+def like(mask: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """A mask with as many axes as values."""
     return tf.reshape(
         mask, tf.concat([tf.shape(mask), [1] * (values.shape.rank - mask.shape.rank)], 0)

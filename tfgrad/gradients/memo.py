@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
+from tfgrad.gradients.targets import Target
+
 _T = TypeVar("_T")
 
 
@@ -12,8 +14,8 @@ class Key(NamedTuple):
     """The identity of a remembered value.
 
     Attributes:
-        kind: "gradient", "jacobian", "slope" or "once"; of a view "head", "teacher", "labels" or
-            "mode".
+        kind: "gradient", "jacobian", "slope", "asked" or "once"; of a view "head", "teacher",
+            "labels" or "mode".
         name: The target, head, mode or caller's name that the value belongs to.
         of: The scalar of a gradient; see `Probe.input_gradient`.
         temperature: The temperature of that scalar.
@@ -42,4 +44,7 @@ class Memo:
 
 def name_of(target: Any) -> Hashable:
     """A target as part of a key; of a tensor, a reference that keeps it alive."""
+    if isinstance(target, Target):
+        key: Hashable = target.key
+        return key
     return target if isinstance(target, str | int) else target.ref()

@@ -259,6 +259,26 @@ def check_no_probabilities(
         )
 
 
+def check_repeatable(network: keras.Model, x: Any) -> None:
+    """Raise if a further pass in training mode cannot repeat the first one's masks and state.
+
+    Raises:
+        ModelError: A layer keeps seeds or statistics outside its variables.
+    """
+    inspection = second_order.inspect(network, x, training=True)
+    for names, what in (
+        (inspection.stateful_random, "draws from TensorFlow's stateful generators"),
+        (inspection.untracked_state, "keeps state outside the network's variables"),
+    ):
+        if names:
+            raise ModelError(
+                f"network {network.name!r}: {names[0]!r} {what}, so an additional forward pass "
+                "cannot repeat the first one's masks and state. In your own layers use "
+                "keras.random with seed=keras.random.SeedGenerator(), and add_weight for state; or "
+                "choose estimator='hutchinson'."
+            )
+
+
 def nonfinite_weight(weights: Iterable[keras.Variable]) -> str | None:
     """Path of the first weight with a NaN or infinite value; None if all are finite."""
     for variable in weights:

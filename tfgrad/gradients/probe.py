@@ -15,27 +15,24 @@ papers and their code accept.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients import class_scores, layer_biases, output_heads, targets
-from tfgrad.gradients.forward_pass import ForwardPass, Gradients, Needs
-from tfgrad.gradients.masks import Masks
-from tfgrad.gradients.memo import Key, Memo, name_of
-from tfgrad.internal.stateless_noise import Draws
-from tfgrad.models import output_meaning
+from tfgrad.gradients import class_scores, layer_biases, targets
+from tfgrad.gradients.forward_pass import Gradients
+from tfgrad.gradients.masks import where_visible
+from tfgrad.gradients.memo import Key, name_of
+from tfgrad.gradients.view import View
 
 # Above this many classes one vectorised pass beats a loop of backward passes over the logits.
 _LOOP_CLASSES = 16
 _T = TypeVar("_T")
 
 
-class Probe:
+class Probe(View):
     """A network's outputs at x and the gradients requested of it, each computed once.
 
     Args:
@@ -51,140 +48,14 @@ class Probe:
             penalties that compare.
         outputs: What the outputs mean, see `tfgrad.models.output_meaning`; None for what is known
             of the network.
+        sources: What is differentiated: every float input, some of them, or outputs of layers. The
+            latter then take the part of the inputs here: `input_gradient`, `inputs`, `shifted`.
+        values: {call: what takes the place of its output} for `sources.at`; None keeps them.
 
     Raises:
         ArgumentError: x has no float input, or the network has no layer of a given name.
         ModelError: The network's output is not logits [batch, classes].
     """
-
-    def __init__(
-        self,
-        network: keras.Model,
-        x: Any,
-        y: Any = None,
-        *,
-        training: bool = False,
-        needs: Needs | None = None,
-        draws: Draws | None = None,
-        teacher: Any = None,
-        outputs: Any = None,
-    ) -> None:
-        self.network, self.y = network, y
-        self._outputs = outputs
-        self.draws = draws or Draws()
-        self._teacher = teacher
-        # The head whose logits these are, and the one whose labels.
-        self._head: Any = None
-        self._labels_head: Any = None
-        self._use(ForwardPass(network, x, training, needs or Needs()))
-        if self.needs.logits and len(tf.nest.flatten(self.outputs)) == 1:
-            self._logits_among(self._pass.logits)  # raises if they are no logits
-
-    def _use(self, forward_pass: ForwardPass) -> None:
-        """Take outputs and gradients from a pass, with nothing computed yet."""
-        self._pass, self._memo, self._views = forward_pass, Memo(), Memo()
-        self.needs, self.training = forward_pass.needs, forward_pass.training
-        self.x, self.outputs = forward_pass.x, forward_pass.outputs
-        self.layer_outputs = forward_pass.layer_outputs
-        self.intercepts, self.biases = forward_pass.intercepts, forward_pass.biases
-
-    def _view(self, forward_pass: ForwardPass | None = None, **changes: Any) -> Probe:
-        """This probe with some attributes changed, which remembers its own gradients and views."""
-        view = copy.copy(self)
-        vars(view).update(changes)
-        view._use(forward_pass or self._pass)
-        return view
-
-    # Several outputs, and a teacher's
-
-    @property
-    def logits(self) -> tf.Tensor:
-        """[batch, classes], in float32 or wider."""
-        return self._logits_among(self._pass.logits)
-
-    @property
-    def output(self) -> tf.Tensor:
-        """The output of this head, of any shape, in float32 or wider."""
-        return output_heads.output(self.network, self._pass.logits, self._head)
-
-    @property
-    def meaning(self) -> str:
-        """What the outputs of this head mean, see `tfgrad.models.output_meaning`."""
-        head = self._labels_head if self._head is None else self._head
-        return output_meaning.meaning(self.network, self._outputs, self.logits.shape[-1], head)
-
-    def on(self, head: Any) -> Probe:
-        """A view of this probe on one head of a network with several outputs.
-
-        Args:
-            head: The output's key (of a dict) or index (of a list), or a pair (this network's, its
-                teacher's); None for the only output.
-
-        Returns:
-            A probe whose logits and labels are the head's; labels given as a dict or list belong
-            to the heads that they name. It shares the forward pass and remembers its own gradients.
-
-        Raises:
-            ArgumentError: There is no such head.
-        """
-        own, taught = head if isinstance(head, tuple) else (head, head)
-        view = self
-        if own is not None:
-            view = self._views.get(Key("head", own), lambda: self._on_head(own))
-        if self._teacher is None:
-            return view
-        return self._views.get(Key("teacher", (own, taught)), lambda: view._with_teacher_on(taught))
-
-    def _on_head(self, head: Any) -> Probe:
-        read = output_heads.logits if self.needs.logits else output_heads.output
-        read(self.network, self._pass.logits, head)  # raises if there is no such
-        return self._view(_head=head, _labels_head=head, y=output_heads.part(self.y, head))
-
-    def _with_teacher_on(self, head: Any) -> Probe:
-        view = self._view(_teacher=self._teacher.on(head))
-        view._memo = self._memo  # the gradients do not depend on the teacher
-        return view
-
-    def with_labels_of(self, head: Any) -> Probe:
-        """A view whose labels are those of one head, on a network with a single output."""
-        if not isinstance(self.y, Mapping | list | tuple):
-            return self
-        labels = output_heads.part(self.y, head)
-        return self._views.get(Key("labels", head), lambda: self._view(y=labels, _labels_head=head))
-
-    @property
-    def teacher(self) -> Any:
-        """The teacher's side of this batch.
-
-        Raises:
-            ArgumentError: There is none.
-        """
-        if self._teacher is None:
-            raise ArgumentError(
-                "teacher: got None, but a penalty matches a teacher; try "
-                "PenalizedModel(network, penalties, teacher=...) or per_example(..., teacher=...)."
-            )
-        return self._teacher
-
-    # What is differentiated
-
-    def classes(self, target: Any) -> tf.Tensor:
-        """The class index of each example's scalar, int32 [batch]; `"all"` has none."""
-        head = self._labels_head
-        if head is not None and self.y is None and isinstance(target, str) and target == "label":
-            raise ArgumentError(
-                f"target: got 'label' on head {head!r}, to which no labels belong; try "
-                "target='predicted', or labels by head, e.g. y={'" + f"{head}" + "': …}."
-            )
-        return targets.classes(target, self.logits, self.y, self.meaning)
-
-    def score(self, target: Any) -> tf.Tensor:
-        """The scalar f of each example, [batch]: the logit that `target` names."""
-        return class_scores.logit(self.logits, self.classes(target), self.meaning)
-
-    def score_at(self, x: Any, classes: tf.Tensor) -> tf.Tensor:
-        """The logits of given classes at another x, [batch]; see `forward`."""
-        return class_scores.logit(self.forward(x), classes, self.meaning)
 
     # First derivatives
 
@@ -266,31 +137,24 @@ class Probe:
 
     # Additional forward passes
 
-    def forward(self, x: Any) -> tf.Tensor:
-        """Logits at another x, in this pass's mode and with its random masks; no state changes."""
-        return self._logits_among(self._pass.repeated(x))
-
     def noise(self, samples: int, seed: int, scale: float = 1.0) -> list[Any]:
         """`samples` Gaussian perturbations of standard deviation `scale`, each in x's structure.
 
         They are 0 at steps that the network masks: noise there would undo the mask.
         """
-        masks = Masks(self.network, self.x)
+        visible = self._pass.visible()
         per_input = [
             self.draws.normal(t, samples, seed, stream)
             for stream, t in enumerate(self._pass.inputs)
         ]
         return [
-            self._pass.pack(masks.where_visible([scale * noise[n] for noise in per_input]))
+            self._pass.pack(where_visible([scale * noise[n] for noise in per_input], visible))
             for n in range(samples)
         ]
 
     def shifted(self, vectors: Any) -> Any:
-        """x + v, where v has the structure that `input_gradient` returns; integer inputs stay."""
-        moves = iter(tf.nest.flatten(vectors))
-        return tf.nest.map_structure(
-            lambda t: t + next(moves) if t.dtype.is_floating else t, self.x
-        )
+        """x + v, where v has the structure that `input_gradient` returns; other inputs stay."""
+        return self._pass.shifted(tf.nest.flatten(vectors))
 
     def in_float32(self) -> Probe:
         """A probe of the same point whose arithmetic is float32, whatever the layers' policy.
@@ -319,9 +183,6 @@ class Probe:
             return self
         return self._views.get(Key("mode", (training, float32)), lambda: self._view(other))
 
-    def _logits_among(self, outputs: Any) -> tf.Tensor:
-        return output_heads.logits(self.network, outputs, self._head)
-
     def _gradients(
         self, target: Any, of: str, temperature: float = 1.0, deep: bool = False
     ) -> Gradients:
@@ -329,11 +190,20 @@ class Probe:
 
         If the Jacobian is needed anyway, and nothing but inputs (`deep`), they are a row of it.
         """
-        row = self.needs.jacobian and of == "logit" and not deep
+        asked = isinstance(target, targets.Target)
+        if asked and of != "logit":
+            raise ArgumentError(
+                f"target: got {target!r} for the gradient of a {of}, which belongs to a class; "
+                "expected a class, 'label' or 'predicted'; or try the logit's, of='logit' or "
+                "loss='squared_error'."
+            )
+        row = self.needs.jacobian and of == "logit" and not deep and not asked
 
         def compute() -> Gradients:
             if row:
                 return Gradients(self._row(target))
+            if isinstance(target, targets.Target):
+                return self._backward(self._asked(target)[0])
             with self._pass.recording():
                 classes = self.classes(target)
                 scalar = targets.scalar(self.logits, classes, of, temperature, self.meaning)

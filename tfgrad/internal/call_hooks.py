@@ -88,7 +88,9 @@ def checkpoint() -> Callable[[], None]:
     return restore
 
 
-def check_names(network: keras.layers.Layer, names: Iterable[str]) -> None:
+def check_names(
+    network: keras.layers.Layer, names: Iterable[str], argument: str = "layers"
+) -> None:
     """Raise ArgumentError for the first of `names` that is no layer of the network."""
     known = [layer.name for layer in flatten(network)]
     for name in names:
@@ -96,7 +98,7 @@ def check_names(network: keras.layers.Layer, names: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {known}."
             raise ArgumentError(
-                f"layers: got {name!r}; network {network.name!r} has no layer named {name!r}; "
+                f"{argument}: got {name!r}; network {network.name!r} has no layer named {name!r}; "
                 f"{hint}"
             )
 

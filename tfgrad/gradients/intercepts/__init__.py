@@ -3,7 +3,7 @@
 from tfgrad.gradients.intercepts.arithmetic import plan
 from tfgrad.gradients.intercepts.batch_axis import unbatched
 from tfgrad.gradients.intercepts.recorder import recorded_intercepts
-from tfgrad.gradients.intercepts.refusals import float8
+from tfgrad.gradients.intercepts.refusals import without_float8
 from tfgrad.gradients.intercepts.terms import Intercept, Intercepts
 
-__all__ = ["Intercept", "Intercepts", "float8", "plan", "recorded_intercepts", "unbatched"]
+__all__ = ["Intercept", "Intercepts", "plan", "recorded_intercepts", "unbatched", "without_float8"]

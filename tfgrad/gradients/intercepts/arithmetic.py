@@ -126,6 +126,7 @@ def plan(
     x: Any,
     training: bool,
     recorded: Callable[..., contextlib.AbstractContextManager[Any]],
+    sources: tuple[str, ...] = (),
 ) -> Plan:
     """The calls of an eager network before which there is arithmetic without an intercept.
 
@@ -134,6 +135,7 @@ def plan(
         x: Its inputs, of which only shapes and dtypes are read.
         training: The mode of the calls.
         recorded: `recorded_intercepts`, to which a set is passed as `homogeneous`.
+        sources: The calls that it takes for sources.
 
     Returns:
         (call name, number of the input) of these, computed once per network, mode and shapes.
@@ -141,7 +143,7 @@ def plan(
     """
     specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), x)
     flat = tf.nest.flatten(specs)
-    key = (training, *((tuple(s.shape), s.dtype.name) for s in flat))
+    key = (training, sources, *((tuple(s.shape), s.dtype.name) for s in flat))
     cache = _plans.setdefault(network, {})
     if key not in cache:
         found: set[tuple[str, int]] = set()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import keras
@@ -49,6 +49,7 @@ from tfgrad.internal import call_hooks
 from tfgrad.internal.call_hooks import Args, Kwargs, Proceed
 from tfgrad.internal.derivatives import additional_derivatives
 from tfgrad.internal.keras_private import (
+    flatten_layers,
     is_graph_of_layers,
     is_rematerialised,
     without_recomputation,
@@ -64,6 +65,7 @@ def recorded_intercepts(
     unbatched: Unbatched | None = None,
     plan: Callable[[], Plan] = frozenset,
     homogeneous: set[tuple[str, int]] | None = None,
+    sources: Collection[str] = (),
 ) -> Iterator[Intercepts]:
     """Record the intercepts of the calls made in this thread.
 
@@ -75,6 +77,7 @@ def recorded_intercepts(
         unbatched: The result of `unbatched(network, x)` for the network that will be called.
         plan: A function that returns the result of `plan(network, …)`, called if it is needed.
         homogeneous: A set to which calls in a graph add what `plan` returns.
+        sources: Names of calls whose outputs are inputs of what follows, whatever they are made of.
 
     Yields:
         `Intercepts`, filled in call order. Calls whose intercept is zero by their kind have none,
@@ -84,7 +87,7 @@ def recorded_intercepts(
         ModelError: A call cannot be differentiated; the message names the layer by its path.
     """
     recorder = _Recorder(
-        Recording(watch, aside), training, unbatched or Unbatched(), plan, homogeneous
+        Recording(watch, aside), training, unbatched or Unbatched(), plan, homogeneous, sources
     )
     with call_hooks.handled(recorder), additional_derivatives(strict=True):
         yield recorder.recording.terms
@@ -98,10 +101,13 @@ class _Recorder(call_hooks.Handler):
         unbatched: Unbatched,
         plan: Callable[[], Plan],
         homogeneous: set[tuple[str, int]] | None,
+        sources: Collection[str],
     ) -> None:
         self.recording, self.unbatched = recording, unbatched
         self._plan, self._homogeneous = plan, homogeneous
         self._training = training
+        self._sources = frozenset(sources)
+        self._source_layers = frozenset(map(call_hooks.layer_of, sources))
         # The names of the calls of affine layers between their `__call__` and their `call`.
         self._affine: dict[int, str] = {}
         self._graph = call_hooks.current_graph()
@@ -154,6 +160,8 @@ class _Recorder(call_hooks.Handler):
         An input is known if its tangent is its value, as at the output of a recorded call.
         """
         frame, operation = self.recording.frame, call.operation
+        if call.name in self._sources:
+            return self._source(call)
         in_code, quantised = isinstance(frame, Code), is_quantised(operation)
         if quantised == "float8":
             raise float8(self.recording.path, operation)
@@ -161,7 +169,7 @@ class _Recorder(call_hooks.Handler):
             if quantised:
                 return at_tangents(self.recording, call, has_term=False)
             return call.run()  # like arithmetic: counted with the next call
-        if not any(map(frame.varies, call.inputs)):
+        if not any(map(frame.varies, call.inputs)) and not self._holds_source(operation):
             return self._constant(call)
         plain = not any(map(is_array, tf.nest.flatten((call.args, call.kwargs))))
         rule = closed_forms.rule(operation, call.args, self._training) if plain else None
@@ -214,7 +222,19 @@ class _Recorder(call_hooks.Handler):
             self._homogeneous.add(key)
         return found
 
+    def _holds_source(self, operation: keras.Operation) -> bool:
+        """Whether a call of it may contain one of the sources."""
+        if not self._sources or not isinstance(operation, keras.layers.Layer):
+            return False
+        return any(layer.name in self._source_layers for layer in flatten_layers(operation))
+
     # How each kind of call is made
+
+    def _source(self, call: Call) -> Any:
+        """A call whose output takes the place of an input: its tangent is its value."""
+        with self.recording.frame.paused(), self.recording.inside(None):
+            outputs = call.run()
+        return self.recording.known(outputs)
 
     def _constant(self, call: Call) -> Any:
         """A call that does not depend on the input: its output is a constant of the next calls."""

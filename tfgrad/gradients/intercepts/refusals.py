@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from tfgrad.errors import ModelError
 from tfgrad.gradients.intercepts.call_structure import Call
 from tfgrad.gradients.intercepts.tangents import differentiable, transposed
 from tfgrad.internal import call_hooks
-from tfgrad.internal.keras_private import without_call_information
+from tfgrad.internal.keras_private import flatten_layers, without_call_information
 from tfgrad.second_order.operations import ABSENT, SILENT
 
 # What TensorFlow raises for a call that forward mode, or a tape, cannot differentiate.
@@ -123,3 +124,15 @@ class _Fault(call_hooks.Handler):
             raise
         finally:
             self._running.pop()
+
+
+@contextlib.contextmanager
+def without_float8(network: keras.layers.Layer) -> Iterator[None]:
+    """A context that names the layer whose gradient Keras defines in graphs alone."""
+    try:
+        yield
+    except ValueError as error:
+        for layer in flatten_layers(network):
+            if getattr(layer, "quantization_mode", None) == "float8":
+                raise float8([], layer) from error
+        raise

@@ -11,7 +11,7 @@ SIDE = 32
 SHAPE = (SIDE, SIDE, 3)
 
 
-NOT_BUILT = {check: "not built in float64" for check in ("float64", "difference")}
+NOT_BUILT = dict.fromkeys(("float64", "difference"), "not built in float64")
 
 
 @model("tfswin Swin", "tfswin", refused=NOT_BUILT, remark="its mask of windows is of float32")

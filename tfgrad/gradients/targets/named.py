@@ -1,4 +1,4 @@
-"""The scalar per example that is differentiated (thesis §2.4.1).
+"""The scalar per example by name: a class, or all of them (thesis §2.4.1).
 
 A gradient needs one scalar per example. A *target* names it:
 
@@ -11,13 +11,16 @@ A gradient needs one scalar per example. A *target* names it:
 | ints [batch]  | one class per example; −1 stands for the predicted class  |
 
 A network with one logit f of two classes has the classes 0 and 1, whose logits are −f and f; its
-`"all"` is the one logit. Targets of a regression are indices of its outputs.
+`"all"` is the one logit. Targets of a regression are indices of its outputs. Any other scalar is a
+`Target`, see `base.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -25,6 +28,8 @@ from tfgrad.errors import ArgumentError
 from tfgrad.gradients import class_scores
 from tfgrad.gradients.class_scores import select
 from tfgrad.gradients.labels import class_indices as labels
+from tfgrad.gradients.targets.base import Target
+from tfgrad.gradients.targets.ready import Scalar
 from tfgrad.internal.arguments import is_integer, one_of
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, REGRESSION, class_count
 
@@ -32,26 +37,33 @@ NAMES = ("label", "predicted", "all")
 
 
 def validated(target: Any, allow_all: bool = True) -> Any:
-    """Check a target and convert it to one that `classes` takes.
+    """Check a target and convert it to one that a probe takes.
 
     Args:
-        target: A name, an int, or ints [batch]; None means `"predicted"`.
+        target: A name, an int, or ints [batch]; None means `"predicted"`. A `Target`, its saved
+            config, or a function from the outputs to [batch], which becomes a `Scalar`.
         allow_all: Whether `"all"` is allowed.
 
     Returns:
-        A name, an int, or an int32 tensor.
+        A name, an int, an int32 tensor, or a `Target`.
 
     Raises:
         ArgumentError: The target is none of these.
     """
     if target is None:
         return "predicted"
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, Mapping) and "class_name" in target:
+        return validated(keras.saving.deserialize_keras_object(target))
+    if callable(target) and not tf.is_tensor(target):
+        return Scalar(target)
     if isinstance(target, str):
         allowed = NAMES if allow_all else NAMES[:2]
         if target not in allowed:
             raise ArgumentError(
                 f"target: got {target!r}; expected one of {', '.join(map(repr, allowed))}, "
-                "a class index, or one class index per example."
+                "a class index, one class index per example, or a tfgrad.targets.Target."
             )
         return target
     if is_integer(target):
@@ -91,6 +103,11 @@ def classes(target: Any, logits: tf.Tensor, y: Any = None, meaning: str = EXCLUS
         ArgumentError: The target does not exist; or it is the predicted one of several outputs of
             a regression.
     """
+    if isinstance(target, Target):
+        raise ArgumentError(
+            f"target: got {target!r}, which is no class; expected a class here; try 'predicted', "
+            "or an option that reads no class or probability."
+        )
     count = class_count(meaning, logits.shape[-1])
     if isinstance(target, str):
         if target == "label":
@@ -145,6 +162,8 @@ def scalar(
 
 def to_config(target: Any) -> Any:
     """A target as JSON can hold it."""
+    if isinstance(target, Target):
+        return keras.saving.serialize_keras_object(target)
     return target.numpy().tolist() if tf.is_tensor(target) else target
 
 
