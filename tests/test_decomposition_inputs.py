@@ -7,7 +7,6 @@ import tensorflow as tf
 
 import tfgrad
 from tests.helpers.finite_differences import numerical_gradient, worst_relative_error
-from tfgrad.errors import ArgumentError
 
 L = keras.layers
 
