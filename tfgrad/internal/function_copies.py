@@ -20,6 +20,13 @@ _KERAS = "keras."
 _KEPT = "_tfgrad_copies"  # attribute of a function: its copies, by the variant
 
 
+def _is_own(function: Any) -> bool:
+    """Whether a `tf.function` is traced from code that is not Keras's."""
+    return type(function) is _Function and not function.python_function.__module__.startswith(
+        _KERAS
+    )
+
+
 def fresh(function: Any) -> Any:
     """A copy of a `tf.function` that has no traces; anything else as it is."""
     return function._clone(None) if type(function) is _Function else function
@@ -44,9 +51,7 @@ class Copies:
     def of(self, function: Any) -> Any:
         """The function to be called in place of this one."""
         # Functions out of a SavedModel are of a subclass: they have nothing to be traced from.
-        if type(function) is not _Function:
-            return function
-        if not self._of_keras and function.python_function.__module__.startswith(_KERAS):
+        if not (_is_own(function) or (self._of_keras and type(function) is _Function)):
             return function
         key = id(function), _variant.get()
         if key not in self._made:
@@ -66,6 +71,8 @@ _copies: contextvars.ContextVar[Copies | None] = contextvars.ContextVar(
 _variant: contextvars.ContextVar[Hashable] = contextvars.ContextVar(
     "tfgrad_function_variant", default=None
 )
+_inlined: contextvars.ContextVar[bool] = contextvars.ContextVar("tfgrad_inlined", default=False)
+_inside: contextvars.ContextVar[bool] = contextvars.ContextVar("tfgrad_inside", default=False)
 _lock = threading.Lock()
 _users = 0
 _original: Any = None
@@ -112,8 +119,29 @@ def kept_copies(variant: Hashable) -> Iterator[None]:
         _variant.reset(token)
 
 
+@contextlib.contextmanager
+def inlined_functions() -> Iterator[None]:
+    """A scope in which a `tf.function` that is called eagerly runs as the Python that it is made of.
+
+    TensorFlow's forward mode cannot follow the call of a function that a tape differentiates, too.
+    Keras's own functions stay as they are.
+    """
+    token = _inlined.set(True)
+    _install()
+    try:
+        yield
+    finally:
+        _uninstall()
+        _inlined.reset(token)
+
+
+def is_inside_inlined() -> bool:
+    """Whether this code runs as part of a function in `inlined_functions`."""
+    return _inside.get()
+
+
 def _kept(function: Any, variant: Hashable) -> Any:
-    if type(function) is not _Function or function.python_function.__module__.startswith(_KERAS):
+    if not _is_own(function):
         return function
     copies = vars(function).setdefault(_KEPT, {})
     if variant not in copies:
@@ -141,6 +169,12 @@ def _uninstall() -> None:
 def _hook(original: Any) -> Any:
     @functools.wraps(original)
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if _inlined.get() and tf.executing_eagerly() and _is_own(function):
+            token = _inside.set(True)
+            try:
+                return function.python_function(*args, **kwargs)
+            finally:
+                _inside.reset(token)
         copies = _copies.get()
         variant = _variant.get()
         if copies is not None:

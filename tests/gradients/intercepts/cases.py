@@ -44,6 +44,20 @@ class Compiled(L.Layer):
         return self.dense(x) * tf.sin(x)
 
 
+class AroundCompiled(L.Layer):
+    """Arithmetic before a layer whose code calls a `tf.function`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.compiled = Compiled()
+
+    def build(self, shape):
+        self.compiled.build(shape)  # built in a call, it would keep its first weights
+
+    def call(self, x):
+        return self.compiled(x * x + 1.0)
+
+
 def bare(function):
     """The operation that a function of `keras.ops` adds to a functional graph."""
     inputs = keras.Input(VECTOR)
@@ -133,6 +147,7 @@ LAYERS = {
     "subclass of conv": ([IMAGE], lambda: MyConv(1, 1), True),
     "block": ([VECTOR], lambda: Block(), False),
     "own tf.function": ([VECTOR], lambda: Compiled(), True),
+    "own tf.function inside": ([VECTOR], lambda: AroundCompiled(), False),
 }
 
 

@@ -13,6 +13,7 @@ from tfgrad.gradients.intercepts.recording import Recording
 from tfgrad.gradients.intercepts.refusals import NOT_DIFFERENTIABLE, of_layer, refusal
 from tfgrad.gradients.intercepts.tangents import Code, finite, is_differentiable, transposed
 from tfgrad.internal import call_hooks, gradient_registry, keras_private
+from tfgrad.internal.function_copies import inlined_functions
 
 _Product = Callable[[tf.Tensor], tf.Tensor | None]
 
@@ -33,7 +34,7 @@ def differentiated(recording: Recording, call: Call) -> Any:
             restore = call_hooks.checkpoint()
             code = Code(call.operation, inputs, recording.aside, call.name)
             try:
-                with code.tangents, recording.inside(code):
+                with code.tangents, recording.inside(code), inlined_functions():
                     outputs = call.run()
                 return residues(recording, call, outputs, code.tangents.jvp, code.is_known)
             except TfgradError:

@@ -48,6 +48,7 @@ from tfgrad.gradients.intercepts.terms import Intercepts
 from tfgrad.internal import call_hooks
 from tfgrad.internal.call_hooks import Args, Kwargs, Proceed
 from tfgrad.internal.derivatives import additional_derivatives
+from tfgrad.internal.function_copies import is_inside_inlined
 from tfgrad.internal.keras_private import (
     flatten_layers,
     is_graph_of_layers,
@@ -139,7 +140,8 @@ class _Recorder(call_hooks.Handler):
 
     def _is_foreign(self, args: Args, kwargs: Kwargs) -> bool:
         """Whether a call is part of another: a loop's body, a `tf.function`, a symbolic call."""
-        return self.recording.is_single or call_hooks.is_elsewhere(self._graph, args, kwargs)
+        single = self.recording.is_single or is_inside_inlined()
+        return single or call_hooks.is_elsewhere(self._graph, args, kwargs)
 
     def _called(
         self, operation: keras.Operation, proceed: Proceed, args: Args, kwargs: Kwargs
