@@ -313,16 +313,32 @@ def test_arguments_that_are_refused(tmp_path, arguments, message):
     assert not os.listdir(tmp_path)
 
 
+class Hidden(keras.layers.Layer):
+    """Holds something of TensorFlow where Keras does not look for it."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.held = [held]
+
+    def call(self, x):
+        held = self.held[0]
+        return x * (held if isinstance(held, tf.Variable) else held.lookup(tf.constant(0)))
+
+
+def test_a_variable_that_keras_does_not_track_is_exported(tmp_path):
+    scale = tf.Variable(2.0)
+    network = keras.Sequential([keras.Input((4,)), Hidden(scale), keras.layers.Dense(2)])
+    scale.assign(3.0)
+    path = export.save(network, tmp_path / "model", methods=["input_gradient"], warmup=False)
+    x = tf.ones((1, 4))
+    served = tf.saved_model.load(path).signatures["serving_default"](image=x)["logits"]
+    np.testing.assert_allclose(served, network(x), rtol=1e-6)
+
+
 def test_state_that_keras_does_not_track(tmp_path):
-    class Hidden(keras.layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.scale = [tf.Variable(2.0)]
-
-        def call(self, x):
-            return x * self.scale[0]
-
-    network = keras.Sequential([keras.Input((4,)), Hidden(), keras.layers.Dense(2)])
+    entries = tf.lookup.KeyValueTensorInitializer([0], [2.0], tf.int32, tf.float32)
+    table = tf.lookup.StaticHashTable(entries, 1.0)
+    network = keras.Sequential([keras.Input((4,)), Hidden(table), keras.layers.Dense(2)])
     with pytest.raises(ModelError, match="state that Keras does not track"):
         export.save(network, tmp_path / "model")
     assert not os.listdir(tmp_path)

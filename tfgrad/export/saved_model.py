@@ -229,8 +229,11 @@ def _published(
     """The path of the new version, once everything is written."""
     # Only what the functions read: seeds of dropout, metrics and optimizer state are left out.
     read = {id(t) for f in signatures.values() for t in f.captured_inputs}
+    # A layer may hold a tf.Variable that Keras does not know.
+    known = {id(v.handle): v for f in signatures.values() for v in f.variables}
+    known.update({id(v.handle): v for v in variables})
     module = tf.Module()
-    module.variables_of_network = [v for v in variables if id(v.handle) in read]
+    module.variables_of_network = [v for key, v in known.items() if key in read]
     text = json.dumps(metadata, indent=1, ensure_ascii=False, default=repr)
 
     def write(path: str) -> None:

@@ -14,6 +14,8 @@ Build = Callable[[], keras.Model]
 CHECKS = ("float32", "float64", "maps", "penalty", "difference", "export")
 IMAGE_MAPS = ("fullgrad", "gradcam", "integrated_gradients")
 STEPS = "the gradient passes through rounding as if it were not there; differences see its steps"
+# For a model that its package cannot build in float64: part of the message, for both checks.
+NOT_BUILT = dict.fromkeys(("float64", "difference"), "not built in float64")
 INPUT_MAPS = ("input_gradient", "input_times_gradient", "integrated_gradients")
 
 

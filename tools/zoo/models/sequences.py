@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..entries import INPUT_MAPS, model
+from ..entries import INPUT_MAPS, NOT_BUILT, model
 from ..heads import CLASSES, classifier
 
 SERIES = (16, 4)
@@ -84,11 +84,21 @@ def _mingru() -> keras.Model:
     from mingru_keras import MinGRU
 
     # In a graph, the scan's result has no shape, and another layer would not take it.
-    again = [keras.layers.Reshape((12, 8)), MinGRU(8), keras.layers.Reshape((12, 8))]
-    return classifier((12, 3), keras.Sequential([keras.Input((12, 3)), MinGRU(8), *again]))
+    def body(x: Any) -> Any:
+        for _ in range(2):
+            x = keras.ops.reshape(MinGRU(8)(x), (-1, 12, 8))
+        return x
+
+    return classifier((12, 3), body)
 
 
-@model("keras-nac attention", "keras-nac", maps=INPUT_MAPS, remark="attention as an ODE")
+@model(
+    "keras-nac attention",
+    "keras-nac",
+    maps=INPUT_MAPS,
+    refused=NOT_BUILT,
+    remark="attention as an ODE, with constants of float32",
+)
 def _nac() -> keras.Model:
     from keras_nac.layers.neuronal_attention_circuit import NAC
 

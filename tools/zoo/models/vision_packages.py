@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from ..entries import model
+from ..entries import NOT_BUILT, STEPS, model
 from ..heads import CLASSES, classifier
 
 SIDE = 32
@@ -14,7 +14,7 @@ SHAPE = (SIDE, SIDE, 3)
 NOT_BUILT = dict.fromkeys(("float64", "difference"), "not built in float64")
 
 
-@model("tfswin Swin", "tfswin", refused=NOT_BUILT, remark="its mask of windows is of float32")
+@model("tfswin Swin", "tfswin", refused=NOT_BUILT, remark="windows counted in int32")
 def _tfswin() -> keras.Model:
     from tfswin.model import SwinTransformer
 
@@ -37,7 +37,7 @@ def _tfswin() -> keras.Model:
     "tfvit ViT",
     "tfvit",
     bounds={"float64": 1e-5},
-    remark="with registers, layer scale and SwiGLU; normalises in float32",
+    remark="with registers, layer scale and SwiGLU; its logits are of float32",
 )
 def _tfvit() -> keras.Model:
     from tfvit.model import ViT
@@ -157,7 +157,6 @@ def _hexagonal() -> keras.Model:
     refused={
         "float64": "Input 'filter' of 'Conv2D' Op has type float32",
         "difference": "Input 'filter' of 'Conv2D' Op has type float32",
-        "export": "got state that Keras does not track",
     },
     remark="quaternions",
 )
@@ -193,7 +192,7 @@ def _tfkan() -> keras.Model:
     return keras.Model(image, DenseKAN(CLASSES)(keras.layers.Flatten()(x)))
 
 
-@model("HGQ network", "hgq2", remark="quantised in training")
+@model("HGQ network", "hgq2", skipped={"difference": STEPS}, remark="quantised in training")
 def _hgq() -> keras.Model:
     from hgq.config import QuantizerConfigScope
     from hgq.layers import QConv2D, QDense

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from ..entries import model
+from ..entries import NOT_BUILT, model
 from ..heads import CLASSES, classifier
 
 SHAPE = (16, 16, 16, 1)
@@ -20,7 +20,7 @@ def _vit_3d() -> keras.Model:
     )  # fmt: skip
 
 
-@model("k3im CCT 3-D", "k3im")
+@model("k3im CCT 3-D", "k3im", refused=NOT_BUILT)
 def _cct_3d() -> keras.Model:
     from k3im.cct_3d import CCT3DModel
 
@@ -42,7 +42,7 @@ def _unet_3d() -> keras.Model:
     return classifier((32, 32, 32, 1), network)
 
 
-@model("medicai Swin 3-D", "medicai", remark="windows of a volume")
+@model("medicai Swin 3-D", "medicai", refused=NOT_BUILT, remark="windows, counted in int32")
 def _swin_3d() -> keras.Model:
     from medicai.models import SwinBackbone
 
