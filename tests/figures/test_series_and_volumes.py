@@ -16,6 +16,8 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.random((2, 4, 5))
 SERIES = RNG.normal(size=(2, 30, 2))
 VOLUMES = RNG.random((2, 9, 4, 5))
+TOKENS = [["a", "film", "of", "two", "hours"]] * 2
+IDS = np.arange(10).reshape(2, 5)
 BUMP = np.exp(-np.square(np.arange(30) - 20) / 8)[np.newaxis].repeat(2, 0)
 
 DRAW = {
@@ -28,12 +30,16 @@ DRAW = {
     "saliency_series": lambda path: figures.saliency_series(path, SERIES, {"map": BUMP}),
     "saliency_slices": lambda path: figures.saliency_slices(path, VOLUMES, {"map": VOLUMES}),
     "saliency_bars": lambda path: figures.saliency_bars(path, {"map": SERIES[..., 0]}),
+    "saliency_tokens": lambda path: figures.saliency_tokens(path, TOKENS, {"map": IMAGES[:, 0]}),
+    "saliency_of_inputs": lambda path: figures.saliency_of_inputs(
+        path, {"image": IMAGES, "ids": IDS}, {"map": {"image": IMAGES, "ids": IDS - 4.0}}
+    ),
 }
 
 
 def test_every_drawing_function_is_listed():
     functions = {name for name in figures.__all__ if callable(getattr(figures, name))}
-    assert functions == set(DRAW)
+    assert functions == {*DRAW, "tokens_html"}  # which is text
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -43,7 +49,7 @@ def test_figures_are_returned_and_written_where_a_path_is_given(name, tmp_path):
     assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     path = tmp_path / "a.png"
     assert isinstance(DRAW[name](path), Figure)
-    assert image_of(path).shape[0] > 100 and os.path.getsize(path) < 300_000
+    assert image_of(path).shape[1] > 100 and os.path.getsize(path) < 300_000
 
 
 def backgrounds(axes):

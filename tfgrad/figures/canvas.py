@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
 
 MAX_BYTES = 300_000
+FONT = "DejaVu Sans"  # which matplotlib contains
 # Dots per inch and number of colours: a large grid of photographs is written more coarsely until it
 # is small enough.
 _QUALITIES = ((110, None), (110, 256), (80, 256), (60, 256), (45, 256), (45, 32))
+# Text is compressed without dithering, and remains legible down to the last of these.
+_TEXT_QUALITIES = ((110, None), (110, 256), (110, 48), (90, 48), (75, 32), (60, 32))
 _MISSING = "Pictures need matplotlib, which is not installed. Try: pip install 'tfgrad[figures]'"
 
 
@@ -77,26 +80,88 @@ def colour_map(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return colormaps[name]
 
 
-def finished(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """The figure, which is written if there is a path.
+class Letters:
+    """Text in one size: what the font can draw, and how wide it is.
+
+    Args:
+        size: Size in points.
+        font: The name of a font that is tried before matplotlib's own; None for that alone.
 
     Raises:
-        ArgumentError: The path cannot be written.
+        ArgumentError: The font is not installed.
+        ImportError: matplotlib is not installed.
+    """
+
+    def __init__(self, size: float, font: str | None = None) -> None:
+        try:
+            from matplotlib import font_manager
+            from matplotlib.ft2font import FT2Font
+        except ImportError as error:
+            raise ImportError(_MISSING) from error
+        self.size = size
+        self.families = [FONT] if font is None else [font, FONT]
+        try:
+            paths = [font_manager.findfont(f, fallback_to_default=False) for f in self.families]
+        except ValueError as error:
+            raise ArgumentError(
+                f"font: got {font!r}, which matplotlib does not find; expected the name of an "
+                "installed font; try matplotlib.font_manager.get_font_names()."
+            ) from error
+        self._fonts = [FT2Font(path) for path in paths]
+        self._properties = font_manager.FontProperties(family=self.families, size=size)
+        self._renderer = new_figure((1, 1)).canvas.get_renderer()  # type: ignore[attr-defined]
+        self._widths: dict[str, float] = {}
+
+    def drawable(self, text: str) -> str:
+        """The text with escapes in the places of characters that the font lacks."""
+        return "".join(
+            character
+            if any(font.get_char_index(ord(character)) for font in self._fonts)
+            else escaped(character)
+            for character in text
+        )
+
+    def width(self, text: str) -> float:
+        """The width of a text in one line, in inches."""
+        if text not in self._widths:
+            wide, *_ = self._renderer.get_text_width_height_descent(text, self._properties, False)
+            self._widths[text] = wide / self._renderer.dpi
+        return self._widths[text]
+
+
+def escaped(character: str) -> str:
+    """A character as Python writes it in ASCII."""
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def finished(figure: Figure, path: str | os.PathLike[str] | None, is_text: bool = False) -> Figure:
+    """The figure, which is written if there is a path.
+
+    Args:
+        figure: What was drawn.
+        path: The PNG file, or None.
+        is_text: Whether it consists of text, which has to be legible.
+
+    Raises:
+        WriteError: The path cannot be written.
     """
     if path is not None:
-        write(figure, path)
+        write(figure, path, is_text)
     return figure
 
 
-def write(figure: Figure, path: str | os.PathLike[str]) -> str:
+def write(figure: Figure, path: str | os.PathLike[str], is_text: bool = False) -> str:
     """Write a figure as a PNG of at most `MAX_BYTES` where that is possible; returns the path.
 
     Raises:
         WriteError: The path cannot be written.
     """
     path = os.fspath(path)
-    for dpi, colours in _QUALITIES:
-        content = _png(figure, dpi, colours)
+    for dpi, colours in _TEXT_QUALITIES if is_text else _QUALITIES:
+        content = _png(figure, dpi, colours, dither=not is_text)
         if len(content) <= MAX_BYTES:
             break
     try:
@@ -106,7 +171,7 @@ def write(figure: Figure, path: str | os.PathLike[str]) -> str:
     return path
 
 
-def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
+def _png(figure: Figure, dpi: int, colours: int | None, dither: bool = True) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     if colours is not None:
@@ -119,7 +184,8 @@ def _png(figure: Figure, dpi: int, colours: int | None) -> bytes:
         entries[lightest >= min(245, lightest.max())] = 255  # the background stays white
         palette.putpalette(entries.ravel().tolist())
         content = io.BytesIO()
-        picture.quantize(palette=palette).save(content, format="png", optimize=True)  # dithers
+        method = Image.Dither.FLOYDSTEINBERG if dither else Image.Dither.NONE
+        picture.quantize(palette=palette, dither=method).save(content, format="png", optimize=True)
     return content.getvalue()
 
 

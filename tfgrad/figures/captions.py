@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
 
-_RIGHT, _WRONG = "#1a7f37", "#c62828"
+BLACK, RIGHT, WRONG = "black", "#1a7f37", "#c62828"
 
 
 class Captions:
@@ -57,5 +57,5 @@ class Captions:
     def colour(self, i: int) -> str:
         """Green or red by whether label and prediction of row i agree; black if one is unknown."""
         if self._labels is None or self._predictions is None:
-            return "black"
-        return _RIGHT if self._labels[i] == self._predictions[i] else _WRONG
+            return BLACK
+        return RIGHT if self._labels[i] == self._predictions[i] else WRONG

@@ -34,15 +34,32 @@ def coloured(
     colours = colour_map(_DIVERGING if signed else sequential)
     pictures = []
     for one in values:
-        low = 0.0 if signed or scale == "percentile" else one.min()
-        if not signed and scale == "minmax":
-            high = one.max()
-        else:
-            high = np.percentile(np.abs(one), _PERCENTILE)
-        bound = (high - low) or np.abs(one).max() or 1.0  # sparse maps, and maps of zeros
-        scaled = np.clip((one - low) / bound, -1, 1)
-        pictures.append(colours((scaled + 1) / 2 if signed else scaled)[..., :3])
+        found = scaled(one, signed, scale)
+        pictures.append(colours((found + 1) / 2 if signed else found)[..., :3])
     return pictures
+
+
+def scaled(one: np.ndarray, signed: bool, scale: str = "percentile") -> np.ndarray:
+    """A map of any shape, scaled by itself: to −1 to 1 if it is signed, else to 0 to 1."""
+    low = 0.0 if signed or scale == "percentile" else one.min()
+    if not signed and scale == "minmax":
+        high = one.max()
+    else:
+        high = np.percentile(np.abs(one), _PERCENTILE)
+    bound = (high - low) or np.abs(one).max() or 1.0  # sparse maps, and maps of zeros
+    return np.clip((one - low) / bound, -1, 1)
+
+
+def white_to_red(strengths: np.ndarray) -> np.ndarray:
+    """Values in −1 to 1 as colours [..., 3]: white at 0, red above and blue below."""
+    return colour_map(_DIVERGING)((strengths + 1) / 2)[..., :3]
+
+
+def ink(background: np.ndarray) -> np.ndarray:
+    """Black or white [3], whichever has more contrast with a colour [3] (WCAG, ≥ 4.5)."""
+    linear = np.where(background <= 0.04045, background / 12.92, ((background + 0.055) / 1.055))
+    linear = np.where(background <= 0.04045, linear, linear**2.4)
+    return np.full(3, float(linear @ (0.2126, 0.7152, 0.0722) < 0.179))
 
 
 def laid_over(colours: np.ndarray, image: np.ndarray, opacity: float) -> np.ndarray:

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
 from tfgrad.figures.canvas import finished, finite, new_figure
+from tfgrad.figures.outlines import draw as draw_outline
+from tfgrad.figures.outlines import masks
 
 if TYPE_CHECKING:
     from tfgrad.figures.canvas import Figure
@@ -28,6 +30,7 @@ def grid(
     columns: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
     colours: Sequence[str] | None = None,
+    outlines: Sequence[ArrayLike | None] | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draw a grid of pictures.
@@ -39,6 +42,7 @@ def grid(
         columns: A heading for each column.
         captions: A text to the left of each row; newlines separate its lines.
         colours: A colour for each caption.
+        outlines: For each row a mask [h, w] whose region is outlined on its pictures, or None.
         title: A line above the grid.
 
     Returns:
@@ -62,10 +66,15 @@ def grid(
         ("columns", columns, width, "column"),
         ("captions", captions, height, "row"),
         ("colours", colours, height, "row"),
+        ("outlines", outlines, height, "row"),
     ):
         if given is not None and len(given) != expected:
             raise ArgumentError(f"{name}: got {len(given)}; expected {expected}, one per {each}.")
 
+    shown = [
+        None if mask is None else masks(mask, f"outlines[{i}]", (), "h, w")
+        for i, mask in enumerate(outlines or [None] * height)
+    ]
     texts = [fitted(caption, CAPTION) for caption in captions or ()]
     longest = max((len(line) for text in texts for line in text.split("\n")), default=0)
     left = longest * CHARACTER + 0.2 if texts else 0.08
@@ -78,10 +87,12 @@ def grid(
             axes = placed_axes(figure, left + j * CELL, top + i * CELL, side, side)
             axes.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
+            if (mask := shown[i]) is not None:
+                draw_outline(axes, mask, picture.shape[:2])
             if i == 0 and columns is not None:
                 heading = fitted(columns[j], _HEADING[1])
                 font = 9 * min(1.0, _HEADING[0] / max(len(heading), 1))
-                axes.set_title(heading, fontsize=font, pad=4)
+                axes.set_title(heading, fontsize=font, pad=4, parse_math=False)
         if texts:
             figure.text(
                 (left - 0.1) / size[0],
@@ -92,6 +103,7 @@ def grid(
                 fontsize=8,
                 color=colours[i] if colours is not None else "black",
                 linespacing=1.5,
+                parse_math=False,
             )
     if title:
         figure.text(0.5, 1 - 0.06 / size[1], title, ha="center", va="top", fontsize=11)

@@ -14,6 +14,7 @@ from tfgrad.figures.canvas import finite
 from tfgrad.figures.captions import Captions
 from tfgrad.figures.colouring import SCALES, SEQUENTIAL, coloured, laid_over, stretched
 from tfgrad.figures.image_grids import grid
+from tfgrad.figures.outlines import masks
 from tfgrad.internal.arguments import one_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def saliency_grid(
     scale: str = "percentile",
     sequential: str = "inferno",
     overlay: float = 0.0,
+    regions: ArrayLike | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draw images beside their saliency maps: one row for each image, one column for each method.
@@ -60,6 +62,8 @@ def saliency_grid(
         sequential: The colours of maps without negative values: "inferno", "magma", "viridis" or
             "gray".
         overlay: Opacity of the maps over the image in greys, up to 1; 0 draws maps without image.
+        regions: Masks [n, h, w] of any size, above 0 in a region, such as that of a
+            `tfgrad.targets.Region`: outlined on the images and the maps.
         title: A line above the grid.
 
     Returns:
@@ -69,14 +73,15 @@ def saliency_grid(
         ArgumentError: Shapes do not fit, a value is NaN or infinite, or an option does not exist.
         ImportError: matplotlib is not installed.
     """
-    pixels = _pixels(images)
+    pixels = pixels_of(images)
     one_of("scale", scale, SCALES)
     one_of("sequential", sequential, SEQUENTIAL)
     if not 0 <= overlay <= 1:
         raise ArgumentError(f"overlay: got {overlay}; expected an opacity in 0 to 1.")
+    shown = None if regions is None else masks(regions, "regions", (len(pixels),), "H, W")
     drawn = {}
     for name, given in maps.items():
-        values = _map_values(given, name, len(pixels))
+        values = map_values(given, name, len(pixels))
         values = np.abs(values) if magnitude else values
         drawn[name] = coloured(values, scale=scale, sequential=sequential)
         if overlay:
@@ -90,11 +95,12 @@ def saliency_grid(
         columns=["image", *drawn],
         captions=captions if any(captions) else None,
         colours=[texts.colour(i) for i in range(len(pixels))] if any(captions) else None,
+        outlines=None if shown is None else list(shown),
         title=title,
     )
 
 
-def _pixels(images: ArrayLike) -> np.ndarray:
+def pixels_of(images: ArrayLike) -> np.ndarray:
     """The images as [n, H, W, C] in 0 to 1."""
     pixels = finite(images, "images")
     if pixels.ndim == 3:
@@ -107,7 +113,7 @@ def _pixels(images: ArrayLike) -> np.ndarray:
     return stretched(pixels)
 
 
-def _map_values(values: ArrayLike, name: str, count: int) -> np.ndarray:
+def map_values(values: ArrayLike, name: str, count: int) -> np.ndarray:
     """The maps of a method as [count, H, W]."""
     found = finite(values, f"maps[{name!r}]")
     if found.ndim == 4 and found.shape[-1] == 1:

@@ -14,6 +14,8 @@ from tfgrad.figures.canvas import finished, finite, new_figure
 from tfgrad.figures.captions import Captions
 from tfgrad.figures.colouring import SCALES, SEQUENTIAL, coloured, laid_over, stretched
 from tfgrad.figures.image_grids import CELL, CHARACTER, GAP, fitted, placed_axes
+from tfgrad.figures.outlines import draw as draw_outline
+from tfgrad.figures.outlines import masks
 from tfgrad.internal.arguments import integer, one_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def saliency_slices(
     scale: str = "percentile",
     sequential: str = "inferno",
     overlay: float = 0.0,
+    regions: ArrayLike | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draw slices of volumes above those of their saliency maps.
@@ -55,6 +58,7 @@ def saliency_slices(
         slices: Number of slices that are drawn of each volume, at most.
         labels, predictions, probabilities, notes: See `saliency_grid`.
         magnitude, scale, sequential, overlay: See `saliency_grid`.
+        regions: Masks [n, D, h, w], above 0 in a region, which is outlined in every slice.
         title: A line above the figure.
 
     Returns:
@@ -70,6 +74,8 @@ def saliency_slices(
     integer("slices", slices)
     if not 0 <= overlay <= 1:
         raise ArgumentError(f"overlay: got {overlay}; expected an opacity in 0 to 1.")
+    shape = voxels.shape[:2]
+    outlined = None if regions is None else masks(regions, "regions", shape, "H, W")
     found = {
         name: _map_values(given, name, voxels.shape, magnitude) for name, given in maps.items()
     }
@@ -101,6 +107,8 @@ def saliency_slices(
                 axes = placed_axes(figure, left + column * CELL, y, side, side)
                 axes.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
                 axes.set(xticks=[], yticks=[])
+                if outlined is not None:
+                    draw_outline(axes, outlined[i, place], picture.shape[:2])
                 axes.spines[:].set(visible=place == most, color=_MARK, linewidth=2.5)
                 if not row:
                     axes.set_title(f"slice {place}", fontsize=8, pad=3)
@@ -114,6 +122,7 @@ def saliency_slices(
                 fontsize=8,
                 color="black" if row else captions.colour(i),
                 linespacing=1.5,
+                parse_math=False,
             )
     if title:
         height = figure.get_size_inches()[1]
