@@ -11,9 +11,6 @@ SIDE = 32
 SHAPE = (SIDE, SIDE, 3)
 
 
-NOT_BUILT = dict.fromkeys(("float64", "difference"), "not built in float64")
-
-
 @model("tfswin Swin", "tfswin", refused=NOT_BUILT, remark="windows counted in int32")
 def _tfswin() -> keras.Model:
     from tfswin.model import SwinTransformer
