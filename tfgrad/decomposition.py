@@ -184,19 +184,20 @@ def full_gradients(
         output_meaning.warn_if_assumed(network, count=probe.logits.shape[-1])
     full = of_probe(probe, target)
     if tf.executing_eagerly() and not bool(full.adds_up()):
-        raise _reason(full, network)
+        raise _reason(full, network, target)
     return full
 
 
-def _reason(full: FullGradients, network: keras.Model) -> TfgradError:
+def _reason(full: FullGradients, network: keras.Model, target: Any) -> TfgradError:
     """The error that tells why the terms do not add up."""
     if not all(map(_is_finite, _float_inputs(full))):
         return DataError("x: got NaN or infinite values; expected finite images.")
     who = f"model {network.name!r}"
     if not _is_finite(full.score):
         example = int(tf.argmin(tf.cast(tf.math.is_finite(full.score), tf.int32)))
+        what = f"value of {target!r}" if isinstance(target, targets.Target) else "logit"
         return ModelError(
-            f"{who}: got the logit {float(full.score[example])} for example {example}, whose "
+            f"{who}: got the {what} {float(full.score[example])} for example {example}, whose "
             "inputs are finite; expected finite logits, as others have no gradient; try a finite "
             "constant in place of an infinite one that the logit depends on (a row of scores that "
             "is masked as a whole), or smaller inputs."

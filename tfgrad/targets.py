@@ -2,10 +2,13 @@
 
 from tfgrad.gradients.targets import (
     NAMES,
+    Box,
     Contrast,
     Output,
     Outputs,
+    Region,
     Scalar,
+    Similarity,
     Target,
     classes,
     labels,
@@ -16,10 +19,13 @@ from tfgrad.gradients.targets import (
 
 __all__ = [
     "NAMES",
+    "Box",
     "Contrast",
     "Output",
     "Outputs",
+    "Region",
     "Scalar",
+    "Similarity",
     "Target",
     "classes",
     "labels",

@@ -267,6 +267,11 @@ class ForwardPass:
         with self.recording_gradients():
             return self._tape.gradient(scalar, outputs, unconnected_gradients="zero")
 
+    def depends(self, scalar: tf.Tensor, tensors: list[tf.Tensor]) -> bool:
+        """Whether a recorded scalar depends differentiably on one of some recorded tensors."""
+        floats = [t for t in tensors if t.dtype.is_floating]
+        return any(g is not None for g in self._tape.gradient(scalar, floats))
+
     def jacobian(self, logits: tf.Tensor) -> list[list[tf.Tensor]]:
         """Gradients of all [batch, classes] logits, in one vectorised pass.
 

@@ -203,7 +203,7 @@ class Probe(View):
             if row:
                 return Gradients(self._row(target))
             if isinstance(target, targets.Target):
-                return self._backward(self._asked(target)[0])
+                return self._backward_of(target)
             with self._pass.recording():
                 classes = self.classes(target)
                 scalar = targets.scalar(self.logits, classes, of, temperature, self.meaning)
@@ -215,6 +215,19 @@ class Probe(View):
     def _backward(self, scalar: tf.Tensor) -> Gradients:
         """One backward pass, of a scalar that has not been differentiated yet."""
         return self._pass.gradients(scalar)
+
+    def _backward_of(self, target: targets.Target) -> Gradients:
+        scalar, outputs = self._asked(target)
+        try:
+            return self._backward(scalar)
+        except ModelError as error:
+            if self._pass.depends(scalar, tf.nest.flatten(outputs)):
+                raise
+            raise ArgumentError(
+                f"target: {target!r} does not depend on the outputs of network "
+                f"{self.network.name!r} by operations that have a derivative; expected a "
+                "differentiable function of the outputs."
+            ) from error
 
     def _jacobian(self) -> list[list[tf.Tensor]]:
         return self._memo.get(Key("jacobian"), self._rows)

@@ -206,13 +206,16 @@ class View:
     def _outputs_of(self, nest: Any) -> targets.Outputs:
         """Outputs of this network, as a target reads them."""
 
-        def head() -> tf.Tensor:
-            return output_heads.output(self.network, nest, self._head)
-
-        def meaning() -> str:
-            head_of = self._labels_head if self._head is None else self._head
-            count = head().shape[-1]
-            return output_meaning.meaning(self.network, self._outputs, count, head_of)
-
         own = nest if self._head is None else output_heads.part(nest, self._head)
+
+        def head(key: Any = None) -> tf.Tensor:
+            if key is None:
+                return output_heads.output(self.network, nest, self._head)
+            return output_heads.output(self.network, own, key)
+
+        def meaning(key: Any = None) -> str:
+            head_of = self._labels_head if self._head is None else self._head
+            head_of = head_of if key is None else key
+            return output_meaning.meaning(self.network, self._outputs, head(key).shape[-1], head_of)
+
         return targets.Outputs(own, head, self.y, meaning, self.network.name)

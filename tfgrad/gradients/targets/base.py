@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -20,16 +21,18 @@ class Outputs:
 
     Attributes:
         nest: The network's outputs as it returns them, in float32 or wider; integers as they are.
-        head: The output that was chosen by a head, or the only one; any shape.
+        head: A function that returns the output of a key, of any shape; without a key the one that
+            was chosen by a head, or the only one.
         y: The labels of the batch, None outside training.
-        meaning: A function that returns what the logits mean, see `tfgrad.models.output_meaning`.
+        meaning: A function that returns what the logits of a key mean, see
+            `tfgrad.models.output_meaning`.
         network: The network's name, for messages.
     """
 
     nest: Any
-    head: Callable[[], tf.Tensor]
+    head: Callable[..., tf.Tensor]
     y: Any
-    meaning: Callable[[], str]
+    meaning: Callable[..., str]
     network: str
 
 
@@ -128,3 +131,25 @@ def value_of(target: Target, outputs: Outputs) -> tf.Tensor:
             "example; try tf.reduce_sum or tf.reduce_mean over all axes but the first."
         )
     return found if found.dtype.size >= 4 else tf.cast(found, tf.float32)
+
+
+def checked(tensor: tf.Tensor, holds: tf.Tensor, *message: Any) -> tf.Tensor:
+    """The tensor, of which something must hold: an error eagerly, an assertion in a graph.
+
+    Args:
+        tensor: What is returned.
+        holds: Whether it is as it should be, a boolean.
+        message: Words and tensors, in order.
+
+    Raises:
+        ArgumentError: It does not hold.
+    """
+    if tf.executing_eagerly():
+        if not holds:
+            words = " ".join(f"{part}" for part in message)
+            raise ArgumentError(re.sub(r" (?=[;,.])", "", words))
+        return tensor
+    check = tf.debugging.Assert(holds, [*message])
+    # XLA drops assertions, and has no operation to depend on.
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(tensor)

@@ -28,8 +28,8 @@ from tfgrad.errors import ArgumentError
 from tfgrad.gradients import class_scores
 from tfgrad.gradients.class_scores import select
 from tfgrad.gradients.labels import class_indices as labels
-from tfgrad.gradients.targets.base import Target
-from tfgrad.gradients.targets.ready import Scalar
+from tfgrad.gradients.targets.base import Target, checked
+from tfgrad.gradients.targets.scalar import Scalar
 from tfgrad.internal.arguments import is_integer, one_of
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, REGRESSION, class_count
 
@@ -196,14 +196,10 @@ def _inside(
     """The indices, checked to be those of logits; an absent class would select zeros."""
     if count is None:
         return indices
-    inside = tf.reduce_all(tf.logical_and(indices >= lowest, indices < count))
     low, high = tf.reduce_min(indices), tf.reduce_max(indices)
-    expected = f"expected {lowest} to {count - 1}, the model has {_counted(count, meaning)}"
-    if tf.executing_eagerly():
-        if not inside:
-            raise ArgumentError(f"{name}: got classes from {low} to {high}; {expected}.")
-        return indices
-    check = tf.debugging.Assert(inside, [f"{name}: {expected}; got from", low, "to", high])
-    # XLA drops assertions, and has no operation to depend on.
-    with tf.control_dependencies([check] if check is not None else []):
-        return tf.identity(indices)
+    return checked(
+        indices,
+        tf.reduce_all(tf.logical_and(indices >= lowest, indices < count)),
+        *(f"{name}: got classes from", low, "to", high),
+        f"; expected {lowest} to {count - 1}, the model has {_counted(count, meaning)}.",
+    )
