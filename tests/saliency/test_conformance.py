@@ -69,11 +69,6 @@ def reference(case):
     return case.make(network(case.activation))(images(), TARGETS).numpy()
 
 
-def functions(method):
-    """The compiled functions of a method by the shape of an image."""
-    return {shape: known.function for shape, known in method._shapes.items()}
-
-
 def correlation(a, b):
     return np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]
 
@@ -105,11 +100,11 @@ def test_a_batch_is_its_examples(method_or_variant):
     assert np.isfinite(whole).all() and np.ptp(whole) > 0
     assert np.abs(whole[0] - whole[1]).max() > 0
     assert method(x, TARGETS).dtype == tf.float32
-    traced = functions(method)
+    traced = method._shapes.functions()
     for i in range(3):
         close(method(x[i : i + 1], TARGETS[i]), whole[i : i + 1])
     close(method(x.astype("float64").tolist(), list(TARGETS)), whole)
-    assert functions(method) == traced
+    assert method._shapes.functions() == traced
     close(method_or_variant.make(model, chunk_size=2)(tf.constant(x), TARGETS), whole)
     # The class is what is explained, and the predicted one if none is named.
     predicted = np.argmax(model(x), -1)

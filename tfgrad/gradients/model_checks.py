@@ -24,13 +24,17 @@ _told: weakref.WeakSet[Any] = weakref.WeakSet()
 _looked_at: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def network(model: Any) -> keras.Model:
+def network(model: Any, as_returned: bool = False) -> keras.Model:
     """The Keras model that returns logits, taken out of a `Wrapper` such as `PenalizedModel`.
 
     Of a model that ends in a softmax or a sigmoid, `tfgrad.models.logits`; see `returning_logits`.
 
     A model that takes a dict of one input is returned as one that takes the tensor, with the same
     layers.
+
+    Args:
+        model: The model.
+        as_returned: Whether a last softmax or sigmoid is kept.
 
     Raises:
         ArgumentError: The model is no Keras model.
@@ -47,7 +51,8 @@ def network(model: Any) -> keras.Model:
             f"model {found.name!r}: it is not built. Call it on a batch, or load its weights, "
             "before passing it on."
         )
-    found = returning_logits(found)
+    if not as_returned:
+        found = returning_logits(found)
     if keras_private.takes_a_dict(found) and len(found.inputs) == 1:
         check_preprocessed("model", found)  # the copy would lose it
         # Keras warns if it gets a tensor where it expects a dict.

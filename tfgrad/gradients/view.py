@@ -34,8 +34,10 @@ class View:
         outputs: Any = None,
         sources: Sources = EVERY_FLOAT,
         values: Mapping[str, tf.Tensor] | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         self.network, self.y = network, y
+        self.given = tf.nest.map_structure(tf.convert_to_tensor, dict(given or {}))
         self._outputs = outputs
         self.draws = draws or Draws()
         self._teacher = teacher
@@ -182,6 +184,19 @@ class View:
     def sources(self) -> Sources:
         """What is differentiated."""
         return self._pass.sources
+
+    @property
+    def differentiated(self) -> list[tf.Tensor]:
+        """The tensors that are differentiated, in the order of the inputs."""
+        return self._pass.inputs
+
+    def visible(self) -> list[tf.Tensor | None]:
+        """For each of `differentiated`, whether its values are not masked; None: nothing is.
+
+        Raises:
+            ModelError: The network masks steps that are not those of an input.
+        """
+        return self._pass.visible()
 
     def forward(self, x: Any) -> tf.Tensor:
         """Logits at another x, in this pass's mode and with its random masks; no state changes."""

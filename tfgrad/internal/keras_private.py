@@ -157,6 +157,11 @@ def takes_a_dict(model: keras.Model) -> bool:
     return isinstance(getattr(model, "_inputs_struct", None), dict)
 
 
+def input_structure(model: keras.Model) -> Any:
+    """The nest of inputs that a functional model was built with; None of another model."""
+    return getattr(model, "_inputs_struct", None)
+
+
 def with_mask_of(twin: Any, tensor: Any) -> Any:
     """`twin` with the mask that `tensor` carries, if it carries one."""
     mask = getattr(tensor, "_keras_mask", None)

@@ -1,4 +1,4 @@
-"""The base class of saliency methods: one model, checked inputs, one compiled function, raw maps.
+"""The base class of saliency methods: one model, checked inputs, compiled functions, raw maps.
 
 A method is built once for a model and called any number of times:
 
@@ -6,6 +6,7 @@ A method is built once for a model and called any number of times:
     maps = method(images)               # [B, H, W] float32, for the predicted classes
     maps = method(series)               # [B, T], of a model of series; [B, D, H, W] of volumes
     maps = method(images, target=3)     # for class 3
+    maps = method({"image": images, "ids": ids})    # {"image": [B, H, W], "ids": [B, T]}
 
 Maps are raw: signed where the method is signed, and never normalised, so that they can be added,
 compared and measured. `tfgrad.figures` scales them for display.
@@ -14,65 +15,50 @@ compared and measured. `tfgrad.figures` scales them for display.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError, AxesWarning, TfgradError
+from tfgrad.errors import AxesWarning, TfgradError
 from tfgrad.gradients import axes, model_checks, targets
-from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.forward_pass import EVERY_FLOAT, Needs
 from tfgrad.gradients.probe import Probe
-from tfgrad.internal.arguments import integer, one_of
+from tfgrad.gradients.targets import Target
+from tfgrad.internal.arguments import integer
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
-from tfgrad.saliency import inputs
+from tfgrad.saliency import asked, options
+from tfgrad.saliency.compiled import Shapes
+from tfgrad.saliency.explained import Explained, explained, said
+from tfgrad.saliency.inputs import Inputs
+from tfgrad.saliency.networks import Networks
 from tfgrad.saliency.tracing import traced
-
-CHANNELS = ("last", "first", "none")
-
-
-@dataclasses.dataclass
-class _KnownShape:
-    """What is known of images of one shape.
-
-    Attributes:
-        returns_logits: Whether the network was checked to return logits for them.
-        outputs: The shape of the network's output; None until it is asked for.
-        function: The compiled method; None before the first eager call.
-        axes_told: Whether a warning told that the network does not tell its axes.
-    """
-
-    returns_logits: bool = False
-    outputs: tf.TensorShape | None = None
-    function: Any = None
-    axes_told: bool = False
 
 
 class Method:
-    """A function from images and classes to saliency maps of the classes' logits.
+    """A function from inputs and a target to saliency maps of the target's scalar.
 
     A subclass computes the raw attributions of one forward pass in `attribute` and turns them into
-    a map in `assemble`. It may override `needs` (what the probe must record), `extras` (additional
+    maps in `assemble`. It may override `needs` (what the probe must record), `extras` (additional
     outputs), `options` (its configuration) and `translated` (its run-time errors). All of these
     consist of TensorFlow operations, so that `explain` can be traced and exported.
 
-    The target's class is fixed on the clean image, before any noise or path. The model runs in
-    inference mode and is not modified. A map follows the weights as they are at the call; after a
-    change of the model's *structure*, build a new method.
+    What the target leaves open, such as the predicted class, is fixed on the clean inputs, before
+    any noise or path. The model runs in inference mode and is not modified. A map follows the
+    weights as they are at the call; after a change of the model's *structure*, build a new method.
+
+    Of several inputs every float one is explained, and token ids at the output of their embedding;
+    `inputs` chooses among them and holds the others. A map has the axes of its input without the
+    channels: [B, H, W] of images, [B, F] of tables, [B, T] of series and of token ids, where steps
+    that the embedding masks get 0.
 
     Args:
-        model: A built Keras model with one float input [B, …] that returns logits [B, K], or a
-            `PenalizedModel` of one.
-        chunk_size: Number of examples of an eager call that are processed at once; None processes
-            all. It bounds memory and does not change the maps.
-        outputs: What the outputs mean: `"exclusive"`, `"binary"` (one logit f of class 1, −f of
-            class 0), `"independent"` or `"regression"`; None for what the compiled loss says. See
-            `tfgrad.models.output_meaning`.
-        channels: Where the channels of an input are: `"last"`, `"first"` or `"none"`, as in grey
-            images [B, H, W]; None for what the model's layers tell, see `axes.of_input`.
+        model: A built Keras model that returns logits [B, K], or a `PenalizedModel` of one; with a
+            `target` that is no class, a model with any outputs.
+        chunk_size, outputs, channels, target, inputs, at: See `options.MethodOptions`.
 
     Warns:
         AxesWarning: At the first call, if inputs have three axes and the model does not tell
@@ -81,13 +67,14 @@ class Method:
             for a logit of two classes.
 
     Raises:
-        ArgumentError: The model is not a Keras model, or has several inputs or an integer one, or
-            `channels` does not fit its input.
-        ModelError: The model is not built, returns probabilities, or does not return one tensor
-            [B, K].
+        ArgumentError: The model is not a Keras model, or an option does not fit its inputs.
+        ModelError: The model is not built; or, for a class, it returns probabilities, or does not
+            return one tensor [B, K].
     """
 
     name: str = ""
+    # Whether inputs that are held are differentiated, too.
+    _every: bool = False
 
     def __init__(
         self,
@@ -95,19 +82,31 @@ class Method:
         *,
         chunk_size: int | None = None,
         outputs: Any = None,
-        channels: str | None = None,
+        channels: Any = None,
+        target: Any = None,
+        inputs: Any = None,
+        at: Any = None,
     ) -> None:
-        self.channels = None if channels is None else one_of("channels", channels, CHANNELS)
-        self.network = model_checks.network(model)
+        self.channels = options.channels_of(channels)
+        self.target = None if target is None else asked.validated(target)
+        self.inputs, self.at = options.keys("inputs", inputs), options.keys("at", at)
+        self.model = model
+        self._networks = Networks(model)
+        self.network = self._networks.of(self.target)
         self.chunk_size = None if chunk_size is None else integer("chunk_size", chunk_size)
         self.outputs = output_meaning.check(outputs)
-        self.input_shape = model_checks.input_shape(self.network)
-        self.dtype = model_checks.input_dtype(self.network)
+        self._inputs = Inputs(self.network, self.at)
+        self.dtype = self._inputs.dtype
+        self._shapes = Shapes()
+        # By the shapes of what is explained, as the model takes it and with its channels last.
+        self._given: dict[Any, Explained] = {}
+        self._laid: dict[Any, Explained] = {}
+        if isinstance(self.target, Target):
+            model_checks.check_preprocessed("model", self.network)
+            return
         model_checks.check_outputs(self.network)
-        self._shapes: dict[tuple[int | None, ...], _KnownShape] = {}
-        self._lock = threading.RLock()
-        if self.input_shape is not None and None not in self.input_shape[1:]:
-            self._check_logits(self.input_shape)
+        if self._inputs.specs is not None:
+            self._check_logits(self._inputs.specs)
 
     # What a subclass provides
 
@@ -115,35 +114,38 @@ class Method:
         """What the probe of one forward pass must record."""
         return Needs()
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
+    def attribute(self, probe: Probe, target: Any) -> Any:
         """The raw attributions at the probe's input; see `terms`."""
-        raise NotImplementedError(f"{type(self).__name__} has no attribute(probe, classes).")
+        raise NotImplementedError(f"{type(self).__name__} has no attribute(probe, target).")
 
-    def assemble(self, terms: Any, x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: Any, x: Any) -> Any:
         """One map [B, H, W] from the terms at x, in the terms' dtype; [B, T], [B, D, H, W], ….
 
         Args:
             terms: What `attribute` returned.
-            x: The inputs as [B, *positions, C], whatever the model takes: images [B, H, W, C],
-                series [B, T, C] and volumes [B, D, H, W, C], with C = 1 if they have no channels.
+            x: What is explained as [B, *positions, C], whatever the model takes: images [B, H, W,
+                C], series [B, T, C] and volumes [B, D, H, W, C], with C = 1 if they have no
+                channels. Of several inputs a nest, from which held ones are left out; the result
+                is a nest of maps.
         """
         raise NotImplementedError(f"{type(self).__name__} has no assemble(terms, x).")
 
-    def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
+    def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, Any]:
         """Additional outputs of `explain`, batch first."""
         return {}
 
     def options(self) -> dict[str, Any]:
-        """The constructor's arguments other than the model, JSON-serialisable."""
+        """The constructor's own arguments other than the model, JSON-serialisable."""
         return {}
 
     def stated(self) -> dict[str, Any]:
-        """`options`, and `outputs` and `channels` if they were given."""
-        said = {"outputs": self.outputs, "channels": self.channels}
-        return {
-            **self.options(),
-            **{name: value for name, value in said.items() if value is not None},
-        }
+        """`options`, and those of `MethodOptions` that were given, except for `chunk_size`.
+
+        Raises:
+            ArgumentError: The target is made of a function that no file can name.
+        """
+        target = None if self.target is None else targets.to_config(self.target)
+        return self._with_shared(target)
 
     def translated(self, error: tf.errors.InvalidArgumentError) -> TfgradError | None:
         """The error to raise instead of one of the compiled function; None raises that one."""
@@ -152,136 +154,238 @@ class Method:
     # The public interface
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, x: Any, target: Any = None) -> tf.Tensor:
+    def __call__(self, x: Any, target: Any = None) -> Any:
         """The maps of a batch.
 
         Args:
             x: Float images [B, H, W, C] as the model takes them, array or tensor; [B, C, H, W] for
                 a model that has channels first, [B, H, W] for one that adds the channels. A model
                 of series takes [B, T, C] or [B, T], one of volumes [B, D, H, W, C] or [B, D, H, W],
-                one of tables [B, F]. Which it is, its layers tell (`axes.of_input`).
-            target: The class whose logit is explained: an int for every example, ints [B], or None
-                for the predicted classes. Among ints, −1 stands for the predicted class.
+                one of tables [B, F], one of token ids ints [B, T]. Which it is, its layers tell
+                (`axes.of_input`). Several inputs come as the dict or list that the model takes.
+            target: What is explained: an int, the class of every example; ints [B], among which −1
+                stands for the predicted class; a `tfgrad.targets.Target`, or a function from the
+                outputs to [B]; None for the option `target`, or else the predicted classes.
 
         Returns:
-            [B, H, W] float32, raw: the input's axes without the channels, so [B, T] for series,
-            [B, D, H, W] for volumes and [B, F] for tables. Differentiable with respect to x and to
-            the model's weights where the method is.
+            [B, H, W] float32, raw: the input's axes without the channels, so [B, T] for series and
+            token ids, [B, D, H, W] for volumes and [B, F] for tables. For several inputs, maps in
+            their structure, without those that are not explained. Differentiable with respect to x
+            and to the model's weights where the method is.
 
         Raises:
             ArgumentError: The images are integers, lack the batch axis, have the wrong shape, or
-                there are none; the target is not a class of the model.
+                there are none; an input is missing; the target is not a class of the model.
             DataError: An image holds NaN or infinite pixels.
         """
         if not tf.executing_eagerly():
             return self.explain(x, target)["saliency"]
-        images = self._validated(x)
-        classes = self._resolved(target, images)
-        size = self.chunk_size or images.shape[0]
-        maps = [
-            self._run(images[start : start + size], classes[start : start + size])
-            for start in range(0, images.shape[0], size)
-        ]
-        return maps[0] if len(maps) == 1 else tf.concat(maps, 0)
+        x = self._inputs.check(self._inputs.tensors(x))
+        fixed = self._resolved(target, x)
+        batch = tf.nest.flatten(x)[0].shape[0]
+        size = self.chunk_size or batch
+        if size >= batch:
+            return self._run(x, fixed)
+        maps = []
+        for start in range(0, batch, size):
+            stop = min(start + size, batch)
+            part = tf.nest.map_structure(lambda t, a=start, b=stop: t[a:b], x)
+            maps.append(self._run(part, asked.some(fixed, start, stop, batch)))
+        return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *maps)
 
     @tf.autograph.experimental.do_not_convert
-    def explain(self, x: tf.Tensor, target: Any = None) -> dict[str, tf.Tensor]:
-        """The map with its class and score, in TensorFlow operations only.
+    def explain(self, x: Any, target: Any = None) -> dict[str, Any]:
+        """The map with its target's value, in TensorFlow operations only.
 
         Args:
-            x: Float images [B, …].
+            x: Inputs as for a call.
             target: As for a call; in a graph, a class the model does not have fails at run time.
 
         Returns:
-            `saliency` [B, H, W] float32; `score` [B] float32, the target's logit at x; `class` [B]
-            int32; and the method's own extras. Every output has the batch first.
+            `saliency` [B, H, W] float32, of several inputs a nest; `score` [B] float32, the
+            target's value at x; `class` [B] int32, for targets that are classes; and the method's
+            own extras. Every output has the batch first.
         """
-        x = inputs.float_tensor(x)
-        self._check_logits(tuple(x.shape))
-        probe = self.probe(x)
-        self._warn_if_assumed(probe.logits.shape[-1])
-        classes = probe.classes(inputs.validated_target(target))
-        terms = self.attribute(probe, classes)
-        return {
-            "saliency": tf.cast(
-                self.assemble(terms, self.channels_last(self.image(probe))), tf.float32
-            ),
-            "score": tf.cast(probe.score(classes), tf.float32),
-            "class": classes,
-            **self.extras(probe, classes, terms),
+        x = self._inputs.tensors(x)
+        target = self._target(target)
+        of_class = not isinstance(target, Target)
+        if of_class:
+            self._check_logits(x)
+        probe = self.probe(x, target)
+        if of_class:
+            self._warn_if_assumed(probe.logits.shape[-1])
+        fixed = probe.fixed(target)
+        terms = self.attribute(probe, fixed)
+        found = {
+            "saliency": self._finished(probe, terms),
+            "score": tf.cast(probe.score(fixed), tf.float32),
         }
+        if of_class:
+            found["class"] = fixed
+        return {**found, **self.extras(probe, fixed, terms)}
 
-    def terms(self, x: tf.Tensor, classes: tf.Tensor) -> Any:
+    def terms(self, x: Any, target: Any, values: Mapping[str, tf.Tensor] | None = None) -> Any:
         """The raw attributions of one forward pass, which `Smooth` averages before `assemble`.
 
         Args:
-            x: Float images [B, …].
-            classes: The explained classes, int32 [B].
+            x: Inputs as tensors.
+            target: The explained classes, int32 [B], or a `Target`.
+            values: {call: what takes the place of its output} for the embeddings of token ids; None
+                keeps them.
 
         Returns:
             A nest of tensors, batch first, in the dtype of the network.
         """
-        return self.attribute(self.probe(x), classes)
+        return self.attribute(self.probe(x, target, values), target)
 
-    def probe(self, x: tf.Tensor) -> Probe:
-        """A probe of the network at x in inference mode, which changes no state of the model."""
+    def probe(
+        self, x: Any, target: Any = None, values: Mapping[str, tf.Tensor] | None = None
+    ) -> Probe:
+        """A probe of the network at x in inference mode, which changes no state of the model.
+
+        Args:
+            x: Inputs as tensors.
+            target: What will be asked of it, which decides whether the network's last softmax is
+                left out; None for a class.
+            values: As of `terms`.
+        """
+        if self._inputs.is_plain and not tf.nest.is_nested(x):
+            x = tf.cast(x, self.dtype)
+        sources, needs = self.explained(x).sources, self.needs()
+        if isinstance(target, Target):
+            needs = dataclasses.replace(needs, logits=False)
         # Losses that layers add to a call would stay behind in the model as tensors of a graph.
         with unchanged_state():
             return Probe(
-                self.network,
-                tf.cast(x, self.dtype),
+                self._networks.of(target),
+                x,
                 training=False,
-                needs=self.needs(),
+                needs=needs,
                 outputs=self.outputs,
+                sources=sources,
+                values=values or None,
             )
 
+    def explained(self, x: Any) -> Explained:
+        """What is explained of inputs like x, a nest of tensors or specifications."""
+        with self._shapes.lock:
+            known = self._shapes.of(x)
+            if known.explained is None:
+                known.explained = found = self._found(x)
+                if found.network is not self.network:
+                    self._given[_lengths(found.tensors)] = found
+                    laid = map(_laid_spec, found.layouts, found.tensors)
+                    self._laid[_lengths([*laid])] = found
+            return known.explained
+
     def image(self, probe: Probe) -> tf.Tensor:
-        """The one input of a probe."""
-        return tf.nest.flatten(probe.x)[0]
+        """What feature maps are laid on: the input, or the main one of several."""
+        return probe.differentiated[self.explained(probe.x).main]
 
     def layout(self, x: tf.Tensor) -> axes.InputAxes:
         """Which axes of inputs shaped like x are positions, and which are channels."""
-        shape = tuple(x.shape)
-        if self.channels is not None:
-            return self._said(len(shape))
-        found = axes.of_input(self.network, self._spec(shape))
-        if not found.certain:
+        return self.layouts(x)[0]
+
+    def layouts(self, x: Any) -> tuple[axes.InputAxes, ...]:
+        """The axes of each of what is explained, a nest of values shaped like it."""
+        flat = tf.nest.flatten(x)
+        found = self._given.get(_lengths(flat))
+        if found is not None:
+            return found.layouts
+        shape = tuple(flat[0].shape)
+        if isinstance(self.channels, str):
+            return (said(self.channels, len(shape)),)
+        of_input = axes.of_input(self.network, self._spec(shape))
+        if not of_input.certain:
             self._warn_of_axes(shape)
-        return found
+        return (of_input,)
 
-    def channels_last(self, values: tf.Tensor) -> tf.Tensor:
-        """Values shaped like the model's inputs as [B, *positions, C]."""
-        return self.layout(values).channels_last(values)
+    def channels_last(self, values: Any) -> Any:
+        """Values shaped like what is explained as [B, *positions, C]."""
+        flat = [
+            layout.channels_last(t)
+            for layout, t in zip(self.layouts(values), tf.nest.flatten(values), strict=True)
+        ]
+        return tf.nest.pack_sequence_as(values, flat)
 
-    def input_gradient(self, probe: Probe, classes: tf.Tensor, **scalar: Any) -> tf.Tensor:
-        """∇x of the classes' scalar, shaped like the one input.
+    def main_of(self, x: Any) -> int:
+        """The index of the one that feature maps are laid on, in the x of `assemble`."""
+        found = self._laid.get(_lengths(tf.nest.flatten(x)))
+        return 0 if found is None else found.main
+
+    def map_of_main(self, x: Any, value: tf.Tensor) -> Any:
+        """A map of the main input in the structure of the x of `assemble`, without the others."""
+        found = self._laid.get(_lengths(tf.nest.flatten(x)))
+        return value if found is None else found.packed_main(value)
+
+    def input_gradient(self, probe: Probe, target: Any, **scalar: Any) -> Any:
+        """∇x of the target's scalar, shaped like what is explained.
 
         Args:
             probe: A probe of the network.
-            classes: The explained classes, int32 [B].
+            target: The explained classes, int32 [B], or a `Target`.
             **scalar: The arguments `of` and `temperature` of `Probe.input_gradient`.
         """
-        return tf.nest.flatten(probe.input_gradient(classes, **scalar))[0]
+        return probe.input_gradient(target, **scalar)
 
     def __repr__(self) -> str:
-        options = "".join(f", {k}={v!r}" for k, v in self.stated().items())
+        stated = self._with_shared(self.target).items()
+        options = "".join(f", {name}={value!r}" for name, value in stated)
         return f"{type(self).__name__}({self.network.name!r}{options})"
 
     # Inside
 
-    def _said(self, rank: int) -> axes.InputAxes:
-        """The axes that the argument `channels` states."""
-        axis = {"last": rank - 1, "first": 1, "none": None}[str(self.channels)]
-        if rank == 2 and axis is not None:
-            raise ArgumentError(
-                f"channels: got {self.channels!r} for inputs of two axes, [batch, positions]; "
-                "expected 'none' or None."
+    def _with_shared(self, target: Any) -> dict[str, Any]:
+        shared = {
+            "outputs": self.outputs,
+            "channels": self.channels,
+            "target": target,
+            "inputs": self.inputs,
+            "at": self.at,
+        }
+        given = {name: value for name, value in shared.items() if value is not None}
+        return {**self.options(), **given}
+
+    def _found(self, x: Any) -> Explained:
+        """What is explained of inputs like x, found anew."""
+        single = not tf.nest.is_nested(x) and x.dtype.is_floating
+        if single and self.at is None and self.inputs is None:
+            spec = tf.TensorSpec([None, *x.shape[1:]], x.dtype)
+            # The axes are looked up where they are needed, as some methods need none.
+            return Explained(
+                *(EVERY_FLOAT, spec, (True,), (spec,), (), (True,), (None,), 0, self.network)
             )
-        return axes.InputAxes(rank, axis)
+        return explained(self.network, x, self.inputs, self.at, self.channels, self._every)
+
+    def _finished(self, probe: Probe, terms: Any) -> Any:
+        """The maps of a probe, float32, with zeros at masked steps of token ids."""
+        found = self.explained(probe.x)
+        given = found.packed(probe.differentiated)
+        maps = self.assemble(terms, self.channels_last(given))
+        flat = tf.nest.flatten(maps)
+        of_main = len(flat) < len(found.tensors)
+        if found.sources.at:
+            visible = probe.visible()
+            flat = [
+                m if steps is None else tf.where(_fitting(steps, m), m, tf.zeros_like(m))
+                for m, steps in zip(
+                    flat, [visible[found.main]] if of_main else visible, strict=True
+                )
+            ]
+        flat = [tf.cast(m, tf.float32) for m in flat]
+        if of_main or all(found.kept):
+            return tf.nest.pack_sequence_as(maps, flat)
+        return found.packed_kept(flat)
+
+    def _target(self, target: Any) -> Any:
+        """What a call asks: its own target, or the method's."""
+        if target is None and self.target is not None:
+            return self.target
+        return asked.validated(target)
 
     def _warn_of_axes(self, shape: tuple[int | None, ...]) -> None:
-        with self._lock:
-            known = self._known(shape)
+        with self._shapes.lock:
+            known = self._shapes.of(self._spec(shape))
             if known.axes_told:
                 return
             known.axes_told = True
@@ -295,74 +399,89 @@ class Method:
             stacklevel=2,
         )
 
-    def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    def _run(self, x: Any, target: Any) -> Any:
+        values = asked.tensors(target)
+
+        def maps(inputs: Any, given: dict[str, tf.Tensor]) -> Any:
+            return self.explain(inputs, asked.with_tensors(target, given))["saliency"]
+
+        function = self._shapes.function(x, asked.key(target), values, maps)
         try:
-            return self._function(x)(x, classes)
+            return function(x, values)
         except tf.errors.InvalidArgumentError as error:
+            if isinstance(target, Target):
+                # An assertion about the target's values is an error of its own where it is eager.
+                self.probe(x, target).score(target)
             translated = self.translated(error)
             if translated is None:
                 raise
             raise translated from error
 
-    def _known(self, shape: tuple[int | None, ...]) -> _KnownShape:
-        """The record of images of this shape, whatever the batch; to be used under the lock."""
-        return self._shapes.setdefault((None, *shape[1:]), _KnownShape())
-
     def _spec(self, shape: tuple[int | None, ...]) -> tf.TensorSpec:
         return tf.TensorSpec((None, *shape[1:]), self.dtype)
 
-    def _function(self, x: tf.Tensor) -> Any:
-        """The compiled method for inputs of this size; any batch size uses the same trace."""
-        with self._lock:
-            known = self._known(tuple(x.shape))
-            if known.function is None:
-                known.function = tf.function(
-                    lambda images, classes: self.explain(images, classes)["saliency"],
-                    autograph=False,
-                ).get_concrete_function(self._spec(x.shape), tf.TensorSpec([None], tf.int32))
-            return known.function
-
-    def _check_logits(self, shape: tuple[int | None, ...]) -> None:
-        """Reject a network that does not return logits for images of this shape."""
-        with self._lock:
-            known = self._known(shape)
+    def _check_logits(self, x: Any) -> None:
+        """Reject a network that does not return logits for inputs like these."""
+        with self._shapes.lock:
+            known = self._shapes.of(x)
             if not known.returns_logits:
-                model_checks.check_logits(self.network, self._spec(shape))
+                network = self._networks.of(None)
+                model_checks.check_outputs(network)
+                model_checks.check_logits(network, _specs(x))
                 known.returns_logits = True
 
-    def _class_count(self, shape: tuple[int | None, ...]) -> int | None:
+    def _class_count(self, x: Any) -> int | None:
         """The number of logits K; None where the network leaves it open."""
-        declared = keras.tree.flatten(getattr(self.network, "outputs", None) or [])
+        network = self._networks.of(None)
+        declared = keras.tree.flatten(getattr(network, "outputs", None) or [])
         if declared and declared[0].shape[-1] is not None:
             return declared[0].shape[-1]
-        self._check_logits(shape)
-        with self._lock:
-            known = self._known(shape)
+        self._check_logits(x)
+        with self._shapes.lock:
+            known = self._shapes.of(x)
             if known.outputs is None:
                 # A forward pass alone, which takes far less time to trace than the method.
-                graph = traced(self.network, self._spec(shape))
+                graph = traced(network, _specs(x))
                 known.outputs = tf.nest.flatten(graph.structured_outputs)[0].shape
             return known.outputs[-1] if known.outputs.rank else None
 
     def _warn_if_assumed(self, count: int | None) -> None:
-        output_meaning.warn_if_assumed(self.network, self.outputs, count)
+        output_meaning.warn_if_assumed(self._networks.of(None), self.outputs, count)
 
-    def _validated(self, x: Any) -> tf.Tensor:
-        images = inputs.float_tensor(x)
-        inputs.check_shape(images, self.input_shape)
-        images = tf.cast(images, self.dtype)
-        inputs.check_finite(images)
-        return images
-
-    def _resolved(self, target: Any, images: tf.Tensor) -> tf.Tensor:
-        """The classes of a validated batch, int32 [B], −1 for the predicted one."""
-        target, batch = inputs.validated_target(target), images.shape[0]
-        count = self._class_count(tuple(images.shape))
+    def _resolved(self, target: Any, x: Any) -> Any:
+        """A `Target`, or the classes of a batch, int32 [B], −1 for the predicted one."""
+        target, batch = self._target(target), tf.nest.flatten(x)[0].shape[0]
+        if isinstance(target, Target):
+            asked.check_batch(target, batch)
+            return target
+        count = self._class_count(x)
         self._warn_if_assumed(count)
         if count is not None:
             # Raises if the target does not fit the batch or the classes.
-            meaning = output_meaning.meaning(self.network, self.outputs, count)
+            meaning = output_meaning.meaning(self._networks.of(None), self.outputs, count)
             targets.classes(target, tf.zeros([batch, count]), meaning=meaning)
         if isinstance(target, str):
             return tf.fill([batch], -1)
         return tf.broadcast_to(tf.cast(target, tf.int32), [batch])
+
+
+def _specs(x: Any) -> Any:
+    return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x)
+
+
+def _lengths(tensors: Any) -> tuple[tuple[int | None, ...], ...]:
+    """The shapes of tensors without the batch."""
+    return tuple(tuple(t.shape[1:]) for t in tensors)
+
+
+def _laid_spec(layout: axes.InputAxes, spec: tf.TensorSpec) -> tf.TensorSpec:
+    lengths = spec.shape.as_list()
+    channels = 1 if layout.channels is None else lengths[layout.channels]
+    return tf.TensorSpec([None, *layout.sizes(lengths), channels], spec.dtype)
+
+
+def _fitting(steps: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """A mask [B, T, 1, …] of embeddings, for maps [B, T, …]."""
+    while steps.shape.rank > values.shape.rank:
+        steps = tf.squeeze(steps, -1)
+    return steps

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import tensorflow as tf
 
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency.base import Method
+from tfgrad.saliency.options import MethodOptions
 
 REDUCE: dict[str, Callable[..., tf.Tensor]] = {
     "abs_sum": lambda g, axis: tf.reduce_sum(tf.abs(g), axis),
@@ -28,30 +29,33 @@ def over_channels(values: tf.Tensor, reduce: str) -> tf.Tensor:
     return REDUCE[reduce](values, axis=-1)
 
 
+def in_float32(values: Any) -> Any:
+    """A nest of values in float32."""
+    return tf.nest.map_structure(lambda t: tf.cast(t, tf.float32), values)
+
+
 class ChannelReduced(Method):
     """A method whose terms are shaped like x and whose map is their reduction over channels.
 
     Args:
         model: See `Method`.
         reduce: Reduction over a pixel's channels, a key of `REDUCE`.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
     """
 
     def __init__(
         self,
         model: Any,
         reduce: str,
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.reduce = one_of("reduce", reduce, REDUCE)
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
+        super().__init__(model, **options)
 
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: Any, x: Any) -> Any:
         """The terms with their channels reduced."""
-        return over_channels(self.channels_last(terms), self.reduce)
+        laid = self.channels_last(terms)
+        return tf.nest.map_structure(lambda values: over_channels(values, self.reduce), laid)
 
     def options(self) -> dict[str, Any]:
         """`reduce`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import tensorflow as tf
 
@@ -14,6 +14,7 @@ from tfgrad.internal.arguments import one_of
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.full_gradient_method import Decomposed
+from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS
 from tfgrad.saliency.smoothing import Smooth
 
@@ -43,7 +44,7 @@ class FullGrad(Decomposed):
         times_input: Whether the input-gradient is multiplied by the pixels (⊙ x). Without it,
             images need not be scaled so that 0 is meaningful.
         placement: `"cells"` or `"stretch"`, see `Placed`.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     `explain` also returns `completeness_error` [B] float32, that of the decomposition.
 
@@ -62,9 +63,7 @@ class FullGrad(Decomposed):
         times_input: bool = True,
         *,
         placement: str = CELLS,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.part = one_of("part", part, term_layout.PARTS)
         self.rescale = None if rescale is None else one_of("rescale", rescale, _RESCALE)
@@ -75,27 +74,27 @@ class FullGrad(Decomposed):
                 f"rescale: got {rescale!r} with part='signed', whose sign is lost by rescaling; "
                 "expected None."
             )
-        super().__init__(
-            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
-        )
+        super().__init__(model, placement, **options)
 
-    def input_term(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+    def input_terms(self, probe: Probe, target: Any) -> Any:
         """∇x f ⊙ x, or ∇x f alone."""
         if self.times_input:
-            return super().input_term(probe, classes)
-        return at_least_float32(self.input_gradient(probe, classes))
+            return super().input_terms(probe, target)
+        return tf.nest.map_structure(at_least_float32, self.input_gradient(probe, target))
 
-    def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: dict[str, tf.Tensor], x: Any) -> Any:
         """The sum of all terms, each rescaled, summed over channels and laid on the image."""
-        maps = {
-            name: term_layout.rescaled_sum(term, self.part, self.rescale)
-            for name, term in terms.items()
-        }
-        return self.laid(maps, x, self.resize)
 
-    def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
+        def rescaled(term: tf.Tensor) -> tf.Tensor:
+            return term_layout.rescaled_sum(term, self.part, self.rescale)
+
+        of_main, of_others = self.of_main(terms)
+        maps = {name: rescaled(term) for name, term in of_main.items()}
+        return self.every_map(maps, [rescaled(term) for term in of_others], x, self.resize)
+
+    def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, tf.Tensor]:
         """`completeness_error` of the decomposition, dense layers included."""
-        error = decomposition.of_probe(probe, classes).completeness_error()
+        error = decomposition.of_probe(probe, target).completeness_error()
         return {"completeness_error": tf.cast(error, tf.float32)}
 
     def options(self) -> dict[str, Any]:
@@ -125,7 +124,7 @@ class SimpleFullGrad(FullGrad):
             return None
         return tf.zeros_like(value) if gradient is None else at_least_float32(gradient)
 
-    def extras(self, probe: Probe, classes: tf.Tensor, terms: Any) -> dict[str, tf.Tensor]:
+    def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, tf.Tensor]:
         """No additional output: gradients without biases have no completeness error."""
         return {}
 

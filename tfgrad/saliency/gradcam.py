@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import tensorflow as tf
 
@@ -13,6 +14,7 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.saliency import cam_layers
+from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS, Placed
 from tfgrad.saliency.placement import Laid
 
@@ -35,7 +37,7 @@ class GradCAM(Placed):
             [B, 1, 1, C] gates, layers inside attention, windows on the batch axis, tokens that are
             no positions (learned ones), and calls on whose positions the logits do not depend.
         placement: `"cells"` or `"stretch"`, see `Placed`.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Raises:
         ArgumentError: The model has no such layer, or the layer's output is not a feature map with
@@ -53,15 +55,11 @@ class GradCAM(Placed):
         layer: str | None = None,
         *,
         placement: str = CELLS,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.layer = layer
         self._calls: dict[tuple[int | None, ...], axes.Call] = {}  # by the shape of an image
-        super().__init__(
-            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
-        )
+        super().__init__(model, placement, **options)
         if layer is not None:
             cam_layers.check_name(self.network, layer)
 
@@ -70,26 +68,29 @@ class GradCAM(Placed):
         names = (call_hooks.layer_of(call.name) for call in self._calls.values())
         return Needs(layers=tuple(dict.fromkeys(names)))
 
-    def probe(self, x: tf.Tensor) -> Probe:
+    def probe(
+        self, x: Any, target: Any = None, values: Mapping[str, tf.Tensor] | None = None
+    ) -> Probe:
         """A probe of the network at x; the first one of each size finds the layer's call."""
-        shape = tuple(x.shape[1:])
+        found = self.explained(x)
+        shape = tuple(found.spec.shape[1:])
         if shape not in self._calls:
-            spec = tf.TensorSpec([None, *shape], self.dtype)
+            spec = tf.TensorSpec([None, *shape], found.spec.dtype)
             if self.layer is None:
-                self._calls[shape] = cam_layers.last(self.network, spec)
+                self._calls[shape] = cam_layers.last(found.network, spec)
             else:
-                self._calls[shape] = cam_layers.named(self.network, spec, self.layer)
-        return super().probe(x)
+                self._calls[shape] = cam_layers.named(found.network, spec, self.layer)
+        return super().probe(x, target, values)
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+    def attribute(self, probe: Probe, target: Any) -> tf.Tensor:
         """Σ_c α_c A_c [B, *cells], signed."""
         chosen = self._calls[tuple(self.image(probe).shape[1:])]
-        self.locate(probe)
+        self.locate(probe, target)
         call, layout = chosen.name, chosen.features
         assert layout is not None  # the chosen call has positions
         assert chosen.shape is not None  # and its output is one tensor
         features = layout.laid_out(axes.with_shape(probe.layer_outputs[call], chosen.shape))
-        gradient = probe.layer_gradients(classes)[call]
+        gradient = probe.layer_gradients(target)[call]
         if gradient is None:
             raise ModelError(
                 f"model {self.network.name!r}: got layer {call!r}, on which its logits do not "
@@ -101,9 +102,11 @@ class GradCAM(Placed):
         weights = tf.reduce_mean(at_least_float32(gradient), cells, keepdims=True)
         return tf.reduce_sum(weights * at_least_float32(features), -1)
 
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: tf.Tensor, x: Any) -> Any:
         """The positive part, laid on the image."""
-        return self.laid({_FEATURES: tf.nn.relu(terms)}, x, "bilinear_half_pixel")
+        main = tf.nest.flatten(x)[self.main_of(x)]
+        laid = self.laid({_FEATURES: tf.nn.relu(terms)}, main, "bilinear_half_pixel")
+        return self.map_of_main(x, laid)
 
     def positioned(self, probe: Probe) -> dict[str, tuple[tf.Tensor, Laid]]:
         """The output of the chosen call."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Unpack
 
 import keras
 import tensorflow as tf
@@ -12,7 +12,8 @@ from tfgrad.errors import ModelError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import with_mask_of
-from tfgrad.saliency.channels import ChannelReduced
+from tfgrad.saliency.channels import ChannelReduced, in_float32
+from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.tracing import operations, traced
 
 _FUNCTIONS = (
@@ -60,7 +61,7 @@ class GuidedBackprop(ChannelReduced):
         model: See `Method`.
         reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
             `"deviation"`, their standard deviation.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     `explain` also returns `gradient` [B, …] float32, the guided gradient.
 
@@ -77,30 +78,30 @@ class GuidedBackprop(ChannelReduced):
         self,
         model: Any,
         reduce: str = "abs_sum",
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
-        self._guided: set[tuple[int | None, ...]] = set()
-        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs, channels=channels)
+        self._guided: set[tuple[Any, ...]] = set()
+        super().__init__(model, reduce, **options)
 
-    def probe(self, x: tf.Tensor) -> Probe:
+    def probe(
+        self, x: Any, target: Any = None, values: Mapping[str, tf.Tensor] | None = None
+    ) -> Probe:
         """A probe of the network at x with every ReLU guided."""
-        shape = (None, *x.shape[1:])
-        if shape not in self._guided:
-            _check(self.network, tf.TensorSpec(shape, self.dtype))
-            self._guided.add(shape)
+        specs = self.explained(x).specs
+        shapes = tuple(tuple(spec.shape) for spec in tf.nest.flatten(specs))
+        if shapes not in self._guided:
+            _check(self.network, specs)
+            self._guided.add(shapes)
         with call_hooks.handled(_Guide()):
-            return super().probe(x)
+            return super().probe(x, target, values)
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+    def attribute(self, probe: Probe, target: Any) -> Any:
         """The guided gradient, shaped like x."""
-        return self.input_gradient(probe, classes)
+        return self.input_gradient(probe, target)
 
-    def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
+    def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, Any]:
         """`gradient`, before the channels are reduced."""
-        return {"gradient": tf.cast(terms, tf.float32)}
+        return {"gradient": in_float32(terms)}
 
 
 class _Guide(call_hooks.Handler):
@@ -182,7 +183,7 @@ def _ends_in(layer: Any, functions: tuple[Any, ...]) -> bool:
     return fused and any(layer.activation is function for function in functions)
 
 
-def _check(network: keras.Model, spec: tf.TensorSpec) -> None:
+def _check(network: keras.Model, spec: Any) -> None:
     """Reject a network whose ReLUs do not all get a gate, as its map would be wrong."""
     counting = _Counting()
     total = _count(operations(traced(network, spec, counting)))

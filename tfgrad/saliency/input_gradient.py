@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
-from tfgrad.saliency.channels import ChannelReduced
+from tfgrad.saliency.channels import ChannelReduced, in_float32
+from tfgrad.saliency.options import MethodOptions
 
 OF = ("logit", "loss", "log_probability")
 
@@ -31,7 +32,7 @@ class InputGradient(ChannelReduced):
         reduce: Reduction over a pixel's channels: `"abs_sum"`, the signed `"sum"`, `"max_abs"`, or
             `"deviation"`, their standard deviation, which the code of Fig. 5.3 takes (0 in images
             of one channel).
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     `explain` also returns `gradient` [B, …] float32, before the channels are reduced.
 
@@ -48,10 +49,7 @@ class InputGradient(ChannelReduced):
         of: str = "logit",
         temperature: float = 1.0,
         reduce: str = "abs_sum",
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.of = one_of("of", of, OF)
         self.temperature = number("temperature", temperature)
@@ -60,20 +58,22 @@ class InputGradient(ChannelReduced):
                 f"temperature: got {temperature!r} with of='logit', which has no softmax; expected "
                 "1; try of='loss' or of='log_probability'."
             )
-        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs, channels=channels)
+        super().__init__(model, reduce, **options)
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+    def attribute(self, probe: Probe, target: Any) -> Any:
         """∇x of the scalar, shaped like x."""
         if self.of == "logit":
-            return self.input_gradient(probe, classes)
+            return self.input_gradient(probe, target)
         gradient = self.input_gradient(
-            probe, classes, of="log_probability", temperature=self.temperature
+            probe, target, of="log_probability", temperature=self.temperature
         )
-        return -gradient if self.of == "loss" else gradient
+        if self.of != "loss":
+            return gradient
+        return tf.nest.map_structure(tf.negative, gradient)
 
-    def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
+    def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, Any]:
         """`gradient`, before the channels are reduced."""
-        return {"gradient": tf.cast(terms, tf.float32)}
+        return {"gradient": in_float32(terms)}
 
     def options(self) -> dict[str, Any]:
         """`of`, `temperature`, `reduce`."""
@@ -91,7 +91,7 @@ class InputTimesGradient(ChannelReduced):
         model: See `Method`.
         reduce: Reduction over a pixel's channels: the signed `"sum"`, `"abs_sum"`, `"max_abs"` or
             `"deviation"`, their standard deviation.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Source: Shrikumar, Greenside and Kundaje, "Learning Important Features" (2017), section 3.1.
     """
@@ -102,13 +102,12 @@ class InputTimesGradient(ChannelReduced):
         self,
         model: Any,
         reduce: str = "sum",
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
-        super().__init__(model, reduce, chunk_size=chunk_size, outputs=outputs, channels=channels)
+        super().__init__(model, reduce, **options)
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+    def attribute(self, probe: Probe, target: Any) -> Any:
         """x ⊙ ∇x f, shaped like x."""
-        return self.image(probe) * self.input_gradient(probe, classes)
+        gradient = self.input_gradient(probe, target)
+        values = tf.nest.pack_sequence_as(gradient, probe.differentiated)
+        return tf.nest.map_structure(tf.multiply, values, gradient)

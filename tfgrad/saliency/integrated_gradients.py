@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError
-from tfgrad.gradients import masks
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
+from tfgrad.saliency import baselines
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.channels import over_channels
+from tfgrad.saliency.options import MethodOptions
 
 # Share of the path from x′ at which a network with masks is evaluated in the place of x′.
 _NEAR = 1e-6
@@ -34,9 +33,11 @@ class IntegratedGradients(Method):
     Args:
         model: See `Method`.
         baseline: x′, a finite number or an array that broadcasts to one image as the model
-            takes it, [H, W, C].
+            takes it, [H, W, C]. For token ids an id, such as that of padding or of a mask token, or
+            ids [T], which the embedding turns into x′. For several inputs a dict or list of these,
+            0 for one that is left out; a single number is taken for all.
         steps: Number of points on the path.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Source: Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks" (2017), Eq. 1
     and 3.
@@ -49,86 +50,87 @@ class IntegratedGradients(Method):
         model: Any,
         baseline: Any = 0.0,
         steps: int = 50,
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
-        self.baseline = _baseline(baseline)
+        self.baseline = baselines.checked(baseline)
         self.steps = integer("steps", steps)
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
+        super().__init__(model, **options)
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
-        """(x − x′) ⊙ the mean gradient, shaped like x."""
-        x = self.image(probe)
-        start = self._start(x, masks.visible(self.network, x))
-        way = x - start
+    def attribute(self, probe: Probe, target: Any) -> Any:
+        """(x − x′) ⊙ the mean gradient, shaped like what is explained."""
+        found, tensors = self.explained(probe.x), probe.differentiated
+        starts = self._starts(probe, target)
+        ways = [x - start for x, start in zip(tensors, starts, strict=True)]
 
-        def step(k: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            alpha = (tf.cast(k, x.dtype) + 0.5) / self.steps
-            there = self.probe(start + alpha * way)
-            return k + 1, total + self.input_gradient(there, classes)
+        def step(k: tf.Tensor, totals: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            moved = [
+                start + (tf.cast(k, way.dtype) + 0.5) / self.steps * way
+                for start, way in zip(starts, ways, strict=True)
+            ]
+            x, values = found.apart(probe.x, moved)
+            there = self.probe(x, target, values)
+            slopes = tf.nest.flatten(self.input_gradient(there, target))
+            return k + 1, [total + slope for total, slope in zip(totals, slopes, strict=True)]
 
-        _, total = tf.while_loop(
+        _, totals = tf.while_loop(
             lambda k, _: k < self.steps,
             step,
-            (tf.constant(0), tf.zeros_like(x)),
+            (tf.constant(0), [tf.zeros_like(x) for x in tensors]),
             parallel_iterations=1,
         )
-        return way * total / self.steps
+        return found.packed(
+            [way * total / self.steps for way, total in zip(ways, totals, strict=True)]
+        )
 
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: Any, x: Any) -> Any:
         """The sum over channels."""
-        return over_channels(self.channels_last(terms), "sum")
+        return tf.nest.map_structure(lambda t: over_channels(t, "sum"), self.channels_last(terms))
 
-    def extras(self, probe: Probe, classes: tf.Tensor, terms: tf.Tensor) -> dict[str, tf.Tensor]:
+    def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, Any]:
         """`convergence_gap` [B] float32."""
-        x = self.image(probe)
-        visible = masks.visible(self.network, x)
-        start = tf.broadcast_to(self._start(x, visible), tf.shape(x))
-        if visible is not None:  # at x′ itself, steps equal to the masked value would be masked
-            start += _NEAR * (x - start)
-        at_start = self.probe(start)
-        rise = probe.score(classes) - at_start.score(classes)
-        total = tf.reduce_sum(tf.reshape(terms, [tf.shape(terms)[0], -1]), -1)
-        gap = tf.abs(tf.cast(total, rise.dtype) - rise)
+        starts = [
+            # At x′ itself, steps equal to the masked value would be masked.
+            start if visible is None else start + _NEAR * (x - start)
+            for x, start, visible in zip(
+                probe.differentiated,
+                map(
+                    tf.broadcast_to,
+                    self._starts(probe, target),
+                    map(tf.shape, probe.differentiated),
+                ),
+                probe.visible(),
+                strict=True,
+            )
+        ]
+        x, values = self.explained(probe.x).apart(probe.x, starts)
+        rise = probe.score(target) - self.probe(x, target, values).score(target)
+        sums = [
+            tf.reduce_sum(tf.reshape(t, [tf.shape(t)[0], -1]), -1) for t in tf.nest.flatten(terms)
+        ]
+        gap = tf.abs(sum(tf.cast(total, rise.dtype) for total in sums) - rise)
         return {"convergence_gap": tf.cast(gap, tf.float32)}
 
     def options(self) -> dict[str, Any]:
         """`baseline`, `steps`."""
-        return {"baseline": self.baseline.tolist(), "steps": self.steps}
+        return {"baseline": baselines.listed(self.baseline), "steps": self.steps}
 
-    def _start(self, x: tf.Tensor, visible: tf.Tensor | None) -> tf.Tensor:
-        """x′ in the dtype of x, broadcastable to it; x itself at masked steps."""
-        start = tf.constant(_fitting(self.baseline, x.shape[1:]), x.dtype)[tf.newaxis]
-        return start if visible is None else tf.where(visible, start, x)
-
-
-def _baseline(value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value, "float64")
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"baseline: got {value!r}; expected a number, or an array that broadcasts to one image."
-        ) from error
-    if not np.isfinite(array).all():
-        raise ArgumentError("baseline: got NaN or infinite values; expected finite numbers.")
-    return array
-
-
-def _fitting(baseline: np.ndarray, image: tf.TensorShape) -> np.ndarray:
-    """The baseline with as many axes as an image.
-
-    Raises:
-        ArgumentError: It does not broadcast to the image's shape.
-    """
-    sizes = [None] * (image.rank - baseline.ndim) + list(baseline.shape)
-    fits = baseline.ndim <= image.rank and all(
-        b in (None, 1) or i in (None, b) for b, i in zip(sizes, image, strict=True)
-    )
-    if not fits:
-        raise ArgumentError(
-            f"baseline: got shape {baseline.shape}; expected a number, or an array that broadcasts "
-            f"to one image {tuple(image)}."
-        )
-    return baseline.reshape([1] * (image.rank - baseline.ndim) + list(baseline.shape))
+    def _starts(self, probe: Probe, target: Any) -> list[tf.Tensor]:
+        """x′ for each of what is explained, broadcastable to it; x itself at masked steps."""
+        found = self.explained(probe.x)
+        own = baselines.of_each(self.baseline, found)
+        ids = baselines.with_ids(own, found, probe.x)
+        embedded: list[Any] = [None] * len(own)
+        if ids is not None:
+            embedded = self.probe(ids, target).differentiated
+        starts = []
+        for place, (value, x, visible) in enumerate(
+            zip(own, probe.differentiated, probe.visible(), strict=True)
+        ):
+            if place in found.of_ids:
+                start = embedded[place]
+            else:
+                start = tf.constant(
+                    baselines.fitting(value, x.shape[1:], found.keys[place]), x.dtype
+                )[tf.newaxis]
+            starts.append(start if visible is None else tf.where(visible, start, x))
+        return starts

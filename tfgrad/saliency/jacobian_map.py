@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import tensorflow as tf
 
@@ -11,6 +11,7 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.full_gradient_method import INPUT, Decomposed
+from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS
 
 
@@ -26,7 +27,7 @@ class FullJacobianMap(Decomposed):
             §7.3, instead of two.
         include_input: Whether the input's term is included; without it, see `BiasMap`.
         resize, placement: See `FullGrad`.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Raises:
         ModelError: At the first call, if there is no input's term and no layer with a bias.
@@ -44,20 +45,17 @@ class FullJacobianMap(Decomposed):
         resize: str = "bilinear",
         *,
         placement: str = CELLS,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.blocks, self.include_input = bool(blocks), bool(include_input)
         self.resize = one_of("resize", resize, term_layout.RESIZE)
-        super().__init__(
-            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
-        )
+        super().__init__(model, placement, **options)
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> dict[str, tf.Tensor]:
+    def attribute(self, probe: Probe, target: Any) -> dict[str, tf.Tensor]:
         """The terms, those of a block added up if `blocks` is set."""
-        terms = super().attribute(probe, classes)
+        terms = super().attribute(probe, target)
         if not self.include_input:
+            terms, _ = self.of_main(terms)
             del terms[INPUT]
             if not terms:
                 raise ModelError(
@@ -73,13 +71,15 @@ class FullJacobianMap(Decomposed):
                         terms[term.name] += terms.pop(before.name)
         return terms
 
-    def assemble(self, terms: dict[str, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: dict[str, tf.Tensor], x: Any) -> Any:
         """The sum of all terms: channels summed, then absolute values, then laid on the image."""
+        of_main, of_others = self.of_main(terms)
         maps = {
             name: tf.reduce_sum(tf.abs(t), -1) if name == INPUT else tf.abs(tf.reduce_sum(t, -1))
-            for name, t in terms.items()
+            for name, t in of_main.items()
         }
-        return self.laid(maps, x, self.resize)
+        others = [tf.reduce_sum(tf.abs(t), -1) for t in of_others]
+        return self.every_map(maps, others if self.include_input else None, x, self.resize)
 
     def options(self) -> dict[str, Any]:
         """`blocks`, `include_input`, `resize`, `placement`."""
@@ -109,20 +109,9 @@ class BiasMap(FullJacobianMap):
         resize: str = "bilinear",
         *,
         placement: str = CELLS,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
-        super().__init__(
-            model,
-            blocks,
-            False,
-            resize,
-            placement=placement,
-            chunk_size=chunk_size,
-            outputs=outputs,
-            channels=channels,
-        )
+        super().__init__(model, blocks, False, resize, placement=placement, **options)
 
     def options(self) -> dict[str, Any]:
         """`blocks`, `resize`, `placement`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import tensorflow as tf
 
@@ -11,6 +11,7 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.full_gradient_method import Decomposed
+from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS
 
 
@@ -28,7 +29,7 @@ class LayerMap(Decomposed):
         neuron: Index of the channel; None sums over channels.
         resize: See `FullGrad`; None keeps the layer's own size [B, h, w].
         placement: See `FullGrad`.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Raises:
         ArgumentError: At the first call, if there is no such call or channel.
@@ -46,27 +47,24 @@ class LayerMap(Decomposed):
         resize: str | None = "bilinear",
         *,
         placement: str = CELLS,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.call, self.neuron = call, neuron
         self.resize = None if resize is None else one_of("resize", resize, term_layout.RESIZE)
-        super().__init__(
-            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
-        )
+        super().__init__(model, placement, **options)
         self._drawn: dict[tuple[int | None, ...], str] = {}  # the call, by the size of an image
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+    def attribute(self, probe: Probe, target: Any) -> tf.Tensor:
         """The term of the call, [B, *cells, C], or of one channel, [B, *cells, 1]."""
-        terms = super().attribute(probe, classes)
+        terms, _ = self.of_main(super().attribute(probe, target))
         call = list(terms)[-1] if self.call is None else self.call
         if call not in terms:
             raise ArgumentError(
                 f"call: got {call!r}; expected one of the calls of model {self.network.name!r} "
                 f"that have a bias-gradient with positions: {', '.join(terms)}."
             )
-        self._drawn[self.size(self.image(probe))] = call
+        image = self.image(probe)
+        self._drawn[self.layout_of_main(probe).sizes(image.shape.as_list())] = call
         value = terms[call]
         if self.neuron is None:
             return value
@@ -77,12 +75,13 @@ class LayerMap(Decomposed):
             )
         return value[..., self.neuron : self.neuron + 1]
 
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: tf.Tensor, x: Any) -> Any:
         """The sum over channels, laid on the image."""
         summed = tf.reduce_sum(terms, -1)
-        if self.resize is None:
-            return summed
-        return self.laid({self._drawn[tuple(x.shape[1:-1])]: summed}, x, self.resize)
+        if self.resize is not None:
+            main = tf.nest.flatten(x)[self.main_of(x)]
+            summed = self.laid({self._drawn[tuple(main.shape[1:-1])]: summed}, main, self.resize)
+        return self.map_of_main(x, summed)
 
     def options(self) -> dict[str, Any]:
         """`call`, `neuron`, `resize`, `placement`."""

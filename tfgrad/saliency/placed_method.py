@@ -5,15 +5,17 @@ from __future__ import annotations
 import concurrent.futures
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import tensorflow as tf
 
 from tfgrad.errors import PlacementWarning
+from tfgrad.gradients import axes
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.base import Method
+from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placement import Grid, Laid, Placements, measured
 
 CELLS, STRETCH = "cells", "stretch"
@@ -42,7 +44,7 @@ class Placed(Method):
             feature map to the image, wherever its cells look. The same holds along the steps of a
             series and the axes of a volume; axes of a feature map that run along none of them, as
             frequencies do, are added up.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Warns:
         PlacementWarning: Feature maps are stretched though `placement="cells"`; once for each size
@@ -53,15 +55,12 @@ class Placed(Method):
         self,
         model: Any,
         placement: str,
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.placement = one_of("placement", placement, PLACEMENTS)
         self._places: dict[tuple[int | None, ...], Placements] = {}
         self._stretched: set[tuple[int | None, ...]] = set()  # sizes of which a warning told
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
+        super().__init__(model, **options)
 
     @property
     def stretches(self) -> bool:
@@ -75,27 +74,32 @@ class Placed(Method):
         """
         raise NotImplementedError(f"{type(self).__name__} has no positioned(probe).")
 
-    def locate(self, probe: Probe) -> None:
+    def locate(self, probe: Probe, target: Any = None) -> None:
         """Find where the cells of `positioned` lie, if that is not known for this image size."""
         image = self.image(probe)
-        size = self.size(image)
+        size = self.layout_of_main(probe).sizes(image.shape.as_list())
         if self.placement == STRETCH or None in size or size in self._places:
             return
         here = not tf.executing_eagerly() and image.graph is tf.compat.v1.get_default_graph()
         if here and image.shape[0] is None:
             self._places[size] = self._measured(probe)
         else:
-            self._places[size] = self.located_apart(tf.TensorSpec(image.shape, image.dtype))
+            self._places[size] = self.located_apart(probe.x, target)
 
-    def size(self, x: tf.Tensor) -> tuple[int | None, ...]:
-        """The shape of one map of inputs shaped like x."""
-        return self.layout(x).sizes(x.shape.as_list())
+    def layout_of_main(self, probe: Probe) -> axes.InputAxes:
+        """The axes of what feature maps are laid on."""
+        return self.layouts(probe.differentiated)[self.explained(probe.x).main]
 
-    def located_apart(self, spec: tf.TensorSpec) -> Placements:
-        """The places in a graph of its own, in which no batch size is fixed."""
-        spec = tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+    def located_apart(self, x: Any, target: Any = None) -> Placements:
+        """The places in a graph of its own, in which no batch size is fixed.
+
+        Args:
+            x: A nest of inputs or specifications, of which only shapes and dtypes are read.
+            target: What is explained, of which only the class is read.
+        """
+        specs = tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x)
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
-            return thread.submit(self._measured_apart, spec).result()
+            return thread.submit(self._measured_apart, specs, target).result()
 
     def laid(self, maps: Mapping[str, tf.Tensor], x: tf.Tensor, resize: str) -> tf.Tensor:
         """The sum of maps [B, *cells] at the size of the input, [B, *positions].
@@ -149,16 +153,19 @@ class Placed(Method):
     def _measured(self, probe: Probe) -> Placements:
         image = self.image(probe)
         return measured(
-            image, self.layout(image), self.positioned(probe), tf.nest.flatten(probe.outputs)
+            image,
+            self.layout_of_main(probe),
+            self.positioned(probe),
+            tf.nest.flatten(probe.outputs),
         )
 
-    def _measured_apart(self, spec: tf.TensorSpec) -> Placements:
+    def _measured_apart(self, specs: Any, target: Any) -> Placements:
         found: list[Placements] = []
 
-        def run(x: tf.Tensor) -> Any:
-            probe = self.probe(x)
+        def run(x: Any) -> Any:
+            probe = self.probe(x, target)
             found.append(self._measured(probe))
             return probe.outputs
 
-        tf.function(run, autograph=False).get_concrete_function(spec)
+        tf.function(run, autograph=False).get_concrete_function(specs)
         return found[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import tensorflow as tf
 
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
 from tfgrad.saliency.base import Method
+from tfgrad.saliency.options import MethodOptions
 
 # SplitMix64 (Steele, Lea and Flood, 2014): the increment and the two multipliers of its finaliser.
 _INCREMENT = 0x9E3779B97F4A7C15
@@ -25,7 +26,7 @@ class Random(Method):
     Args:
         model: See `Method`; only its score and class are used.
         seed: Integer ≥ 0.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Source: thesis §3.5.
     """
@@ -36,17 +37,17 @@ class Random(Method):
         self,
         model: Any,
         seed: int = 0,
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         self.seed = integer("seed", seed, lowest=0)
-        super().__init__(model, chunk_size=chunk_size, outputs=outputs, channels=channels)
+        super().__init__(model, **options)
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> tf.Tensor:
+    def attribute(self, probe: Probe, target: Any) -> Any:
         """The noise, one number for each position."""
-        x = self.channels_last(self.image(probe))
+        given = self.explained(probe.x).packed(probe.differentiated)
+        return tf.nest.map_structure(self._noise, self.channels_last(given))
+
+    def _noise(self, x: tf.Tensor) -> tf.Tensor:
         keys = _fold(tf.reshape(x, [tf.shape(x)[0], -1]), self.seed)
         shape = tf.shape(x)[:-1]
         positions = tf.range(tf.reduce_prod(shape[1:]), dtype=tf.int64)
@@ -55,7 +56,7 @@ class Random(Method):
         noise = tf.cast(tf.bitwise.right_shift(words, _word(40)), tf.float32) * 2.0**-24
         return tf.ensure_shape(tf.reshape(noise, shape), x.shape[:-1])
 
-    def assemble(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    def assemble(self, terms: Any, x: Any) -> Any:
         """The noise, unchanged."""
         return terms
 

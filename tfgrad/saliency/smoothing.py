@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, TfgradError
-from tfgrad.gradients import masks
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.stateless_noise import Draws
+from tfgrad.saliency import asked
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.input_gradient import InputGradient
+from tfgrad.saliency.options import MethodOptions
 
 
 class Smooth(Method):
@@ -22,11 +24,12 @@ class Smooth(Method):
     image; with `square`, 1/N Σ t(x + n_i)². The averaged terms are signed: the absolute value of a
     gradient, for instance, is taken of the mean.
 
-    Steps that the network masks (`keras.layers.Masking`) get no noise, which would show them, and
-    do not count in the range. The class is fixed on the clean image. The noise of sample i depends
-    only on (seed, i), so every image gets the same pattern, scaled by its range, in any batch.
-    Costs N forward and backward passes, in the memory of one. The averages describe a neighbourhood
-    of x: terms that add up to the score at x no longer do so.
+    Of several inputs each has its own noise, scaled to its own range; token ids have theirs at the
+    embedding. Steps that the network masks (`keras.layers.Masking`) get no noise, which would show
+    them, and do not count in the range. The class is fixed on the clean image. The noise of sample
+    i depends only on (seed, i), so every image gets the same pattern, scaled by its range, in any
+    batch. Costs N forward and backward passes, in the memory of one. The averages describe a
+    neighbourhood of x: terms that add up to the score at x no longer do so.
 
     Args:
         method: The method to smooth, any but those of tf-keras-vis.
@@ -34,7 +37,7 @@ class Smooth(Method):
         noise: Standard deviation of the noise as a share of the image's range, ≥ 0.
         square: Whether to average squares.
         seed: Seed of the noise, integer ≥ 0.
-        chunk_size, outputs, channels: See `Method`; None takes that of `method`.
+        **options: See `MethodOptions`; None takes that of `method`, and `inputs` and `at` are its.
 
     Source: Smilkov et al., "SmoothGrad: removing noise by adding noise" (2017), section 3; squares:
     Hooker et al., "A Benchmark for Interpretability Methods" (2019).
@@ -47,10 +50,7 @@ class Smooth(Method):
         noise: float = 0.15,
         square: bool = False,
         seed: int = 0,
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
         if not isinstance(method, Method):
             raise ArgumentError(
@@ -62,29 +62,48 @@ class Smooth(Method):
         self.noise = number("noise", noise, zero=True)
         self.square = bool(square)
         self.seed = integer("seed", seed, lowest=0)
+        for name in ("inputs", "at"):
+            if options.get(name) is not None:
+                raise ArgumentError(
+                    f"{name}: got {options.get(name)!r}; expected None, as the noise is added to "
+                    f"what the method explains; try the option {name}= of that method."
+                )
         super().__init__(
-            method.network,
-            chunk_size=chunk_size or method.chunk_size,
-            outputs=outputs or method.outputs,
-            channels=channels or method.channels,
+            method.model,
+            chunk_size=options.get("chunk_size") or method.chunk_size,
+            outputs=options.get("outputs") or method.outputs,
+            channels=options.get("channels") or method.channels,
+            target=method.target if options.get("target") is None else options.get("target"),
+            inputs=method.inputs,
+            at=method.at,
         )
+        self._every = method._every
         # An exported method's signature has this name.
         self.name = type(self).name or f"smooth_{method.name}"
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
+    def attribute(self, probe: Probe, target: Any) -> Any:
         """The mean of the method's terms, or of their squares."""
-        x = self.image(probe)
+        found, tensors = self.explained(probe.x), probe.differentiated
         # The standard deviation of the noise: 0 at masked steps, which noise would show.
-        sigma = self.noise * _range(x, masks.visible(self.network, x))
-
-        one_pass, layout = self._one_pass(x, classes), self.layout(x)
+        sigmas = [
+            self.noise * _range(t, visible) if kept else None
+            for t, visible, kept in zip(tensors, probe.visible(), found.kept, strict=True)
+        ]
+        layouts = self.layouts(tensors)
+        of_target = asked.tensors(target)
+        one_pass = self._one_pass(probe.x, found.apart(probe.x, tensors)[1], target)
 
         def sample(i: Any) -> Any:
             # One pattern for all examples: drawn for the first one and broadcast to the others.
-            first = layout.channels_last(x[:1])
-            (pattern,) = Draws(step=i).normal(first, samples=1, seed=self.seed)
-            pattern = layout.as_given(pattern)
-            terms = one_pass(x + sigma * pattern, classes)
+            moved = []
+            for stream, (t, sigma, layout) in enumerate(zip(tensors, sigmas, layouts, strict=True)):
+                if sigma is None:
+                    moved.append(t)
+                    continue
+                first = layout.channels_last(t[:1])
+                (pattern,) = Draws(step=i).normal(first, 1, self.seed, stream)
+                moved.append(t + sigma * layout.as_given(pattern))
+            terms = one_pass(*found.apart(probe.x, moved), of_target)
             return tf.nest.map_structure(tf.square, terms) if self.square else terms
 
         def step(i: tf.Tensor, total: Any) -> tuple[tf.Tensor, Any]:
@@ -99,15 +118,25 @@ class Smooth(Method):
         )
         return tf.nest.map_structure(lambda t: t / self.samples, total)
 
-    def _one_pass(self, x: tf.Tensor, classes: tf.Tensor) -> Any:
+    def _one_pass(self, x: Any, values: dict[str, tf.Tensor], target: Any) -> Callable[..., Any]:
         """The method's terms, traced once although a graph evaluates them in two places."""
-        if tf.executing_eagerly():
-            return self.method.terms
-        return tf.function(self.method.terms, autograph=False).get_concrete_function(
-            tf.TensorSpec(x.shape, x.dtype), tf.TensorSpec(classes.shape, classes.dtype)
-        )
 
-    def assemble(self, terms: Any, x: tf.Tensor) -> tf.Tensor:
+        def terms(x: Any, values: dict[str, tf.Tensor], of_target: dict[str, tf.Tensor]) -> Any:
+            asks = asked.with_tensors(target, of_target)
+            if not values:
+                return self.method.terms(x, asks)
+            return self.method.terms(x, asks, values)
+
+        if tf.executing_eagerly():
+            return terms
+        example = (x, values, asked.tensors(target))
+        specs = [tf.TensorSpec(t.shape, t.dtype) for t in tf.nest.flatten(example)]
+        traced = tf.function(
+            lambda *flat: terms(*tf.nest.pack_sequence_as(example, flat)), autograph=False
+        ).get_concrete_function(*specs)
+        return lambda *given: traced(*tf.nest.flatten(given))
+
+    def assemble(self, terms: Any, x: Any) -> Any:
         """The map that the smoothed method makes of its terms."""
         return self.method.assemble(terms, x)
 
@@ -142,7 +171,7 @@ class SmoothGrad(Smooth):
     """`Smooth` of `InputGradient`: s[h, w] = Σ_c abs(mean_i ∂f_y/∂x[h, w, c] at x + n_i).
 
     Args:
-        model, chunk_size, outputs, channels: See `Method`.
+        model: See `Method`.
         samples, noise, seed: See `Smooth`, also for the source and for what the map describes.
         of, temperature, reduce: See `InputGradient`.
     """
@@ -159,20 +188,9 @@ class SmoothGrad(Smooth):
         of: str = "logit",
         temperature: float = 1.0,
         reduce: str = "abs_sum",
-        *,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
-        gradient = InputGradient(
-            model,
-            of,
-            temperature,
-            reduce,
-            chunk_size=chunk_size,
-            outputs=outputs,
-            channels=channels,
-        )
+        gradient = InputGradient(model, of, temperature, reduce, **options)
         super().__init__(gradient, samples, noise, self._square, seed)
 
     def options(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import keras
 import numpy as np
@@ -27,6 +27,7 @@ from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning, pixel_range
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, INDEPENDENT
 from tfgrad.saliency import cam_layers
+from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS, STRETCH, Placed
 from tfgrad.saliency.placement import Laid
 
@@ -41,7 +42,7 @@ class _KerasVis(Placed):
         layer: Name of the layer whose feature maps are weighted, or of one of its calls; None takes
             the last convolution whose maps have more than one position.
         placement: `"cells"`, or `"stretch"`, which tf-keras-vis does; see `Placed`.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Raises:
         ArgumentError: tf-keras-vis is not installed, or the model has no such layer.
@@ -58,13 +59,11 @@ class _KerasVis(Placed):
         layer: str | None = None,
         *,
         placement: str = CELLS,
-        chunk_size: int | None = None,
-        outputs: Any = None,
-        channels: str | None = None,
+        **options: Unpack[MethodOptions],
     ) -> None:
-        super().__init__(
-            model, placement, chunk_size=chunk_size, outputs=outputs, channels=channels
-        )
+        super().__init__(model, placement, **options)
+        if isinstance(self.target, targets.Target):
+            raise self._no_target(self.target)
         self.layer = layer
         self._recorded: str | None = None
         _require_plain(self.network, self._dtypes)
@@ -72,7 +71,13 @@ class _KerasVis(Placed):
             cam_layers.check_name(self.network, layer)
         self._vis = getattr(_imported(self._module), self._class)
 
-    def explain(self, x: tf.Tensor, target: Any = None) -> dict[str, tf.Tensor]:
+    def _no_target(self, target: Any) -> ArgumentError:
+        return ArgumentError(
+            f"target: got {target!r}; expected a class, as {self.name!r} of tf-keras-vis explains "
+            "classes only; try 'gradcam'."
+        )
+
+    def explain(self, x: Any, target: Any = None) -> dict[str, Any]:
         """Not available, as tf-keras-vis computes outside TensorFlow's graphs.
 
         Raises:
@@ -84,7 +89,7 @@ class _KerasVis(Placed):
             "try 'gradcam', which can be exported."
         )
 
-    def attribute(self, probe: Probe, classes: tf.Tensor) -> Any:
+    def attribute(self, probe: Probe, target: Any) -> Any:
         """Not available; see `explain`."""
         return self.explain(probe.x)
 
@@ -102,12 +107,14 @@ class _KerasVis(Placed):
         assert self._recorded is not None
         return {_FEATURES: (probe.layer_outputs[self._recorded], lambda values: values)}
 
-    def _run(self, x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    def _run(self, x: Any, target: Any) -> Any:
+        if isinstance(target, targets.Target):
+            raise self._no_target(target)
         with unchanged_state():
-            count = self._class_count(tuple(x.shape))
+            count = self._class_count(x)
             meaning = output_meaning.meaning(self.network, self.outputs, count)
             (logits,) = keras.tree.flatten(self.network(x, training=False))
-            classes = targets.classes(classes, logits, meaning=meaning)
+            classes = targets.classes(target, logits, meaning=meaning)
             try:
                 maps = self._maps(_Listed.of(self.network), x, classes.numpy().tolist(), meaning)
             except TfgradError:
@@ -211,7 +218,7 @@ class GradCAMPlusPlus(_KerasVis):
         model: Functional or Sequential, with one input [B, H, W, C] and no model inside it.
         layer: Name of the layer whose feature maps A are weighted, or of one of its calls; None
             takes the last convolution whose maps have more than one position.
-        chunk_size, outputs, channels: See `Method`.
+        **options: See `MethodOptions`.
 
     Source: Chattopadhay et al., "Grad-CAM++" (2018), section 3.2.
     """
@@ -371,6 +378,11 @@ def _require_plain(network: keras.Model, dtypes: Sequence[str]) -> None:
         raise ModelError(
             f"{who}: got a model that holds the model {inner.name!r}; expected none inside it for "
             f"tf-keras-vis; {instead}"
+        )
+    if len(network.inputs) > 1:
+        raise ModelError(
+            f"{who}: got {len(network.inputs)} inputs; expected one of images for tf-keras-vis; "
+            f"{instead}"
         )
     if len(network.inputs[0].shape) != 4:
         raise ModelError(

@@ -12,19 +12,17 @@ from tfgrad.internal import call_hooks
 from tfgrad.internal.unchanged_state import unchanged_state
 
 
-def traced(
-    network: keras.Model, spec: tf.TensorSpec, handler: call_hooks.Handler | None = None
-) -> Any:
+def traced(network: keras.Model, spec: Any, handler: call_hooks.Handler | None = None) -> Any:
     """The `FuncGraph` of one call of the network in inference mode.
 
     Args:
         network: The network; no state of it changes.
-        spec: Shape and dtype of its one input.
+        spec: Shapes and dtypes of its inputs, a nest of `tf.TensorSpec`.
         handler: Sees every call of a layer or operation while the graph is traced; None observes
             nothing.
     """
 
-    def run(x: tf.Tensor) -> Any:
+    def run(x: Any) -> Any:
         observer = call_hooks.handled(handler or call_hooks.Handler())
         with observer, unchanged_state():
             return network(x, training=False)
