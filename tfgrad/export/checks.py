@@ -17,6 +17,7 @@ from tfgrad.gradients import axes, model_checks
 from tfgrad.internal.arguments import suggestion
 from tfgrad.models import output_meaning
 from tfgrad.models.preprocessors import own_preprocessor
+from tfgrad.targets import Target
 
 
 def served(model: Any, preprocess: Any, outputs: Any = None) -> tuple[Served, Any]:
@@ -36,12 +37,7 @@ def served(model: Any, preprocess: Any, outputs: Any = None) -> tuple[Served, An
     if (own := own_preprocessor(network)) is not None:
         preprocess = own if preprocess is None else preprocess
         network = _without_preprocessor(network, own.name)
-    if path := model_checks.nonfinite_weight(network.weights):
-        raise ModelError(
-            f"model {network.name!r}: got NaN or infinite values in the weight {path}; expected "
-            "finite weights. Its training diverged: export an earlier checkpoint, or train with a "
-            "lower learning rate."
-        )
+    check_weights(network)
     try:
         shape, dtype = _image_shape(network), model_checks.input_dtype(network)
     except ArgumentError as error:  # here the model is at fault, not an option of the export
@@ -54,6 +50,40 @@ def served(model: Any, preprocess: Any, outputs: Any = None) -> tuple[Served, An
     image = tf.TensorSpec(shape, tf.float32, "image")
     axis = axes.of_input(network, tf.TensorSpec(shape, dtype)).channels
     return Served(network, dtype, image, count, meaning, channel_axis=axis), preprocess
+
+
+def check_weights(network: keras.Model) -> None:
+    """Reject a model with a weight that is NaN or infinite.
+
+    Raises:
+        ModelError: It has one.
+    """
+    if path := model_checks.nonfinite_weight(network.weights):
+        raise ModelError(
+            f"model {network.name!r}: got NaN or infinite values in the weight {path}; expected "
+            "finite weights. Its training diverged: export an earlier checkpoint, or train with a "
+            "lower learning rate."
+        )
+
+
+def targets_of(given: Any) -> list[Target]:
+    """The targets of further signatures, checked.
+
+    Raises:
+        ArgumentError: They are no list of `tfgrad.targets.Target`, or two have one name.
+    """
+    if not isinstance(given, list | tuple) or not all(isinstance(t, Target) for t in given):
+        raise ArgumentError(
+            f"targets: got {given!r}; expected a list of tfgrad.targets.Target; try "
+            "[tfgrad.targets.Scalar(function, 'name')]."
+        )
+    names = [target.name for target in given]
+    if len(set(names)) < len(names):
+        raise ArgumentError(
+            f"targets: got the names {names}; expected another one for each, which its signature "
+            "bears; try Target(..., name=...)."
+        )
+    return list(given)
 
 
 def _without_preprocessor(network: keras.Model, name: str) -> keras.Model:

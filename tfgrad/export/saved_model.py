@@ -26,7 +26,6 @@ each signature, which Serving runs.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,18 +34,10 @@ import keras
 import tensorflow as tf
 
 from tfgrad import saliency
-from tfgrad._version import __version__
-from tfgrad.errors import ArgumentError, ModelError, TfgradError
-from tfgrad.export import checks, image_ranges, versions, warmup_requests
-from tfgrad.export.signatures import (
-    Served,
-    build_signatures,
-    name_of,
-    python_operation,
-    traced_preprocess,
-)
-from tfgrad.internal import files
-from tfgrad.internal.served_files import METADATA
+from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.export import any_model, checks, image_ranges, publication, warmup_requests
+from tfgrad.export.signatures import Served, build_signatures, name_of, traced_preprocess
+from tfgrad.targets import Target
 
 
 def save(
@@ -55,6 +46,7 @@ def save(
     methods: Sequence[str | saliency.Method] | None = None,
     classes: Sequence[str] | None = None,
     *,
+    targets: Sequence[Target] = (),
     preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None,
     image_range: tuple[float, float] | None = None,
     outputs: Any = None,
@@ -73,6 +65,11 @@ def save(
             `tfgrad.saliency.METHODS`, or methods built on this model, with options of their own.
             None: `"fullgrad"`, for images, and `"input_gradient"`.
         classes: The K classes' names, stored in the metadata.
+        targets: Scalars of the outputs. Each gets a signature METHOD_TARGET for every method given
+            by name, beside METHOD for classes, which only a model with logits has. What a target
+            takes with each example, such as a mask, is an input of its signature. A method that was
+            built with a target serves that one. See `tfgrad.export.any_model`, also for models with
+            several inputs and of token ids, whose signatures take the inputs by name.
         preprocess: A Keras layer or a function in TensorFlow operations that runs inside the graph
             on float32 images [B, …] and returns the network's input in the same shape, for example
             `keras.applications.resnet.preprocess_input`. The maps explain what it returns. None:
@@ -107,6 +104,13 @@ def save(
     """
     if methods is not None:
         checks.check_methods(methods)
+    if any_model.is_needed(model, methods or (), checks.targets_of(targets)):
+        if preprocess is not None or image_range is not None:
+            raise ArgumentError(
+                "preprocess, image_range: got one for a model or a target that has signatures of "
+                "the model's own inputs; expected None; try preprocessing layers in the model."
+            )
+        return any_model.save(model, directory, methods, classes, targets, outputs, warmup)
     given = None if image_range is None else checks.image_range(image_range)
     served, preprocess = checks.served(model, preprocess, outputs)
     if methods is None:
@@ -120,7 +124,11 @@ def save(
     served, no_range = _ranged(served, given, preprocess)
     chosen = checks.methods_of(served.network, methods, served.meaning)
 
-    signatures = _signatures(served, chosen)
+    signatures = publication.traced(
+        served.network,
+        f"images {served.image.shape}",
+        lambda: build_signatures(served, chosen),
+    )
     requests, no_warmup = _requests(served, signatures) if warmup else ({}, None)
     left_out = {
         "encoded": served.no_encoded() or no_range,
@@ -128,23 +136,20 @@ def save(
         "placement": _stretched(chosen),
     }
     metadata = {
-        "name": os.path.basename(os.path.abspath(directory)),
         "classes": names,
         "input_shape": list(served.image.shape),
         "image_range": None if served.image_range is None else list(served.image_range),
         "preprocess": None if preprocess is None else name_of(preprocess),
         "outputs": served.outputs,
         "meaning": served.meaning,
-        "signatures": sorted(signatures),
         "methods": {method.name: method.options() for method in chosen},
         "left_out": {name: why for name, why in left_out.items() if why},
-        "tfgrad": __version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
     }
     if no_range is not None:
         image_ranges.warn_unknown(served.network)
-    return _published(served, variables, signatures, requests, metadata, os.fspath(directory))
+    return publication.published(
+        served.network, variables, signatures, requests, metadata, directory
+    )
 
 
 def _preprocessed(
@@ -180,28 +185,6 @@ def _stretched(methods: Sequence[saliency.Method]) -> str | None:
     return f"feature maps of {', '.join(names)} are stretched, as where they look is not known"
 
 
-def _signatures(served: Served, methods: Sequence[saliency.Method]) -> dict[str, Any]:
-    """The concrete function of each signature, none of which calls Python."""
-    who = f"model {served.network.name!r}"
-    try:
-        signatures = build_signatures(served, methods)
-    except TfgradError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{who}: got a model that cannot be traced ({type(error).__name__}: {error}); expected "
-            f"one that takes images {served.image.shape}. Try calling it on one batch first."
-        ) from error
-    for name, function in signatures.items():
-        if operation := python_operation(function):
-            raise ModelError(
-                f"{who}: got a signature {name!r} that calls Python ({operation}); expected "
-                "TensorFlow operations alone, as a server has no Python. Write tf.py_function and "
-                "tf.numpy_function as TensorFlow operations."
-            )
-    return signatures
-
-
 def _requests(
     served: Served, signatures: Mapping[str, Any]
 ) -> tuple[warmup_requests.Requests, str | None]:
@@ -215,38 +198,4 @@ def _requests(
             f"model {served.network.name!r}: got a model that fails on an image of zeros "
             f"({error.message}); expected one that does not, or TensorFlow Serving would not load "
             "it. Try calling it on such an image, or export with warmup=False."
-        ) from error
-
-
-def _published(
-    served: Served,
-    variables: Sequence[tf.Variable],
-    signatures: Mapping[str, Any],
-    requests: warmup_requests.Requests,
-    metadata: Mapping[str, Any],
-    directory: str,
-) -> str:
-    """The path of the new version, once everything is written."""
-    # Only what the functions read: seeds of dropout, metrics and optimizer state are left out.
-    read = {id(t) for f in signatures.values() for t in f.captured_inputs}
-    # A layer may hold a tf.Variable that Keras does not know.
-    known = {id(v.handle): v for f in signatures.values() for v in f.variables}
-    known.update({id(v.handle): v for v in variables})
-    module = tf.Module()
-    module.variables_of_network = [v for key, v in known.items() if key in read]
-    text = json.dumps(metadata, indent=1, ensure_ascii=False, default=repr)
-
-    def write(path: str) -> None:
-        tf.saved_model.save(module, path, signatures=signatures)
-        os.makedirs(os.path.join(path, os.path.dirname(METADATA)))
-        files.write_text(os.path.join(path, METADATA), text)
-        if requests:
-            warmup_requests.write(path, metadata["name"], requests)
-
-    try:
-        return versions.publish(directory, write)
-    except (AssertionError, TypeError) as error:  # TensorFlow's errors for state it cannot find
-        raise ModelError(
-            f"model {served.network.name!r}: got state that Keras does not track ({error}); "
-            "expected variables of its layers. Create them with add_weight in a layer."
         ) from error

@@ -108,6 +108,8 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "outputs": (lambda v: is_integer(v) and v >= 1, "an integer >= 1"),
     "meaning": (lambda v: _text(v) and v in output_meaning.MEANINGS, "a meaning of outputs"),
     "signatures": (_texts, "a list of names"),
+    "inputs": (lambda v: _table(v) and all(map(_table, v.values())), "{input: shape and dtype}"),
+    "targets": (lambda v: _table(v) and all(map(_text, v.values())), "{signature: target}"),
     "methods": (lambda v: _table(v) and all(map(_table, v.values())), "{method: its options}"),
     "left_out": (lambda v: _table(v) and all(map(_text, v.values())), "{name: the reason}"),
     "tfgrad": (_text, "a version"),
