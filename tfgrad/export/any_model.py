@@ -143,7 +143,8 @@ def described_as(network: keras.Model, outputs: Any) -> AnyModel:
             "functional one, whose inputs a signature can name; try keras.Model(inputs, "
             "model(inputs)) with a keras.Input for each."
         )
-    symbolic = network.input
+    # `Sequential.input` needs a symbolic call, and `Functional.inputs` loses the structure.
+    symbolic = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
     structure = _names(network, symbolic)
     flat = dict(zip(tf.nest.flatten(structure), keras.tree.flatten(symbolic), strict=True))
     dtypes = {name: tf.as_dtype(t.dtype) for name, t in flat.items()}
