@@ -57,8 +57,8 @@ def white_to_red(strengths: np.ndarray) -> np.ndarray:
 
 def ink(background: np.ndarray) -> np.ndarray:
     """Black or white [3], whichever has more contrast with a colour [3] (WCAG, ≥ 4.5)."""
-    linear = np.where(background <= 0.04045, background / 12.92, ((background + 0.055) / 1.055))
-    linear = np.where(background <= 0.04045, linear, linear**2.4)
+    steep = ((background + 0.055) / 1.055) ** 2.4
+    linear = np.where(background <= 0.04045, background / 12.92, steep)
     return np.full(3, float(linear @ (0.2126, 0.7152, 0.0722) < 0.179))
 
 

@@ -171,7 +171,7 @@ class _Table:
 
 
 class _Tokens:
-    width, margin = _TEXT, 0.0
+    margin = 0.0
 
     def __init__(
         self, tokens: Any, maps: Mapping[str, ArrayLike], magnitude: bool, scale: str
@@ -189,6 +189,8 @@ class _Tokens:
             ]
             for name, found in values.items()
         }
+        every = [one for paragraphs in self._paragraphs.values() for one in paragraphs]
+        self.width = max(1.0, *(one.width for one in every))
 
     def height(self, i: int) -> float:
         return max(paragraphs[i].height for paragraphs in self._paragraphs.values())

@@ -107,16 +107,21 @@ def saliency_tokens(
             f"tokens: got a text of {y / _LINE:.0f} lines; expected {_TALLEST / _LINE:.0f} at most "
             "in a figure; try fewer examples, or tokens_html."
         )
-    size = (left + _WIDTH + 0.1, y)
+    texts = {
+        i: fitted(letters.drawable(captions.text(i).replace("\n", "    ")), _CAPTION)
+        for _, i in headings
+    }
+    wide = max(map(letters.width, texts.values()), default=0.0)
+    wide = max(wide, 1.3 * letters.width(letters.drawable(title or "")) - left)
+    size = (left + max(wide, *(paragraph.width for *_, paragraph in paragraphs)) + 0.1, y)
     figure = new_figure(size)
     axes = placed_axes(figure, 0, 0, *size)
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
     axes.set_axis_off()
     style = {"fontsize": _SIZE, "fontfamily": letters.families, "parse_math": False}
     for y, i in headings:
-        text = fitted(letters.drawable(captions.text(i).replace("\n", "    ")), _CAPTION)
         colour = captions.colour(i)
-        axes.text(left, y + _BOX / 2, text, va="center_baseline", color=colour, **style)
+        axes.text(left, y + _BOX / 2, texts[i], va="center_baseline", color=colour, **style)
     for y, _, j, paragraph in paragraphs:
         x = left - 0.1
         axes.text(x, y + _BOX / 2, names[j], ha="right", va="center_baseline", **style)
@@ -135,7 +140,7 @@ class Paragraph:
     Attributes:
         places: (x, y, width) of each token's box.
         texts, colours, inks: The tokens, the colours of their boxes and of their texts.
-        height: Height of all lines.
+        width, height: Of all lines.
         letters: The font.
     """
 
@@ -143,6 +148,7 @@ class Paragraph:
     texts: list[str]
     colours: list[Any]
     inks: list[Any]
+    width: float
     height: float
     letters: Letters
 
@@ -196,7 +202,8 @@ def set_tokens(row: TokenRow, strengths: np.ndarray, width: float, letters: Lett
             x, y = 0.0, y + _LINE
         places.append((width - x - wide if row.right_to_left else x, y, wide))
         x += wide + _GAP
-    return Paragraph(places, texts, colours, inks, y + _LINE, letters)
+    used = width if row.right_to_left else max(x + wide for x, _, wide in places)
+    return Paragraph(places, texts, colours, inks, used, y + _LINE, letters)
 
 
 def _is_brackets(text: str) -> bool:
