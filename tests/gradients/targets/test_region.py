@@ -135,8 +135,20 @@ def test_what_comes_with_the_examples():
     network = target_cases.unet()
     given = open_one.with_values({"mask": masks()})
     np.testing.assert_array_equal(value(network, given), value(network, Region(1, masks())))
-    with pytest.raises(ArgumentError, match=r"values: got \['classes'\]; Region.* takes \['mask'"):
-        open_one.with_values({"classes": [0, 1, 2]})
+    with pytest.raises(ArgumentError, match=r"values: got \['a'\]; Region.* takes \['classes', 'm"):
+        open_one.with_values({"a": [0, 1, 2]})
+
+
+def test_choices_of_another_network(float64):
+    network, other, x = target_cases.unet(), target_cases.unet(), images()
+    other.layers[-1].bias.assign([3.0, 0.0, -3.0])
+    chosen = probe(other, x).fixed(Region())
+    given = Region().with_values(chosen.values)
+    winner = other(x).numpy().argmax(-1)
+    dense = network(x).numpy()
+    for i, found in enumerate(value(network, given)):
+        most = np.bincount(winner[i].ravel()).argmax()
+        np.testing.assert_allclose(found, dense[i, winner[i] == most, most].mean())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfgrad
 from tests.helpers import target_cases
 from tests.helpers.target_cases import CASES, images, probe
 from tfgrad import penalties, targets
@@ -76,3 +77,14 @@ def test_a_penalty_keeps_its_target(make):
     penalty = penalties.GradientNorm(1.0, target=make())
     loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(penalty))
     assert loaded.get_config() == penalty.get_config() and repr(loaded) == repr(penalty)
+
+
+def test_a_saved_model_keeps_the_targets_of_its_penalties(tmp_path):
+    penalty = penalties.GradientNorm(1.0, target=Region(1, target_cases.ONE_MASK))
+    model = tfgrad.PenalizedModel(target_cases.unet(), [penalty])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert repr(loaded.penalties) == repr(model.penalties)
+    first, second = (m.penalties[0].per_example(m.network, images()) for m in (model, loaded))
+    np.testing.assert_allclose(first, second, rtol=1e-6)

@@ -79,10 +79,16 @@ class Target:
         """{name: the value of each example}, tensors or None."""
         return {}
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What `with_values` takes: the names in `values`, and in those of a `fixed` target."""
+        return tuple(self.values)
+
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """The same target with other values; one that is left out stays."""
-        if unknown := set(values) - set(self.values):
-            raise ArgumentError(f"values: got {sorted(unknown)}; {self!r} takes {[*self.values]}.")
+        if unknown := set(values) - set(self.value_names):
+            known = [*self.value_names]
+            raise ArgumentError(f"values: got {sorted(unknown)}; {self!r} takes {known}.")
         return self
 
     def specs(self, outputs: Any) -> dict[str, tf.TensorSpec]:

@@ -78,6 +78,11 @@ class Box(Target):
         pairs = (("anchor", self.anchor), ("classes", self.classes))
         return {name: value for name, value in pairs if not isinstance(value, int)}
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What `with_values` takes."""
+        return ("anchor", "classes")
+
     def with_values(self, values: Mapping[str, Any]) -> Box:
         """Other boxes or classes; −1 leaves one open."""
         super().with_values(values)

@@ -52,6 +52,11 @@ class Contrast(Target):
         """`a` and `b`, int32 [batch], where they are classes of each example or open."""
         return {n: v for n, v in (("a", self.a), ("b", self.b)) if not isinstance(v, int)}
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What `with_values` takes."""
+        return ("a", "b")
+
     def with_values(self, values: Mapping[str, Any]) -> Contrast:
         """Other classes; −1 leaves one open."""
         super().with_values(values)

@@ -77,6 +77,11 @@ class Region(Target):
             found["mask"] = self.mask
         return found
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What `with_values` takes."""
+        return ("classes", "mask")
+
     def with_values(self, values: Mapping[str, Any]) -> Region:
         """Other classes (−1 leaves one open), and masks with the batch first."""
         super().with_values(values)
