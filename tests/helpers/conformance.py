@@ -18,6 +18,9 @@ from tfgrad.penalties import (
     AttentionMatching,
     BiasGradientMatching,
     BiasGradientNorm,
+    DerivativeMatching,
+    Examples,
+    GradientMask,
     GradientNorm,
     JacobianMatching,
     Penalty,
@@ -94,12 +97,21 @@ CASES = {
         "label": _variant(SaliencyFooling, weight=3.0, mask=MASK),
         "predicted": _variant(SaliencyFooling, weight=3.0, mask=MASK, target="predicted"),
     },
+    "DerivativeMatching": {
+        "label": _variant(DerivativeMatching, weight=0.3, target="label"),
+        "all": _variant(DerivativeMatching, weight=0.3, target="all", key="jacobian"),
+    },
+    "GradientMask": {
+        "every_class": _variant(GradientMask, weight=0.03),
+        "logit": _variant(GradientMask, weight=0.3, target="label", of="logit", key="pixels"),
+    },
     # Small, or float16's first loss scale overflows and the optimizer leaves that step out.
     "ActivationMatching": {"logits": _variant(ActivationMatching, weight=0.03)},
     "JacobianMatching": {
         "label": _variant(JacobianMatching, weight=0.3),
         "predicted": _variant(JacobianMatching, weight=0.3, target="predicted"),
         "all": _variant(JacobianMatching, weight=0.3, target="all"),
+        "contrast": _variant(JacobianMatching, weight=0.3, target=tfgrad.targets.Contrast()),
         "cross_entropy": _variant(
             JacobianMatching, weight=0.3, loss="cross_entropy", temperature=2.0
         ),
@@ -187,6 +199,18 @@ def batch(n=4):
     return rng.normal(size=(n, *SHAPE)).astype("float32"), (np.arange(n) % CLASSES).astype("int32")
 
 
+def examples(x):
+    """Images with what penalties need of each, which depends on the image alone."""
+    derivatives = np.where(x > 1.0, np.nan, np.cos(x))
+    given = {
+        "derivatives": derivatives,
+        "jacobian": np.stack([derivatives, x, 2 * x], 1),
+        "mask": np.abs(x),
+        "pixels": np.abs(x[..., 0]),
+    }
+    return Examples(x, given)
+
+
 def compiled(net, penalty, optimizer=None, **options):
     """A PenalizedModel ready for `fit`."""
     model = tfgrad.PenalizedModel(net, [penalty], **taught(penalty))
@@ -201,4 +225,4 @@ def compiled(net, penalty, optimizer=None, **options):
 def one_step(model, n=4, **options):
     """History of one epoch of one batch."""
     x, y = batch(n)
-    return model.fit(x, y, batch_size=n, shuffle=False, verbose=0, **options).history
+    return model.fit(examples(x), y, batch_size=n, shuffle=False, verbose=0, **options).history

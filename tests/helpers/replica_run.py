@@ -16,7 +16,14 @@ import tensorflow as tf
 
 import tfgrad
 from tfgrad import distribution
-from tfgrad.penalties import AntiScoreMatching, GradientNorm, ScoreMatching
+from tfgrad.penalties import (
+    AntiScoreMatching,
+    DerivativeMatching,
+    Examples,
+    GradientMask,
+    GradientNorm,
+    ScoreMatching,
+)
 
 EXAMPLES, BATCH, EPOCHS = 50, 16, 3  # 16, 16, 16, 2: ragged, and 2 of 4 replicas go empty.
 
@@ -30,6 +37,8 @@ def penalties():
         ScoreMatching(0.01, sigma=0.1, samples=2, estimator="antithetic", name="antithetic"),
         ScoreMatching(0.01, estimator="hutchinson", name="hutchinson"),
         AntiScoreMatching(0.01, sigma=0.1),
+        DerivativeMatching(0.1, target="label"),
+        GradientMask(0.1),
     ]
 
 
@@ -46,11 +55,14 @@ def network():
     )
 
 
-def data():
+def data(given=True):
     rng = np.random.default_rng(3)
     x = rng.normal(size=(EXAMPLES, 6, 6, 2)).astype("float32")
     y = rng.integers(0, 3, EXAMPLES).astype("int32")
     w = rng.uniform(0.2, 3.0, EXAMPLES).astype("float32")
+    if given:
+        derivatives = np.where(x > 1.5, np.float32("nan"), np.cos(x))
+        x = Examples(x, {"derivatives": derivatives, "mask": np.abs(x[..., 0])})
     return x, y, w
 
 
@@ -59,8 +71,10 @@ def sliced(index, count):
     batches = []
     for start in list(range(0, EXAMPLES, BATCH)) * EPOCHS:
         batch = np.array_split(np.arange(start, min(start + BATCH, EXAMPLES)), count)[index]
-        batches.append((x[batch], y[batch], w[batch]))
-    signature = tuple(tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in (x, y, w))
+        batches.append(tf.nest.map_structure(lambda a, rows=batch: a[rows], (x, y, w)))
+    signature = tf.nest.map_structure(
+        lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype), (x, y, w)
+    )
     return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
 
 
@@ -86,6 +100,7 @@ def main(replicas, feed, out):
             shuffle=False,
             verbose=0,
         ).history
+    x, y, w = data(given=False)
     evaluated = model.evaluate(x, y, BATCH, sample_weight=w, verbose=0, return_dict=True)
     predicted = model.predict(x, BATCH, verbose=0)
     assert int(model.optimizer.iterations.numpy()) == 12

@@ -13,6 +13,7 @@ from tests.helpers.conformance import (
     VARIANTS,
     batch,
     compiled,
+    examples,
     network,
     one_step,
     public_penalties,
@@ -44,7 +45,7 @@ def tolerance(values, relative=1e-5):
 
 def per_example(penalty, net, x, y, **options):
     """The penalty on its own, with a teacher where it wants one."""
-    return penalty.per_example(net, x, y, **taught(penalty), **options)
+    return penalty.per_example(net, examples(x), y, **taught(penalty), **options)
 
 
 def test_every_public_penalty_is_registered():
@@ -68,8 +69,15 @@ def test_batch_is_per_example(case):
     def values(part, offset):
         draws, needs = Draws(step=5, offset=offset), needs_of([penalty])
         said = None if needs is None else Teacher(teacher(), x[part], y[part], needs)
+        given = examples(x[part]).given
         return penalty.compute(
-            Probe(net, x[part], y[part], needs=penalty.needs(), draws=draws, teacher=said)
+            Probe(
+                *(net, x[part], y[part]),
+                needs=penalty.needs(),
+                draws=draws,
+                teacher=said,
+                given=given,
+            )
         )
 
     whole = per_example(penalty, net, x, y, seed=5)
@@ -178,7 +186,7 @@ def check_compiled(case, jit_compile):
 
     def value_and_gradient():
         with tf.GradientTape() as tape:
-            value = penalty.per_example(net, x, y, training=True, seed=2, **said)
+            value = penalty.per_example(net, examples(x), y, training=True, seed=2, **said)
         return value, tape.gradient(value, variables, unconnected_gradients="zero")
 
     compiled = tf.function(value_and_gradient, jit_compile=jit_compile, autograph=False)
@@ -250,10 +258,12 @@ def test_weight_two_is_the_example_twice_and_zero_leaves_it_out(variant):
     case, (x, y) = VARIANTS[variant], batch()
     stands_for = [0, 0, 2, 3]
     after = []
-    for examples, w in ((range(4), [2.0, 0.0, 1.0, 1.0]), (stands_for, [1.0] * 4)):
-        net, rows = network(), list(examples)
+    for kept, w in ((range(4), [2.0, 0.0, 1.0, 1.0]), (stands_for, [1.0] * 4)):
+        net, rows = network(), list(kept)
         model = compiled(net, case.make(), keras.optimizers.SGD(0.1))
-        model.fit(x[rows], y[rows], 4, sample_weight=np.array(w), shuffle=False, verbose=0)
+        model.fit(
+            examples(x[rows]), y[rows], 4, sample_weight=np.array(w), shuffle=False, verbose=0
+        )
         after.append(net.get_weights())
     for a, b, old in zip(*after, network().get_weights(), strict=True):
         np.testing.assert_allclose(a, b, **tolerance(b))

@@ -91,6 +91,18 @@ def log_probability(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.T
     return losses.log_probability(logits, indices)
 
 
+def sum_of_log_probabilities(logits: tf.Tensor, meaning: str) -> tf.Tensor:
+    """Σ_k log p_k, [batch]: over the classes, or over both answers of every independent label.
+
+    Raises:
+        ArgumentError: The outputs are those of a regression.
+    """
+    check_classes(meaning, "log-probabilities")
+    if meaning in (BINARY, INDEPENDENT):
+        return -tf.reduce_sum(tf.math.softplus(logits) + tf.math.softplus(-logits), -1)
+    return tf.reduce_sum(tf.nn.log_softmax(logits), -1)
+
+
 def select(values: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     """The entry of each row that `indices` names: [batch, classes, …], [batch] → [batch, …].
 

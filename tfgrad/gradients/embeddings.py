@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.gradients.needs import Needs
 from tfgrad.gradients.sources import At, Sources, keys_of
 from tfgrad.internal import call_hooks
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -73,6 +74,17 @@ def sources(
             "whose output is to be differentiated."
         )
     return Sources(chosen, tuple(one for one in found if one is not None))
+
+
+def needed(network: keras.layers.Layer, x: Any, needs: Needs) -> Sources:
+    """What is differentiated for what was asked of a probe that is trained, see `Needs.at`.
+
+    The other arguments and the errors are those of `sources`.
+    """
+    x = tf.nest.map_structure(tf.convert_to_tensor, x)
+    names = needs.at if isinstance(needs.at, tuple) else None
+    found = sources(network, x, at=names, find=needs.at is True)
+    return dataclasses.replace(found, constant=False) if found.at else found
 
 
 def _listed(given: Any) -> tuple[Any, ...]:

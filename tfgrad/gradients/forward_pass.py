@@ -20,6 +20,7 @@ from tfgrad.gradients import intercepts, layer_biases
 from tfgrad.gradients.differentiated import Differentiated
 from tfgrad.gradients.half_precision import computing_in_float32, half_precision_layers
 from tfgrad.gradients.model_checks import check_repeatable
+from tfgrad.gradients.needs import Needs
 from tfgrad.gradients.sources import Cut, Sources
 from tfgrad.internal import call_hooks, gradient_registry
 from tfgrad.internal.derivatives import additional_derivatives, corrected_derivatives
@@ -35,38 +36,6 @@ class Gradients:
     layers: list[Any] = dataclasses.field(default_factory=list)
     intercepts: list[Any] = dataclasses.field(default_factory=list)
     biases: list[Any] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class Needs:
-    """What must be prepared before a forward pass.
-
-    Attributes:
-        layers: Names of layers whose calls are recorded.
-        jacobian: Whether all logits will be differentiated, so that a single logit's gradient is
-            a row of the Jacobian and needs no pass of its own.
-        order: 2 if a gradient will itself be differentiated with respect to the input, else 1.
-        intercepts: Whether every call's intercept is recorded, for full-gradients.
-        biases: Names of layers whose pre-activations and biases are recorded.
-        logits: Whether the outputs are read, so that they must be logits [batch, classes].
-    """
-
-    layers: tuple[str, ...] = ()
-    jacobian: bool = False
-    order: int = 1
-    intercepts: bool = False
-    biases: tuple[str, ...] = ()
-    logits: bool = True
-
-    def __or__(self, other: Needs) -> Needs:
-        return Needs(
-            tuple(dict.fromkeys(self.layers + other.layers)),
-            self.jacobian or other.jacobian,
-            max(self.order, other.order),
-            self.intercepts or other.intercepts,
-            tuple(dict.fromkeys(self.biases + other.biases)),
-            self.logits or other.logits,
-        )
 
 
 EVERY_FLOAT = Sources()
@@ -141,7 +110,8 @@ class ForwardPass:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.recording())
             # The innermost handler: what the others record depends on the cut outputs.
-            self.cut = Cut([at.call for at in self.sources.at], self._watch, self._values)
+            calls = tuple(at.call for at in self.sources.at)
+            self.cut = Cut(calls, self._watch, self._values, self.sources.constant)
             if self.sources.at:
                 stack.enter_context(call_hooks.handled(self.cut))
             outputs = call_hooks.recorded_outputs(needs.layers)
@@ -149,7 +119,6 @@ class ForwardPass:
             self.intercepts = intercepts.Intercepts()
             if needs.intercepts:
                 unbatched = intercepts.unbatched(network, self.x)
-                calls = tuple(at.call for at in self.sources.at)
                 record = functools.partial(
                     intercepts.recorded_intercepts,
                     training=self.training,

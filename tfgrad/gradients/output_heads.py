@@ -14,11 +14,18 @@ from tfgrad.errors import ArgumentError, ModelError
 def logits(network: keras.Model, outputs: Any, head: Any = None) -> tf.Tensor:
     """The logits of one head among a network's outputs; `head` None means the only output.
 
+    An output [batch] is one logit, or the one number of a regression.
+
+    Returns:
+        [batch, classes].
+
     Raises:
         ArgumentError: There is no such head.
         ModelError: There are several outputs, or the output is not [batch, classes].
     """
     found = output(network, outputs, head)
+    if found.shape.rank == 1:
+        return found[:, tf.newaxis]
     if found.shape.rank != 2:
         raise ModelError(
             f"network {network.name!r}: got outputs of shape {found.shape}; expected "

@@ -51,6 +51,7 @@ class Probe(View):
         sources: What is differentiated: every float input, some of them, or outputs of layers. The
             latter then take the part of the inputs here: `input_gradient`, `inputs`, `shifted`.
         values: {call: what takes the place of its output} for `sources.at`; None keeps them.
+        given: {name: nest of tensors [batch, …]} that came with the examples, for penalties.
 
     Raises:
         ArgumentError: x has no float input, or the network has no layer of a given name.

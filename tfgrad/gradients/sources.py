@@ -40,10 +40,13 @@ class Sources:
     Attributes:
         inputs: Keys (of a dict) or positions (of a list) of inputs; None: every float one.
         at: Calls whose outputs take the places of inputs.
+        constant: Whether what comes before such a call is a constant, for gradients that are taken
+            here. Training must reach the weights of an embedding.
     """
 
     inputs: tuple[Any, ...] | None = None
     at: tuple[At, ...] = ()
+    constant: bool = True
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -127,6 +130,7 @@ class Cut(call_hooks.Handler):
         calls: Names of the calls.
         watch: A function that is called with each output, a copy that depends on nothing.
         values: {call: what takes the place of its output}; None keeps the outputs.
+        constant: Whether the outputs are cut off from what comes before.
 
     Attributes:
         outputs: {call: output}, in call order.
@@ -138,8 +142,10 @@ class Cut(call_hooks.Handler):
         calls: Sequence[str],
         watch: Callable[[Any], None],
         values: Mapping[str, tf.Tensor] | None = None,
+        constant: bool = True,
     ) -> None:
         self.calls, self._watch, self._values = frozenset(calls), watch, values
+        self._copy = tf.stop_gradient if constant else tf.identity
         self._layers = {call_hooks.layer_of(call) for call in calls}
         self.outputs: dict[str, tf.Tensor] = {}
         self.visible: dict[str, tf.Tensor | None] = {}
@@ -159,7 +165,7 @@ class Cut(call_hooks.Handler):
                 f"{output.dtype.name if tf.is_tensor(output) else 'a nest'}; expected a layer with "
                 "one output of floats, such as an embedding."
             )
-        cut = tf.stop_gradient(output)
+        cut = self._copy(output)
         if self._values is not None:
             cut = tf.ensure_shape(tf.cast(self._values[name], cut.dtype), cut.shape)
         self._watch([cut])

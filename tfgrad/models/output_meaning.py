@@ -297,7 +297,9 @@ def _count(network: keras.Model, head: Any) -> int | None:
         return None
     found = outputs if head is None else _part(outputs, head)
     flat = keras.tree.flatten(found) if found is not None else []
-    return flat[0].shape[-1] if len(flat) == 1 and flat[0].shape else None
+    if len(flat) != 1 or not flat[0].shape:
+        return None
+    return 1 if len(flat[0].shape) == 1 else flat[0].shape[-1]
 
 
 def _part(nest: Any, head: Any) -> Any:

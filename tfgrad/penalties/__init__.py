@@ -7,7 +7,10 @@ from tfgrad.penalties.bias_gradients import (
     BiasGradientNorm,
     full_gradient_matching,
 )
+from tfgrad.penalties.derivative_matching import DerivativeMatching
+from tfgrad.penalties.examples import Examples
 from tfgrad.penalties.fooling import SaliencyFooling
+from tfgrad.penalties.gradient_mask import GradientMask
 from tfgrad.penalties.gradient_norm import GradientNorm
 from tfgrad.penalties.layer_pairs import matching_layers
 from tfgrad.penalties.logits_and_jacobians import ActivationMatching, JacobianMatching
@@ -21,6 +24,9 @@ __all__ = [
     "AttentionMatching",
     "BiasGradientMatching",
     "BiasGradientNorm",
+    "DerivativeMatching",
+    "Examples",
+    "GradientMask",
     "GradientNorm",
     "JacobianMatching",
     "Penalty",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 from typing import Any
 
@@ -137,6 +138,14 @@ class AttentionJacobianMatching(_AttentionPenalty):
     ) -> None:
         super().__init__(weight, layers, power, name)
         self.window = _checked_window(window)
+
+    def needs(self) -> Needs:
+        """The outputs of the student's layers, and input-gradients."""
+        return dataclasses.replace(super().needs(), at=False)
+
+    def teacher_needs(self) -> Needs:
+        """The same of the teacher."""
+        return dataclasses.replace(super().teacher_needs(), at=False)
 
     def compute(self, probe: Probe) -> tf.Tensor:
         """The distance of the gradients' directions of each example, summed over pairs, [batch]."""

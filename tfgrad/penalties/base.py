@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any, Self
 
@@ -9,14 +10,17 @@ import keras
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.model_checks import check_preprocessed
 from tfgrad.gradients.probe import Probe
+from tfgrad.gradients.targets import Target
 from tfgrad.internal.arguments import number
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
 from tfgrad.penalties.checks import check_network, check_teacher, warn_of_assumed_outputs
+from tfgrad.penalties.examples import apart
 from tfgrad.penalties.teacher import Teacher, needs_of
 
 PACKAGE = "tfgrad"
@@ -40,6 +44,8 @@ class Penalty:
     # Arguments that `repr` puts last. The records of retrained networks contain these texts, so
     # their order must not change.
     _shown_last: tuple[str, ...] = ("head",)
+    # Arguments that `repr` leaves out where they are None, which they were before they existed.
+    _shown_if_given: tuple[str, ...] = ("at",)
 
     def __init__(self, weight: Any = 1.0, name: str | None = None, head: Any = None) -> None:
         self.name = name or type(self).__name__
@@ -112,7 +118,9 @@ class Penalty:
     @property
     def compares_logits(self) -> bool:
         """Whether the teacher's logits are used, so that probabilities would falsify them."""
-        return self.teacher_needs() is not None
+        target = getattr(self, "target", None)
+        logits = target.of_logits if isinstance(target, Target) else True
+        return self.teacher_needs() is not None and logits
 
     def compute(self, probe: Probe) -> tf.Tensor:
         """The unweighted penalty of every example, [batch].
@@ -141,7 +149,7 @@ class Penalty:
 
         Args:
             network: A Keras model that returns logits [batch, classes].
-            x: Float inputs [batch, …].
+            x: Inputs [batch, …], perhaps as `Examples` with what the penalty needs of each.
             y: Labels, for targets that need them: class indices [batch] or one-hot rows [batch,
                 classes]; {head: labels} for a network with several heads.
             teacher: A Keras model, for penalties that match one. It runs in inference mode, and
@@ -156,6 +164,7 @@ class Penalty:
             [batch], unweighted.
         """
         check_preprocessed("network", network)
+        x, _, given = apart(x)
         check_network(network, [self], x, training)
         warn_of_assumed_outputs(network, [self])
         needs, taught = needs_of([self]), None
@@ -172,6 +181,8 @@ class Penalty:
                 needs=self.needs(),
                 draws=Draws(step=seed),
                 teacher=taught,
+                sources=embeddings.needed(network, x, self.needs()),
+                given=given,
             )
             return self.compute(probe.on(self.head))
 
@@ -196,7 +207,15 @@ class Penalty:
         return cls(**config)
 
     def __repr__(self) -> str:
-        config = self.get_config()
+        shown, target = copy.copy(self), getattr(self, "target", None)
+        if isinstance(target, Target):  # A function has a name, though no file may hold it.
+            vars(shown)["target"] = "label"
+        config = shown.get_config()
+        if isinstance(target, Target):
+            config["target"] = target
+        for name in self._shown_if_given:
+            if config.get(name, True) is None:
+                del config[name]
         last = [name for name in self._shown_last if name in config]
         names = [name for name in config if name not in last] + last
         return f"{type(self).__name__}({', '.join(f'{name}={config[name]!r}' for name in names)})"
@@ -206,6 +225,40 @@ def _takes_head(penalty: type[Penalty]) -> bool:
     """Whether the constructor has an argument `head`, or passes keyword arguments on."""
     parameters = inspect.signature(penalty).parameters
     return "head" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def checked_at(at: Any) -> tuple[str, ...] | bool | None:
+    """Layers whose outputs a penalty differentiates beside float inputs, as `Needs` takes them.
+
+    Args:
+        at: Names of layers, one name, True for the embeddings of integer inputs, or None.
+
+    Raises:
+        ArgumentError: It is none of these.
+    """
+    if at is None or at is True:
+        return at
+    names = [at] if isinstance(at, str) else at
+    if not isinstance(names, list | tuple) or not names or not all(map(_is_name, names)):
+        raise ArgumentError(
+            f"at: got {at!r}; expected the name of a layer such as an embedding, a list of names, "
+            "or True for the embeddings of all integer inputs."
+        )
+    return tuple(names)
+
+
+def at_config(at: Any) -> Any:
+    """`checked_at`'s value as JSON can hold it."""
+    return list(at) if isinstance(at, tuple) else at
+
+
+def is_of_classes(target: Any) -> bool:
+    """Whether a target names classes, so that the outputs must be logits [batch, classes]."""
+    return not isinstance(target, Target)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _checked_head(head: Any) -> Any:

@@ -13,7 +13,7 @@ from tfgrad.gradients import targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
-from tfgrad.penalties.base import PACKAGE, Penalty
+from tfgrad.penalties.base import PACKAGE, Penalty, is_of_classes
 from tfgrad.penalties.feature_maps import laid_out, of_one_size
 from tfgrad.penalties.layer_pairs import checked_pairs, config_of, names_of
 from tfgrad.penalties.logits_and_jacobians import JacobianMatching, shared_target, target_key
@@ -88,7 +88,8 @@ class BiasGradientNorm(Penalty):
 
     def needs(self) -> Needs:
         """The layers' biases."""
-        return Needs(biases=tuple(dict.fromkeys(map(call_hooks.layer_of, self.layers))))
+        layers = tuple(dict.fromkeys(map(call_hooks.layer_of, self.layers)))
+        return Needs(biases=layers, logits=is_of_classes(self.target))
 
     def compute(self, probe: Probe) -> tf.Tensor:
         """Squared bias-gradients of each example, summed over layers, [batch]."""
@@ -119,8 +120,8 @@ class BiasGradientMatching(Penalty):
         weight: λ; 10 in Tables 4.1 and 4.2.
         layers: Names of convolutions of both networks, or (student, teacher) pairs; the papers take
             three, at three resolutions.
-        target: `"label"`, `"predicted"` (the *teacher's* largest logit), a class, or one per
-            example; not `"all"`.
+        target: `"label"`, `"predicted"` (the *teacher's* largest logit), a class, one per example,
+            or any other scalar of the outputs, see `tfgrad.targets`; not `"all"`.
         head: Output of a network with several.
         name: Name of the metric.
 
@@ -144,11 +145,11 @@ class BiasGradientMatching(Penalty):
 
     def needs(self) -> Needs:
         """The student's biases."""
-        return Needs(biases=names_of(self.layers, 0))
+        return Needs(biases=names_of(self.layers, 0), logits=is_of_classes(self.target))
 
     def teacher_needs(self) -> Needs:
         """The teacher's biases."""
-        return Needs(biases=names_of(self.layers, 1))
+        return Needs(biases=names_of(self.layers, 1), logits=is_of_classes(self.target))
 
     def compute(self, probe: Probe) -> tf.Tensor:
         """The distance of the maps' directions of each example, summed over layers, [batch]."""

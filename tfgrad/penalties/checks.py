@@ -14,6 +14,7 @@ from tfgrad import second_order
 from tfgrad.errors import ArgumentError, SecondOrderWarning
 from tfgrad.gradients import layer_biases
 from tfgrad.gradients.model_checks import check_no_probabilities
+from tfgrad.gradients.targets import Target
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
 from tfgrad.models import output_meaning
@@ -47,7 +48,8 @@ def check_network(
         layer_biases.check(network, penalty.needs().biases)
     twice = any(p.differentiates_twice for p in penalties)
     inspect = second_order.check if twice else second_order.inspect
-    inspection = inspect(network, x, training=training)
+    embedded = any(p.needs().at not in (None, False) for p in penalties)
+    inspection = inspect(network, x, training=training, embeddings=embedded)
     smooth = [p.name for p in penalties if p.wants_smooth]
     if smooth and inspection.piecewise_linear and network not in _warned_of_relu:
         _warned_of_relu.add(network)
@@ -66,6 +68,9 @@ def check_network(
 
 def reads_outputs(penalty: Any) -> bool:
     """Whether a penalty reads the outputs, which probabilities would falsify."""
+    target = getattr(penalty, "target", None)
+    if isinstance(target, Target):
+        return target.of_logits
     return penalty.needs().logits or penalty.compares_logits
 
 

@@ -11,9 +11,10 @@ import tensorflow as tf
 from tfgrad import losses
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients import axes, targets
+from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer
-from tfgrad.penalties.base import PACKAGE, Penalty
+from tfgrad.penalties.base import PACKAGE, Penalty, is_of_classes
 
 
 def corner(height: int, width: int, side: int) -> np.ndarray:
@@ -85,6 +86,10 @@ class SaliencyFooling(Penalty):
         super().__init__(weight, name, head)
         self.mask = _checked_mask(mask)
         self.target = targets.validated(target, allow_all=False)
+
+    def needs(self) -> Needs:
+        """Logits, for a target that reads them."""
+        return Needs(logits=is_of_classes(self.target), at=False)
 
     def compute(self, probe: Probe) -> tf.Tensor:
         """‖s − m‖² of each example, [batch]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
 from tfgrad.internal.precision import in_widest_dtype
 from tfgrad.models.output_meaning import BINARY, INDEPENDENT
-from tfgrad.penalties.base import PACKAGE, Penalty
+from tfgrad.penalties.base import PACKAGE, Penalty, at_config, checked_at, is_of_classes
 
 LOSSES = ("squared_error", "cross_entropy")
 
@@ -40,6 +41,8 @@ def teacher_logits(probe: Probe) -> tf.Tensor:
 
 def shared_target(probe: Probe, target: Any) -> Any:
     """The target for the student, where predictions (also −1) are the teacher's (§2.4.1)."""
+    if isinstance(target, targets.Target):
+        return _with_shared_choices(probe, target)
     teacher_logits(probe)
     if isinstance(target, str):
         if target != "predicted":
@@ -50,9 +53,43 @@ def shared_target(probe: Probe, target: Any) -> Any:
     return probe.teacher.recall(key, lambda teacher: teacher.classes(target))
 
 
+def _with_shared_choices(probe: Probe, target: targets.Target) -> targets.Target:
+    """The target with the choices, such as the predicted class, that the teacher's outputs make."""
+    if type(target).fixed is targets.Target.fixed:
+        return target
+
+    def choose(teacher: Probe) -> dict[str, tf.Tensor]:
+        chosen = teacher.fixed(target).values
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    return target.with_values(probe.teacher.recall(f"choices/{target_key(target)}", choose))
+
+
 def target_key(target: Any) -> str:
     """The target as part of the key of a teacher's answer."""
-    return target if isinstance(target, str) else repr(targets.to_config(target))
+    if isinstance(target, str):
+        return target
+    if not isinstance(target, targets.Target):
+        return repr(targets.to_config(target))
+    try:
+        told = repr((type(target).__name__, target.get_config()))
+    except ArgumentError:  # A function without a name is one of this process alone.
+        return f"{target.name}/{hash(target.key)}"
+    return f"{target.name}/{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+def check_alike(probe: Probe, own: Any, taught: Any) -> None:
+    """Raise unless the gradients of a student and its teacher have the same shapes.
+
+    Raises:
+        ArgumentError: They differ, as those of embeddings of different size do.
+    """
+    shapes = [[tuple(t.shape[1:]) for t in tf.nest.flatten(nest)] for nest in (own, taught)]
+    if shapes[0] != shapes[1]:
+        raise ArgumentError(
+            f"teacher: got gradients of shapes {shapes[1]}; expected {shapes[0]}, those of network "
+            f"{probe.network.name!r}; try a teacher with the same embeddings, or another at=."
+        )
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -123,12 +160,15 @@ class JacobianMatching(Penalty):
     Args:
         weight: λ.
         target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"` (the *teacher's* largest
-            logit), `"all"`, a class, or one class per example.
+            logit), `"all"`, a class, one class per example, or any other scalar of the outputs,
+            whose choices of classes are the *teacher's*; see `tfgrad.targets`.
         loss: `"squared_error"` or `"cross_entropy"`.
         temperature: Temperature of both softmaxes (or sigmoids) in the cross-entropy; there is no
             factor T².
         head: Output of a network with several.
         name: Name of the metric.
+        at: Layers of both networks whose outputs are differentiated beside float inputs, see
+            `GradientNorm`. Meant for networks with the same embeddings.
 
     Raises:
         ArgumentError: An argument is none of these.
@@ -144,11 +184,19 @@ class JacobianMatching(Penalty):
         temperature: float = 1.0,
         head: Any = None,
         name: str | None = "jacobian_matching",
+        *,
+        at: Any = None,
     ) -> None:
         super().__init__(weight, name, head)
-        self.target = targets.validated(target)
+        self.target, self.at = targets.validated(target), checked_at(at)
         self.loss = one_of("loss", loss, LOSSES)
         self.temperature = number("temperature", temperature)
+        if loss == "cross_entropy" and not is_of_classes(self.target):
+            raise ArgumentError(
+                f"target: got {self.target!r} with loss='cross_entropy', which is that of classes; "
+                "expected 'label', 'predicted', 'all' or a class. Use loss='squared_error' for any "
+                "scalar."
+            )
         if loss == "squared_error" and self.temperature != 1.0:
             raise ArgumentError(
                 f"temperature: got {temperature!r} with loss='squared_error', which has no "
@@ -162,7 +210,7 @@ class JacobianMatching(Penalty):
 
     def needs(self) -> Needs:
         """The full Jacobian for target `"all"`."""
-        return Needs(jacobian=self._all())
+        return Needs(jacobian=self._all(), logits=is_of_classes(self.target), at=self.at or False)
 
     def teacher_needs(self) -> Needs:
         """The same of the teacher."""
@@ -174,9 +222,9 @@ class JacobianMatching(Penalty):
         if self._all():
             return self._compute_all(probe)
         if self.loss == "squared_error":
-            return losses.squared_distance(
-                probe.input_gradient(target), self._taught(probe, target, "logit")
-            )
+            own, taught = probe.input_gradient(target), self._taught(probe, target, "logit")
+            check_alike(probe, own, taught)
+            return losses.squared_distance(own, taught)
         if probe.meaning == INDEPENDENT:
             return self._of_label(probe, target)
         student = probe.input_gradient(target, "log_probability", self.temperature)
@@ -189,6 +237,7 @@ class JacobianMatching(Penalty):
             "target": targets.to_config(self.target),
             "loss": self.loss,
             "temperature": self.temperature,
+            "at": at_config(self.at),
         }
 
     def _all(self) -> bool:
@@ -215,6 +264,7 @@ class JacobianMatching(Penalty):
     def _compute_all(self, probe: Probe) -> tf.Tensor:
         taught = probe.teacher.recall("jacobian", lambda teacher: teacher.input_jacobian())
         student = probe.input_jacobian()
+        check_alike(probe, student, taught)
         if self.loss == "squared_error":
             pairs = zip(student, taught, strict=True)
             return tf.add_n([losses.squared_distance(s, t) for s, t in pairs])

@@ -12,7 +12,7 @@ from tfgrad.gradients import targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer, number, one_of
-from tfgrad.penalties.base import PACKAGE, Penalty
+from tfgrad.penalties.base import PACKAGE, Penalty, is_of_classes
 
 ESTIMATORS = ("taylor", "antithetic", "hutchinson", "hutchinson_rademacher", "exact")
 BATCH, RUNNING = STATISTICS = ("batch", "running")
@@ -56,11 +56,11 @@ def trace(
             hv = probe.hessian_vector(target, v)
             products.append(losses.inner_product(v, hv))
         return tf.reduce_mean(tf.stack(products), axis=0)
-    indices, clean = probe.classes(target), probe.score(target)
+    fixed, clean = probe.fixed(target), probe.score(target)
     noise = probe.noise(samples, seed, scale=sigma)
 
     def scores(vectors: list[Any]) -> tf.Tensor:
-        return tf.stack([probe.score_at(probe.shifted(v), indices) for v in vectors])
+        return tf.stack([probe.score_at(probe.shifted(v), fixed) for v in vectors])
 
     plus = scores(noise)
     if estimator == "taylor":
@@ -106,12 +106,13 @@ class _TracePenalty(Penalty):
 
     @property
     def reads_classes(self) -> bool:
-        """True: the trace changes its sign with the logit."""
-        return True
+        """Whether it reads a logit, with whose sign the trace changes its own."""
+        return not isinstance(self.target, targets.Target) or self.target.of_logits
 
     def needs(self) -> Needs:
         """Order 2 unless the trace comes from differences of outputs."""
-        return Needs(order=1 if self.estimator in ESTIMATORS[:2] else 2)
+        order = 1 if self.estimator in ESTIMATORS[:2] else 2
+        return Needs(order=order, logits=is_of_classes(self.target), at=False)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -61,8 +62,15 @@ class Teacher:
         # None where the answers were recorded.
         self._probe: Probe | None
         with unchanged_state():
+            needs = needs or Needs()
             self._probe = Probe(
-                network, x, y, training=False, needs=needs or Needs(), outputs=outputs
+                network,
+                x,
+                y,
+                training=False,
+                needs=needs,
+                outputs=outputs,
+                sources=embeddings.needed(network, x, needs),
             )
 
     @classmethod

@@ -58,7 +58,12 @@ last_inputs: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 functions_of: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 
 
-def inspect(network: keras.layers.Layer, inputs: Any = None, training: bool = True) -> Inspection:
+def inspect(
+    network: keras.layers.Layer,
+    inputs: Any = None,
+    training: bool = True,
+    embeddings: bool = False,
+) -> Inspection:
     """Trace a network with its input-gradient once and report faults of the second derivative.
 
     No weight, moving statistic or seed changes. An unbuilt network is built. The result is cached
@@ -71,17 +76,19 @@ def inspect(network: keras.layers.Layer, inputs: Any = None, training: bool = Tr
             and dtypes are read; None takes a functional model's own inputs. The floating ones are
             differentiated.
         training: The mode of the call.
+        embeddings: Whether the embeddings of integer inputs are differentiated beside floating
+            inputs; without these they always are.
 
     Raises:
         ArgumentError: `network` is no Keras layer; `inputs` is None and the network does not
             define any, or is no nest of tensors.
         ModelError: No output of the network is floating.
     """
-    return judged(network, inputs, training)[0]
+    return judged(network, inputs, training, embeddings)[0]
 
 
 def judged(
-    network: keras.layers.Layer, inputs: Any, training: bool
+    network: keras.layers.Layer, inputs: Any, training: bool, embeddings: bool = False
 ) -> tuple[Inspection, tuple[Fault, ...]]:
     """`inspect` a network; the same with the layers of the faults."""
     if not isinstance(network, keras.layers.Layer):
@@ -98,11 +105,12 @@ def judged(
             del states[next(iter(states))]
         states[now] = {}
     known = states[now]
-    if (training, shapes) not in known:
-        traced = trace(network, specs, training)
+    asked = training, bool(embeddings), shapes
+    if asked not in known:
+        traced = trace(network, specs, training, bool(embeddings))
         functions_of.setdefault(network, weakref.WeakSet()).update(traced.called)
-        known[training, shapes] = _judged(network, traced)
-    return known[training, shapes]
+        known[asked] = _judged(network, traced)
+    return known[asked]
 
 
 def check(
@@ -110,6 +118,7 @@ def check(
     inputs: Any = None,
     training: bool = True,
     by_xla: bool | None = None,
+    embeddings: bool = False,
 ) -> Inspection:
     """`inspect` a network, and raise if its second derivative is computed wrong.
 
@@ -119,6 +128,7 @@ def check(
         training: As for `inspect`.
         by_xla: Whether XLA compiles the step that differentiates; None if it compiles the code
             that makes this call.
+        embeddings: As for `inspect`.
 
     Raises:
         SecondOrderError: Lists every layer at fault, what is wrong, and what to use instead.
@@ -127,7 +137,7 @@ def check(
         SecondOrderWarning: Slight faults, each once per network.
     """
     try:
-        inspection, faults = judged(network, inputs, training)
+        inspection, faults = judged(network, inputs, training, embeddings)
     except ValueError as error:
         if not is_recomputing(error):
             raise
@@ -217,6 +227,7 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tup
         for n in traced.nodes
         if n.op == "Placeholder" and tf.as_dtype(n.attr["dtype"].type).is_floating
     }
+    inputs.update(traced.embedded)
     unsafe = {*SILENT, *ABSENT, *INEXACT, traced.missing}
     faults: dict[Any, Fault] = {}
     random: dict[str, None] = {}

@@ -1,9 +1,10 @@
 """One trace of a network and its input-gradient, with everything that is read from it."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ModelError
 from tfgrad.internal import gradient_registry
-from tfgrad.internal.call_hooks import handled
+from tfgrad.internal.call_hooks import Handler, current_graph, handled, is_elsewhere
 from tfgrad.internal.derivatives import corrected_derivatives
 from tfgrad.internal.function_copies import copied_functions
 from tfgrad.second_order.owners import Owners
@@ -27,6 +28,8 @@ class Trace:
         nodes: NodeDefs of the graph.
         functions: FunctionDefs of the graph's library, by name.
         outputs: Names of f's floating output tensors.
+        embedded: Names of the operations that turned integer inputs into floats, where these are
+            differentiated.
         owners: The layer of every operation.
         missing: The operation for which TensorFlow has no first derivative, if there is one; the
             graph then ends at f.
@@ -37,19 +40,24 @@ class Trace:
     nodes: list[Any]
     functions: Mapping[str, Any]
     outputs: list[str]
+    embedded: list[str]
     owners: Owners
     missing: str | None
     called: list[Any]
     moved: list[str]
 
 
-def trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
+def trace(
+    network: keras.layers.Layer, specs: Any, training: bool, embeddings: bool = False
+) -> Trace:
     """Trace a network and its input-gradient without changing any variable.
 
     Args:
         network: A Keras model or layer. It is built first if it is not.
         specs: A nest of `tf.TensorSpec` for its inputs; the floating ones are differentiated.
         training: The mode of the call.
+        embeddings: Whether the outputs of layers that take integers are differentiated, too; they
+            are where no input is floating.
 
     Raises:
         ModelError: No output of the network is floating.
@@ -58,7 +66,7 @@ def trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
     # The caller may be inside a tf.function, a tape, a strategy, a stateless scope: all of them are
     # local to its thread. tf.init_scope would not do, for it pauses tapes, the one here included.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(_trace, network, specs, training).result()
+        return thread.submit(_trace, network, specs, training, embeddings).result()
 
 
 def build(network: keras.layers.Layer, specs: Any, training: bool = True) -> None:
@@ -90,8 +98,27 @@ class _Watching(keras.StatelessScope):
         super().add_update(update)
 
 
-def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
+class _Embeddings(Handler):
+    """Has a function called with the float outputs of layers that take integers alone."""
+
+    def __init__(self, watch: Callable[[tf.Tensor], None]) -> None:
+        self._watch, self._graph = watch, current_graph()
+        self.found: list[tf.Tensor] = []
+
+    def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        output = proceed(*args, **kwargs)
+        if is_elsewhere(self._graph, args, kwargs) or not _is_floating(output):
+            return output
+        given = [t for t in keras.tree.flatten((args, kwargs)) if tf.is_tensor(t)]
+        if given and all(t.dtype.is_integer for t in given):
+            self._watch(output)
+            self.found.append(output)
+        return output
+
+
+def _trace(network: keras.layers.Layer, specs: Any, training: bool, embeddings: bool) -> Trace:
     owners = Owners(network)
+    embedded: list[str] = []
     count = 0
     missing: str | None = None
 
@@ -102,7 +129,11 @@ def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
         # twice, out of the graph.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(floating)
-            y = network(keras.tree.pack_sequence_as(specs, flat), training=training)
+            made = _Embeddings(tape.watch)
+            with handled(made) if embeddings or not floating else contextlib.nullcontext():
+                y = network(keras.tree.pack_sequence_as(specs, flat), training=training)
+            floating += made.found
+            embedded.extend(t.op.name for t in made.found)
             outputs = [o for o in keras.tree.flatten(y) if _is_floating(o)]
             if not outputs:
                 raise ModelError(
@@ -135,6 +166,7 @@ def _trace(network: keras.layers.Layer, specs: Any, training: bool) -> Trace:
         nodes=list(graph_def.node),
         functions={f.signature.name: f for f in graph_def.library.function},
         outputs=[t.name for t in traced.graph.outputs[:count]],
+        embedded=embedded,
         owners=owners,
         missing=missing,
         called=copies.originals(),

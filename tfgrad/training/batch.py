@@ -12,7 +12,7 @@ from tfgrad import distribution
 from tfgrad.errors import ArgumentError
 from tfgrad.penalties import checks
 from tfgrad.penalties.base import Penalty
-from tfgrad.penalties.teacher import Lesson
+from tfgrad.penalties.examples import apart
 
 
 class Batch:
@@ -25,19 +25,18 @@ class Batch:
         y: The labels of `x`, or None.
         weight: The sample weights of `x`, or None.
         taught: Recorded answers of a teacher for `x`, or None.
+        given: What came with `x` for penalties, {name: nest}, or None.
     """
 
     def __init__(self, data: Any) -> None:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        taught = None
-        if isinstance(x, Lesson):
-            x, taught = x
+        x, taught, given = apart(x)
         self._received = x, y, weight
         self.share = distribution.share_of(x)
-        parts = [x, y, weight, taught]
+        parts = [x, y, weight, taught, given]
         if self.share.replicas > 1:
             parts = [None if part is None else distribution.one_at_least(part) for part in parts]
-        self.x, self.y, self.weight, self.taught = parts
+        self.x, self.y, self.weight, self.taught, self.given = parts
 
     def supervised_weight(self, divided: bool) -> Any:
         """Sample weights with which Keras's loss on this replica is its share of the global one.

@@ -16,7 +16,7 @@ from tfgrad.gradients.labels import class_indices
 from tfgrad.gradients.probe import Probe
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
-from tfgrad.penalties.teacher import Lesson
+from tfgrad.penalties.examples import apart, with_inputs
 from tfgrad.training.batch import own_head
 
 NOT_FINITE = "x: got NaN or infinite values; expected finite images"
@@ -68,17 +68,16 @@ def checked_data(network: keras.Model, loss: Any, penalties: Iterable[Penalty], 
         network: The network that is trained.
         loss: Its compiled loss.
         penalties: Its penalties.
-        data: x, or a tuple of x, y and sample weights; x may be a `Lesson`.
+        data: x, or a tuple of x, y and sample weights; x may be a `Lesson` or `Examples`.
     """
     x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-    inputs = tf.nest.map_structure(tf.convert_to_tensor, x.x if isinstance(x, Lesson) else x)
+    inputs = tf.nest.map_structure(tf.convert_to_tensor, apart(x)[0])
     if y is None:  # Nothing else depends on the assertions.
         inputs = tf.nest.map_structure(_finite, inputs)
     else:
         y = tf.nest.map_structure(tf.convert_to_tensor, y)
         y = checked_labels(network, loss, penalties, inputs, y)
-    x = x._replace(x=inputs) if isinstance(x, Lesson) else inputs
-    return keras.utils.pack_x_y_sample_weight(x, y, weight)
+    return keras.utils.pack_x_y_sample_weight(with_inputs(x, inputs), y, weight)
 
 
 def _finite(t: tf.Tensor) -> tf.Tensor:

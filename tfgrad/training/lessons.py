@@ -7,12 +7,14 @@ from typing import Any
 
 import keras
 
+from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
 from tfgrad.models.preprocessors import preprocessed
 from tfgrad.penalties.base import Penalty
+from tfgrad.penalties.examples import apart
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of, record
 
 
@@ -41,10 +43,12 @@ def recorded_lessons(
     matching = [penalty for penalty in penalties if penalty.teacher_needs() is not None]
 
     def answer(x: Any, y: Any = None) -> dict[str, Any]:
-        x, y, _ = preprocessed(network, x, y)
+        inputs, _, given = apart(x)
+        x, y, _ = preprocessed(network, inputs, y)
         taught = Teacher(teacher, x, y, needs_of(matching), output_meaning.stated(network))
         with unchanged_state():
-            probe = Probe(network, x, y, needs=needs, teacher=taught)
+            sources = embeddings.needed(network, x, needs)
+            probe = Probe(network, x, y, needs=needs, teacher=taught, sources=sources, given=given)
             for penalty in matching:
                 penalty.compute(probe.on(penalty.head))
         return taught.answers()

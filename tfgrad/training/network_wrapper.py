@@ -15,7 +15,7 @@ from tfgrad.gradients import output_heads
 from tfgrad.gradients.model_checks import Wrapper
 from tfgrad.internal import keras_private
 from tfgrad.models.preprocessors import own_preprocessor, preprocessed
-from tfgrad.penalties.teacher import Lesson
+from tfgrad.penalties.examples import apart, with_inputs
 from tfgrad.training.failures import with_clear_errors
 
 
@@ -119,7 +119,7 @@ class NetworkWrapper(Wrapper, keras.Model):
     def predict_step(self, data: Any) -> Any:
         """Logits of one batch."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(self._preprocessed(data))
-        x = x.x if isinstance(x, Lesson) else x
+        x = apart(x)[0]
         if distribution.share_of(x).replicas == 1:
             return self(x, training=False)
         size = tf.shape(tf.nest.flatten(x)[0])[0]
@@ -134,10 +134,8 @@ class NetworkWrapper(Wrapper, keras.Model):
         if own_preprocessor(self.network) is None:
             return data
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, Lesson):
-            inputs, y, weight = preprocessed(self.network, x.x, y, weight)
-            return x._replace(x=inputs), y, weight
-        return preprocessed(self.network, x, y, weight)
+        inputs, y, weight = preprocessed(self.network, apart(x)[0], y, weight)
+        return with_inputs(x, inputs), y, weight
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -226,7 +224,7 @@ class NetworkWrapper(Wrapper, keras.Model):
                 data_batch = distribution.local_value(strategy, next(batches))
                 break
         x, *labels = keras.utils.unpack_x_y_sample_weight(self._preprocessed(data_batch))
-        x = x.x if isinstance(x, Lesson) else x
+        x = apart(x)[0]
         with strategy.scope():
             keras_private.symbolic_build(self, (x, *labels))
         self._symbolically_built = True

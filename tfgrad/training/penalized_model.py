@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfgrad import distribution, second_order
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import keras_private
@@ -274,6 +275,8 @@ class PenalizedModel(NetworkWrapper):
             needs=self._needs,
             draws=Draws(self._draws_made.value if training else 0, batch.share.offset),
             teacher=taught,
+            sources=embeddings.needed(self.network, batch.x, self._needs),
+            given=batch.given,
         )
         check_target_labels(self.penalties, probe)
         return probe
