@@ -66,6 +66,14 @@ def test_captions_are_green_where_right_and_red_where_wrong(tmp_path):
     assert colours_of_captions(path) == ["green", "red"]
 
 
+def test_class_names_are_no_formulas():
+    images, _ = digits(1)
+    figure = figures.saliency_grid(None, images, {"$a$": images}, labels=["$x_1$"])
+    texts = [*figure.texts, *(axes.title for axes in figure.axes)]
+    assert {"true: $x_1$", "$a$"} <= {text.get_text() for text in texts}
+    assert not any(text.get_parse_math() for text in texts)
+
+
 def test_nothing_is_clipped_at_the_edges(tmp_path):
     images, _ = digits(2)
     names = ["Siberian husky dog and more", "Alaskan malamute, a very long name indeed"]

@@ -92,6 +92,20 @@ def test_the_most_salient_slice_is_drawn_and_marked():
     assert pictures[4].sum() > 10 * pictures[3].sum()  # scaled over the whole volume
 
 
+def test_maps_are_laid_over_slices():
+    maps = {"map": VOLUMES[..., ::2, :]}
+    plain, over = (
+        [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+        for figure in (
+            figures.saliency_slices(None, VOLUMES, maps, slices=2, overlay=share)
+            for share in (0.0, 0.25)
+        )
+    )
+    np.testing.assert_array_equal(plain[0], over[0])  # the volume itself
+    wide = plain[2].repeat(2, 0)
+    np.testing.assert_allclose(over[2], 0.25 * wide + 0.75 * VOLUMES[0, 0][..., np.newaxis])
+
+
 def test_bars_of_tables():
     values = np.array([[1.0, -2.0, 0.5]])
     (axes,) = figures.saliency_bars(None, {"map": values}, features=["a", "b", "c"]).axes
