@@ -13,7 +13,8 @@ and writes JSON to --out.
 the same network; the matching steps include a teacher of the same architecture. --variants selects
 some of them. --suite=maps compares FullGrad with the input-gradient on networks with random
 weights: in this process, where the input-gradient is a stock gradient tape in a tf.function, and
-through the signatures of an exported SavedModel that was loaded back. It also takes the peak memory
+through the signatures of an exported SavedModel that was loaded back; and maps of a contrast and of
+another scalar with those of a class. It also takes the peak memory
 of noise-averaged methods for each of --samples, which should be the same. --suite=density compares
 50 steps of gradient ascent with 50 bare input-gradients. --suite=pixels compares pixel perturbation
 at 5, 25 and 100 fractions with its forward passes, and takes the peak memory of each, which should

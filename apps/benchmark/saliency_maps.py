@@ -1,4 +1,4 @@
-"""Costs of FullGrad, live and exported, in units of the input-gradient; memory of averaging."""
+"""Costs of FullGrad, live and exported, and of targets; memory of averaging."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -8,13 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import export, loading, saliency
+from tfgrad import export, loading, saliency, targets
 
 from ..common import architectures
 from . import timing
 
 # FullGrad in units of the input-gradient, live and exported.
 BOUNDS = {"vgg16_bn": 1.2, "efficientnetv2b0": 1.5, "vit": 2.0}
+# The map of a target in units of that of a class.
+TARGET_BOUND = 1.05
 NETWORKS: dict[str, Callable[[int], keras.Model]] = {
     "vgg16_bn": architectures.vgg16_bn,
     "efficientnetv2b0": lambda side: keras.applications.EfficientNetV2B0(
@@ -52,6 +54,9 @@ def measured(
             for which, base, bound in (
                 ("input-gradient", "input-gradient", None),
                 ("FullGrad", "input-gradient", BOUNDS[name]),
+                ("InputGradient of a class", "input-gradient", None),
+                ("of a contrast", "InputGradient of a class", TARGET_BOUND),
+                ("of a scalar", "InputGradient of a class", TARGET_BOUND),
                 ("exported input-gradient", "input-gradient", None),
                 ("exported FullGrad", "exported input-gradient", BOUNDS[name]),
             )
@@ -83,7 +88,7 @@ def _random_network(name: str, side: int) -> keras.Model:
 
 
 def _functions(name: str, x: tf.Tensor, directory: str) -> dict[str, Callable[[], np.ndarray]]:
-    """The same maps four ways; each function returns once its numbers can be read."""
+    """The same maps in several ways; each function returns once its numbers can be read."""
     network = _random_network(name, x.shape[1])
     predicted = tf.fill([len(x)], -1)
 
@@ -95,6 +100,9 @@ def _functions(name: str, x: tf.Tensor, directory: str) -> dict[str, Callable[[]
         return tf.reduce_sum(tf.abs(tape.gradient(score, x)), -1)
 
     fullgrad = saliency.get("fullgrad")(network)
+    gradient = saliency.get("input_gradient")(network)
+    contrast = targets.Contrast()
+    scalar = targets.Scalar(lambda outputs: tf.reduce_max(outputs, -1), "largest")
     names = ["input_gradient", "fullgrad"]
     path = export.save(network, directory, names, image_range=(0, 1), warmup=False)
     served = loading.load_served(path)
@@ -106,6 +114,9 @@ def _functions(name: str, x: tf.Tensor, directory: str) -> dict[str, Callable[[]
     return {
         "input-gradient": lambda: stock(x).numpy(),
         "FullGrad": lambda: fullgrad(x).numpy(),
+        "InputGradient of a class": lambda: gradient(x).numpy(),
+        "of a contrast": lambda: gradient(x, contrast).numpy(),
+        "of a scalar": lambda: gradient(x, scalar).numpy(),
         "exported input-gradient": lambda: ask("input_gradient"),
         "exported FullGrad": lambda: ask("fullgrad"),
     }
