@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 from tfgrad import saliency
@@ -42,6 +43,30 @@ def check_readme(names, directory, printed):
     assert (directory / "saved_models/digits/1/saved_model.pb").exists()
 
 
+def check_ask(names, directory, printed):
+    for name in ("full", "ratio", "left", "boxed", "full_of_words"):
+        assert np.max(names[name].completeness_error()) < 1e-5, name
+    np.testing.assert_allclose(names["why"], names["difference"], atol=1e-6)
+    np.testing.assert_allclose(names["likeness"]["score"][0], 1, atol=1e-5)
+    assert (names["likeness"]["convergence_gap"] < 0.01).numpy().all()
+    advert, whole, words = names["advert"], names["whole"], names["by_words"]
+    start = {key: 0 * one for key, one in names["batch"].items()}
+    start["table"] = start["table"] + [[0.5, 0, 0]]
+    change = np.subtract(advert(names["batch"]), advert(start))[:, 0]
+    total = sum(np.reshape(one, (2, -1)).sum(1) for one in whole["saliency"].values())
+    assert (abs(total - change) <= whole["convergence_gap"] + 1e-5).numpy().all()
+    assert (whole["convergence_gap"] < 0.01 * abs(change)).numpy().all()
+    assert (words["convergence_gap"] < 0.02 * abs(words["score"])).numpy().all()
+    assert not words["saliency"].numpy()[names["asked"] == 0].any() and names["accuracy"] > 0.8
+    assert 5 * names["errors"]["and slopes"] < names["errors"]["values"]
+    assert names["outside"]["masked"] < 0.75 * names["outside"]["plain"]
+    pictures = ("regions", "advert", "ask_words", "slopes")
+    assert {path.name for path in directory.iterdir()} == {
+        *(f"{name}.png" for name in pictures),
+        "ask_words.html",
+    }
+
+
 def check_density(names, directory, printed):
     assert (directory / "pixels.png").exists() and "| random |" in printed
 
@@ -75,6 +100,7 @@ def check_transfer(names, directory, printed):
 
 CHECKS = {
     "README.md": check_readme,
+    "docs/ask.md": check_ask,
     "docs/density.md": check_density,
     "docs/faithfulness.md": check_faithfulness,
     "docs/fooling.md": check_fooling,
