@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -122,6 +122,8 @@ def _specs(network: keras.Model) -> Any:
     shapes = (network.get_build_config() or {}).get("input_shape")
     if getattr(network, "inputs", None) or shapes is None:
         return None
+    if isinstance(shapes, Mapping):  # one of Keras's own kind, which is not what it takes
+        shapes = dict(shapes)
     return keras.tree.map_shape_structure(
         lambda s: tf.TensorSpec((None, *s[1:]), network.input_dtype), shapes
     )

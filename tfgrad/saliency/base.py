@@ -15,30 +15,28 @@ compared and measured. `tfgrad.figures` scales them for display.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfgrad.errors import AxesWarning, TfgradError
-from tfgrad.gradients import axes, model_checks, targets
-from tfgrad.gradients.forward_pass import EVERY_FLOAT, Needs
+from tfgrad.errors import TfgradError
+from tfgrad.gradients import model_checks, targets
+from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.gradients.targets import Target
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
 from tfgrad.saliency import asked, options
-from tfgrad.saliency.compiled import Shapes
-from tfgrad.saliency.explained import Explained, explained, said
+from tfgrad.saliency.explaining import Explaining
 from tfgrad.saliency.inputs import Inputs
 from tfgrad.saliency.networks import Networks
 from tfgrad.saliency.tracing import traced
 
 
-class Method:
+class Method(Explaining):
     """A function from inputs and a target to saliency maps of the target's scalar.
 
     A subclass computes the raw attributions of one forward pass in `attribute` and turns them into
@@ -73,8 +71,6 @@ class Method:
     """
 
     name: str = ""
-    # Whether inputs that are held are differentiated, too.
-    _every: bool = False
 
     def __init__(
         self,
@@ -87,20 +83,16 @@ class Method:
         inputs: Any = None,
         at: Any = None,
     ) -> None:
-        self.channels = options.channels_of(channels)
+        channels = options.channels_of(channels)
         self.target = None if target is None else asked.validated(target)
-        self.inputs, self.at = options.keys("inputs", inputs), options.keys("at", at)
         self.model = model
         self._networks = Networks(model)
-        self.network = self._networks.of(self.target)
+        network = self._networks.of(self.target)
         self.chunk_size = None if chunk_size is None else integer("chunk_size", chunk_size)
         self.outputs = output_meaning.check(outputs)
-        self._inputs = Inputs(self.network, self.at)
-        self.dtype = self._inputs.dtype
-        self._shapes = Shapes()
-        # By the shapes of what is explained, as the model takes it and with its channels last.
-        self._given: dict[Any, Explained] = {}
-        self._laid: dict[Any, Explained] = {}
+        at = options.keys("at", at)
+        self._inputs = Inputs(network, at)
+        super().__init__(network, self._inputs.dtype, channels, options.keys("inputs", inputs), at)
         if isinstance(self.target, Target):
             model_checks.check_preprocessed("model", self.network)
             return
@@ -266,58 +258,6 @@ class Method:
                 values=values or None,
             )
 
-    def explained(self, x: Any) -> Explained:
-        """What is explained of inputs like x, a nest of tensors or specifications."""
-        with self._shapes.lock:
-            known = self._shapes.of(x)
-            if known.explained is None:
-                known.explained = found = self._found(x)
-                if found.network is not self.network:
-                    self._given[_lengths(found.tensors)] = found
-                    laid = map(_laid_spec, found.layouts, found.tensors)
-                    self._laid[_lengths([*laid])] = found
-            return known.explained
-
-    def image(self, probe: Probe) -> tf.Tensor:
-        """What feature maps are laid on: the input, or the main one of several."""
-        return probe.differentiated[self.explained(probe.x).main]
-
-    def layout(self, x: tf.Tensor) -> axes.InputAxes:
-        """Which axes of inputs shaped like x are positions, and which are channels."""
-        return self.layouts(x)[0]
-
-    def layouts(self, x: Any) -> tuple[axes.InputAxes, ...]:
-        """The axes of each of what is explained, a nest of values shaped like it."""
-        flat = tf.nest.flatten(x)
-        found = self._given.get(_lengths(flat))
-        if found is not None:
-            return found.layouts
-        shape = tuple(flat[0].shape)
-        if isinstance(self.channels, str):
-            return (said(self.channels, len(shape)),)
-        of_input = axes.of_input(self.network, self._spec(shape))
-        if not of_input.certain:
-            self._warn_of_axes(shape)
-        return (of_input,)
-
-    def channels_last(self, values: Any) -> Any:
-        """Values shaped like what is explained as [B, *positions, C]."""
-        flat = [
-            layout.channels_last(t)
-            for layout, t in zip(self.layouts(values), tf.nest.flatten(values), strict=True)
-        ]
-        return tf.nest.pack_sequence_as(values, flat)
-
-    def main_of(self, x: Any) -> int:
-        """The index of the one that feature maps are laid on, in the x of `assemble`."""
-        found = self._laid.get(_lengths(tf.nest.flatten(x)))
-        return 0 if found is None else found.main
-
-    def map_of_main(self, x: Any, value: tf.Tensor) -> Any:
-        """A map of the main input in the structure of the x of `assemble`, without the others."""
-        found = self._laid.get(_lengths(tf.nest.flatten(x)))
-        return value if found is None else found.packed_main(value)
-
     def input_gradient(self, probe: Probe, target: Any, **scalar: Any) -> Any:
         """∇x of the target's scalar, shaped like what is explained.
 
@@ -346,17 +286,6 @@ class Method:
         given = {name: value for name, value in shared.items() if value is not None}
         return {**self.options(), **given}
 
-    def _found(self, x: Any) -> Explained:
-        """What is explained of inputs like x, found anew."""
-        single = not tf.nest.is_nested(x) and x.dtype.is_floating
-        if single and self.at is None and self.inputs is None:
-            spec = tf.TensorSpec([None, *x.shape[1:]], x.dtype)
-            # The axes are looked up where they are needed, as some methods need none.
-            return Explained(
-                *(EVERY_FLOAT, spec, (True,), (spec,), (), (True,), (None,), 0, self.network)
-            )
-        return explained(self.network, x, self.inputs, self.at, self.channels, self._every)
-
     def _finished(self, probe: Probe, terms: Any) -> Any:
         """The maps of a probe, float32, with zeros at masked steps of token ids."""
         found = self.explained(probe.x)
@@ -383,22 +312,6 @@ class Method:
             return self.target
         return asked.validated(target)
 
-    def _warn_of_axes(self, shape: tuple[int | None, ...]) -> None:
-        with self._shapes.lock:
-            known = self._shapes.of(self._spec(shape))
-            if known.axes_told:
-                return
-            known.axes_told = True
-        sizes = ", ".join(str(n or "any") for n in shape[1:])
-        warnings.warn(
-            f"model {self.network.name!r}: got inputs [batch, {sizes}], of which its layers do not "
-            "tell whether they are series with channels or images without; taken for series "
-            "[batch, time, channels]; expected an argument that says it; try channels='none' for "
-            "images [batch, height, width], or channels='last' for series.",
-            AxesWarning,
-            stacklevel=2,
-        )
-
     def _run(self, x: Any, target: Any) -> Any:
         values = asked.tensors(target)
 
@@ -416,9 +329,6 @@ class Method:
             if translated is None:
                 raise
             raise translated from error
-
-    def _spec(self, shape: tuple[int | None, ...]) -> tf.TensorSpec:
-        return tf.TensorSpec((None, *shape[1:]), self.dtype)
 
     def _check_logits(self, x: Any) -> None:
         """Reject a network that does not return logits for inputs like these."""
@@ -467,17 +377,6 @@ class Method:
 
 def _specs(x: Any) -> Any:
     return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x)
-
-
-def _lengths(tensors: Any) -> tuple[tuple[int | None, ...], ...]:
-    """The shapes of tensors without the batch."""
-    return tuple(tuple(t.shape[1:]) for t in tensors)
-
-
-def _laid_spec(layout: axes.InputAxes, spec: tf.TensorSpec) -> tf.TensorSpec:
-    lengths = spec.shape.as_list()
-    channels = 1 if layout.channels is None else lengths[layout.channels]
-    return tf.TensorSpec([None, *layout.sizes(lengths), channels], spec.dtype)
 
 
 def _fitting(steps: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
