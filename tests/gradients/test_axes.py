@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfgrad
 from tfgrad.gradients import axes
 
 L = keras.layers
@@ -72,3 +73,30 @@ def test_layouts_of_feature_maps(name):
         return
     values = tf.zeros([2, *last.shape[1:]])
     assert last.features.laid_out(values).shape[1:-1] == sizes
+
+
+class WithoutShape(keras.layers.Layer):
+    """A loop whose result has no shape in a graph."""
+
+    def call(self, x):
+        shapes = tf.TensorShape([]), tf.TensorShape(None)
+        _, y = tf.while_loop(
+            lambda i, y: i < 2, lambda i, y: (i + 1, tf.sin(y)), (0, x), shape_invariants=shapes
+        )
+        return y
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_a_call_whose_result_has_no_shape_has_no_axes():
+    inputs = keras.Input((5, 3))
+    steps = keras.ops.reshape(WithoutShape(name="loop")(inputs), (-1, 15))
+    network = keras.Model(inputs, keras.layers.Dense(2)(steps))
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        tape.watch(y := tf.constant(x))
+        score = tf.reduce_sum(network(y)[:, 1])
+    expected = np.abs(tape.gradient(score, y)).sum(-1)
+    maps = tfgrad.saliency.InputGradient(network, channels="last")(x, 1)
+    np.testing.assert_allclose(maps, expected, rtol=1e-5)

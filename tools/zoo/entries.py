@@ -16,6 +16,8 @@ IMAGE_MAPS = ("fullgrad", "gradcam", "integrated_gradients")
 STEPS = "the gradient passes through rounding as if it were not there; differences see its steps"
 # For a model that its package cannot build in float64: part of the message, for both checks.
 NOT_BUILT = dict.fromkeys(("float64", "difference"), "not built in float64")
+# For networks whose Grad-CAM is 0 everywhere: random weights may speak for no class.
+WITHOUT_CAM = ("fullgrad", "input_gradient", "integrated_gradients")
 INPUT_MAPS = ("input_gradient", "input_times_gradient", "integrated_gradients")
 
 

@@ -281,7 +281,8 @@ class _Observer(call_hooks.Handler):
         return NetworkAxes(inputs, calls, dict(self._labels.grids))
 
     def _described(self, call: Call, output: tf.Tensor, grid: Grid | None) -> Call:
-        shape = tuple(output.shape.as_list())
+        known = output.shape.rank is not None  # not what some loops return in a graph
+        shape = tuple(output.shape.as_list()) if known else ()
         batched = bool(shape) and shape[0] in (self._batch, None)
         features = None
         if batched and output.dtype.is_floating:

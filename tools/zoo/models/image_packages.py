@@ -6,7 +6,7 @@ import functools
 
 import keras
 
-from ..entries import model
+from ..entries import WITHOUT_CAM, model
 from ..heads import CLASSES
 
 kimm = functools.partial(model, package="kimm")
@@ -138,7 +138,7 @@ def _levit() -> keras.Model:
     )
 
 
-@zero("zeromodels Res2Net")
+@zero("zeromodels Res2Net", maps=WITHOUT_CAM)
 def _res2net() -> keras.Model:
     from zeromodels.models.res2net.res2net_model import Res2NetImageClassify
 

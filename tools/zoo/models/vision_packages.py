@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from ..entries import NOT_BUILT, STEPS, model
+from ..entries import NOT_BUILT, STEPS, WITHOUT_CAM, model
 from ..heads import CLASSES, classifier
 
 SIDE = 32
@@ -95,6 +95,7 @@ def _mobilevit() -> keras.Model:
 @model(
     "kyolo YOLOv8",
     "kyolo",
+    maps=WITHOUT_CAM,
     bounds={"float32": 1e-4},
     remark="detector; terms cancel: condition 2,000",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from ..entries import NOT_BUILT, model
+from ..entries import NOT_BUILT, WITHOUT_CAM, model
 from ..heads import CLASSES, classifier
 
 SHAPE = (16, 16, 16, 1)
@@ -20,7 +20,7 @@ def _vit_3d() -> keras.Model:
     )  # fmt: skip
 
 
-@model("k3im CCT 3-D", "k3im", refused=NOT_BUILT)
+@model("k3im CCT 3-D", "k3im", maps=WITHOUT_CAM, refused=NOT_BUILT)
 def _cct_3d() -> keras.Model:
     from k3im.cct_3d import CCT3DModel
 
