@@ -76,6 +76,7 @@ def sources(
     return Sources(chosen, tuple(one for one in found if one is not None))
 
 
+@tf.autograph.experimental.do_not_convert
 def needed(network: keras.layers.Layer, x: Any, needs: Needs) -> Sources:
     """What is differentiated for what was asked of a probe that is trained, see `Needs.at`.
 
