@@ -1,5 +1,6 @@
 """Loads files in processes of their own, which may die or hang, and says what became of each."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -21,13 +22,20 @@ def outcomes(paths, seconds):
             else:
                 found.append((told, seconds, 0))
                 process.kill()
-                process.wait()
+                _ended(process)
                 process = None
     finally:
         if process is not None:
-            process.stdin.close()
-            process.wait()
+            _ended(process)
     return found
+
+
+def _ended(process):
+    """Wait for a process that gets no further paths, and close its pipes."""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    process.wait()
+    process.stdout.close()
 
 
 def _started():
