@@ -8,7 +8,7 @@ import tensorflow as tf
 import tfgrad
 from tests.helpers.transfer_cases import filled
 from tfgrad.errors import ArgumentError
-from tfgrad.penalties import ActivationMatching, DerivativeMatching, Examples
+from tfgrad.penalties import ActivationMatching, DerivativeMatching, Examples, GradientMask
 
 L = keras.layers
 N = 7
@@ -103,3 +103,29 @@ def test_slopes_fix_the_function_between_its_points():
         errors[weight] = float(np.sqrt(np.mean((net(between) - np.sin(between)) ** 2)))
     print(errors)
     assert errors[1.0] < errors[0.0] / 2
+
+
+@pytest.mark.slow
+def test_masks_move_the_gradients_of_digits_inside():
+    """Gradient energy outside over inside: 0.93 without the penalty, 2e-5 with it."""
+    train, test = (tfgrad.data.load("digits", part) for part in ("train[:800]", "test[:300]"))
+    outside = np.zeros((800, 8, 8), "float32")
+    outside[:, :, [0, 1, 6, 7]] = 1
+    shares, accuracies = [], []
+    for weight in (0.0, 0.1):
+        keras.utils.set_random_seed(0)
+        dense = [L.Flatten(), L.Dense(32, "softplus"), L.Dense(10)]
+        net = keras.Sequential([keras.Input((8, 8, 1)), *dense])
+        model = tfgrad.PenalizedModel(net, GradientMask(weight))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+        model.fit(Examples(train.images, {"mask": outside}), train.labels, 32, 15, verbose=0)
+        energy = [
+            np.sum(GradientMask().per_example(net, Examples(test.images, {"mask": mask})))
+            for mask in (outside[:300], 1 - outside[:300])
+        ]
+        shares.append(energy[0] / energy[1])
+        accuracies.append(model.evaluate(test.images, test.labels, verbose=0)[1])
+    print(shares, accuracies)
+    assert shares[0] > 0.5 and shares[1] < 1e-3
+    assert accuracies[1] > 0.9
