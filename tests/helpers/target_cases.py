@@ -1,4 +1,4 @@
-"""Small networks with outputs of every kind, and the targets that are asked of them."""
+"""Small smooth networks with outputs of every kind, and the targets that are asked of them."""
 
 import keras
 import numpy as np
@@ -33,8 +33,8 @@ def unet(classes=3, last="linear"):
     """An encoder and a decoder with a connection between them; a dense output."""
     x = keras.Input(SHAPE)
     fine = trunk(x)
-    coarse = keras.layers.MaxPooling2D()(fine)
-    coarse = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(coarse)
+    coarse = keras.layers.AveragePooling2D(2)(fine)
+    coarse = keras.layers.Conv2D(4, 3, padding="same", activation="gelu")(coarse)
     both = keras.layers.Concatenate()([fine, keras.layers.Conv2DTranspose(4, 2, 2)(coarse)])
     dense = keras.layers.Conv2D(classes, 1, activation=last)(both)
     return with_biases(keras.Model(x, dense, name="unet"))
@@ -63,7 +63,7 @@ def heads():
 def detector(classes=3, one=False):
     """Scores [batch, 9, classes] and boxes [batch, 9, 4]; or both in one output."""
     x = keras.Input(SHAPE)
-    features = keras.layers.MaxPooling2D()(trunk(x))
+    features = keras.layers.AveragePooling2D(2)(trunk(x))
     scores = keras.layers.Reshape((-1, classes))(
         keras.layers.Conv2D(classes, 3, 1, "same")(features)
     )

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.helpers.target_cases import CASES, images, probe
 
-FAST = ("scalar", "contrast", "region", "similarities", "box of each")
+FAST = ("scalar", "region", "similarities")
 cases = [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
