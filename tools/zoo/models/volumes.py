@@ -31,7 +31,7 @@ def _cct_3d() -> keras.Model:
     )  # fmt: skip
 
 
-@model("medicai U-Net 3-D", "medicai", remark="segmenter")
+@model("medicai U-Net 3-D", "medicai", refused=NOT_BUILT, remark="segmenter")
 def _unet_3d() -> keras.Model:
     from medicai.models import UNet
 
