@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfgrad import loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.gradients import model_checks
 from tfgrad.models import output_meaning
 from tfgrad.saliency import FullGrad
 
@@ -73,7 +74,7 @@ def live(
     """
     methods = {m: saliency.get(m)(network) for m in dict.fromkeys(names)}
     one = next(iter(methods.values()), None) or FullGrad(network)
-    shape = one.input_shape
+    shape = model_checks.input_shape(one.network)
     if shape is None or len(shape) != 4:
         raise ModelError(
             f"{name}: got a network that takes {shape}; expected images [batch, height, width, "

@@ -8,9 +8,9 @@ from tfgrad.figures.map_grids import saliency_grid
 from tfgrad.figures.series import saliency_series
 from tfgrad.figures.several_inputs import saliency_of_inputs
 from tfgrad.figures.tables import saliency_bars
+from tfgrad.figures.token_page import tokens_html
 from tfgrad.figures.token_texts import SPECIAL
 from tfgrad.figures.tokens import saliency_tokens
-from tfgrad.figures.tokens_html import tokens_html
 from tfgrad.figures.volumes import saliency_slices
 
 __all__ = [

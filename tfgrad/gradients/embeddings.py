@@ -63,10 +63,11 @@ def sources(
     integers = [place for place, t in enumerate(flat) if not t.dtype.is_floating]
     if not integers or (len(integers) < len(flat) and not find and chosen is None):
         return Sources(chosen)
-    wanted = [place for place in integers if chosen is None or _key(x, place) in chosen]
-    found = [_embedding(network, x, place) for place in wanted]
     declared = keras.tree.flatten(getattr(network, "inputs", None) or [])
     floats = any(tf.as_dtype(t.dtype).is_floating for t in declared)  # what comes is to be cast
+    wanted = [place for place in integers if chosen is None or _key(x, place) in chosen]
+    only = len(flat) == 1 and not floats
+    found = [_embedding(network, x, place, only) for place in wanted]
     if not any(found) and len(integers) == len(flat) and not floats:
         raise ModelError(
             f"model {network.name!r}: got integer inputs alone, and no layer that turns one of "
@@ -121,17 +122,24 @@ def _named(
     return [At(one.call, place) for one, place in zip(made, places, strict=True)]
 
 
-def _embedding(network: keras.layers.Layer, x: Any, place: int) -> At | None:
-    """The call that turns one integer input into floats; None if there is none."""
-    alone = [one for one in _calls(network, x) if one.places == {place} and one.of_integers]
-    embeddings = [one for one in alone if one.is_embedding]
+def _embedding(network: keras.layers.Layer, x: Any, place: int, only: bool) -> At | None:
+    """The call that turns one integer input into floats; None if there is none.
+
+    Args:
+        network: The network.
+        x: Its inputs.
+        place: The flat place of the input.
+        only: Whether it is the only input, which Keras may cast before the first call.
+    """
+    alone = [one for one in _calls(network, x) if one.places == {place}]
+    embeddings = [one for one in alone if one.is_embedding and one.of_integers]
     if len(embeddings) > 1:
         raise ModelError(
             f"model {network.name!r}: got {len(embeddings)} embeddings of one input, "
             f"{[one.call for one in embeddings]}; expected one; try at='NAME', one of these or a "
             "layer that joins them."
         )
-    chosen = embeddings or alone[:1]
+    chosen = embeddings or [one for one in alone if one.of_integers or only][:1]
     return At(chosen[0].call, place) if chosen else None
 
 

@@ -121,7 +121,7 @@ def kept_copies(variant: Hashable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def inlined_functions() -> Iterator[None]:
-    """A scope in which a `tf.function` that is called eagerly runs as the Python that it is made of.
+    """A scope in which a `tf.function` called eagerly runs as the Python that it is made of.
 
     TensorFlow's forward mode cannot follow the call of a function that a tape differentiates, too.
     Keras's own functions stay as they are.

@@ -146,7 +146,7 @@ def _same(network: Any, other: Any) -> bool:
 
 def _like(method: saliency.Method, model: Any) -> saliency.Method:
     """The same method around another model."""
-    options = method.options()
+    options = method.stated()
     try:
         if type(method) is saliency.Smooth:
             return saliency.Smooth(**(options | {"method": _like(method.method, model)}))

@@ -1,5 +1,6 @@
 """The scalar per example that is differentiated."""
 
+from tfgrad.gradients.targets.any_scalar import Scalar
 from tfgrad.gradients.targets.base import Outputs, Target, value_of
 from tfgrad.gradients.targets.box import Box
 from tfgrad.gradients.targets.contrast import Contrast
@@ -14,7 +15,6 @@ from tfgrad.gradients.targets.named import (
 )
 from tfgrad.gradients.targets.output import Output
 from tfgrad.gradients.targets.region import Region
-from tfgrad.gradients.targets.scalar import Scalar
 from tfgrad.gradients.targets.similarity import Similarity
 
 __all__ = [

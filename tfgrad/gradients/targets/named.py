@@ -28,8 +28,8 @@ from tfgrad.errors import ArgumentError
 from tfgrad.gradients import class_scores
 from tfgrad.gradients.class_scores import select
 from tfgrad.gradients.labels import class_indices as labels
+from tfgrad.gradients.targets.any_scalar import Scalar
 from tfgrad.gradients.targets.base import Target, checked
-from tfgrad.gradients.targets.scalar import Scalar
 from tfgrad.internal.arguments import is_integer, one_of
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, REGRESSION, class_count
 
