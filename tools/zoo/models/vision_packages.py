@@ -120,7 +120,12 @@ def _segmodels_unet() -> keras.Model:
     return classifier((64, 64, 3), network)
 
 
-@model("segmodels FPN", "segmodels-keras", remark="segmenter")
+@model(
+    "segmodels FPN",
+    "segmodels-keras",
+    bounds={"float64": 1e-6},
+    remark="segmenter; resizes in float32",
+)
 def _segmodels_fpn() -> keras.Model:
     import segmodels_keras
 
