@@ -70,12 +70,13 @@ def completeness(entry: Entry, it: Subject) -> dict[str, Any]:
 
 
 def maps(entry: Entry, it: Subject) -> dict[str, Any]:
-    """Three maps: finite, of the input's size, not constant."""
+    """Three maps of the first float input: finite, of its size, not constant."""
     wrong, shapes = [], {}
-    size = tuple(tf.nest.flatten(it.x)[0].shape)
+    size = tuple(next(t for t in tf.nest.flatten(it.x) if t.dtype.kind == "f").shape)
     for name in entry.maps:
         with _quiet():
-            result = np.asarray(tfgrad.saliency.get(name)(it.model)(it.x))
+            found = tfgrad.saliency.get(name)(it.model)(it.x)
+        result = np.asarray(tf.nest.flatten(found)[0])
         shapes[name] = list(result.shape)
         if not np.isfinite(result).all():
             wrong.append(f"{name} is not finite")
@@ -180,14 +181,15 @@ def export(entry: Entry, it: Subject) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory, _quiet():
         path = tfgrad.export.save(it.model, f"{directory}/zoo", methods=methods, warmup=False)
         signatures = tf.saved_model.load(path).signatures
-        image = tf.constant(it.x)
+        inputs = it.x if isinstance(it.x, dict) else {"image": it.x}
+        given = tf.nest.map_structure(tf.constant, inputs)
         live = {"logits": it.model(it.x, training=False)}
-        served = {"logits": signatures["serving_default"](image=image)["logits"]}
+        served = {"logits": signatures["serving_default"](**given)["logits"]}
         for name in methods:
             live[name] = it.maps[name]
             target = tf.fill([2], tf.constant(-1, _target_dtype(signatures[name])))
-            outputs = signatures[name](image=image, target=target)
-            served[name] = outputs["saliency"]
+            outputs = signatures[name](target=target, **given)
+            served[name] = next(v for k, v in outputs.items() if k.startswith("saliency"))
     errors = {name: _apart(np.asarray(live[name]), np.asarray(served[name])) for name in live}
     return {"value": max(errors.values()), "errors": errors}
 

@@ -321,7 +321,6 @@ def _distilbert() -> keras.Model:
     "hub BERT",
     maps=INPUT_MAPS,
     inputs=lambda: {"embeddings": normal((12, 16)), "mask": _mask()},
-    refused={"maps": "got 2 inputs", "export": "got 2 inputs"},
     remark="from embeddings, with a mask of int32",
 )
 def _bert() -> keras.Model:
