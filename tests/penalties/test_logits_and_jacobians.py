@@ -333,6 +333,7 @@ def test_full_gradient_matching_is_both():
             "loss": "squared_error",
             "temperature": 1.0,
             "head": "source",
+            "at": None,
         },
         {
             "weight": 10.0,

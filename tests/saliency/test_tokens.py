@@ -68,9 +68,13 @@ def test_masked_steps_get_zero(name, options):
     model, _, _ = tokens(mask_zero=True)
     ids = IDS.copy()
     ids[0, 4:] = 0
-    maps = saliency.get(name)(model, **options)(ids, 0).numpy()
-    np.testing.assert_array_equal(maps[0, 4:], 0)
-    assert np.abs(maps[0, :4]).max() > 0 and np.abs(maps[1]).max() > 0
+    method = saliency.get(name)(model, **options)
+    of_classes = [method(ids, k).numpy() for k in range(3)]
+    for maps in of_classes:
+        np.testing.assert_array_equal(maps[0, 4:], 0)
+    # Grad-CAM of one class may be 0 everywhere; not that of every class.
+    size = np.abs(of_classes).max(0)
+    assert size[0, :4].max() > 0 and size[1].max() > 0
 
 
 def test_masked_steps_stay_on_the_path():

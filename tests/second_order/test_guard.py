@@ -214,10 +214,10 @@ def test_refuses_what_it_cannot_trace():
         second_order.inspect(integers)
 
 
-def test_integer_inputs_are_not_differentiated():
+def test_integer_inputs_are_followed_from_their_embedding():
     tokens = keras.Input((5,), dtype="int32")
-    network = keras.Sequential([tokens, L.Embedding(9, 4), L.LayerNormalization()])
-    assert found(network) == []
+    network = keras.Sequential([tokens, L.Embedding(9, 4), L.LayerNormalization(name="norm")])
+    assert found(network) == [("norm", "tf.nn.moments", "error")]
 
 
 class Compiled(keras.Model):

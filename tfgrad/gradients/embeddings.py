@@ -25,12 +25,21 @@ from tfgrad.internal.unchanged_state import unchanged_state
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """A call that returned floats: its name, its layer's class, the inputs that it depends on."""
+    """A call that returned floats.
+
+    Attributes:
+        call: Its name.
+        is_embedding: Whether its layer is a `keras.layers.Embedding`.
+        places: The inputs that it depends on.
+        of_integers: Whether it takes integers.
+        keeps_shape: Whether its result has the axes of what it takes, before any further ones.
+    """
 
     call: str
     is_embedding: bool
     places: frozenset[int]
     of_integers: bool
+    keeps_shape: bool
 
 
 _known: weakref.WeakKeyDictionary[Any, dict[Any, list[_Made]]] = weakref.WeakKeyDictionary()
@@ -139,7 +148,8 @@ def _embedding(network: keras.layers.Layer, x: Any, place: int, only: bool) -> A
             f"{[one.call for one in embeddings]}; expected one; try at='NAME', one of these or a "
             "layer that joins them."
         )
-    chosen = embeddings or [one for one in alone if one.of_integers or only][:1]
+    others = [one for one in alone if one.of_integers or (only and one is alone[0])]
+    chosen = embeddings or [one for one in others if one.of_integers or one.keeps_shape][:1]
     return At(chosen[0].call, place) if chosen else None
 
 
@@ -186,8 +196,15 @@ class _Recorder(call_hooks.Handler):
         tensors = [t for t in tf.nest.flatten((args, kwargs)) if tf.is_tensor(t)]
         places = _inputs_of(tensors, self._places)
         integers = bool(tensors) and not tensors[0].dtype.is_floating
-        self._add(_Made(name, isinstance(layer, keras.layers.Embedding), places, integers))
+        kind = isinstance(layer, keras.layers.Embedding)
+        keeps = bool(tensors) and _begins_with(output.shape, tensors[0].shape)
+        self._add(_Made(name, kind, places, integers, keeps))
         return output
+
+
+def _begins_with(shape: tf.TensorShape, start: tf.TensorShape) -> bool:
+    known = shape.rank is not None and start.rank is not None and shape.rank >= start.rank
+    return known and shape[: start.rank].is_compatible_with(start)
 
 
 def _inputs_of(tensors: Iterable[tf.Tensor], places: dict[str, int]) -> frozenset[int]:
