@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, DataError, NonFiniteError, TfgradError
 from tfgrad.gradients import axes, model_checks, output_heads
 from tfgrad.gradients.labels import class_indices
+from tfgrad.gradients.targets import Target
 from tfgrad.models import output_meaning
 from tfgrad.models.output_meaning import BINARY
 
@@ -297,3 +298,19 @@ def _kind(nest: Any) -> Any:
 
 def _shown(kind: Any) -> Any:
     return tf.nest.map_structure(lambda spec: f"{spec.dtype.name} {tuple(spec.shape)}", kind)
+
+
+def check_of_classes(argument: str, maps: Any) -> None:
+    """Refuse a method that explains something else than the class whose logit a test measures.
+
+    A test asks for the map of a class, which takes the place of the method's own target.
+
+    Raises:
+        ArgumentError: The method was built with a `tfgrad.targets.Target`.
+    """
+    target = getattr(maps, "target", None)
+    if isinstance(target, Target):
+        raise ArgumentError(
+            f"{argument}: got a method built with target={target!r}; expected one of classes, as "
+            "this test measures the logit of a class; try the method without target=."
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError
+from tfgrad.evaluation.batches import check_of_classes
 from tfgrad.evaluation.comparison.result import CONTROL
 
 # A function of (images, classes) that returns maps [batch, H, W].
@@ -122,7 +123,8 @@ def _is_control(method: Any) -> bool:
 
 
 def _check(name: str, method: Any) -> None:
-    """Reject what is no method before anything is computed."""
+    """Reject what is no method of classes before anything is computed."""
+    check_of_classes("methods", method)
     if name == CONTROL and not _is_control(method):
         raise ArgumentError(
             f"methods: got a {type(method).__name__} by the name of {CONTROL!r}, which is the "

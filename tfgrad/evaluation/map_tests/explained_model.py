@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError, TfgradError
-from tfgrad.evaluation.batches import check_finite, class_count, input_axes
+from tfgrad.evaluation.batches import check_finite, check_of_classes, class_count, input_axes
 from tfgrad.evaluation.map_tests.pixel_removal import comparable
 from tfgrad.evaluation.measurement import counted, over_draws
 from tfgrad.gradients import class_scores, model_checks, output_heads, targets
@@ -157,6 +157,7 @@ def built(method: Any, network: Any) -> Callable[[tf.Tensor, tf.Tensor], Any]:
             f"method: got one that returns a {type(found).__name__} for a model; expected a "
             f"function of (images, classes). {advice}"
         )
+    check_of_classes("method", found)
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import Placed, check_finite, input_axes
+from tfgrad.evaluation.batches import Placed, check_finite, check_of_classes, input_axes
 from tfgrad.gradients.axes import InputAxes
 from tfgrad.internal.arguments import one_of
 from tfgrad.internal.precision import at_least_float32
@@ -43,7 +43,7 @@ def checked_maps(maps: Any) -> Any:
     """Maps as a function of (images, labels), something sliced like an array, or `RANDOM`.
 
     Raises:
-        ArgumentError: `maps` is another string, or a mapping.
+        ArgumentError: `maps` is another string, a mapping, or a method of a target, no class.
     """
     if isinstance(maps, str) and maps != RANDOM:
         raise ArgumentError(
@@ -55,6 +55,7 @@ def checked_maps(maps: Any) -> Any:
             f"maps: got a mapping of {list(maps)}; expected those of one method, a function of "
             "(images, labels) or an array [n, H, W]."
         )
+    check_of_classes("maps", maps)
     as_it_is = isinstance(maps, str) or callable(maps) or hasattr(maps, "shape")
     return maps if as_it_is else np.asarray(maps)
 
