@@ -68,6 +68,43 @@ def test_validation_and_evaluation():
     np.testing.assert_array_equal(plain.predict(GIVEN, verbose=0), plain.predict(X, verbose=0))
 
 
+class Unlabelled(Batches):
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_examples_without_labels(jit_compile):
+    """Data sets of `Examples` alone are those of `(Examples,)`, and not of pairs (x, y)."""
+    alone = tf.data.Dataset.from_tensor_slices(GIVEN).batch(3)
+    wrapped = tf.data.Dataset.from_tensor_slices((GIVEN,)).batch(3)
+    hidden = [L.Dense(4, "tanh"), L.Dense(1, use_bias=False)]  # no slope has a gradient for a bias
+    net = filled(keras.Sequential([keras.Input((3,)), *hidden]), 1)
+    model = tfgrad.PenalizedModel(net, DerivativeMatching(0.5), evaluate_penalties=True)
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=jit_compile)
+    term = float(np.mean(DerivativeMatching().per_example(net, GIVEN)))
+    for data in (GIVEN, alone, wrapped, Unlabelled()):
+        shown = data if data is GIVEN else alone
+        logs = model.fit(data, validation_data=shown, verbose=0, shuffle=False).history
+        for name in ("derivative_matching", "val_derivative_matching"):
+            assert logs[name][0] == pytest.approx(term, rel=1e-5), (type(data), name)
+        assert logs["val_loss"][0] == pytest.approx(0.5 * term, rel=1e-5)
+        outputs = model.predict(data, verbose=0)
+        np.testing.assert_allclose(outputs, net(X), rtol=1e-5)
+
+
+def test_lessons_without_labels():
+    model = tfgrad.PenalizedModel(network(), ActivationMatching(), teacher=network(2))
+    model.compile(keras.optimizers.SGD(0.0))
+    lesson = model.lessons(X)
+    stream = tf.data.Dataset.from_tensor_slices(lesson).batch(N)
+    whole, streamed = (
+        model.fit(data, verbose=0, shuffle=False).history for data in (lesson, stream)
+    )
+    name = "activation_matching"
+    assert streamed[name][0] == pytest.approx(whole[name][0], rel=1e-6)
+
+
 def test_missing_data_are_named_before_training():
     model = compiled(0.1)
     before = model.network.get_weights()

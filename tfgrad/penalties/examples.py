@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import keras
+
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients.probe import Probe
 from tfgrad.penalties.teacher import Lesson
@@ -14,7 +16,8 @@ class Examples(NamedTuple):
     """Inputs with what penalties need of each example; takes the place of x.
 
     It travels wherever x does: arrays and data sets passed to `fit` and `evaluate`, validation
-    data, a `keras.utils.PyDataset`, `per_example`. Labels and sample weights stay as they are.
+    data, a `keras.utils.PyDataset`, `per_example`. Labels and sample weights stay as they are;
+    where there are none, data sets and `validation_data` may be of `Examples` alone.
 
     Attributes:
         x: The inputs, [batch, …] or a nest.
@@ -29,6 +32,17 @@ class Examples(NamedTuple):
 
     x: Any
     given: dict[str, Any]
+
+
+def unpacked(data: Any) -> tuple[Any, Any, Any]:
+    """x, y and sample weights of a batch, y and weights None where they are missing.
+
+    Keras would take an x that comes alone for a pair of inputs and labels, as `Examples` and
+    `Lesson` are tuples.
+    """
+    if isinstance(data, Lesson | Examples):
+        return data, None, None
+    return keras.utils.unpack_x_y_sample_weight(data)
 
 
 def apart(x: Any) -> tuple[Any, dict[str, Any] | None, dict[str, Any] | None]:

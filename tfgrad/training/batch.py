@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfgrad import distribution
 from tfgrad.errors import ArgumentError
 from tfgrad.penalties import checks
 from tfgrad.penalties.base import Penalty
-from tfgrad.penalties.examples import apart
+from tfgrad.penalties.examples import apart, unpacked
 
 
 class Batch:
@@ -29,7 +28,7 @@ class Batch:
     """
 
     def __init__(self, data: Any) -> None:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, weight = unpacked(data)
         x, taught, given = apart(x)
         self._received = x, y, weight
         self.share = distribution.share_of(x)

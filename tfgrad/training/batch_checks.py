@@ -16,7 +16,7 @@ from tfgrad.gradients.labels import class_indices
 from tfgrad.gradients.probe import Probe
 from tfgrad.models import output_meaning
 from tfgrad.penalties.base import Penalty
-from tfgrad.penalties.examples import apart, with_inputs
+from tfgrad.penalties.examples import apart, unpacked, with_inputs
 from tfgrad.training.batch import own_head
 
 NOT_FINITE = "x: got NaN or infinite values; expected finite images"
@@ -70,7 +70,7 @@ def checked_data(network: keras.Model, loss: Any, penalties: Iterable[Penalty], 
         penalties: Its penalties.
         data: x, or a tuple of x, y and sample weights; x may be a `Lesson` or `Examples`.
     """
-    x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, y, weight = unpacked(data)
     inputs = tf.nest.map_structure(tf.convert_to_tensor, apart(x)[0])
     if y is None:  # Nothing else depends on the assertions.
         inputs = tf.nest.map_structure(_finite, inputs)

@@ -15,7 +15,8 @@ from tfgrad.gradients import output_heads
 from tfgrad.gradients.model_checks import Wrapper
 from tfgrad.internal import keras_private
 from tfgrad.models.preprocessors import own_preprocessor, preprocessed
-from tfgrad.penalties.examples import apart, with_inputs
+from tfgrad.penalties.examples import Examples, apart, unpacked, with_inputs
+from tfgrad.penalties.teacher import Lesson
 from tfgrad.training.failures import with_clear_errors
 
 
@@ -67,7 +68,9 @@ class NetworkWrapper(Wrapper, keras.Model):
         )
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`."""
+        """As `keras.Model.fit`; validation data without labels may be `Examples` alone."""
+        if isinstance(kwargs.get("validation_data"), Lesson | Examples):
+            kwargs["validation_data"] = (kwargs["validation_data"],)
         return with_clear_errors(super().fit, *args, **kwargs)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +121,7 @@ class NetworkWrapper(Wrapper, keras.Model):
 
     def predict_step(self, data: Any) -> Any:
         """Logits of one batch."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(self._preprocessed(data))
+        x, _, _ = unpacked(self._preprocessed(data))
         x = apart(x)[0]
         if distribution.share_of(x).replicas == 1:
             return self(x, training=False)
@@ -133,7 +136,7 @@ class NetworkWrapper(Wrapper, keras.Model):
         """
         if own_preprocessor(self.network) is None:
             return data
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, weight = unpacked(data)
         inputs, y, weight = preprocessed(self.network, apart(x)[0], y, weight)
         return with_inputs(x, inputs), y, weight
 
@@ -223,7 +226,7 @@ class NetworkWrapper(Wrapper, keras.Model):
             for _, _, batches in iterator:
                 data_batch = distribution.local_value(strategy, next(batches))
                 break
-        x, *labels = keras.utils.unpack_x_y_sample_weight(self._preprocessed(data_batch))
+        x, *labels = unpacked(self._preprocessed(data_batch))
         x = apart(x)[0]
         with strategy.scope():
             keras_private.symbolic_build(self, (x, *labels))
