@@ -1,4 +1,4 @@
-"""Tests of maps measure the logit of a class: a method of another target is refused."""
+"""Tests of maps of targets that are no classes: values, contradictions, and what is refused."""
 
 import keras
 import numpy as np
@@ -16,13 +16,12 @@ def network():
     return keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(image)))
 
 
-def test_a_method_of_another_target_is_refused(network):
+def test_what_is_of_classes_alone_says_which_test_works(network):
     x, y = np.random.default_rng(0).normal(size=(4, 4, 4, 1)).astype("float32"), np.arange(4) % 3
     own = saliency.InputGradient(network, outputs="exclusive", target=TARGET)
-    words = r"got a method built with target=Contrast\(0, 1\); expected one of classes"
-    with pytest.raises(ArgumentError, match=f"maps: {words}"):
-        evaluation.pixel_perturbation(network, x, own)
-    with pytest.raises(ArgumentError, match=f"maps: {words}"):
-        evaluation.pixel_perturbation(network, x, saliency.Smooth(own, samples=2))
-    with pytest.raises(ArgumentError, match=f"methods: {words}"):
-        evaluation.compare(network, [(x, y)], {"own": own}, ["pixels"], images=4)
+    words = r"got a method built with target=Contrast\(0, 1\); expected one of classes, .*; try .*"
+    for method in (own, saliency.Smooth(own, samples=2)):
+        with pytest.raises(ArgumentError, match=f"maps: {words}pixel_perturbation"):
+            evaluation.class_flip(network, [(x, y)], method, 0, 1)
+    with pytest.raises(ArgumentError, match=r"tests: got 'class_flip', .* try 'pixels_most'"):
+        evaluation.compare(network, [x], {"own": own}, ["class_flip"], images=4)

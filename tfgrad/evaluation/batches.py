@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError, DataError, NonFiniteError, TfgradError
-from tfgrad.gradients import axes, model_checks, output_heads
+from tfgrad.errors import ArgumentError, DataError, NonFiniteError
+from tfgrad.evaluation import networks
+from tfgrad.evaluation.taken import Taken
 from tfgrad.gradients.labels import class_indices
 from tfgrad.gradients.targets import Target
 from tfgrad.models import output_meaning
@@ -27,7 +27,9 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
     [batch, 1], whole floats, bools or one-hot rows.
 
     Args:
-        batches: A data set of (images, labels).
+        batches: A data set of (images, labels). For a `Target` of inputs alone, or of tuples whose
+            first part they are; in the place of the labels then comes what the target needs of each
+            example.
         network: The network that the images are passed to.
         target: A validated target; only `"label"` reads labels, which are then checked.
 
@@ -39,15 +41,22 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
         ModelError: The network's output is not logits [batch, classes].
     """
     _check_readable(batches)
+    asks = target if isinstance(target, Target) else None
+    takes = Taken(network)
     first, kind, classes, meaning = 0, None, 0, output_meaning.EXCLUSIVE
     for batch in batches:
-        x, y = _pair(batch)
-        count = _count(x, y)
+        x, y = _pair(batch, takes) if asks is None else (_inputs(batch, takes), None)
+        count = _count(x) if asks is not None else _count_of_pairs(x, y)
         if not count:
             continue
+        if asks is not None:
+            y = networks.rows_of(asks, first, count)
         if kind is None:
             kind = _kind((x, y))
-            classes, meaning = _classes(network, x)
+            if asks is not None:
+                networks.first_answer(network, x)
+            else:
+                classes, meaning = networks.classes(network, x)
         if _kind((x, y)) != kind:
             raise ArgumentError(
                 f"batches: got images and labels {_shown(_kind((x, y)))} after {_shown(kind)}; "
@@ -59,6 +68,7 @@ def placed(batches: Iterable[Any], network: Any, target: Any = "label") -> Itera
         first += count
     if not first:
         raise ArgumentError("batches: got an empty data set; expected (images, labels) batches.")
+    networks.check_rows(target, first)
 
 
 def per_image(
@@ -85,105 +95,19 @@ def one_by_one(function: Callable[[tf.Tensor], tf.Tensor], values: Any, dtype: A
     return tf.map_fn(function, values, fn_output_signature=dtype, parallel_iterations=1)
 
 
-def class_count(network: Any, x: Any, argument: str = "batches", whose: str = "network") -> int:
-    """The number of classes of a network, found by a call on the first image.
-
-    Two for one logit of two classes; for a regression the number of outputs.
-
-    Args:
-        network: A model from images to logits.
-        x: Images [batch, …], or a nest of inputs.
-        argument: The argument that messages name for the images.
-        whose: The noun that messages use for the network.
-
-    Raises:
-        ArgumentError: The network does not take such images.
-        ModelError: Its output is not logits [batch, classes].
-
-    Warns:
-        OutputMeaningWarning: There is one output, and nothing says what it means.
-    """
-    return _classes(network, x, argument, whose)[0]
-
-
-def _classes(
-    network: Any, x: Any, argument: str = "batches", whose: str = "network"
-) -> tuple[int, str]:
-    """`class_count`, and what the outputs mean, from one call."""
-    count = _outputs(network, x, argument, whose)
-    output_meaning.warn_if_assumed(network, count=count)
-    meaning = output_meaning.meaning(network, count=count)
-    return (2 if meaning == BINARY else count), meaning
-
-
-def _outputs(network: Any, x: Any, argument: str, whose: str) -> int:
-    """The number of outputs of a network; see `class_count`."""
-    model_checks.check_preprocessed(whose, network)
-    try:
-        answer = network(tf.nest.map_structure(lambda t: t[:1], x), training=False)
-    except TfgradError:
-        raise
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
-        if not _differ(x, getattr(network, "inputs", None)):
-            raise  # an error of the network's own code
-        got = tf.nest.map_structure(lambda t: (None, *t.shape[1:]), x)
-        expected = network.input_shape
-        raise ArgumentError(
-            f"{argument}: got shape {got}; the {whose} takes {expected}. Resize the images, or "
-            f"pass a {whose} trained on this shape."
-        ) from error
-    return output_heads.logits(network, answer, None).shape[-1]
-
-
-def _differ(x: Any, declared: Any) -> bool:
-    """Whether inputs have other shapes than those that a network declares, if it declares any."""
-    flat = tf.nest.flatten(x)
-    if not declared or len(flat) != len(declared):
-        return bool(declared)
-    shapes = [(tf.TensorShape(t.shape), d.shape) for t, d in zip(flat, declared, strict=True)]
-    return any(not got.is_compatible_with(expected) for got, expected in shapes)
-
-
-def input_axes(network: Any, x: Any, maps: Any = None) -> axes.InputAxes:
-    """The positions and channels of what a network takes; see `axes.of_input`.
-
-    Args:
-        network: The network, or a function.
-        x: Inputs [batch, …], one tensor.
-        maps: Maps of these inputs. Where the network does not tell the axes of three, maps in the
-            shape of the inputs do: there are no channels.
-
-    Raises:
-        ArgumentError: x is no single tensor with positions.
-    """
-    if not tf.is_tensor(x) or (x.shape.rank or 0) < 2:
-        raise ArgumentError(
-            f"batches: got images of shape {getattr(x, 'shape', type(x).__name__)}; expected one "
-            "tensor, images [batch, H, W, C], series [batch, time, C], volumes [batch, D, H, W, C] "
-            "or tables [batch, features]."
-        )
-    rank = x.shape.rank
-    if isinstance(network, keras.layers.Layer):
-        found = axes.of_input(network, x)
-    else:
-        found = axes.InputAxes(rank, axes.default_axis(rank) if rank > 2 else None, rank != 3)
-    if not found.certain and maps is not None and maps.shape.rank == rank:
-        return axes.InputAxes(rank, None, False)
-    return found
-
-
 def where_finite(values: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """The values [batch], replaced by NaN where a logit of the image is NaN or infinite."""
     finite = tf.reduce_all(tf.math.is_finite(logits), -1)
     return tf.where(finite, values, tf.constant(np.nan, values.dtype))
 
 
-def check_finite(values: np.ndarray, what: str) -> None:
+def check_finite(values: np.ndarray, what: str, hint: str = "") -> None:
     """Check that all numbers are finite, so that they have a mean.
 
     Args:
         values: Numbers [n, …], one row per image.
         what: The argument and the quantity in the plural: "network: the logits".
+        hint: A further sentence of the message.
 
     Raises:
         NonFiniteError: Values of some image are NaN or infinite.
@@ -192,7 +116,7 @@ def check_finite(values: np.ndarray, what: str) -> None:
     if not finite.all():
         raise NonFiniteError(
             f"{what} of image {int(finite.argmin())} are NaN or infinite, as of {(~finite).sum()} "
-            f"of {len(values)} images. Look at the images first, then at the weights."
+            f"of {len(values)} images. Look at the images first, then at the weights.{hint}"
         )
 
 
@@ -234,7 +158,7 @@ def _check_readable(batches: Any) -> None:
     check_end("batches", batches)
 
 
-def _pair(batch: Any) -> tuple[Any, Any]:
+def _pair(batch: Any, takes: Taken) -> tuple[Any, Any]:
     """Images and labels as tensors."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         parts = f" of {len(batch)} parts" if isinstance(batch, tuple | list) else ""
@@ -250,16 +174,38 @@ def _pair(batch: Any) -> tuple[Any, Any]:
             f"batches: got a pair ({names}); expected float images and integer labels, as arrays "
             "or tensors."
         ) from error
-    if not any(t.dtype.is_floating for t in tf.nest.flatten(x)):
+    return takes.tensors(x, "batches"), y
+
+
+def _inputs(batch: Any, takes: Taken) -> Any:
+    """The inputs of a batch without labels, or with anything beside them, as tensors."""
+    alone = not isinstance(batch, tuple)
+    if isinstance(batch, list) and not takes.several:
+        alone = len(batch) != 2
+    x = batch if alone else batch[0]
+    try:
+        x = tf.nest.map_structure(tf.convert_to_tensor, x)
+    except (TypeError, ValueError) as error:
         raise ArgumentError(
-            "batches: got integer images; expected float ones as the network takes them, e.g. "
-            "tf.cast(x, tf.float32) / 255."
+            f"batches: got a batch that is a {type(batch).__name__} of no numbers; expected inputs "
+            "as arrays or tensors, or tuples (inputs, anything)."
+        ) from error
+    return takes.tensors(x, "batches")
+
+
+def _count(x: Any) -> int:
+    """The number of examples in a batch of inputs."""
+    counts = {tuple(t.shape[:1]) for t in tf.nest.flatten(x)}
+    if len(counts) > 1 or () in counts:
+        shapes = tf.nest.map_structure(lambda t: tuple(t.shape), x)
+        raise ArgumentError(
+            f"batches: got inputs of shape {shapes}; expected as many examples in each."
         )
-    return x, y
+    return counts.pop()[0]
 
 
-def _count(x: Any, y: Any) -> int:
-    """The number of images in a batch."""
+def _count_of_pairs(x: Any, y: Any) -> int:
+    """The number of images in a batch with labels."""
     counts = {tuple(t.shape[:1]) for t in tf.nest.flatten((x, y))}
     if len(counts) > 1 or () in counts:
         shapes = [tf.nest.map_structure(lambda t: tuple(t.shape), part) for part in (x, y)]
@@ -298,19 +244,3 @@ def _kind(nest: Any) -> Any:
 
 def _shown(kind: Any) -> Any:
     return tf.nest.map_structure(lambda spec: f"{spec.dtype.name} {tuple(spec.shape)}", kind)
-
-
-def check_of_classes(argument: str, maps: Any) -> None:
-    """Refuse a method that explains something else than the class whose logit a test measures.
-
-    A test asks for the map of a class, which takes the place of the method's own target.
-
-    Raises:
-        ArgumentError: The method was built with a `tfgrad.targets.Target`.
-    """
-    target = getattr(maps, "target", None)
-    if isinstance(target, Target):
-        raise ArgumentError(
-            f"{argument}: got a method built with target={target!r}; expected one of classes, as "
-            "this test measures the logit of a class; try the method without target=."
-        )

@@ -64,6 +64,15 @@ class View:
         view._use(forward_pass or self._pass)
         return view
 
+    def in_branch(self, teacher: Any, jacobian: bool) -> Self:
+        """This probe for a branch of the graph: what is computed there has no meaning outside.
+
+        Args:
+            teacher: The branch's own teacher, see `Probe`.
+            jacobian: Whether the branch needs all logits' gradients; see `Needs`.
+        """
+        return self._view(self._pass.in_branch(jacobian), _teacher=teacher)
+
     # Several outputs, and a teacher's
 
     @property
@@ -220,17 +229,37 @@ class View:
 
     def _outputs_of(self, nest: Any) -> targets.Outputs:
         """Outputs of this network, as a target reads them."""
+        labels_head = self._labels_head if self._head is None else self._head
+        return outputs_of(self.network, nest, self._outputs, self._head, labels_head, self.y)
 
-        own = nest if self._head is None else output_heads.part(nest, self._head)
 
-        def head(key: Any = None) -> tf.Tensor:
-            if key is None:
-                return output_heads.output(self.network, nest, self._head)
-            return output_heads.output(self.network, own, key)
+def outputs_of(
+    network: keras.Model,
+    nest: Any,
+    outputs: Any = None,
+    head: Any = None,
+    labels_head: Any = None,
+    y: Any = None,
+) -> targets.Outputs:
+    """Outputs of a network, as a target reads them.
 
-        def meaning(key: Any = None) -> str:
-            head_of = self._labels_head if self._head is None else self._head
-            head_of = head_of if key is None else key
-            return output_meaning.meaning(self.network, self._outputs, head(key).shape[-1], head_of)
+    Args:
+        network: The network.
+        nest: Its outputs, in float32 or wider.
+        outputs: What they mean, see `tfgrad.models.output_meaning`.
+        head: The head that is read; None for all.
+        labels_head: The head whose meaning counts where a target names none.
+        y: The labels.
+    """
+    own = nest if head is None else output_heads.part(nest, head)
 
-        return targets.Outputs(own, head, self.y, meaning, self.network.name)
+    def output(key: Any = None) -> tf.Tensor:
+        if key is None:
+            return output_heads.output(network, nest, head)
+        return output_heads.output(network, own, key)
+
+    def meaning(key: Any = None) -> str:
+        head_of = labels_head if key is None else key
+        return output_meaning.meaning(network, outputs, output(key).shape[-1], head_of)
+
+    return targets.Outputs(own, output, y, meaning, getattr(network, "name", "network"))

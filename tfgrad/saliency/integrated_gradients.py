@@ -88,6 +88,15 @@ class IntegratedGradients(Method):
 
     def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, Any]:
         """`convergence_gap` [B] float32."""
+        rise = self.rise(probe, target)
+        sums = [
+            tf.reduce_sum(tf.reshape(t, [tf.shape(t)[0], -1]), -1) for t in tf.nest.flatten(terms)
+        ]
+        gap = tf.abs(sum(tf.cast(total, rise.dtype) for total in sums) - rise)
+        return {"convergence_gap": tf.cast(gap, tf.float32)}
+
+    def rise(self, probe: Probe, target: Any) -> tf.Tensor:
+        """s(x) − s(x′) of the target's scalar, [B]: what the maps sum to."""
         starts = [
             # At x′ itself, steps equal to the masked value would be masked.
             start if visible is None else start + _NEAR * (x - start)
@@ -103,12 +112,7 @@ class IntegratedGradients(Method):
             )
         ]
         x, values = self.explained(probe.x).apart(probe.x, starts)
-        rise = probe.score(target) - self.probe(x, target, values).score(target)
-        sums = [
-            tf.reduce_sum(tf.reshape(t, [tf.shape(t)[0], -1]), -1) for t in tf.nest.flatten(terms)
-        ]
-        gap = tf.abs(sum(tf.cast(total, rise.dtype) for total in sums) - rise)
-        return {"convergence_gap": tf.cast(gap, tf.float32)}
+        return probe.score(target) - self.probe(x, target, values).score(target)
 
     def options(self) -> dict[str, Any]:
         """`baseline`, `steps`."""

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests.helpers.axiom_cases import GRADIENT, images, relu
 from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation import bias_sensitivity, completeness, shift_agreement, weak_dependence
-from tfgrad.evaluation.map_tests.explained_model import built
+from tfgrad.evaluation.map_tests.built_methods import built
 
 ALL = (completeness, bias_sensitivity, weak_dependence, shift_agreement)
 

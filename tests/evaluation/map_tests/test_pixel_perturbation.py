@@ -351,7 +351,7 @@ def test_several_inputs_and_absent_classes_are_refused():
     several = keras.Model(parts, keras.layers.Dense(3)(joined))
     x = images().reshape(7, 40)
     batches = [((x[:, :20], x[:, 20:]), np.zeros(7, "int32"))]
-    with pytest.raises(ArgumentError, match=r"images of shape tuple; expected one tensor"):
+    with pytest.raises(ArgumentError, match=r"inputs: got None, and maps of .* \[0, 1\]"):
         pixel_perturbation(several, batches, "random", (0.5,))
     with pytest.raises(DataError, match="labels from 3 to 3; the network has 3 logits"):
         pixel_perturbation(random_network(), batched(images(), np.full(7, 3)), "random", (0.5,))

@@ -11,13 +11,14 @@ from tfgrad.errors import ArgumentError, NonFiniteError, TfgradError
 from tfgrad.evaluation.comparison.compared_model import ComparedModel
 from tfgrad.evaluation.comparison.cost import measured_cost
 from tfgrad.evaluation.comparison.known_tests import TESTS, Pair, chosen_tests
-from tfgrad.evaluation.comparison.methods import Candidate, candidates
+from tfgrad.evaluation.comparison.methods import Candidate, candidates, target_of
 from tfgrad.evaluation.comparison.ranking import ChangingDataError, ranking
 from tfgrad.evaluation.comparison.result import COST, Comparison, Cost
 from tfgrad.evaluation.measurement import Measurement
 from tfgrad.gradients import model_checks
 from tfgrad.internal.arguments import integer
 from tfgrad.models import output_meaning
+from tfgrad.saliency.networks import Networks
 
 __all__ = ["TESTS", "compare"]
 
@@ -32,6 +33,8 @@ def compare(
     methods: Any,
     tests: Any,
     *,
+    target: Any = None,
+    inputs: Any = None,
     images: int = 64,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
@@ -52,7 +55,9 @@ def compare(
     | `"weak_dependence"`  | does it stay the same within a linear region?                      |
     | `"shift_agreement"`  | is it the same for the same function of shifted images?            |
 
-    The class flip compares maps of two classes; all other tests use maps of the predicted classes.
+    The class flip compares maps of two classes; all other tests use maps of the predicted classes,
+    or of a `target`, the only output of a regression for instance. The tests of pixels then measure
+    the size of its change.
     The last five tests use the first images of the data. The control, `"random"`, is always a row.
     If a pair of method and test raises an exception, also one of the method's own code, the result
     lists it as a failure and the other pairs are evaluated. The maps for both tests of pixels are
@@ -63,15 +68,22 @@ def compare(
     The last five reject these, as they depend on the model that a map explains.
 
     Args:
-        model: A Keras model from images [batch, H, W, C] to logits, or a `PenalizedModel` of one.
+        model: A Keras model from images [batch, H, W, C] to logits, or a `PenalizedModel` of one;
+            with a target, a model with any outputs. It may take several inputs, or token ids.
         data: A data set of (images, integer labels) batches that can be read several times; for
-            both tests of pixels, with the same images in the same order.
+            both tests of pixels, with the same images in the same order. With a target of inputs,
+            or of tuples (inputs, anything).
         methods: Names of `tfgrad.saliency.METHODS`; or {name in the table: such a name, a class of
             methods, a method built around a model, or a function of (images, classes) that
             returns maps [batch, H, W]}.
         tests: Names in the table above; or {title: such a name, or a function of
             (model, data, maps) that returns a `Measurement`, where maps is a function of (images,
             classes)}.
+        target: What is explained and measured in the place of classes: a `tfgrad.targets.Target`,
+            or a function from the outputs to [batch]. None takes that of the methods that are built
+            for one.
+        inputs: The key or position of the input that the tests look at, of several; the others are
+            held. Classes of methods are built for it.
         images: Number of images for the last five tests.
         options: {test: {option of its function: value}}, such as
             `{"pixels": {"fill": 0.0, "fractions": (0.5, 0.7, 0.9)}}`.
@@ -88,18 +100,21 @@ def compare(
 
     Raises:
         ArgumentError: A method, test or option does not exist; an option is out of range; the data
-            are no batches of images and labels that the model takes; or the images change from pass
-            to pass.
+            are no batches of images and labels that the model takes; the images change from pass to
+            pass; methods are built for several targets; or a test is of classes and there is a
+            target.
         DataError: A label is no class of the model.
         ModelError: The model does not return logits.
         NonFiniteError: A logit is NaN or infinite.
         Exception: Whatever a test written by the user raises for the control.
     """
-    network = model_checks.network(model)
-    asked = chosen_tests(tests, options or {}, seed)
-    evaluated = candidates(methods, network, seed)
-    compared = ComparedModel(network, data, integer("images", images))
-    model_checks.check_logits(network, compared.sample)
+    asks = target_of(model, methods, target)
+    network = Networks(model).of(asks)
+    asked = chosen_tests(tests, options or {}, seed, asks)
+    evaluated = candidates(methods, network, seed, asks, inputs)
+    compared = ComparedModel(network, data, integer("images", images), asks, inputs)
+    if asks is None:
+        model_checks.check_logits(network, compared.sample)
     found: dict[str, dict[str, Measurement]] = {test: {} for test in asked}
     failures: Failures = {}
     costs: dict[str, Cost] = {}
@@ -124,7 +139,7 @@ def compare(
         test: {method: row[method] for method in order if method in row}
         for test, row in found.items()
     }
-    return Comparison(order, found, failures, costs)
+    return Comparison(order, found, failures, costs, "" if asks is None else repr(asks))
 
 
 @contextlib.contextmanager

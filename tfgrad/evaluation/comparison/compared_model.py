@@ -6,14 +6,17 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from tfgrad.evaluation.batches import placed
+from tfgrad.evaluation import networks
+from tfgrad.evaluation.batches import Placed, placed
 from tfgrad.gradients import output_heads, targets
+from tfgrad.gradients.targets import Target
 from tfgrad.models import output_meaning
+from tfgrad.saliency import asked
 
 TIMED_BATCHES = 3
 
@@ -24,32 +27,52 @@ class ComparedModel:
 
     Attributes:
         network: The model that is explained.
-        data: Batches of (images, labels).
+        data: Batches of (images, labels), or of inputs for a target.
         count: Number of images for the tests that do not use the whole data set.
+        asks: The target that all tests measure; None for classes.
+        inputs: The key or position of the input that the tests look at, of several.
     """
 
     network: Any
     data: Iterable[Any]
     count: int
+    asks: Target | None = None
+    inputs: Any = None
+
+    def read(self) -> Iterator[Placed]:
+        """One pass over the data; see `placed`."""
+        return placed(self.data, self.network, "label" if self.asks is None else self.asks)
 
     @functools.cached_property
     def digest(self) -> bytes:
         """The digest of all images in order, read in a pass of its own."""
         digest = hashlib.blake2b()
-        for x, _ in self.data:
-            digest.update(image_bytes(tf.convert_to_tensor(x)))
+        for x, _, _ in self.read():
+            digest.update(image_bytes(x))
         return digest.digest()
 
     @functools.cached_property
-    def sample(self) -> tf.Tensor:
+    def sample(self) -> Any:
         """The first `count` images."""
         parts, left = [], self.count
-        for x, _, _ in placed(self.data, self.network):
-            parts.append(x[:left])
-            left -= len(parts[-1])
+        for x, _, _ in self.read():
+            parts.append(tf.nest.map_structure(lambda t, left=left: t[:left], x))
+            left -= batch_size(parts[-1])
             if not left:
                 break
-        return tf.concat(parts, 0)
+        return tf.nest.map_structure(lambda *tensors: tf.concat(tensors, 0), *parts)
+
+    @property
+    def asked_of_sample(self) -> Target | None:
+        """The target, with its values for the images of `sample`."""
+        if self.asks is None:
+            return None
+        rows = networks.rows_of(self.asks, 0, batch_size(self.sample))
+        return asked.with_tensors(self.asks, rows)
+
+    def question(self, x: Any, y: Any) -> Any:
+        """What a map function is asked of a batch: its predicted classes, or the target y."""
+        return self.predicted(x) if self.asks is None else y
 
     def predicted(self, x: Any) -> tf.Tensor:
         """The predicted classes of a batch, int32 [batch]."""
@@ -57,7 +80,7 @@ class ComparedModel:
 
     @functools.cached_property
     def _classify(self) -> Any:
-        def classify(x: tf.Tensor) -> tf.Tensor:
+        def classify(x: Any) -> tf.Tensor:
             logits = output_heads.logits(self.network, self.network(x, training=False))
             meaning = output_meaning.meaning(self.network, count=logits.shape[-1])
             return targets.classes("predicted", logits, meaning=meaning)
@@ -66,12 +89,19 @@ class ComparedModel:
 
     @functools.cached_property
     def first_batches(self) -> list[tuple[Any, Any]]:
-        """The first batches as (images, predicted classes), repeated if the data are short."""
-        read = itertools.islice(placed(self.data, self.network), TIMED_BATCHES)
-        batches = [(x, self.predicted(x)) for x, _, _ in read]
+        """The first batches as (images, what is asked), repeated if the data are short."""
+        batches = []
+        for x, y, _ in itertools.islice(self.read(), TIMED_BATCHES):
+            y = y if self.asks is None else asked.with_tensors(self.asks, y)
+            batches.append((x, self.question(x, y)))
         return list(itertools.islice(itertools.cycle(batches), TIMED_BATCHES))
 
 
-def image_bytes(x: tf.Tensor) -> bytes:
+def batch_size(x: Any) -> int:
+    """The number of examples in a nest of inputs."""
+    return tf.nest.flatten(x)[0].shape[0]
+
+
+def image_bytes(x: Any) -> bytes:
     """The bytes of a batch of images, for a digest."""
-    return x.numpy().tobytes()
+    return b"".join(t.numpy().tobytes() for t in tf.nest.flatten(x))

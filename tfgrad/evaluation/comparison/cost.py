@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfgrad import saliency
-from tfgrad.evaluation.comparison.compared_model import ComparedModel
+from tfgrad.evaluation.comparison.compared_model import ComparedModel, batch_size
 from tfgrad.evaluation.comparison.methods import Candidate, Maps
 from tfgrad.evaluation.comparison.result import Cost
 
@@ -19,15 +20,17 @@ _ROUNDS, _SECONDS, _MOST_ROUNDS = 3, 0.3, 30
 
 def measured_cost(compared: ComparedModel, candidate: Candidate) -> Cost:
     """Medians over a few batches; each is timed in turn with an input-gradient of the same one."""
-    functions = candidate.maps, saliency.InputGradient(compared.network)
-    for batch in {len(y): (x, y) for x, y in compared.first_batches}.values():
+    options = {"target": compared.asks, "inputs": compared.inputs}
+    gradient = saliency.InputGradient(compared.network, **options)
+    functions = candidate.maps, gradient
+    for batch in {batch_size(x): (x, y) for x, y in compared.first_batches}.values():
         for function in functions:
             seconds_of(function, *batch)  # The first call of each batch size traces.
     times: list[list[float]] = []
     spent = 0.0
     for x, y in itertools.islice(itertools.cycle(compared.first_batches), _MOST_ROUNDS):
         pair = [seconds_of(function, x, y) for function in functions]
-        times.append([seconds / len(y) for seconds in pair])
+        times.append([seconds / batch_size(x) for seconds in pair])
         spent += sum(pair)
         if len(times) >= _ROUNDS and spent >= _SECONDS:
             break
@@ -38,5 +41,5 @@ def measured_cost(compared: ComparedModel, candidate: Candidate) -> Cost:
 def seconds_of(function: Maps, x: Any, y: Any) -> float:
     """The time of one call, until its maps are in memory."""
     began = time.perf_counter()
-    np.asarray(function(x, y))
+    tf.nest.map_structure(np.asarray, function(x, y))
     return time.perf_counter() - began

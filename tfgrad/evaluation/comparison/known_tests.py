@@ -19,6 +19,7 @@ from tfgrad.evaluation.map_tests.randomisation import randomisation
 from tfgrad.evaluation.map_tests.shift_agreement import shift_agreement
 from tfgrad.evaluation.map_tests.weak_dependence import weak_dependence
 from tfgrad.evaluation.measurement import Measurement
+from tfgrad.gradients.targets import Target
 from tfgrad.internal.arguments import one_of
 
 
@@ -69,13 +70,20 @@ def _ranked_batches(pair: Pair) -> dict[str, Any]:
         "network": pair.compared.network,
         "batches": pair.compared.data,
         "maps": pair.ranking(),
+        "target": pair.compared.asks,
+        "inputs": pair.compared.inputs,
     }
 
 
 def _classified_batches(pair: Pair) -> dict[str, Any]:
     # saliency.Random returns the same map for every class, so a difference of two would be zero.
     maps = RANDOM if pair.candidate.control else pair.candidate.maps
-    return {"network": pair.compared.network, "batches": pair.compared.data, "maps": maps}
+    return {
+        "network": pair.compared.network,
+        "batches": pair.compared.data,
+        "maps": maps,
+        "inputs": pair.compared.inputs,
+    }
 
 
 def _images_and_builder(pair: Pair) -> dict[str, Any]:
@@ -83,6 +91,8 @@ def _images_and_builder(pair: Pair) -> dict[str, Any]:
         "model": pair.compared.network,
         "images": pair.compared.sample,
         "method": pair.candidate.build,
+        "target": pair.compared.asked_of_sample,
+        "inputs": pair.compared.inputs,
     }
 
 
@@ -109,7 +119,7 @@ class KnownTest:
 
     def run(self, pair: Pair) -> Measurement:
         """See `MapTest`."""
-        return self.measure(**self.inputs(pair), **self.options)
+        return self.measure(**{**self.inputs(pair), **self.options})
 
     def known(self) -> list[str]:
         """The options that a user may set: the arguments with a default."""
@@ -121,10 +131,12 @@ class KnownTest:
 
 
 _CHANGE = {"score": "change of the top probability"}
+# The maps are of what `compare` is asked.
+_ASKED = ("target", "inputs")
 TESTS: dict[str, KnownTest] = {
-    "pixels": KnownTest(pixel_perturbation, _ranked_batches, _CHANGE),
+    "pixels": KnownTest(pixel_perturbation, _ranked_batches, _CHANGE, _ASKED),
     "pixels_most": KnownTest(
-        pixel_perturbation, _ranked_batches, _CHANGE | {"remove": "most"}, fixed=("remove",)
+        pixel_perturbation, _ranked_batches, _CHANGE | {"remove": "most"}, ("remove", *_ASKED)
     ),
     "class_flip": KnownTest(class_flip, _classified_batches),
     "randomisation": KnownTest(randomisation, _images_and_builder),
@@ -139,7 +151,10 @@ _APART = ("remove_and_retrain", "label_randomisation")
 
 
 def chosen_tests(
-    tests: Any, options: Mapping[str, Mapping[str, Any]], seed: int
+    tests: Any,
+    options: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    asks: Target | None = None,
 ) -> dict[str, MapTest]:
     """{title: test}, with the options of the user.
 
@@ -147,19 +162,23 @@ def chosen_tests(
         tests: Names, or {title: name or function}; see `compare`.
         options: {title: {option: value}}.
         seed: Seed of the tests that take one.
+        asks: The target that all tests measure; None for classes.
 
     Raises:
-        ArgumentError: A test or an option is unknown.
+        ArgumentError: A test or an option is unknown, or a test is of classes alone.
     """
     found = named("tests", tests, f"some of {', '.join(TESTS)}, or {{title: function}}")
     for title in options:
         one_of("options", title, tuple(found))
     return {
-        title: _chosen(title, test, options.get(title, {}), seed) for title, test in found.items()
+        title: _chosen(title, test, options.get(title, {}), seed, asks)
+        for title, test in found.items()
     }
 
 
-def _chosen(title: str, test: Any, options: Mapping[str, Any], seed: int) -> MapTest:
+def _chosen(
+    title: str, test: Any, options: Mapping[str, Any], seed: int, asks: Target | None
+) -> MapTest:
     if not isinstance(test, str):
         if not callable(test) or options:
             raise ArgumentError(
@@ -176,5 +195,13 @@ def _chosen(title: str, test: Any, options: Mapping[str, Any], seed: int) -> Map
     known = found.known()
     for option in options:
         one_of(f"options[{title!r}]", option, known)
+    own = found.options
+    if asks is not None:
+        if found.measure is class_flip:
+            raise ArgumentError(
+                f"tests: got {test!r}, which compares maps of two classes, for {asks!r}; expected "
+                "tests of any target; try 'pixels_most'."
+            )
+        own = {name: value for name, value in own.items() if name != "score"}
     seeded = {"seed": seed} if "seed" in known else {}
-    return dataclasses.replace(found, options={**seeded, **found.options, **options})
+    return dataclasses.replace(found, options={**seeded, **own, **options})

@@ -10,8 +10,10 @@ from typing import Any
 
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError
-from tfgrad.evaluation.batches import check_of_classes
+from tfgrad.evaluation import networks
 from tfgrad.evaluation.comparison.result import CONTROL
+from tfgrad.gradients.targets import Target
+from tfgrad.saliency.networks import Networks
 
 # A function of (images, classes) that returns maps [batch, H, W].
 Maps = Callable[[Any, Any], Any]
@@ -26,12 +28,16 @@ class Candidate:
         method: A name or class of methods, a method, or a function of (images, classes).
         network: The model of the comparison.
         seed: Seed of the control.
+        asks: The target that all tests measure; None for classes.
+        inputs: The key or position of the input that the tests look at, of several.
     """
 
     name: str
     method: Any
     network: Any
     seed: int
+    asks: Target | None = None
+    inputs: Any = None
 
     @property
     def control(self) -> bool:
@@ -65,15 +71,19 @@ class Candidate:
     @functools.cached_property
     def _factory(self) -> Callable[[Any], Maps] | None:
         """The function from a model to the method; None if the method is already built."""
+        options = {"target": self.asks, "inputs": self.inputs}
+        given = {name: value for name, value in options.items() if value is not None}
         if self.control:
-            return functools.partial(saliency.Random, seed=self.seed)
+            return functools.partial(saliency.Random, seed=self.seed, **given)
         if isinstance(self.method, str):
-            return saliency.get(self.method)
+            return functools.partial(saliency.get(self.method), **given)
         made = not isinstance(self.method, type) or not issubclass(self.method, saliency.Method)
-        return None if made else self.method
+        return None if made else functools.partial(self.method, **given)
 
     def _check_own(self) -> None:
-        if not _same(self.method.network, self.network):
+        # A target may read the outputs that the model returns, and a method its logits.
+        own = Networks(self.method.model)
+        if not any(_same(own.of(asks), self.network) for asks in (self.asks, self.method.target)):
             raise ArgumentError(
                 f"methods: {self.name!r} is built around another model than the one compared; "
                 "expected the same, as this test evaluates it. Pass its class or name, or build it "
@@ -81,17 +91,40 @@ class Candidate:
             )
 
 
-def candidates(methods: Any, network: Any, seed: int) -> list[Candidate]:
+def candidates(
+    methods: Any, network: Any, seed: int, asks: Target | None = None, inputs: Any = None
+) -> list[Candidate]:
     """The methods to be evaluated, the control included; see `compare`.
 
     Raises:
-        ArgumentError: A method does not exist or has the name of the control.
+        ArgumentError: A method does not exist, has the name of the control, or was built for
+            another target.
     """
-    found = named("methods", methods, "names of tfgrad.saliency, or {name: method}")
+    found = _named_methods(methods)
     found.setdefault(CONTROL, CONTROL)
     for name, method in found.items():
-        _check(name, method)
-    return [Candidate(name, method, network, seed) for name, method in found.items()]
+        _check(name, method, asks)
+    return [Candidate(name, method, network, seed, asks, inputs) for name, method in found.items()]
+
+
+def target_of(model: Any, methods: Any, target: Any) -> Target | None:
+    """The target that all tests measure; None for classes.
+
+    Args:
+        model: The model of the comparison.
+        methods: The methods, of which those that are built for a `Target` tell it.
+        target: The target that the user chose, or None.
+
+    Raises:
+        ArgumentError: It is a class.
+    """
+    targets = (getattr(method, "target", None) for method in _named_methods(methods).values())
+    own = next((one for one in targets if isinstance(one, Target)), None)
+    return networks.target_of(model, None, own if target is None else target)
+
+
+def _named_methods(methods: Any) -> dict[str, Any]:
+    return named("methods", methods, "names of tfgrad.saliency, or {name: method}")
 
 
 def named(argument: str, given: Any, expected: str) -> dict[str, Any]:
@@ -122,9 +155,15 @@ def _is_control(method: Any) -> bool:
     return isinstance(method, str) and method == CONTROL
 
 
-def _check(name: str, method: Any) -> None:
-    """Reject what is no method of classes before anything is computed."""
-    check_of_classes("methods", method)
+def _check(name: str, method: Any, asks: Target | None) -> None:
+    """Reject what is no method of this target before anything is computed."""
+    own = getattr(method, "target", None)
+    built = asks is not None and isinstance(method, saliency.Method) and own is not None
+    if built and not networks.same(own, asks):
+        raise ArgumentError(
+            f"methods: {name!r} is built with target={own!r}; expected {asks!r}, as all tests "
+            "measure one target; try it without target=."
+        )
     if name == CONTROL and not _is_control(method):
         raise ArgumentError(
             f"methods: got a {type(method).__name__} by the name of {CONTROL!r}, which is the "
@@ -148,11 +187,15 @@ def _same(network: Any, other: Any) -> bool:
 
 def _like(method: saliency.Method, model: Any) -> saliency.Method:
     """The same method around another model."""
-    options = method.stated()
+    # A target as it is: of its saved form, functions have to be registered.
+    shared = {name: getattr(method, name) for name in ("outputs", "channels", "target")}
+    options = {**method.options(), **{k: v for k, v in shared.items() if v is not None}}
     try:
         if type(method) is saliency.Smooth:
             return saliency.Smooth(**(options | {"method": _like(method.method, model)}))
-        return type(method)(model, **options, chunk_size=method.chunk_size)
+        own = {name: getattr(method, name) for name in ("inputs", "at")}
+        own = {name: value for name, value in own.items() if value is not None}
+        return type(method)(model, **options, **own, chunk_size=method.chunk_size)
     except TypeError as error:
         raise ArgumentError(
             f"methods: {method!r} cannot be built around another model ({error}); expected "

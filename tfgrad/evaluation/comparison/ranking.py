@@ -10,10 +10,9 @@ from typing import IO, Any
 import numpy as np
 
 from tfgrad.errors import ArgumentError
-from tfgrad.evaluation.batches import placed
 from tfgrad.evaluation.comparison.compared_model import ComparedModel, image_bytes
 from tfgrad.evaluation.comparison.methods import Candidate, Maps
-from tfgrad.evaluation.map_tests.pixel_removal import mapped
+from tfgrad.evaluation.map_tests.mapped_batches import mapped
 
 
 class ChangingDataError(ArgumentError):
@@ -36,12 +35,12 @@ def ranking(
         the maps [n, H, W] in the file.
     """
 
-    def of_predicted(x: Any, y: Any) -> Any:
-        return candidate.maps(x, compared.predicted(x))
+    def of_question(x: Any, y: Any) -> Any:
+        return candidate.maps(x, compared.question(x, y))
 
     if not shared:
-        return lambda: of_predicted
-    return functools.cache(functools.partial(_kept, compared, of_predicted, file))
+        return lambda: of_question
+    return functools.cache(functools.partial(_kept, compared, of_question, file))
 
 
 def _kept(compared: ComparedModel, maps_of: Maps, file: IO[bytes]) -> np.ndarray:
@@ -50,7 +49,12 @@ def _kept(compared: ComparedModel, maps_of: Maps, file: IO[bytes]) -> np.ndarray
     file.seek(0)  # An earlier call that failed may have written something.
     file.truncate()
     for (x, found), _, _ in mapped(
-        placed(compared.data, compared.network), maps_of, 0, compared.network
+        compared.read(),
+        maps_of,
+        0,
+        compared.network,
+        target=compared.asks,
+        inputs=compared.inputs,
     ):
         before, maps = maps, found.numpy()
         if count and maps.dtype != before.dtype:

@@ -51,12 +51,14 @@ class Comparison:
         failures: {test: {method: the reason}}; the reason is under `"ms per map"` if only the cost
             could not be measured.
         costs: {method: Cost}; a method that never returned a map has none.
+        target: What is explained and measured, if it is no class.
     """
 
     methods: tuple[str, ...]
     measurements: Mapping[str, Mapping[str, Measurement]]
     failures: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     costs: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
+    target: str = ""
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -141,6 +143,7 @@ class Comparison:
             },
             "failures": {test: dict(row) for test, row in self.failures.items()},
             "costs": {method: dataclasses.asdict(cost) for method, cost in self.costs.items()},
+            **({"target": self.target} if self.target else {}),
         }
 
     @staticmethod
@@ -154,6 +157,7 @@ class Comparison:
             },
             failures=content["failures"],
             costs={method: Cost(**cost) for method, cost in content["costs"].items()},
+            target=content.get("target", ""),
         )
 
     def panels(self) -> dict[str, dict[str, tuple[float, float]]]:
@@ -215,6 +219,8 @@ class Comparison:
         return [f"{cost.milliseconds:.3g}", f"{cost.gradients:.3g}"] if cost else ["", ""]
 
     def _notes(self) -> Iterator[str]:
+        if self.target:
+            yield f"target: {self.target}"
         for test, row in self.measurements.items():
             if row:
                 yield f"{test}: {_described(test, self._first(test))}"

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError
-from tfgrad.evaluation.map_tests.explained_model import summary
-from tfgrad.evaluation.measurement import Measurement
+from tfgrad.errors import ArgumentError, DataError
+from tfgrad.evaluation.measurement import Measurement, counted, over_draws
 
 # Gradients whose relative difference is below the rounding of float32 belong to one linear region.
 SAME_REGION = 1e-6
@@ -65,6 +64,33 @@ def single_measurement(
         seed=seed,
         **summary(values, drawn),
     )
+
+
+def summary(values: np.ndarray, drawn: str = "") -> dict[str, Any]:
+    """Mean and standard error of numbers as fields of a `Measurement`; NaN ones are left out.
+
+    Args:
+        values: Numbers, [n] or [draws, n].
+        drawn: Noun for what was drawn, such as "signs".
+
+    Raises:
+        DataError: All are NaN.
+    """
+    rows = np.atleast_2d(values)
+    count = int((~np.isnan(rows)).any(0).sum())
+    if not count:
+        raise DataError(
+            f"maps: those of all {rows.shape[1]} images are constant, zero, NaN or infinite; "
+            "expected some that rank pixels. Look at the network's weights, or try another method."
+        )
+    mean, error = over_draws(rows)
+    several = f" and {len(rows)} draws of {drawn}" if len(rows) > 1 else ""
+    return {
+        "values": (mean,),
+        "deviations": (error,),
+        "over": f"{counted(count, 'image')}{several} (standard error)",
+        "examples": count,
+    }
 
 
 def of_finite(reduce: Callable[[np.ndarray], Any], values: np.ndarray) -> float:

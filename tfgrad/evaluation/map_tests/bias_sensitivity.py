@@ -14,7 +14,7 @@ from tfgrad.evaluation.map_tests.axioms import (
     of_finite,
     single_measurement,
 )
-from tfgrad.evaluation.map_tests.explained_model import ExplainedModel, built
+from tfgrad.evaluation.map_tests.explained_model import ExplainedModel
 from tfgrad.evaluation.map_tests.map_similarity import relative_change
 from tfgrad.evaluation.map_tests.reinitialise import move_biases, restored
 from tfgrad.evaluation.measurement import HIGHER, Measurement
@@ -33,6 +33,7 @@ def bias_sensitivity(
     seed: int = 0,
     draws: int = 5,
     batch_size: int = 64,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """How much a map changes if each bias is scaled by 1 + step or 1 − step.
@@ -63,6 +64,8 @@ def bias_sensitivity(
         seed: Seed of the signs.
         draws: Number of draws of all signs that are averaged, image by image.
         batch_size: See `completeness`.
+        inputs: The key or position of the input whose maps are compared, of several; None for the
+            one that is explained, if it is a single one.
         outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
             its compiled loss says.
 
@@ -79,9 +82,9 @@ def bias_sensitivity(
         NonFiniteError: A logit is NaN or infinite.
     """
     step, seed = number("step", step), integer("seed", seed, lowest=0)
-    explained = ExplainedModel(model, images, target, batch_size)
+    explained = ExplainedModel(model, images, target, batch_size, method, inputs)
     seeds = [[seed, draw] for draw in range(integer("draws", draws))]
-    found = [_by_biases(explained, method, step, one) for one in seeds]
+    found = [_by_biases(explained, step, one) for one in seeds]
     change, logits_change, left = (np.stack(rows) for rows in zip(*found, strict=True))
     moved = logits_change != 0
     if not moved.any():
@@ -108,14 +111,14 @@ def bias_sensitivity(
 
 
 def _by_biases(
-    explained: ExplainedModel, method: Any, step: float, seed: Sequence[int]
+    explained: ExplainedModel, step: float, seed: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each image: the map's change by the step, the logit's change, whether its region changed.
 
     They are those of the largest step that leaves the input-gradient as it was.
     """
-    function = built(method, explained.network)
-    gradient = explained.compiled(lambda x, classes, first: explained.gradient(x, classes))
+    function = explained.function
+    gradient = explained.compiled(lambda x, target, first: explained.gradient(x, target))
     maps, slopes = explained.maps(function), explained.each(gradient)
     score = explained.of_class(explained.logits)
     found = np.zeros((2, len(explained)))

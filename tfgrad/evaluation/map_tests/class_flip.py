@@ -12,12 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import Placed, class_count, input_axes, per_image, placed
+from tfgrad.evaluation.batches import Placed, per_image, placed
 from tfgrad.evaluation.map_tests import pixel_removal
+from tfgrad.evaluation.map_tests.mapped_batches import mapped
 from tfgrad.evaluation.map_tests.pixel_removal import RANDOM
+from tfgrad.evaluation.map_tests.replacement import MOST, Replacement
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, spread, standard_error
+from tfgrad.evaluation.networks import class_count
+from tfgrad.evaluation.parts import part_of
 from tfgrad.gradients import class_scores, output_heads
 from tfgrad.gradients.model_checks import check_logits, returning_logits
+from tfgrad.gradients.targets import Target
 from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.models import output_meaning
@@ -34,6 +39,7 @@ def class_flip(
     *,
     fill: Any = 0.0,
     seed: int = 0,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """Δ log-odds of `source` against `to` after the pixels that argue for the difference are gone.
@@ -49,19 +55,22 @@ def class_flip(
     counts more, but not whether it argues for or against it.
 
     Args:
-        network: A Keras model from images [batch, H, W, C], series, volumes or tables to logits
-            [batch, classes]; channels come first if its layers have channels first. A pixel is a
-            time step, a voxel or a feature with all its channels.
+        network: A Keras model from images [batch, H, W, C], series, volumes, tables or token ids to
+            logits [batch, classes]; channels come first if its layers have channels first. A pixel
+            is a time step, a voxel, a token or a feature with all its channels.
         batches: A data set of (images, integer labels), as the network takes them; images of other
             labels than `source` are skipped.
         maps: A function of (images, classes) that returns signed maps [batch, H, W], as every
-            `tfgrad.saliency` method is; or `"random"`, normal noise as S, the control.
+            `tfgrad.saliency` method is; or `"random"`, normal noise as S, the control. A method of
+            a `tfgrad.targets.Target`, which is no class, is rejected.
         source: The class of the images.
         to: The class that they are turned into.
         fraction: The largest share of pixels that is replaced, in [0, 1].
         fill: The replacement, in the units of the images: a number (black is 0 only if images are
-            not normalised), one per channel, or `"image_mean"`.
+            not normalised), one per channel, or `"image_mean"`; of token ids an id.
         seed: Seed of `"random"`.
+        inputs: The key or position of the input whose pixels are replaced; see
+            `pixel_perturbation`.
         outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
             classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
             `tfgrad.models.output_meaning`.
@@ -87,6 +96,7 @@ def class_flip(
 
     Source: thesis §3.10.1; Shrikumar, Greenside and Kundaje (2017), section 4.1.
     """
+    _check_classes_explained(maps)
     network = returning_logits(network)
     source, to = (integer(name, k, lowest=0) for name, k in (("source", source), ("to", to)))
     share = _checked(source, to, number("fraction", fraction, zero=True))
@@ -96,22 +106,19 @@ def class_flip(
         x, difference = x_and_map
         check_logits(network, x)
         finite = pixel_removal.finite_maps(difference)
-        size = tf.size(difference[0])
-        # Nothing is removed where S ≤ 0: no count reaches the rank `size`.
-        rank = tf.where(difference > 0, size - 1 - pixel_removal.ranks(difference), size)
-        count = pixel_removal.pixels_in(tf.constant(share, tf.float64), size)
-        axes = input_axes(network, x, difference)
-        value = pixel_removal.filling(x, fill, axes)
-        after = _logits(network, pixel_removal.removed(x, rank, count, value, axes))
+        changed = Replacement(network, x, difference, part_of(x, maps, inputs), fill)
+        # Nothing is removed where S ≤ 0: no count reaches the number of all positions.
+        rank = tf.where(difference > 0, changed.order(MOST), tf.size(difference[0]))
+        count = pixel_removal.pixels_in(tf.constant(share, tf.float64), changed.size)
+        after = _logits(network, changed.without(count, rank))
         fall = _log_odds(_logits(network, x), source, to) - _log_odds(after, source, to)
         turned = tf.argmax(after, -1, tf.int32) == to  # of [0, f] for one logit f
-        gone = tf.reduce_mean(tf.cast(rank < count, tf.float32), range(1, rank.shape.rank))
-        others = turned, gone, pixel_removal.constant_maps(difference), finite
+        others = turned, changed.share(count, rank), changed.constant, finite
         return tf.stack([fall, *(tf.cast(t, fall.dtype) for t in others)], -1)
 
     chosen = _of_class(placed(batches, network, "label"), network, source, to)
-    mapped = pixel_removal.mapped(chosen, _difference(maps, source, to), seed, network)
-    table = per_image(flipped, mapped).astype(np.float64)
+    ranked = mapped(chosen, _difference(maps, source, to), seed, network, inputs=_own(maps, inputs))
+    table = per_image(flipped, ranked).astype(np.float64)
     table, missing = pixel_removal.counted_rows(table, table[:, -1] > 0, f"maps of class {source}")
     falls, turned, gone, constant, _ = table.T
     columns = {
@@ -134,6 +141,21 @@ def class_flip(
     )
 
 
+def _check_classes_explained(maps: Any) -> None:
+    target = getattr(maps, "target", None)
+    if isinstance(target, Target):
+        raise ArgumentError(
+            f"maps: got a method built with target={target!r}; expected one of classes, as this "
+            "test compares maps of two classes; try the method without target=, or "
+            "tfgrad.evaluation.pixel_perturbation, which measures any target."
+        )
+
+
+def _own(maps: Any, inputs: Any) -> Any:
+    """The input that the user chose, or that a method explains."""
+    return getattr(maps, "inputs", None) if inputs is None else inputs
+
+
 def _checked(source: int, to: int, fraction: float) -> float:
     if source == to:
         raise ArgumentError(f"to: got {to}, which is also the source; expected another class.")
@@ -154,8 +176,9 @@ def _difference(maps: Any, source: int, to: int) -> Any:
         )
 
     def difference(x: Any, y: Any) -> tf.Tensor:
-        by_class = [pixel_removal.comparable(maps(x, tf.fill([len(y)], k))) for k in (source, to)]
-        return by_class[0] - by_class[1]
+        by_class = [maps(x, tf.fill([len(y)], k)) for k in (source, to)]
+        by_class = [tf.nest.map_structure(pixel_removal.comparable, one) for one in by_class]
+        return tf.nest.map_structure(tf.subtract, *by_class)
 
     return difference
 
@@ -169,7 +192,8 @@ def _of_class(batches: Iterator[Placed], network: Any, source: int, to: int) -> 
             _check_classes(network, x, source, to)
         y = tf.reshape(y, [-1])
         labels |= set(np.unique(y).tolist())
-        x, y = tf.boolean_mask(x, y == source), y[y == source]
+        x = tf.nest.map_structure(lambda t, y=y: tf.boolean_mask(t, y == source), x)
+        y = y[y == source]
         if y.shape[0]:
             yield x, y, tf.constant(found, tf.int64)
             found += y.shape[0]

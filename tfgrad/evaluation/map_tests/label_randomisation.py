@@ -9,7 +9,7 @@ import numpy as np
 
 from tfgrad import data
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.map_tests.explained_model import ExplainedModel, built
+from tfgrad.evaluation.map_tests.explained_model import ExplainedModel
 from tfgrad.evaluation.map_tests.map_stages import SCORE, MapStages, check_some_vary, over_images
 from tfgrad.evaluation.measurement import LOWER, Measurement
 from tfgrad.internal.arguments import integer
@@ -25,6 +25,7 @@ def label_randomisation(
     *,
     target: Any = None,
     batch_size: int = 64,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """How similar the maps of a network are to those of one trained on permuted labels.
@@ -38,8 +39,10 @@ def label_randomisation(
         other: A network of the same input and classes.
         images: Images, float [n, H, W, C], as both networks take them.
         method: See `randomisation`.
-        target: The class that both explain; None for the one that `model` predicts.
+        target: What both explain: a class, None for the one that `model` predicts, or any other
+            target, see `completeness`.
         batch_size: Number of images per call.
+        inputs: See `randomisation`.
         outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
             its compiled loss says.
 
@@ -57,8 +60,8 @@ def label_randomisation(
 
     Source: Adebayo et al. (2018), section 3.3; thesis §3.3.
     """
-    explained = ExplainedModel(model, images, target, batch_size)
-    twin = ExplainedModel(other, images, None, batch_size)
+    explained = ExplainedModel(model, images, target, batch_size, method, inputs)
+    twin = ExplainedModel(other, images, explained.asks, batch_size, method, inputs)
     kinds = explained.logits.shape[-1], twin.logits.shape[-1]
     if kinds[0] != kinds[1]:
         raise ArgumentError(
@@ -66,15 +69,16 @@ def label_randomisation(
             "same classes, trained on permuted labels."
         )
     if np.array_equal(explained.logits, twin.logits):
+        what = "logits" if explained.asks is None else "values"
         raise ArgumentError(
-            "other: got a network with the logits of the model on all images; expected one trained "
-            "on permuted labels, tfgrad.evaluation.permuted_labels(dataset, seed)."
+            f"other: got a network with the {what} of the model on all images; expected one "
+            "trained on permuted labels, tfgrad.evaluation.permuted_labels(dataset, seed)."
         )
-    twin.classes = explained.classes
-    before = explained.maps(built(method, explained.network))
-    check_some_vary(before)
+    twin.ask_as(explained)
+    before = explained.maps(explained.function)
+    check_some_vary(before, explained.visible)
     found = MapStages(explained, before)
-    found.add(twin.maps(built(method, twin.network)), twin.logits)
+    found.add(twin.maps(twin.function), twin.logits)
     numbers = found.numbers(0)
     del numbers["columns"]["weights changed"]
     return Measurement(

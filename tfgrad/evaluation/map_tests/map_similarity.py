@@ -77,6 +77,22 @@ def relative_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where((size > 0) & np.isfinite(found), found, np.nan)
 
 
+def over_visible(
+    compare: Callable[..., np.ndarray], visible: np.ndarray | None, *maps: np.ndarray
+) -> np.ndarray:
+    """The results [n] of a comparison of maps [n, …], of which only visible values count.
+
+    Args:
+        compare: A function of these maps, such as `rank_correlation`.
+        visible: Which values count, bool [n, …]; None: all.
+        maps: The maps. Of an example with no visible value, the result is NaN.
+    """
+    if visible is None:
+        return compare(*maps)
+    rows = [[one[i][steps][np.newaxis] for one in maps] for i, steps in enumerate(visible)]
+    return np.array([compare(*row)[0] if row[0].size else np.nan for row in rows])
+
+
 def varies(maps: np.ndarray) -> np.ndarray:
     """Whether each map ranks pixels, being finite and not constant: bool [n]."""
     flat = maps.reshape(len(maps), -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from tfgrad.errors import DataError
 from tfgrad.evaluation.map_tests.explained_model import ExplainedModel
 from tfgrad.evaluation.map_tests.map_similarity import (
     finite,
+    over_visible,
     rank_correlation_or_zero,
     structural_similarity,
     varies,
@@ -41,17 +42,19 @@ class MapStages:
         """Add a stage: its maps, its logits, and the relative change of the layer's weights."""
         same = (maps == self.before).reshape(len(maps), -1).all(1)
         moved = (logits != self.explained.logits).any(-1)
-        signed = rank_correlation_or_zero(self.before, maps)
+        known = self._compared(lambda a, b: varies(a) & finite(b), self.before, maps) == 1
+        signed = self._compared(rank_correlation_or_zero, self.before, maps)
+        sizes = np.abs(self.before), np.abs(maps)
         self._rows.append(
             np.stack(
                 [
                     np.abs(signed),
                     signed,
-                    rank_correlation_or_zero(np.abs(self.before), np.abs(maps)),
-                    structural_similarity(self.before, maps),
+                    self._compared(rank_correlation_or_zero, *sizes),
+                    self._compared(structural_similarity, self.before, maps),
                     self._of_others(maps),
                     same & moved,
-                    ~(varies(self.before) & finite(maps)),
+                    ~known,
                 ]
             )
         )
@@ -78,11 +81,19 @@ class MapStages:
             "columns": {name: tuple(map(float, column)) for name, column in columns.items()},
         }
 
+    def _compared(self, compare: Callable[..., np.ndarray], *maps: np.ndarray) -> np.ndarray:
+        """A comparison of maps, at the steps of token ids that are not masked."""
+        return over_visible(compare, self.explained.visible, *maps)
+
     def _of_others(self, maps: np.ndarray) -> np.ndarray:
         if len(maps) == 1:
             return np.full(1, np.nan)
         # Half of the images away, as neighbours in sorted data are of one class.
-        return np.abs(rank_correlation_or_zero(np.roll(self.before, len(maps) // 2, 0), maps))
+        half, visible = len(maps) // 2, self.explained.visible
+        both = None if visible is None else visible & np.roll(visible, half, 0)
+        return np.abs(
+            over_visible(rank_correlation_or_zero, both, np.roll(self.before, half, 0), maps)
+        )
 
     def _points(self, stages: int) -> Iterator[tuple[Any, float]]:
         """The rows of each point, [columns][draws, n], and the mean change of weights."""
@@ -98,13 +109,17 @@ def over_images(explained: ExplainedModel, draws: int = 1) -> str:
     return f"{counted(len(explained), 'image')}{several} (standard error)"
 
 
-def check_some_vary(maps: np.ndarray) -> None:
+def check_some_vary(maps: np.ndarray, visible: np.ndarray | None = None) -> None:
     """Check that some map of the network as it came ranks pixels.
+
+    Args:
+        maps: The maps.
+        visible: Which values count; see `over_visible`.
 
     Raises:
         DataError: All maps are constant, NaN or infinite.
     """
-    if not varies(maps).any():
+    if not (over_visible(varies, visible, maps) == 1).any():
         raise DataError(
             f"method: the maps of all {len(maps)} images are constant, NaN or infinite; expected "
             "some that rank pixels. Look at the network's weights, or try another method."

@@ -8,26 +8,32 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.evaluation.batches import input_axes, one_by_one, per_image, placed
+from tfgrad.evaluation import networks
+from tfgrad.evaluation.batches import one_by_one, per_image, placed
 from tfgrad.evaluation.map_tests import pixel_removal
+from tfgrad.evaluation.map_tests.mapped_batches import checked_maps, mapped
+from tfgrad.evaluation.map_tests.perturbation_scores import (
+    SCORES,
+    ClassScores,
+    TargetScores,
+    by_size,
+    checked_score,
+)
 from tfgrad.evaluation.map_tests.pixel_removal import IMAGE_MEAN
+from tfgrad.evaluation.map_tests.replacement import LEAST, MOST, Replacement
 from tfgrad.evaluation.measurement import HIGHER, LOWER, Measurement, counted, standard_error
-from tfgrad.gradients import class_scores, output_heads
-from tfgrad.gradients.model_checks import check_logits, returning_logits
+from tfgrad.evaluation.parts import Part, part_of
+from tfgrad.gradients.targets import Target
 from tfgrad.internal.arguments import one_of
 from tfgrad.models import output_meaning
 
+__all__ = ["FRACTIONS", "SCORES", "pixel_perturbation"]
+
 FRACTIONS = tuple(round(10 ** (-2 + i / 12), 4) for i in range(25))
-# The quantity that is measured for each image, and its better direction while salient pixels stay.
-SCORES = {
-    "accuracy": HIGHER,
-    "probability of the label": HIGHER,
-    "change of the top probability": LOWER,
-    "log density ratio": HIGHER,
-    "relative log density ratio": LOWER,
-}
-# The smallest divisor of a logit, so that a logit of 0 gives a large number and not infinity.
-_SMALLEST = 1e-6
+_OF_IDS = (
+    " A fill that the network masks, such as padding, may leave it without any token, whose mean "
+    "is 0/0; try the id of a mask token, or fractions below 1."
+)
 
 
 @output_meaning.takes_outputs("network")
@@ -39,11 +45,15 @@ def pixel_perturbation(
     *,
     remove: str = "least",
     fill: Any = IMAGE_MEAN,
-    score: str = "accuracy",
+    score: str | None = None,
     seed: int = 0,
+    target: Any = None,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """Accuracy, probabilities and logits after the least (or most) salient pixels are replaced.
+
+    Of a regression, or any other target, its value.
 
     Of H·W pixels, round(fraction · H·W) are replaced, all channels of a pixel at once; 0 is the
     original image, 1 replaces all. Ties are broken by one random order, the same for all images and
@@ -59,25 +69,51 @@ def pixel_perturbation(
     | `"log density ratio"`             | f_y(x′) − f_y(x)                               |
     | `"relative log density ratio"`    | abs(f_k(x′) − f_k(x)) / abs(f_k(x))            |
 
-    The first is that of Fig. 5.3, the third that of Fig. 3.2a. The last two depend on the implicit
-    density, not on the decision (§5.4.2); the last must be that of Table 3.2, whose numbers
-    exceed 1.
+    The first, the default, is that of Fig. 5.3, the third that of Fig. 3.2a. The last two depend on
+    the implicit density, not on the decision (§5.4.2); the last must be that of Table 3.2, whose
+    numbers exceed 1.
+
+    Of a target s, whose choices are made once, at x:
+
+    | score                            | for each example                |
+    |----------------------------------|---------------------------------|
+    | `"size of the change"`           | abs(s(x′) − s(x)); the default  |
+    | `"change of the score"`          | s(x′) − s(x)                    |
+    | `"relative change of the score"` | abs(s(x′) − s(x)) / abs(s(x))   |
+
+    The first and the last are of sizes, and pixels are ranked by the absolute values of maps: what
+    moves s in either direction is salient. The second takes maps as they are: what a signed map
+    ranks lowest argues against a high s, and without it s rises.
+
+    Of several inputs, parts of one are replaced and the others are held, because maps of several
+    inputs have no common scale. Of token ids a pixel is a token, which `fill` replaces; steps that
+    the network masks at their embedding are neither replaced nor counted.
 
     Args:
-        network: A Keras model from images [batch, H, W, C], series, volumes or tables to logits
-            [batch, classes]; channels come first if its layers have channels first. A pixel is a
-            time step, a voxel or a feature with all its channels.
-        batches: A data set of (images, integer labels), as the network takes them.
+        network: A Keras model from images [batch, H, W, C], series, volumes, tables or token ids
+            [batch, time] to logits [batch, classes]; channels come first if its layers have
+            channels first. A pixel is a time step, a voxel or a feature with all its channels. It
+            may take several inputs, and with a target return any outputs.
+        batches: A data set of (images, integer labels), as the network takes them. With a target, a
+            data set of inputs, or of tuples (inputs, anything).
         maps: The maps that rank pixels: a function of (images, labels) that returns [batch, H, W],
             as every `tfgrad.saliency` method is; an array [n, H, W] for all images in order; or
             `"random"`, the control. Raw values are compared, in their own precision; pass absolute
-            ones if the sign should not count.
+            ones if the sign of a map of classes should not count. With a target a function of
+            (inputs, target). Of several inputs a function may return maps in their structure, and
+            arrays come as a dict.
         fractions: Shares of pixels in [0, 1].
         remove: `"least"` salient first, or `"most"`.
         fill: The replacement: `"image_mean"`, each image's own mean colour; or a number, or one per
-            channel, in the units of the images: 0.5 in the code of Fig. 5.3, black in §3.5.1.
-        score: A row of the table; the others are among the columns.
+            channel, in the units of the images: 0.5 in the code of Fig. 5.3, black in §3.5.1. Of
+            token ids it must be given: the id of padding or of a mask token.
+        score: A row of the table; the others are among the columns. None for the default.
         seed: Seed of `"random"`.
+        target: The scalar that is measured in the place of classes: a `tfgrad.targets.Target`, or a
+            function from the outputs to [batch]; None for that of the method, else for the only
+            output of a regression, else for the classes of the labels.
+        inputs: The key or position of the input whose parts are replaced. None for the one that is
+            explained, if it is a single one.
         outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
             classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
             `tfgrad.models.output_meaning`.
@@ -93,64 +129,65 @@ def pixel_perturbation(
 
     Raises:
         ArgumentError: A fraction, name or fill is out of range, maps do not fit the images, or
-            batches are no pairs of images that the network takes and integer labels.
+            batches are no pairs of images that the network takes and integer labels; the target
+            contradicts that of the method; or nothing tells which of several inputs is meant.
         DataError: Every map is NaN or infinite, or constant (all zero, for instance), or a label is
             no class of the network.
         ModelError: The network returns probabilities of no activation that can be left out.
-        NonFiniteError: A logit is NaN or infinite.
+        NonFiniteError: A logit, or the value of the target, is NaN or infinite.
 
     Source: thesis §3.5.1, §5.4.2, §5.5.2; Srinivas and Fleuret, ICLR 2021.
     """
-    network = returning_logits(network)
+    asks = networks.target_of(network, maps, target)
+    network = networks.read_by(network, asks)
     points = pixel_removal.checked_fractions(fractions)
-    one_of("remove", remove, ("least", "most"))
-    one_of("score", score, tuple(SCORES))
-    maps = pixel_removal.checked_maps(maps)
+    one_of("remove", remove, (LEAST, MOST))
+    score, scores = checked_score(score, asks)
+    maps = checked_maps(maps)
+    parts: list[Part] = []
 
-    def perturbed(x_and_map: Any, y: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+    def perturbed(x_and_map: Any, y: Any, first: tf.Tensor) -> tf.Tensor:
         """[batch, fractions + 2, scores]; the last two rows flag finite and constant maps."""
         x, saliency = x_and_map
-        check_logits(network, x)
-        rank = pixel_removal.ranks(saliency)
-        size = tf.reduce_prod(tf.shape(saliency)[1:])
-        if remove == "most":
-            rank = size - 1 - rank
-        axes = input_axes(network, x, saliency)
-        value = pixel_removal.filling(x, fill, axes)
-        logits = _logits(network, x)
-        meaning = output_meaning.meaning(network, count=logits.shape[-1])
-
-        def at(fraction: tf.Tensor) -> tf.Tensor:
-            count = pixel_removal.pixels_in(fraction, size)
-            image = pixel_removal.removed(x, rank, count, value, axes)
-            return _scores(_logits(network, image), logits, y, meaning)
-
-        rows = one_by_one(at, tf.constant(points, tf.float64), tf.float32)
-        flags = [pixel_removal.finite_maps(saliency), pixel_removal.constant_maps(saliency)]
-        columns = tf.repeat(tf.cast(tf.stack(flags), tf.float32)[..., tf.newaxis], len(SCORES), 2)
+        saliency = tf.abs(saliency) if by_size(score) else saliency
+        parts.append(part_of(x, maps, inputs))
+        changed = Replacement(network, x, saliency, parts[-1], fill)
+        order = changed.order(remove)
+        measured = _measured(network, x, y, asks)
+        rows = one_by_one(
+            lambda fraction: measured.at(changed.at(fraction, order)),
+            tf.constant(points, tf.float64),
+            measured.dtype,
+        )
+        flags = [pixel_removal.finite_maps(saliency), changed.constant]
+        columns = tf.repeat(tf.cast(tf.stack(flags), rows.dtype)[..., tf.newaxis], len(scores), 2)
         return tf.transpose(tf.concat([rows, columns], 0), [1, 0, 2])
 
-    mapped = pixel_removal.mapped(placed(batches, network), maps, seed, network)
-    table = per_image(perturbed, mapped).astype(np.float64)
-    table, missing = pixel_removal.counted_rows(table, table[:, -2, 0] > 0)
+    read = placed(batches, network, "label" if asks is None else asks)
+    ranked = mapped(read, maps, seed, network, target=asks, inputs=inputs)
+    table = per_image(perturbed, ranked).astype(np.float64)
+    what = "logits" if asks is None else f"values of {asks!r}"
+    hint = _OF_IDS if parts[0].of_ids else ""
+    table, missing = pixel_removal.counted_rows(table, table[:, -2, 0] > 0, what=what, hint=hint)
     constant = int(table[:, -1, 0].sum())
     pixel_removal.check_varying(constant, len(table))
     table = table[:, :-2]
-    names = list(SCORES)
+    names = list(scores)
     means = table.mean(0)
     errors = standard_error(table)
     chosen = names.index(score)
     columns = {name: tuple(means[:, i].tolist()) for i, name in enumerate(names) if i != chosen}
     for name, count in (("constant maps", constant), ("maps left out", missing)):
         columns[name] = (float(count),) * len(points)
+    pixels = "tokens" if parts[0].of_ids else "pixels"
     return Measurement(
-        name=f"{score} without the {remove} salient pixels",
+        name=_name(score, asks, f"the {remove} salient {pixels}", parts[0]),
         score=score,
-        direction=SCORES[score] if remove == "least" else _opposite(SCORES[score]),
+        direction=scores[score] if remove == LEAST else _opposite(scores[score]),
         values=tuple(means[:, chosen].tolist()),
         deviations=tuple(errors[:, chosen].tolist()),
         over=f"{counted(len(table), 'image')} (standard error)",
-        along="fraction of pixels",
+        along=f"fraction of {pixels}",
         points=points,
         columns=columns,
         examples=len(table),
@@ -159,26 +196,17 @@ def pixel_perturbation(
     )
 
 
-def _logits(network: Any, x: tf.Tensor) -> tf.Tensor:
-    return tf.cast(output_heads.logits(network, network(x, training=False)), tf.float32)
+def _measured(network: Any, x: Any, y: Any, target: Target | None) -> ClassScores | TargetScores:
+    """What is measured at x and at what it becomes; y holds labels, or a target's values."""
+    if target is None:
+        return ClassScores(network, x, y)
+    return TargetScores(network, x, target, y)
 
 
-def _scores(logits: tf.Tensor, before: tf.Tensor, y: tf.Tensor, meaning: str) -> tf.Tensor:
-    """[batch, scores], in the order of `SCORES`."""
-    top = class_scores.predicted(before, meaning)
-    now, then = (class_scores.probabilities(f, meaning) for f in (logits, before))
-    of_top, logit = class_scores.select(then, top), class_scores.logit(before, top, meaning)
-    change = class_scores.logit(logits, top, meaning) - logit
-    return tf.stack(
-        [
-            tf.cast(tf.equal(class_scores.predicted(logits, meaning), y), tf.float32),
-            class_scores.select(now, y),
-            tf.abs(class_scores.select(now, top) - of_top) / of_top,
-            class_scores.logit(logits - before, y, meaning),
-            tf.abs(change) / tf.maximum(tf.abs(logit), _SMALLEST),
-        ],
-        axis=-1,
-    )
+def _name(score: str, target: Target | None, what: str, part: Part) -> str:
+    of_target = "" if target is None else f" of {target.name}"
+    of_input = "" if part.key is None else f" of input {part.key!r}"
+    return f"{score}{of_target} without {what}{of_input}"
 
 
 def _opposite(direction: str) -> str:

@@ -7,18 +7,17 @@ feature of a table.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import Placed, check_finite, check_of_classes, input_axes
+from tfgrad.evaluation.batches import check_finite
 from tfgrad.gradients.axes import InputAxes
 from tfgrad.internal.arguments import one_of
 from tfgrad.internal.precision import at_least_float32
-from tfgrad.internal.stateless_noise import Draws
 
 RANDOM, IMAGE_MEAN = "random", "image_mean"
 
@@ -39,67 +38,6 @@ def checked_fractions(fractions: Iterable[float]) -> tuple[float, ...]:
     return found
 
 
-def checked_maps(maps: Any) -> Any:
-    """Maps as a function of (images, labels), something sliced like an array, or `RANDOM`.
-
-    Raises:
-        ArgumentError: `maps` is another string, a mapping, or a method of a target, no class.
-    """
-    if isinstance(maps, str) and maps != RANDOM:
-        raise ArgumentError(
-            f"maps: got {maps!r}; expected a function of (images, labels), an array "
-            f"[n, H, W], or {RANDOM!r}. Try tfgrad.saliency.get(name)(model)."
-        )
-    if isinstance(maps, Mapping):
-        raise ArgumentError(
-            f"maps: got a mapping of {list(maps)}; expected those of one method, a function of "
-            "(images, labels) or an array [n, H, W]."
-        )
-    check_of_classes("maps", maps)
-    as_it_is = isinstance(maps, str) or callable(maps) or hasattr(maps, "shape")
-    return maps if as_it_is else np.asarray(maps)
-
-
-def mapped(
-    batches: Iterator[Placed], maps: Any, seed: int, network: Any = None
-) -> Iterator[Placed]:
-    """Batches ((images, maps), labels, index of the first), with maps computed on the way.
-
-    Maps keep their own floating type; integers become float64.
-
-    Args:
-        batches: Batches (images, labels, index of the first).
-        maps: See `checked_maps`.
-        seed: Seed of `RANDOM`.
-        network: The network that takes the images; it tells their positions and channels.
-
-    Raises:
-        ArgumentError: Maps do not fit the images in shape or number.
-    """
-    read = 0
-    for x, y, first in batches:
-        axes = input_axes(network, x)
-        read += x.shape[0]
-        if isinstance(maps, str):
-            like = x if axes.channels is None else tf.gather(x, 0, axis=axes.channels)
-            found = Draws(0, first).normal(like, 1, seed)[0]
-        elif callable(maps):
-            found = maps(x, y)
-        else:
-            found = maps[int(first) : read]
-        found = tf.convert_to_tensor(found)
-        expected = (x.shape[0], *input_axes(network, x, found).sizes(x.shape))
-        if tuple(found.shape) != expected:
-            raise ArgumentError(
-                f"maps: got shape {tuple(found.shape)} for images {tuple(x.shape)}; expected "
-                f"{expected}. An array needs a map for every image; sum a gradient over its "
-                "channels first."
-            )
-        yield (x, comparable(found)), y, first
-    if not isinstance(maps, str) and not callable(maps) and len(maps) != read:
-        raise ArgumentError(f"maps: got {len(maps)} for {read} images; expected one each.")
-
-
 def comparable(maps: Any) -> tf.Tensor:
     """Maps as a tensor of their own floating type; integers become float64."""
     maps = tf.convert_to_tensor(maps)
@@ -111,10 +49,18 @@ def finite_maps(maps: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(maps), range(1, maps.shape.rank))
 
 
-def constant_maps(maps: tf.Tensor) -> tf.Tensor:
-    """Whether each map of [batch, …] has one value everywhere: bool [batch]."""
+def constant_maps(maps: tf.Tensor, visible: tf.Tensor | None = None) -> tf.Tensor:
+    """Whether each map of [batch, …] has one value everywhere: bool [batch].
+
+    Args:
+        maps: The maps.
+        visible: Which values count, bool like the maps; None: all. A map of none is constant.
+    """
     positions = range(1, maps.shape.rank)
-    return tf.equal(tf.reduce_max(maps, positions), tf.reduce_min(maps, positions))
+    if visible is None:
+        return tf.equal(tf.reduce_max(maps, positions), tf.reduce_min(maps, positions))
+    high = tf.reduce_max(tf.where(visible, maps, maps.dtype.min), positions)
+    return high <= tf.reduce_min(tf.where(visible, maps, maps.dtype.max), positions)
 
 
 def left_out(finite: np.ndarray, whose: str = "maps", stacklevel: int = 3) -> int:
@@ -148,7 +94,11 @@ def left_out(finite: np.ndarray, whose: str = "maps", stacklevel: int = 3) -> in
 
 
 def counted_rows(
-    table: np.ndarray, finite: np.ndarray, whose: str = "maps"
+    table: np.ndarray,
+    finite: np.ndarray,
+    whose: str = "maps",
+    what: str = "logits",
+    hint: str = "",
 ) -> tuple[np.ndarray, int]:
     """The results of the images with a finite map, and the number of the other images.
 
@@ -156,6 +106,8 @@ def counted_rows(
         table: The results of all images, [n, …].
         finite: Whether the map of each image is finite, bool [n].
         whose: The argument that messages name for the maps.
+        what: The noun that messages use for what was measured.
+        hint: A further sentence of the message of what is not finite.
 
     Warns:
         UserWarning: An image is left out.
@@ -167,7 +119,7 @@ def counted_rows(
     missing = left_out(finite, whose, stacklevel=4)
     # Set to 0 and not yet dropped, so that the message counts images as the data set does.
     kept = np.where(finite.reshape(-1, *[1] * (table.ndim - 1)), table, 0)
-    check_finite(kept, "network: the logits")
+    check_finite(kept, f"network: the {what}", hint)
     return table[finite], missing
 
 

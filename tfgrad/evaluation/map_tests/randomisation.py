@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfgrad.errors import ModelError
-from tfgrad.evaluation.map_tests.explained_model import ExplainedModel, built
+from tfgrad.evaluation.map_tests.explained_model import ExplainedModel
 from tfgrad.evaluation.map_tests.map_stages import SCORE, MapStages, check_some_vary, over_images
 from tfgrad.evaluation.map_tests.reinitialise import (
     layers_with_weights,
@@ -34,6 +35,7 @@ def randomisation(
     seed: int = 0,
     draws: int = 1,
     batch_size: int = 64,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """How similar maps stay while layers are re-initialised, from the output back to the input.
@@ -61,10 +63,13 @@ def randomisation(
             counts.
         order: `"cascading"`, all layers from the output down to this one are random; or
             `"independent"`, only this one is.
-        target: The class that is explained: None for the predicted one, an int, or ints [n].
+        target: What is explained: the class, None for the predicted one, an int, or ints [n]; or
+            any other target, see `completeness`.
         seed: Seed of the new weights.
         draws: Number of draws that are averaged, image by image.
         batch_size: Number of images per call.
+        inputs: The key or position of the input whose maps are compared, of several; None for the
+            one that is explained, if it is a single one. Masked steps of token ids do not count.
         outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
             its compiled loss says.
 
@@ -99,11 +104,12 @@ def randomisation(
     """
     one_of("order", order, (CASCADING, INDEPENDENT))
     draws, seed = integer("draws", draws), integer("seed", seed, lowest=0)
-    explained = ExplainedModel(model, images, target, batch_size)
-    layers = layers_with_weights(explained.network, explained.batches[0][:1])
-    function = built(method, explained.network)
+    explained = ExplainedModel(model, images, target, batch_size, method, inputs)
+    first = tf.nest.map_structure(lambda t: t[:1], explained.batches[0])
+    layers = layers_with_weights(explained.network, first)
+    function = explained.function
     before = explained.maps(function)
-    check_some_vary(before)
+    check_some_vary(before, explained.visible)
     _check_equal(before, explained.maps(function), "maps of one network differ from call to call")
     found = MapStages(explained, before)
     found.add(before, explained.logits, 0.0)
@@ -116,7 +122,7 @@ def randomisation(
                     restore()
                 changed = reinitialise_layer(layer, path, _seed(seed, draw, number))
                 found.add(explained.maps(function), explained.forward(), changed)
-        fresh = explained.maps(built(method, explained.network))
+        fresh = explained.maps(explained.built(explained.network))
         _check_equal(fresh, found.last, "a map function built before the weights changed is stale")
     return Measurement(
         name=f"{order} randomisation",

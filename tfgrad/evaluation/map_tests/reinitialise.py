@@ -43,7 +43,7 @@ def restored(network: keras.Model) -> Iterator[Callable[[], None]]:
         restore()
 
 
-def layers_with_weights(network: keras.Model, x: tf.Tensor) -> dict[str, Any]:
+def layers_with_weights(network: keras.Model, x: Any) -> dict[str, Any]:
     """{path: layer} of the layers whose own weights the network reads, in the order of last reads.
 
     Every kind of layer counts, frozen or not, called or not (`call` may take a kernel out of its
@@ -52,7 +52,7 @@ def layers_with_weights(network: keras.Model, x: tf.Tensor) -> dict[str, Any]:
 
     Args:
         network: A built model.
-        x: One image [1, …], for the forward pass that is traced.
+        x: One image [1, …], or a nest of inputs, for the forward pass that is traced.
 
     Raises:
         ModelError: There is no such layer, or the network reads a float variable that no layer
@@ -145,7 +145,7 @@ def move_biases(network: keras.Model, step: float, seed: Sequence[int]) -> None:
         weight.assign(weight.value * (1 + step * signs))
 
 
-def _last_reads(network: Any, x: tf.Tensor) -> dict[int, int]:
+def _last_reads(network: Any, x: Any) -> dict[int, int]:
     """{id of a variable's handle: time of its last read}, for the reads of one forward pass.
 
     They are taken from a trace, which contains every read, also of frozen weights. The time is the
@@ -155,11 +155,12 @@ def _last_reads(network: Any, x: tf.Tensor) -> dict[int, int]:
         ModelError: A float variable among them is not the network's.
     """
 
-    def forward(x: tf.Tensor) -> Any:
+    def forward(x: Any) -> Any:
         with unchanged_state():
             return network(x, training=False)
 
-    traced = tf.function(forward, autograph=False).get_concrete_function(tf.convert_to_tensor(x))
+    x = tf.nest.map_structure(tf.convert_to_tensor, x)
+    traced = tf.function(forward, autograph=False).get_concrete_function(x)
     times = {operation.name: i for i, operation in enumerate(traced.graph.get_operations())}
     handles = traced.captured_inputs
     inner_handles = traced.inputs[len(traced.inputs) - len(handles) :]

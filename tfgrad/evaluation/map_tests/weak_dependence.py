@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import DataError
+from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.map_tests.axioms import (
     HALVINGS,
     SAME_REGION,
     of_finite,
     single_measurement,
 )
-from tfgrad.evaluation.map_tests.explained_model import ExplainedModel, built
+from tfgrad.evaluation.map_tests.explained_model import ExplainedModel
 from tfgrad.evaluation.map_tests.map_similarity import relative_change
 from tfgrad.evaluation.measurement import LOWER, Measurement
 from tfgrad.internal.arguments import integer, number
@@ -32,6 +32,7 @@ def weak_dependence(
     target: Any = None,
     seed: int = 0,
     batch_size: int = 64,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """How much a map changes with an image that stays within its linear region.
@@ -52,6 +53,8 @@ def weak_dependence(
         target: See `completeness`.
         seed: Seed of the noise.
         batch_size: See `completeness`.
+        inputs: The key or position of the input that moves, of several; the others are held, and
+            its maps are compared. None for the one that is explained, if it is a single one.
         outputs: What the model's outputs mean, see `tfgrad.models.output_meaning`; None for what
             its compiled loss says.
 
@@ -61,7 +64,8 @@ def weak_dependence(
         their region, or because their map is zero, NaN or infinite.
 
     Raises:
-        ArgumentError: An argument does not fit the model or the images.
+        ArgumentError: An argument does not fit the model or the images; or the input holds token
+            ids, which cannot move by little.
         DataError: No image counts.
         ModelError: The model returns no logits.
         NonFiniteError: A logit is NaN or infinite.
@@ -69,7 +73,13 @@ def weak_dependence(
     Source: thesis Definitions 1 and 3, Prop. 4.
     """
     step, seed = number("step", step), integer("seed", seed, lowest=0)
-    explained = ExplainedModel(model, images, target, batch_size)
+    explained = ExplainedModel(model, images, target, batch_size, method, inputs)
+    part = explained.part
+    if part.of_ids:
+        raise ArgumentError(
+            "images: got token ids, which cannot move within a linear region; expected a float "
+            "input; try tfgrad.evaluation.pixel_perturbation, which replaces tokens."
+        )
     moves = explained.each(explained.compiled(_moves(explained, step, seed)))
     stayed = np.isfinite(moves).reshape(len(moves), -1).all(1)
     if not stayed.any():
@@ -81,11 +91,13 @@ def weak_dependence(
     moves[~stayed] = 0
     there, start = [], 0
     for x in explained.batches:
-        there.append(x + moves[start : start + x.shape[0]])
-        start += x.shape[0]
-    function = built(method, explained.network)
+        own = part.of(x)
+        there.append(part.replaced(x, own + moves[start : start + own.shape[0]]))
+        start += own.shape[0]
+    function = explained.function
     change = relative_change(explained.maps(function), explained.maps(function, there))
-    lengths = relative_change(np.concatenate(explained.batches), np.concatenate(there))
+    here, moved = (np.concatenate([part.of(x) for x in b]) for b in (explained.batches, there))
+    lengths = relative_change(here, moved)
     values = change / np.where(lengths > 0, lengths, np.nan)
     return single_measurement(
         "weak dependence",
@@ -101,14 +113,14 @@ def weak_dependence(
 def _moves(explained: ExplainedModel, step: float, seed: int) -> Any:
     """A function that returns x′ − x [b, …], NaN for images that left their region."""
 
-    def moved(x: tf.Tensor, classes: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
-        here = explained.gradient(x, classes)
-        noise = Draws(0, first).normal(x, 1, seed)[0]
-        noise *= step * _norm(x) / _norm(noise)
-        limit = tf.cast(SAME_REGION, x.dtype) * _norm(here)
+    def moved(x: Any, target: Any, first: tf.Tensor) -> tf.Tensor:
+        here, own = explained.gradient(x, target), explained.part.of(x)
+        noise = Draws(0, first).normal(own, 1, seed)[0]
+        noise *= step * _norm(own) / _norm(noise)
+        limit = tf.cast(SAME_REGION, own.dtype) * _norm(here)
 
         def stays(scale: tf.Tensor) -> tf.Tensor:
-            there = explained.gradient(x + scale * noise, classes)
+            there = explained.gradient(explained.part.replaced(x, own + scale * noise), target)
             return _norm(there - here) <= limit
 
         def halve(k: tf.Tensor, scale: tf.Tensor, inside: tf.Tensor) -> Any:
@@ -122,7 +134,7 @@ def _moves(explained: ExplainedModel, step: float, seed: int) -> Any:
             (tf.constant(0), whole_step, stays(whole_step)),
             parallel_iterations=1,
         )
-        return tf.where(inside, scale * noise, tf.constant(np.nan, x.dtype))
+        return tf.where(inside, scale * noise, tf.constant(np.nan, own.dtype))
 
     return moved
 

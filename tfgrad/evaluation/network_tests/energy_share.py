@@ -10,12 +10,12 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, NonFiniteError
 from tfgrad.evaluation.batches import (
     check_finite,
-    input_axes,
     per_image,
     placed,
     where_finite,
 )
 from tfgrad.evaluation.measurement import HIGHER, Measurement, spread
+from tfgrad.evaluation.parts import input_axes
 from tfgrad.gradients import targets
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.gradients.probe import Probe

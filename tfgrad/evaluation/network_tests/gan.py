@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.evaluation.batches import check_finite, class_count
+from tfgrad.evaluation.batches import check_finite
 from tfgrad.evaluation.measurement import HIGHER, Measurement
+from tfgrad.evaluation.networks import class_count
 from tfgrad.gradients import class_scores
 from tfgrad.gradients.labels import class_indices
 from tfgrad.gradients.model_checks import check_logits, returning_logits
