@@ -72,6 +72,9 @@ CASES = {
         "cross_entropy": _variant(
             GradientNorm, weight=0.3, target="predicted", loss="cross_entropy"
         ),
+        "projected": _variant(
+            GradientNorm, True, weight=0.3, target="projected", projections=2, seed=3
+        ),
     },
     "ScoreMatching": {
         "taylor": _in_float32(ScoreMatching, True, weight=0.05, sigma=0.3, stability=0.1),
@@ -111,6 +114,7 @@ CASES = {
         "label": _variant(JacobianMatching, weight=0.3),
         "predicted": _variant(JacobianMatching, weight=0.3, target="predicted"),
         "all": _variant(JacobianMatching, weight=0.3, target="all"),
+        "projected": _variant(JacobianMatching, True, weight=0.3, target="projected"),
         "contrast": _variant(JacobianMatching, weight=0.3, target=tfgrad.targets.Contrast()),
         "cross_entropy": _variant(
             JacobianMatching, weight=0.3, loss="cross_entropy", temperature=2.0

@@ -37,7 +37,8 @@ def penalties():
         ScoreMatching(0.01, sigma=0.1, samples=2, estimator="antithetic", name="antithetic"),
         ScoreMatching(0.01, estimator="hutchinson", name="hutchinson"),
         AntiScoreMatching(0.01, sigma=0.1),
-        DerivativeMatching(0.1, target="label"),
+        GradientNorm(0.2, target="projected", name="projected"),
+        DerivativeMatching(0.1, target="label", every=3),
         GradientMask(0.1),
     ]
 

@@ -7,6 +7,7 @@ each is differentiated once, is decided in `probe.py`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -313,6 +314,17 @@ class ForwardPass:
             return self._second_tape.gradient(slope, sources, unconnected_gradients="zero")
 
     # The same point again
+
+    def in_branch(self, jacobian: bool) -> ForwardPass:
+        """This pass for a branch of the graph, which keeps what it computes to itself.
+
+        Args:
+            jacobian: Whether the branch needs all logits' gradients; see `Needs`.
+        """
+        branch = copy.copy(self)
+        branch._other_modes = {}
+        branch.needs = dataclasses.replace(self.needs, jacobian=jacobian)
+        return branch
 
     def in_mode(self, *, training: bool, float32: bool) -> ForwardPass:
         """The pass at the same point in a mode and precision, made at most once.

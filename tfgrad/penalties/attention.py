@@ -22,8 +22,10 @@ from tfgrad.penalties.layer_pairs import checked_pairs, config_of, names_of
 class _AttentionPenalty(Penalty):
     """Layer pairs and the power of the map, for the two penalties on attention maps."""
 
-    def __init__(self, weight: Any, layers: Any, power: float, name: str | None) -> None:
-        super().__init__(weight, name)
+    def __init__(
+        self, weight: Any, layers: Any, power: float, name: str | None, every: int
+    ) -> None:
+        super().__init__(weight, name, every=every)
         self.layers = checked_pairs(layers)
         self.power = number("power", power)
 
@@ -64,6 +66,7 @@ class AttentionMatching(_AttentionPenalty):
             the sizes differ, the smaller map is resized.
         power: 2 (Eq. 2.7), or 1 for Chapter 4's sums of absolute values (§4.4.1).
         name: Name of the metric.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: A layer does not exist or has no positions, or two maps do not fit.
@@ -77,8 +80,10 @@ class AttentionMatching(_AttentionPenalty):
         layers: Any = (),
         power: float = 2.0,
         name: str | None = "attention_matching",
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, layers, power, name)
+        super().__init__(weight, layers, power, name, every)
 
     @property
     def differentiates_twice(self) -> bool:
@@ -121,6 +126,7 @@ class AttentionJacobianMatching(_AttentionPenalty):
             ones coincide.
         power: Power of the attention map; 2 in Eq. 2.7.
         name: Name of the metric.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: A layer does not exist or has no positions, or two maps differ in size.
@@ -135,8 +141,10 @@ class AttentionJacobianMatching(_AttentionPenalty):
         window: float | None = 0.2,
         power: float = 2.0,
         name: str | None = "attention_jacobian_matching",
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, layers, power, name)
+        super().__init__(weight, layers, power, name, every)
         self.window = _checked_window(window)
 
     def needs(self) -> Needs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import keras
@@ -15,7 +16,7 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.model_checks import check_preprocessed
 from tfgrad.gradients.probe import Probe
 from tfgrad.gradients.targets import Target
-from tfgrad.internal.arguments import number
+from tfgrad.internal.arguments import integer, number
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
@@ -24,6 +25,8 @@ from tfgrad.penalties.examples import apart
 from tfgrad.penalties.teacher import Teacher, needs_of
 
 PACKAGE = "tfgrad"
+
+Later = Callable[[Callable[[tf.Tensor], tf.Tensor]], tf.Tensor]
 
 
 class Penalty:
@@ -39,17 +42,27 @@ class Penalty:
         name: Name of the penalty and of its metric.
         head: Output of a network with several: its key or index, or a pair (the network's, the
             teacher's).
+        every: k; training computes the penalty at each k-th step alone, with the weight k λ, and
+            its metric is the mean over these steps. See `PenalizedModel`.
     """
 
     # Arguments that `repr` puts last. The records of retrained networks contain these texts, so
     # their order must not change.
     _shown_last: tuple[str, ...] = ("head",)
-    # Arguments that `repr` leaves out where they are None, which they were before they existed.
-    _shown_if_given: tuple[str, ...] = ("at",)
+    # Arguments that `repr` leaves out at these values, which they had before they existed.
+    _shown_unless: Mapping[str, Any] = {"at": None, "every": 1}
 
-    def __init__(self, weight: Any = 1.0, name: str | None = None, head: Any = None) -> None:
+    def __init__(
+        self,
+        weight: Any = 1.0,
+        name: str | None = None,
+        head: Any = None,
+        *,
+        every: int = 1,
+    ) -> None:
         self.name = name or type(self).__name__
         self.head = _checked_head(head)
+        self.every = integer("every", every)
         if "/" in self.name:
             raise ArgumentError(
                 f"name: got {name!r}; expected a name without '/', which the name of a metric "
@@ -107,6 +120,11 @@ class Penalty:
         """Whether the sign of one output, or a probability, changes the value."""
         return False
 
+    @property
+    def draws_for_teacher(self) -> bool:
+        """Whether every step asks the teacher something else, so that no answer can be kept."""
+        return False
+
     def needs(self) -> Needs:
         """What the probe must prepare."""
         return Needs()
@@ -129,6 +147,20 @@ class Penalty:
             probe: A probe of the batch, on the penalty's `head`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no compute(probe).")
+
+    def in_parts(self, probe: Probe) -> tuple[tf.Tensor, Later | None]:
+        """`compute`'s value in two parts, of which training differentiates the second later.
+
+        Args:
+            probe: As for `compute`.
+
+        Returns:
+            (values [batch], later). `later(wait)`, if there is one, is 0 for every example and
+            contains what is left of the gradient with respect to weights. It makes a forward pass
+            of its own, from a tensor that `wait(tensor)` returns unchanged: in training, once the
+            memory of the other passes is free.
+        """
+        return self.compute(probe), None
 
     @output_meaning.takes_outputs("network")
     def per_example(
@@ -192,8 +224,9 @@ class Penalty:
         if self._weight is None:
             weight = keras.saving.serialize_keras_object(weight)
         config = {"weight": weight, "name": self.name}
-        if _takes_head(type(self)):
-            config["head"] = self.head
+        for name in ("head", "every"):
+            if _takes(type(self), name):
+                config[name] = getattr(self, name)
         return config
 
     @classmethod
@@ -202,8 +235,9 @@ class Penalty:
         config = dict(config)
         if isinstance(config.get("weight"), dict):
             config["weight"] = keras.saving.deserialize_keras_object(config["weight"])
-        if config.get("head") is None:  # not every constructor has this argument
-            config.pop("head", None)
+        for name, default in (("head", None), ("every", 1)):
+            if config.get(name) == default:  # not every constructor has this argument
+                config.pop(name, None)
         return cls(**config)
 
     def __repr__(self) -> str:
@@ -213,18 +247,18 @@ class Penalty:
         config = shown.get_config()
         if isinstance(target, Target):
             config["target"] = target
-        for name in self._shown_if_given:
-            if config.get(name, True) is None:
+        for name, default in self._shown_unless.items():
+            if name in config and config[name] == default:
                 del config[name]
         last = [name for name in self._shown_last if name in config]
         names = [name for name in config if name not in last] + last
         return f"{type(self).__name__}({', '.join(f'{name}={config[name]!r}' for name in names)})"
 
 
-def _takes_head(penalty: type[Penalty]) -> bool:
-    """Whether the constructor has an argument `head`, or passes keyword arguments on."""
+def _takes(penalty: type[Penalty], name: str) -> bool:
+    """Whether the constructor has an argument of that name, or passes keyword arguments on."""
     parameters = inspect.signature(penalty).parameters
-    return "head" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def checked_at(at: Any) -> tuple[str, ...] | bool | None:

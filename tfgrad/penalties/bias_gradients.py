@@ -63,6 +63,7 @@ class BiasGradientNorm(Penalty):
         target: The logit f, see `tfgrad.targets`; not `"all"`.
         head: Output of a network with several.
         name: Name of the metric.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: A layer does not exist, or has no bias.
@@ -77,8 +78,10 @@ class BiasGradientNorm(Penalty):
         target: Any = "label",
         head: Any = None,
         name: str | None = "bias_gradient_norm",
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, name, head)
+        super().__init__(weight, name, head, every=every)
         names = [layers] if isinstance(layers, str) else layers
         strings = isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
         if not strings or not names:
@@ -124,6 +127,7 @@ class BiasGradientMatching(Penalty):
             or any other scalar of the outputs, see `tfgrad.targets`; not `"all"`.
         head: Output of a network with several.
         name: Name of the metric.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: A layer does not exist, has no bias or no positions, or two maps do not fit.
@@ -138,8 +142,10 @@ class BiasGradientMatching(Penalty):
         target: Any = "label",
         head: Any = None,
         name: str | None = "bias_gradient_matching",
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, name, head)
+        super().__init__(weight, name, head, every=every)
         self.layers = checked_pairs(layers)
         self.target = targets.validated(target, allow_all=False)
 

@@ -37,6 +37,7 @@ class DerivativeMatching(Penalty):
         head: Output of a network with several.
         at: Layers whose outputs are differentiated beside float inputs, see `GradientNorm`; the
             derivatives are then like these outputs, at the places of their integer inputs.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: An argument is none of these; a batch comes without derivatives, or with some
@@ -63,8 +64,9 @@ class DerivativeMatching(Penalty):
         head: Any = None,
         *,
         at: Any = None,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, name, head)
+        super().__init__(weight, name, head, every=every)
         self.target = targets.validated(targets.Output() if target is None else target)
         self.key, self.at = key, checked_at(at)
 

@@ -60,6 +60,7 @@ class SaliencyFooling(Penalty):
         target: The logit f_y, see `tfgrad.targets`; not `"all"`.
         name: Name of the metric.
         head: Output of a network with several.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: An argument is out of its range, or the images are not of the mask's size.
@@ -82,8 +83,10 @@ class SaliencyFooling(Penalty):
         target: Any = "label",
         name: str | None = "saliency_fooling",
         head: Any = None,
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, name, head)
+        super().__init__(weight, name, head, every=every)
         self.mask = _checked_mask(mask)
         self.target = targets.validated(target, allow_all=False)
 

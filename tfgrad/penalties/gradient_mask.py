@@ -43,6 +43,7 @@ class GradientMask(Penalty):
         head: Output of a network with several.
         at: Layers whose outputs are differentiated beside float inputs, see `GradientNorm`; masks
             of token ids are [batch, time].
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: An argument is none of these; a batch comes without masks, or with some of
@@ -70,8 +71,9 @@ class GradientMask(Penalty):
         head: Any = None,
         *,
         at: Any = None,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, name, head)
+        super().__init__(weight, name, head, every=every)
         self.target = None if target is None else targets.validated(target, allow_all=False)
         self.of = None if of is None else one_of("of", of, SCALARS)
         if of == "logit" and target is None:

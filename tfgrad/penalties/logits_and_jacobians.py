@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -13,9 +14,10 @@ from tfgrad.errors import ArgumentError
 from tfgrad.gradients import class_scores, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
-from tfgrad.internal.arguments import number, one_of
+from tfgrad.internal.arguments import integer, number, one_of
 from tfgrad.internal.precision import in_widest_dtype
 from tfgrad.models.output_meaning import BINARY, INDEPENDENT
+from tfgrad.penalties import projections as projections_of
 from tfgrad.penalties.base import PACKAGE, Penalty, at_config, checked_at, is_of_classes
 
 LOSSES = ("squared_error", "cross_entropy")
@@ -105,14 +107,20 @@ class ActivationMatching(Penalty):
         weight: λ; 1 in Table 2.1, 10 in Tables 2.3, 4.1 and 4.2.
         head: Output of a network with several.
         name: Name of the metric.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Source: thesis §2.4; Ba and Caruana 2014.
     """
 
     def __init__(
-        self, weight: Any = 1.0, head: Any = None, name: str | None = "activation_matching"
+        self,
+        weight: Any = 1.0,
+        head: Any = None,
+        name: str | None = "activation_matching",
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, name, head)
+        super().__init__(weight, name, head, every=every)
 
     @property
     def differentiates_twice(self) -> bool:
@@ -161,7 +169,9 @@ class JacobianMatching(Penalty):
         weight: λ.
         target: `"label"` (the papers' heuristic, §2.4.1), `"predicted"` (the *teacher's* largest
             logit), `"all"`, a class, one class per example, or any other scalar of the outputs,
-            whose choices of classes are the *teacher's*; see `tfgrad.targets`.
+            whose choices of classes are the *teacher's*; see `tfgrad.targets`. Or `"projected"`: an
+            unbiased estimate of `"all"` at the cost of one class, ‖∇x Σ_k v_k (T^k − S^k)‖² with
+            random signs v_k; for squared errors.
         loss: `"squared_error"` or `"cross_entropy"`.
         temperature: Temperature of both softmaxes (or sigmoids) in the cross-entropy; there is no
             factor T².
@@ -169,12 +179,17 @@ class JacobianMatching(Penalty):
         name: Name of the metric.
         at: Layers of both networks whose outputs are differentiated beside float inputs, see
             `GradientNorm`. Meant for networks with the same embeddings.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
+        projections: Number of random vectors v per example and step, whose estimates are averaged.
+        seed: Seed of the vectors.
 
     Raises:
         ArgumentError: An argument is none of these.
 
     Source: thesis §2.4, Eq. 2.2; Srinivas and Fleuret, ICML 2018.
     """
+
+    _shown_unless: Mapping[str, Any] = {**Penalty._shown_unless, "projections": 1, "seed": 0}
 
     def __init__(
         self,
@@ -186,9 +201,13 @@ class JacobianMatching(Penalty):
         name: str | None = "jacobian_matching",
         *,
         at: Any = None,
+        every: int = 1,
+        projections: int = 1,
+        seed: int = 0,
     ) -> None:
-        super().__init__(weight, name, head)
-        self.target, self.at = targets.validated(target), checked_at(at)
+        super().__init__(weight, name, head, every=every)
+        self.target, self.at = projections_of.validated(target), checked_at(at)
+        self.projections, self.seed = integer("projections", projections), int(seed)
         self.loss = one_of("loss", loss, LOSSES)
         self.temperature = number("temperature", temperature)
         if loss == "cross_entropy" and not is_of_classes(self.target):
@@ -196,6 +215,11 @@ class JacobianMatching(Penalty):
                 f"target: got {self.target!r} with loss='cross_entropy', which is that of classes; "
                 "expected 'label', 'predicted', 'all' or a class. Use loss='squared_error' for any "
                 "scalar."
+            )
+        if loss == "cross_entropy" and projections_of.is_projected(self.target):
+            raise ArgumentError(
+                "target: got 'projected' with loss='cross_entropy', whose terms are weighted by "
+                "class; expected loss='squared_error'; or try target='all'."
             )
         if loss == "squared_error" and self.temperature != 1.0:
             raise ArgumentError(
@@ -216,9 +240,16 @@ class JacobianMatching(Penalty):
         """The same of the teacher."""
         return self.needs()
 
+    @property
+    def draws_for_teacher(self) -> bool:
+        """Whether it projects the teacher's logits on new vectors at every step."""
+        return projections_of.is_projected(self.target)
+
     def compute(self, probe: Probe) -> tf.Tensor:
         """The distance of the gradients of each example, [batch]."""
         target = shared_target(probe, self.target)
+        if projections_of.is_projected(target):
+            return self._projected(probe)
         if self._all():
             return self._compute_all(probe)
         if self.loss == "squared_error":
@@ -238,6 +269,8 @@ class JacobianMatching(Penalty):
             "loss": self.loss,
             "temperature": self.temperature,
             "at": at_config(self.at),
+            "projections": self.projections,
+            "seed": self.seed,
         }
 
     def _all(self) -> bool:
@@ -260,6 +293,17 @@ class JacobianMatching(Penalty):
         """−∇σ(T) · ∇log σ(S) − ∇σ(−T) · ∇log σ(−S) = −σ(T) σ(−T) ∇T · ∇S, over temperature²."""
         taught = tf.cast(taught, product.dtype) / self.temperature
         return -tf.sigmoid(taught) * tf.sigmoid(-taught) * product / self.temperature**2
+
+    def _projected(self, probe: Probe) -> tf.Tensor:
+        vectors = projections_of.signs(probe, self.projections, self.seed)
+        key = projections_of.key_of(self.projections, self.seed)
+        student = projections_of.gradients(probe, vectors, key)
+        taught = probe.teacher.recall(
+            key, lambda teacher: projections_of.gradients(teacher, vectors, key)
+        )
+        check_alike(probe, student, taught)
+        pairs = zip(student, taught, strict=True)
+        return tf.add_n([losses.squared_distance(s, t) for s, t in pairs]) / self.projections
 
     def _compute_all(self, probe: Probe) -> tf.Tensor:
         taught = probe.teacher.recall("jacobian", lambda teacher: teacher.input_jacobian())

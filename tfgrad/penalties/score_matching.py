@@ -85,8 +85,9 @@ class _TracePenalty(Penalty):
         name: str | None,
         head: Any,
         statistics: str,
+        every: int,
     ) -> None:
-        super().__init__(weight, name, head)
+        super().__init__(weight, name, head, every=every)
         self.statistics = one_of("statistics", statistics, STATISTICS)
         self.sigma = number("sigma", sigma)
         self.samples = integer("samples", samples)
@@ -159,6 +160,7 @@ class ScoreMatching(_TracePenalty):
         statistics: `"batch"`: in training mode, where batch norm makes every logit depend on the
             noise in all images, and the trace is that of the whole batch. `"running"`: an
             additional forward pass in inference mode, where every logit depends on one image.
+        every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
 
     Raises:
         ArgumentError: An argument is out of its range.
@@ -178,8 +180,12 @@ class ScoreMatching(_TracePenalty):
         name: str | None = "score_matching",
         head: Any = None,
         statistics: str = BATCH,
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, sigma, samples, estimator, target, seed, name, head, statistics)
+        super().__init__(
+            *(weight, sigma, samples, estimator, target, seed, name, head, statistics, every)
+        )
         self.stability = number("stability", stability, zero=True)
 
     def compute(self, probe: Probe) -> tf.Tensor:
@@ -221,8 +227,12 @@ class AntiScoreMatching(_TracePenalty):
         name: str | None = "anti_score_matching",
         head: Any = None,
         statistics: str = BATCH,
+        *,
+        every: int = 1,
     ) -> None:
-        super().__init__(weight, sigma, samples, estimator, target, seed, name, head, statistics)
+        super().__init__(
+            *(weight, sigma, samples, estimator, target, seed, name, head, statistics, every)
+        )
         self.threshold = number("threshold", threshold)
 
     def compute(self, probe: Probe) -> tf.Tensor:

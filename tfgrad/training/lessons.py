@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfgrad.errors import ArgumentError
 from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
@@ -39,8 +40,18 @@ def recorded_lessons(
         x: Arrays [n, …].
         y: Labels [n], or None.
         batch_size: Examples per forward pass.
+
+    Raises:
+        ArgumentError: A penalty asks the teacher something else at every step.
     """
     matching = [penalty for penalty in penalties if penalty.teacher_needs() is not None]
+    for penalty in matching:
+        if penalty.draws_for_teacher:
+            raise ArgumentError(
+                f"penalties: got {penalty.name!r}, which asks the teacher for other projections at "
+                "every step; expected penalties whose answers can be recorded; try target='all' "
+                "or 'label', or fit on the images."
+            )
 
     def answer(x: Any, y: Any = None) -> dict[str, Any]:
         inputs, _, given = apart(x)

@@ -188,6 +188,14 @@ class NetworkWrapper(Wrapper, keras.Model):
         for i, seed in enumerate(seeds):
             yield f"seed_{i}", seed
 
+    def _logs(self, received: Any) -> dict[str, Any]:
+        """The metrics so far, updated with (x, y, outputs, sample weights)."""
+        logs = self.compute_metrics(*received)
+        if distribution.is_multi_worker(self.distribute_strategy):
+            # Keras averages the logs of the workers over axis 0, which a scalar does not have.
+            logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        return logs
+
     def _checked_outside(self, data: Any) -> Any:
         """A batch behind the checks that XLA would drop inside the step."""
         return data

@@ -10,7 +10,7 @@ from typing import Any, Self
 import keras
 import tensorflow as tf
 
-from tfgrad import distribution, second_order
+from tfgrad import second_order
 from tfgrad.errors import ArgumentError
 from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
@@ -32,6 +32,8 @@ from tfgrad.training.batch import Batch
 from tfgrad.training.batch_checks import check_target_labels, checked_data, checked_labels
 from tfgrad.training.lessons import recorded_lessons
 from tfgrad.training.network_wrapper import NetworkWrapper
+from tfgrad.training.periods import Periods, is_due, switched
+from tfgrad.training.terms import Term, Terms, with_later
 
 
 @keras.saving.register_keras_serializable("tfgrad")
@@ -107,6 +109,7 @@ class PenalizedModel(NetworkWrapper):
         self.evaluate_penalties = evaluate_penalties
         self.outputs_mean = output_meaning.check(outputs)
         output_meaning.remember(network, outputs)
+        self._periods = Periods(self.penalties)
         self._trackers = [keras.metrics.Mean(name=penalty.name) for penalty in self.penalties]
         # Counts training steps for the draws of random estimators; the optimizer's own counter
         # does not advance while it accumulates gradients.
@@ -208,23 +211,62 @@ class PenalizedModel(NetworkWrapper):
         batch = self._checked_batch(data)
         if self._teacher_needs is not None:
             check_teacher(self.teacher, self.network, self.penalties, batch.x)
-        taught = self._taught(batch)
+        if self._periods:
+            outputs, gradients = self._of_due_penalties(batch)
+        else:
+            outputs, gradients = self._of_all_penalties(batch)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self._draws_made.assign_add(1)
+        return self._logs(batch.received(outputs))
+
+    def _of_all_penalties(self, batch: Batch) -> tuple[Any, list[Any]]:
+        """Outputs and weight gradients of a batch; updates the metrics."""
+        taught = self._taught(batch, self._teacher_needs)
         with corrected_derivatives():
             with tf.GradientTape() as tape:
-                outputs, loss = self._forward(batch, taught, training=True)
+                outputs, loss, later = self._forward(batch, taught, training=True)
                 scaled = self.optimizer.scale_loss(loss)
-            variables = self.trainable_variables  # after the call, which may build the network
-            gradients = tape.gradient(scaled, [v.value for v in variables])
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._draws_made.assign_add(1)
-        return self._logs(batch, outputs)
+            variables = self._values()  # after the call, which may build the network
+            gradients = tape.gradient(scaled, variables)
+            return outputs, with_later(gradients, later, variables, self.optimizer.scale_loss)
+
+    def _of_due_penalties(self, batch: Batch) -> tuple[Any, list[Any]]:
+        """The same where steps leave penalties out: a branch of the graph for each set that is due.
+
+        The forward pass and the updates of state are outside of the branches.
+        """
+        with corrected_derivatives():
+            with tf.GradientTape(persistent=True) as tape:
+                probe = self._probe(batch, None, training=True)
+                loss, reported = self._supervised(batch, probe.outputs, training=True)
+            variables = self._values()
+
+            def case(due: list[Penalty]) -> tuple[list[Any], Any]:
+                taught = self._taught(batch, needs_of(due))
+                jacobian = any(penalty.needs().jacobian for penalty in due)
+                with tape:
+                    terms = self._terms(batch, probe.in_branch(taught, jacobian), due, True)
+                    scaled = self.optimizer.scale_loss(loss + terms.total)
+                gradients = tape.gradient(scaled, variables)
+                gradients = with_later(gradients, terms.later, variables, self.optimizer.scale_loss)
+                return gradients, terms.tensors(self.penalties)
+
+            step = self._draws_made.value
+            cases = [functools.partial(case, due) for due in self._periods.cases]
+            gradients, (more, means) = switched(self._periods.case(step), cases)
+        self._track(batch, means, step)
+        keras_private.track_loss(self, *batch.as_mean(reported + more))
+        return probe.outputs, gradients
+
+    def _values(self) -> list[Any]:
+        return [variable.value for variable in self.trainable_variables]
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Loss and metrics of one batch, without penalties unless `evaluate_penalties`."""
         batch = self._checked_batch(data)
-        taught = self._taught(batch) if self.evaluate_penalties else None
-        outputs, _ = self._forward(batch, taught, training=False)
-        return self._logs(batch, outputs)
+        taught = self._taught(batch, self._teacher_needs) if self.evaluate_penalties else None
+        outputs, _, _ = self._forward(batch, taught, training=False)
+        return self._logs(batch.received(outputs))
 
     def _checked_batch(self, data: Any) -> Batch:
         batch = Batch(self._preprocessed(data))
@@ -237,31 +279,33 @@ class PenalizedModel(NetworkWrapper):
     def _checked_outside(self, data: Any) -> Any:
         return checked_data(self.network, self.loss, self.penalties, data)
 
-    def _taught(self, batch: Batch) -> Teacher | None:
+    def _taught(self, batch: Batch, needs: Needs | None) -> Teacher | None:
         """The teacher's answers; to be called outside of the tape, which must not record them."""
-        if self._teacher_needs is None:
+        if needs is None:
             return None
         if batch.taught is not None:
             return Teacher.from_lesson(batch.taught)
         stated = output_meaning.stated(self.network)
-        return Teacher(self.teacher, batch.x, batch.y, self._teacher_needs, stated)
+        return Teacher(self.teacher, batch.x, batch.y, needs, stated)
 
     def _forward(
         self, batch: Batch, taught: Teacher | None, training: bool
-    ) -> tuple[Any, tf.Tensor]:
-        """Outputs and loss of a batch; updates the metrics of the loss and of the penalties."""
+    ) -> tuple[Any, tf.Tensor, list[Term]]:
+        """Outputs, loss and its later terms; updates the metrics of the loss and the penalties."""
+        later: list[Term] = []
         if self.penalties and (training or self.evaluate_penalties):
             probe = self._probe(batch, taught, training)
             outputs = probe.outputs
             # Layers add their losses in every pass: read those of this one before another pass.
             loss, reported = self._supervised(batch, outputs, training)
-            terms, means = self._penalized(batch, probe)
-            loss, reported = loss + terms, reported + means
+            terms = self._terms(batch, probe, self.penalties, training)
+            self._track(batch, list(terms.means.values()), None)
+            loss, reported, later = loss + terms.total, reported + terms.reported, terms.later
         else:
             outputs = self(batch.x, training=training)
             loss, reported = self._supervised(batch, outputs, training)
         keras_private.track_loss(self, *batch.as_mean(reported))
-        return outputs, loss
+        return outputs, loss, later
 
     def _probe(self, batch: Batch, taught: Teacher | None, training: bool) -> Probe:
         warn_of_assumed_outputs(self.network, self.penalties)
@@ -300,30 +344,19 @@ class PenalizedModel(NetworkWrapper):
         )
         return batch.unreduced(loss) if loss.shape.rank else (loss, loss)
 
-    def _penalized(self, batch: Batch, probe: Probe) -> tuple[tf.Tensor, tf.Tensor]:
-        """This replica's share of Σ λ · penalty; the same as reported; updates the metrics."""
-        total = reported = 0.0
-        for penalty, tracker in zip(self.penalties, self._trackers, strict=True):
-            reduction = self._reductions[penalty.name]
-            values = penalty.compute(probe.on(penalty.head))
-            term, mean = batch.penalty_share(values, penalty, reduction)
-            value, examples = batch.as_mean(mean)
-            tracker.update_state(value, sample_weight=examples)
-            weight = penalty.weight_at(self.optimizer.iterations, mean.dtype)
-            part = tf.cast(weight * term, keras.config.floatx())
-            total += part
-            if reduction == "none":
-                part = tf.cast(weight * mean, keras.config.floatx())
-            reported += part
-        return total, reported
+    def _terms(
+        self, batch: Batch, probe: Probe, penalties: Sequence[Penalty], training: bool
+    ) -> Terms:
+        step = self.optimizer.iterations
+        return Terms(batch, probe, penalties, self._reductions, step, training)
 
-    def _logs(self, batch: Batch, outputs: Any) -> dict[str, Any]:
-        """The metrics so far."""
-        logs = self.compute_metrics(*batch.received(outputs))
-        if distribution.is_multi_worker(self.distribute_strategy):
-            # Keras averages the logs of the workers over axis 0, which a scalar does not have.
-            logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
-        return logs
+    def _track(self, batch: Batch, means: Sequence[tf.Tensor], step: tf.Tensor | None) -> None:
+        """Add this replica's shares of the penalties' means to their metrics, if due at a step."""
+        for penalty, tracker, mean in zip(self.penalties, self._trackers, means, strict=True):
+            value, examples = batch.as_mean(mean)
+            if step is not None and penalty.every > 1:
+                examples *= tf.cast(is_due(penalty.every, step), examples.dtype)
+            tracker.update_state(value, sample_weight=examples)
 
     # Saving
 
