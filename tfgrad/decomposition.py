@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tfgrad import second_order
 from tfgrad.errors import ArgumentError, DataError, ModelError, TfgradError
-from tfgrad.gradients import embeddings, model_checks, targets
+from tfgrad.gradients import embeddings, input_structure, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import Intercept
 from tfgrad.gradients.model_checks import check_no_probabilities, check_preprocessed
@@ -170,7 +170,7 @@ def full_gradients(
         )
     target = targets.validated(target, allow_all=False)
     x = _converted(x)
-    _check_shapes(network, x)
+    input_structure.check_given(network, x, at)
     of_class = not isinstance(target, targets.Target)
     if of_class or target.of_logits:
         network = model_checks.returning_logits(network, x)
@@ -213,7 +213,7 @@ def _reason(full: FullGradients, network: keras.Model, target: Any) -> TfgradErr
                 "there, such as that of a root or a norm at 0 (also behind tf.where); try adding a "
                 "small constant under the root."
             )
-    return ModelError(misses(network))
+    return input_structure.not_floats(network, full.x) or ModelError(misses(network))
 
 
 def of_probe(probe: Probe, target: Any) -> FullGradients:
@@ -323,28 +323,6 @@ def _converted(x: Any) -> Any:
 
 def _is_finite(tensor: tf.Tensor) -> bool:
     return bool(tf.reduce_all(tf.math.is_finite(tensor)))
-
-
-def _check_shapes(network: keras.layers.Layer, x: Any) -> None:
-    """Check the inputs' shapes, because Keras's own message prints the whole input."""
-    expected = [tuple(i.shape) for i in getattr(network, "inputs", None) or []]
-    got = [tuple(t.shape) if hasattr(t, "shape") else np.shape(t) for t in tf.nest.flatten(x)]
-    if any(0 in shape for shape in got):
-        raise ArgumentError(f"x: got shape {got[0]}; expected at least one example.")
-    if not expected:
-        return
-    fits = len(got) == len(expected) and all(
-        tf.TensorShape(g).is_compatible_with(e) for g, e in zip(got, expected, strict=True)
-    )
-    if not fits:
-        one = len(got) == len(expected) == 1
-        hint = (
-            "; the batch axis is missing: try x[None]" if one and got[0] == expected[0][1:] else ""
-        )
-        raise ArgumentError(
-            f"x: got shape {', '.join(map(str, got))}; expected "
-            f"{', '.join(map(str, expected))}, as model {network.name!r} takes{hint}."
-        )
 
 
 def _flat(tensor: tf.Tensor) -> tf.Tensor:

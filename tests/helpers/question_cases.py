@@ -18,7 +18,7 @@ def randomised(model, seed=3):
 
 
 def several(dtype="float64", form="functional", outputs=3):
-    """A network of {"image": [6, 5, 2], "table": [4], "ids": int [6]}, or of a list of these."""
+    """A network of {"image": [6, 5, 2], "table": [4], "ids": int [6]}; other forms: `of_form`."""
     layers = keras.layers
     with policy(dtype):
         image = keras.Input((6, 5, 2), name="image")
@@ -31,24 +31,42 @@ def several(dtype="float64", form="functional", outputs=3):
         joined = layers.Dense(5, activation="softplus")(layers.Concatenate()(parts))
         head = layers.Dense(outputs, dtype=None if dtype == "float64" else "float32")(joined)
         inputs = {"image": image, "table": table, "ids": ids}
-        if form == "list":
-            inputs = [image, table, ids]
+        if form in ("list", "branched"):
+            inputs = of_form(inputs, form)
         if form == "subclassed":  # Keras sorts the keys that it gives to a `call`
             inputs = dict(sorted(inputs.items()))
         model = randomised(keras.Model(inputs, head))
         if form == "nested":
             again = {k: keras.Input(v.shape[1:], dtype=v.dtype, name=k) for k, v in inputs.items()}
             return keras.Model(again, model(again))
-        return Subclassed(model) if form == "subclassed" else model
+        return Subclassed(model, batch(1)) if form == "subclassed" else model
+
+
+def of_form(x, form):
+    """Inputs of `several` in the structure that a form of the network takes."""
+    if form == "list":
+        return [x["image"], x["table"], x["ids"]]
+    if form == "branched":
+        return {"seen": {"image": x["image"], "table": x["table"]}, "ids": x["ids"]}
+    return x
+
+
+def by_name(maps, form):
+    """The maps of a form as those of a dict of inputs; the first ones, if there are fewer."""
+    if form == "list":
+        return dict(zip(("image", "table", "ids"), maps, strict=False))
+    return (
+        maps["seen"] | {k: v for k, v in maps.items() if k == "ids"} if form == "branched" else maps
+    )
 
 
 class Subclassed(keras.Model):
     """A model that calls another one."""
 
-    def __init__(self, inner):
+    def __init__(self, inner, example):
         super().__init__()
         self.inner = inner
-        self(batch(1))
+        self(example)
 
     def call(self, x, training=False):
         return self.inner(x, training=training)
@@ -73,7 +91,7 @@ def after_embedding(x, mask=None):
     return layers.Dense(3, name="head")(layers.Flatten(name="flat")(y))
 
 
-def tokens(dtype="float64", mask_zero=False):
+def tokens(dtype="float64", mask_zero=False, form="functional"):
     """(a network of token ids [6], the same network of their embeddings, the table of these)."""
     keras.utils.set_random_seed(4)
     with policy(dtype):
@@ -83,6 +101,11 @@ def tokens(dtype="float64", mask_zero=False):
         floats = keras.Input((TOKENS, WIDTH))
         tail = keras.Model(floats, after_embedding(floats))
         tail.set_weights(model.get_weights()[1:])
+        if form == "nested":
+            again = keras.Input((TOKENS,), dtype="int32")
+            model = keras.Model(again, model(again))
+        if form == "subclassed":
+            model = Subclassed(model, np.ones((1, TOKENS), "int32"))
     return model, tail, np.asarray(embedding.embeddings)
 
 

@@ -5,10 +5,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.question_cases import TOKENS, batch, several
+from tests.helpers.question_cases import (
+    TOKENS,
+    batch,
+    by_name,
+    heads,
+    of_form,
+    randomised,
+    several,
+)
 from tests.helpers.variants import with_slow
 from tfgrad import saliency, targets
-from tfgrad.errors import ArgumentError, DataError
+from tfgrad.errors import ArgumentError, DataError, LogitsWarning, ModelError
 
 PLACES = {"image": [(0, 0, 1), (3, 2, 0)], "table": [(0,), (3,)]}
 
@@ -19,14 +27,15 @@ def moved(x, name, place, step):
     return x | {name: values}
 
 
-@pytest.mark.parametrize("form", ["functional", "subclassed"])
+@pytest.mark.parametrize("form", ["functional", "subclassed", "branched"])
 def test_each_gradient_is_that_of_its_input(form):
     model, x = several(form=form), batch(2)
-    found = saliency.InputGradient(model).explain(x, 1)
+    found = saliency.InputGradient(model).explain(of_form(x, form), 1)
+    found = {key: by_name(found[key], form) for key in ("gradient", "saliency")}
     for name, places in PLACES.items():
         for place in places:
             step = 1e-6
-            up, down = (model(moved(x, name, place, s))[:, 1] for s in (step, -step))
+            up, down = (model(of_form(moved(x, name, place, s), form))[:, 1] for s in (step, -step))
             got = found["gradient"][name].numpy()[(slice(None), *place)]
             np.testing.assert_allclose(got, (up - down) / (2 * step), rtol=1e-4, atol=1e-7)
     shapes = {name: tuple(m.shape) for name, m in found["saliency"].items()}
@@ -65,6 +74,68 @@ def test_integrated_gradients_sum_to_the_change_from_the_baselines():
     assert list(maps) == ["table"]
     np.testing.assert_allclose(maps["table"].numpy().sum(1), rise, atol=1e-3)
     assert held.options()["baseline"] == {"table": own["table"]}
+
+
+def test_branches_of_inputs():
+    """{"seen": {"image", "table"}, "ids"}."""
+    model, x = several("float32", "branched"), of_form(batch(3, "float32"), "branched")
+    whole = saliency.InputTimesGradient(model, chunk_size=2)(x)
+    lists = x | {"seen": x["seen"] | {"table": x["seen"]["table"].tolist()}}
+    got = tf.function(saliency.InputTimesGradient(model, inputs="seen"))(lists)
+    assert list(got) == ["seen"] and list(got["seen"]) == ["image", "table"]
+    for name in got["seen"]:
+        np.testing.assert_allclose(got["seen"][name], whole["seen"][name], rtol=1e-5, atol=1e-6)
+    seen = x["seen"]
+    for part, words in (
+        ({"image": seen["image"]}, r"got no input 'table' in input 'seen'"),
+        (seen | {"more": X["table"]}, r"got an input 'more' in input 'seen'"),
+        (seen["image"], r"got a ndarray in input 'seen'; expected the inputs \['image', 'table'\]"),
+        (seen | {"table": seen["table"][:1]}, r"input 'seen'/'image': got 3 examples"),
+    ):
+        given = x | {"seen": part}
+        if "3 examples" in words:
+            given = given | {"ids": x["ids"][:1]}
+        with pytest.raises(ArgumentError, match=words):
+            saliency.InputGradient(model)(given)
+
+
+def test_each_structure_has_maps_of_its_own():
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    model = randomised(keras.Model({"a": a, "b": b}, keras.layers.Dense(2)(a * b)))
+    method = saliency.InputGradient(model)
+    x = {"a": X["table"][:, :3], "b": X["table"][:, 1:]}
+    named = method(x, 1)
+    with pytest.warns(UserWarning, match="structure of `inputs`"):  # of Keras
+        listed = method([x["a"], x["b"]], 1)
+    assert isinstance(named, dict) and isinstance(listed, list)
+    np.testing.assert_array_equal(listed[1], named["b"])
+    # Keras sorts some dicts and not others; a list for an unsorted one is no clear question.
+    unsorted = keras.Model({"b": b, "a": a}, model.output)
+    with pytest.raises(ArgumentError, match=r"got a list of 2; expected the inputs \['b', 'a'\]"):
+        saliency.InputGradient(unsorted)([x["b"], x["a"]], 1)
+
+
+def test_what_explains_one_scalar_of_several_outputs_is_told():
+    words = r"it returns .*pass it to the method itself, as target="
+    with pytest.warns(LogitsWarning), pytest.raises(ModelError, match=words):
+        saliency.InputGradient(heads("float32"))(X["image"], targets.Output("price"))
+
+
+def test_explain_names_what_does_not_fit():
+    method = saliency.InputGradient(several("float32"))
+    with pytest.raises(ArgumentError, match=r"x: input 'table': got 1 examples; expected 3"):
+        method.explain(X | {"table": X["table"][:1]})
+    with pytest.raises(ArgumentError, match=r"x: input 'image': got shape \(3, 5, 5, 2\)"):
+        method.explain(X | {"image": X["image"][:, :5]})
+
+
+def test_channels_of_an_input_that_is_not_there():
+    with pytest.raises(ArgumentError, match=r"channels: got one for 'picture'; expected some of"):
+        saliency.InputGradient(several("float32"), channels={"picture": "last"})(X)
+    one = keras.Input((4, 4))
+    model = keras.Model(one, keras.layers.Dense(2)(keras.layers.Flatten()(one)))
+    with pytest.raises(ArgumentError, match=r"channels: got one for 'x'; expected a string, for"):
+        saliency.InputGradient(model, channels={"x": "none"})(X["image"][:, :4, :4, 0])
 
 
 def squares():

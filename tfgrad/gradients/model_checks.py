@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ from tfgrad import second_order
 from tfgrad.errors import ArgumentError, LogitsWarning, ModelError
 from tfgrad.internal import keras_private
 from tfgrad.internal.wrapper import Wrapper
-from tfgrad.models import last_activation, output_meaning
+from tfgrad.models import call_inputs, last_activation, output_meaning
 from tfgrad.models.preprocessors import own_preprocessor
 
 # Networks whose user was told that their last activation is left out.
@@ -80,9 +80,8 @@ def returning_logits(model: Any, x: Any = None) -> Any:
         return found
     ends = last_activation.may_return_probabilities(found)
     if ends is None:
-        specs = _specs(found) if x is None else x
-        unknown = specs is None and not getattr(found, "inputs", None)
-        ends = not unknown and _returns_probabilities(found, specs)
+        known = x is not None or getattr(found, "inputs", None)
+        ends = _returns_probabilities(found, x) if known else _seems_to(found)
     if not ends:
         if found not in _looked_at and last_activation.combines(found):
             last_activation.check_no_probabilities(found)
@@ -109,24 +108,22 @@ def _levels_to_the_user() -> int:
     return level
 
 
+def _seems_to(network: keras.Model) -> bool:
+    """Whether a subclassed model that is not called here returns probabilities."""
+    for specs in call_inputs.candidates(network):
+        try:
+            return _returns_probabilities(network, specs)
+        except (TypeError, ValueError, tf.errors.OpError):  # it takes inputs of other types
+            pass
+    return False
+
+
 def _returns_probabilities(network: keras.Model, specs: Any) -> bool:
     try:
         inspection = second_order.inspect(network, specs, training=False)
     except ModelError:  # raised again where the network is used
         return False
     return inspection.probabilities is not None
-
-
-def _specs(network: keras.Model) -> Any:
-    """The inputs that a subclassed model was built on, with any batch; None if unknown."""
-    shapes = (network.get_build_config() or {}).get("input_shape")
-    if getattr(network, "inputs", None) or shapes is None:
-        return None
-    if isinstance(shapes, Mapping):  # one of Keras's own kind, which is not what it takes
-        shapes = dict(shapes)
-    return keras.tree.map_shape_structure(
-        lambda s: tf.TensorSpec((None, *s[1:]), network.input_dtype), shapes
-    )
 
 
 def input_shape(network: keras.Model) -> tuple[int | None, ...] | None:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.gradients.model_checks import after_integer_inputs
 from tfgrad.internal import call_hooks
-from tfgrad.internal.keras_private import mask_of, with_mask_of
+from tfgrad.internal.keras_private import mask_of, with_mask_of, without_call_information
 
 
 class At(NamedTuple):
@@ -153,7 +153,10 @@ class Cut(call_hooks.Handler):
 
     def layer(self, layer: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
         """Cut the output of a call off from what comes before it."""
-        output = proceed(*args, **kwargs)
+        try:
+            output = proceed(*args, **kwargs)
+        except tf.errors.InvalidArgumentError as error:
+            raise _no_such_ids(layer, args, kwargs) or error from error
         if layer.name not in self._layers or call_hooks.is_symbolic(args, kwargs):
             return output
         name = self._names.next(layer.name)
@@ -195,6 +198,31 @@ class Cut(call_hooks.Handler):
                 f"network {network.name!r}: got at={name!r}, a layer that is not called for these "
                 "inputs; expected one that is."
             )
+        graph = call_hooks.current_graph()
+        for name, output in self.outputs.items():
+            if getattr(output, "graph", None) not in (None, graph):
+                raise ModelError(
+                    f"network {network.name!r}: got at={name!r}, a layer that is called inside a "
+                    "graph of its own (a tf.function, a loop, or a model whose last softmax is "
+                    "left out of its call), where its output cannot be differentiated; expected "
+                    "one that is called outside; try calling this inside a tf.function."
+                )
+
+
+def _no_such_ids(layer: Any, args: Any, kwargs: Any) -> Exception | None:
+    """The error of an embedding that has no rows of the ids which an eager call gives it."""
+    ids = [t for t in tf.nest.flatten((args, kwargs)) if tf.is_tensor(t)][:1]
+    if not isinstance(layer, keras.layers.Embedding) or not ids or not tf.executing_eagerly():
+        return None
+    low, high = int(tf.reduce_min(ids[0])), int(tf.reduce_max(ids[0]))
+    if low >= 0 and high < layer.input_dim:
+        return None
+    return without_call_information(
+        ArgumentError(
+            f"x: got ids from {low} to {high} for layer {layer.name!r}; expected 0 to "
+            f"{layer.input_dim - 1}, the {layer.input_dim} rows of this embedding."
+        )
+    )
 
 
 def _no_floats(network: keras.layers.Layer, x: Any) -> ArgumentError:

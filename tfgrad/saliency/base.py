@@ -14,6 +14,7 @@ compared and measured. `tfgrad.figures` scales them for display.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfgrad.errors import TfgradError
+from tfgrad.errors import ModelError, TfgradError
 from tfgrad.gradients import model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
@@ -96,7 +97,13 @@ class Method(Explaining):
         if isinstance(self.target, Target):
             model_checks.check_preprocessed("model", self.network)
             return
-        model_checks.check_outputs(self.network)
+        try:
+            model_checks.check_outputs(self.network)
+        except ModelError as error:
+            raise ModelError(
+                f"{error} To explain another scalar of the outputs, pass it to the method itself, "
+                "as target=tfgrad.targets.Output(…) or another."
+            ) from None
         if self._inputs.specs is not None:
             self._check_logits(self._inputs.specs)
 
@@ -199,6 +206,8 @@ class Method(Explaining):
             own extras. Every output has the batch first.
         """
         x = self._inputs.tensors(x)
+        if tf.executing_eagerly() and 0 not in tf.nest.flatten(x)[0].shape:
+            self._inputs.check_shapes(x)
         target = self._target(target)
         of_class = not isinstance(target, Target)
         if of_class:
@@ -241,7 +250,8 @@ class Method(Explaining):
                 left out; None for a class.
             values: As of `terms`.
         """
-        if self._inputs.is_plain and not tf.nest.is_nested(x):
+        # A subclassed model does not tell whether it takes floats or token ids.
+        if self._inputs.is_plain and not tf.nest.is_nested(x) and x.dtype.is_floating:
             x = tf.cast(x, self.dtype)
         sources, needs = self.explained(x).sources, self.needs()
         if isinstance(target, Target):
@@ -322,9 +332,13 @@ class Method(Explaining):
         try:
             return function(x, values)
         except tf.errors.InvalidArgumentError as error:
+            # What is wrong with a target's values, or with ids, has an error of its own in an eager
+            # call.
             if isinstance(target, Target):
-                # An assertion about the target's values is an error of its own where it is eager.
                 self.probe(x, target).score(target)
+            if self.explained(x).of_ids:
+                with contextlib.suppress(ModelError):
+                    self.explain(x, target)
             translated = self.translated(error)
             if translated is None:
                 raise

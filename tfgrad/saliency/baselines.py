@@ -77,6 +77,14 @@ def with_ids(own: Sequence[np.ndarray], found: Explained, x: Any) -> Any:
     for index in found.of_ids:
         ids, name = flat[places[index]], found.keys[index]
         value = own[index]
+        if ids.dtype == tf.string:
+            if value.any():
+                raise ArgumentError(
+                    f"baseline: got {value.tolist()!r}{_of(name)}, which takes strings; expected "
+                    "0, which stands for the empty one."
+                )
+            flat[places[index]] = tf.zeros_like(ids)
+            continue
         if not np.equal(np.mod(value, 1), 0).all() or (value < 0).any():
             raise ArgumentError(
                 f"baseline: got {value.tolist()!r}{_of(name)}; expected a token id ≥ 0, or one for "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -51,9 +51,7 @@ class Shapes:
 
     def of(self, x: Any) -> Known:
         """The record of inputs like x, a nest of tensors or specifications."""
-        shapes = tuple((None, *t.shape[1:]) for t in tf.nest.flatten(x))
-        kinds = tuple(t.dtype.is_floating for t in tf.nest.flatten(x))
-        return self._known.setdefault((shapes, kinds), Known())
+        return self._known.setdefault(_form(x), Known())
 
     def functions(self) -> dict[Hashable, Any]:
         """The compiled functions by shapes and target."""
@@ -90,6 +88,17 @@ class Shapes:
             return compiled(*tf.nest.flatten(x), *(values[name] for name in names))
 
         return call
+
+
+def _form(x: Any) -> Hashable:
+    """What two nests have in common that one compiled function takes: structure, shapes, types."""
+    if isinstance(x, Mapping):
+        return "dict", tuple((key, _form(x[key])) for key in sorted(x))
+    if isinstance(x, list | tuple):
+        return type(x).__name__, tuple(map(_form, x))
+    # A float input is cast before the function is called, integers to what the network declares.
+    kind = "float" if x.dtype.is_floating else x.dtype.name
+    return (None, *x.shape[1:]), kind
 
 
 def _traced(x: Any, values: dict[str, tf.Tensor], run: Callable[..., Any]) -> Any:

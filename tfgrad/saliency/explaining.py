@@ -11,6 +11,8 @@ from tfgrad.errors import AxesWarning
 from tfgrad.gradients import axes
 from tfgrad.gradients.forward_pass import EVERY_FLOAT
 from tfgrad.gradients.probe import Probe
+from tfgrad.gradients.sources import keys_of
+from tfgrad.saliency import options
 from tfgrad.saliency.compiled import Shapes
 from tfgrad.saliency.explained import Explained, explained, said
 
@@ -92,6 +94,7 @@ class Explaining:
     def _found(self, x: Any) -> Explained:
         """What is explained of inputs like x, found anew."""
         single = not tf.nest.is_nested(x) and x.dtype.is_floating
+        options.check_channels(self.channels, keys_of(x), self.network.name)
         if single and self.at is None and self.inputs is None:
             spec = tf.TensorSpec([None, *x.shape[1:]], x.dtype)
             # The axes are looked up where they are needed, as some methods need none.

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, DataError
-from tfgrad.gradients import model_checks
+from tfgrad.gradients import input_structure, model_checks
 from tfgrad.gradients.sources import keys_of
-from tfgrad.internal.keras_private import flatten_layers, input_structure
+from tfgrad.internal import keras_private
+from tfgrad.internal.keras_private import flatten_layers
 
 
 class Inputs:
@@ -31,10 +32,15 @@ class Inputs:
 
     def __init__(self, network: keras.Model, at: Any = None) -> None:
         self.network = network
-        self.structure = input_structure(network)
+        self.structure = keras_private.input_structure(network)
         declared = keras.tree.flatten(getattr(network, "inputs", None) or [])
         built = None if declared else (network.get_build_config() or {}).get("input_shape")
         self.several = len(declared) > 1 or _is_nest(built)
+        # Which parts of inputs hold further ones: also of a subclassed model, by its first call.
+        self._nesting = self.structure
+        if built is not None:
+            built = dict(built) if isinstance(built, Mapping) else built
+            self._nesting = keras.tree.map_shape_structure(lambda shape: "input", built)
         self.shape = None if self.several else model_checks.input_shape(network)
         self._dtypes = [tf.as_dtype(one.dtype) for one in declared]
         floats = [dtype for dtype in self._dtypes if dtype.is_floating]
@@ -74,8 +80,19 @@ class Inputs:
         if not self.several:
             if _is_nest(x) and not self._shapes and self._is_nest_of_arrays(x):
                 return self._each(x)
+            if isinstance(x, Mapping):
+                raise ArgumentError(
+                    f"x: got a dict of {[*x]}; expected one tensor, as model {self.network.name!r} "
+                    f"takes one input; try x[{next(iter(x), 'key')!r}]."
+                )
             return self._one(x, self._dtypes[0] if self._dtypes else None)
-        self._check_structure(x)
+        if not _is_nest(x):
+            expected = keys_of(self.structure) if self.structure is not None else ""
+            raise ArgumentError(
+                f"x: got a {type(x).__name__}; expected the inputs {expected} of model "
+                f"{self.network.name!r}, as a dict or list."
+            )
+        input_structure.check(x, self.structure, self.network.name)
         return self._each(x)
 
     def check(self, x: Any) -> Any:
@@ -85,38 +102,58 @@ class Inputs:
             ArgumentError: A shape does not fit.
             DataError: An input holds NaN or infinite values.
         """
+        self.check_shapes(x)
         if not _is_nest(x):
-            check_shape(x, self.shape)
             if x.dtype.is_floating:
                 x = tf.cast(x, self.dtype)
                 check_finite(x)
             return x
-        names, flat = _names(x), tf.nest.flatten(x)
-        batch = flat[0].shape[0] if flat[0].shape.rank else None
-        for place, (name, tensor) in enumerate(zip(names, flat, strict=True)):
-            expected = self._shapes[place] if self._shapes else None
-            check_shape(tensor, expected, f"x: input {name}:", lowest=1)
-            if tensor.shape[0] != batch:
-                raise ArgumentError(
-                    f"x: input {name}: got {tensor.shape[0]} examples; expected {batch}, as in "
-                    f"input {names[0]}."
-                )
-        for name, tensor in zip(names, flat, strict=True):
+        for name, tensor in zip(input_structure.names(x), tf.nest.flatten(x), strict=True):
             if tensor.dtype.is_floating:
                 check_finite(tensor, name)
         return x
 
+    def check_shapes(self, x: Any) -> None:
+        """Check the shapes of tensors.
+
+        Raises:
+            ArgumentError: A shape does not fit.
+        """
+        if not _is_nest(x):
+            check_shape(x, self.shape)
+            return
+        names, flat = input_structure.names(x), tf.nest.flatten(x)
+        for place, (name, tensor) in enumerate(zip(names, flat, strict=True)):
+            expected = self._shapes[place] if self._shapes else None
+            check_shape(tensor, expected, f"x: input {name}:", lowest=1)
+        input_structure.check_batch(names, flat)
+
     def _each(self, x: Any) -> Any:
         """Each input in its dtype."""
-        keys = sorted(x) if isinstance(x, Mapping) else range(len(x))
-        dtypes = self._dtypes or [None] * len(x)
-        made = {}
-        for key, dtype in zip(keys, dtypes, strict=True):
-            tensor = self._one(x[key], dtype, f" for input {key!r}")
-            made[key] = tf.cast(tensor, dtype or self.dtype) if tensor.dtype.is_floating else tensor
-        if isinstance(x, Mapping):
-            return {key: made[key] for key in x}
-        return [*made.values()] if isinstance(x, list) else tuple(made.values())
+        dtypes = iter(self._dtypes)
+
+        def leaf(value: Any, path: tuple[Any, ...]) -> tf.Tensor:
+            dtype = next(dtypes, None)
+            tensor = self._one(value, dtype, f" for input {input_structure.name(path)}")
+            return tf.cast(tensor, dtype or self.dtype) if tensor.dtype.is_floating else tensor
+
+        def each(part: Any, structure: Any, path: tuple[Any, ...]) -> Any:
+            if isinstance(part, Mapping):
+                # In the order of `tf.nest.flatten`, which is that of the dtypes.
+                made = {
+                    k: each(part[k], input_structure.part(structure, k), (*path, k))
+                    for k in sorted(part)
+                }
+                return {key: made[key] for key in part}
+            if not path or _holds_inputs(part, structure):
+                found = [
+                    each(p, input_structure.part(structure, i), (*path, i))
+                    for i, p in enumerate(part)
+                ]
+                return found if isinstance(part, list) else tuple(found)
+            return leaf(part, path)
+
+        return each(x, self._nesting, ())
 
     def _one(self, value: Any, dtype: tf.DType | None, where: str = "") -> tf.Tensor:
         if dtype is not None and not dtype.is_floating:
@@ -124,7 +161,8 @@ class Inputs:
         tensor = as_tensor(value)
         if tensor.dtype.is_floating:
             return tensor
-        if dtype is None and tensor.dtype.is_integer and (self._takes_integers or where):
+        ids = tensor.dtype.is_integer or tensor.dtype == tf.string
+        if dtype is None and ids and (self._takes_integers or where):
             return tensor
         if self._cast and tensor.dtype.is_integer:
             return tf.cast(tensor, self.dtype)
@@ -135,31 +173,6 @@ class Inputs:
         return isinstance(x, Mapping) or (
             self.shape is None and all(hasattr(t, "shape") for t in x)
         )
-
-    def _check_structure(self, x: Any) -> None:
-        """Raise unless x has what the network takes by key or position."""
-        expected = keys_of(self.structure) if self.structure is not None else None
-        if not _is_nest(x):
-            raise ArgumentError(
-                f"x: got a {type(x).__name__}; expected the inputs {expected or ''} of model "
-                f"{self.network.name!r}, as a dict or list."
-            )
-        got = keys_of(x)
-        if expected is None:
-            return
-        if isinstance(x, Mapping) != isinstance(self.structure, Mapping):
-            fits = not isinstance(x, Mapping) and len(got) == len(expected)
-        else:
-            fits = set(got) == set(expected)
-        if not fits:
-            missing = [key for key in expected if key not in got]
-            unknown = [key for key in got if key not in expected]
-            what = f"no input {missing[0]!r}" if missing else f"an input {unknown[0]!r}"
-            if isinstance(x, Mapping) != isinstance(self.structure, Mapping):
-                what = f"a {type(x).__name__} of {len(got)}"
-            raise ArgumentError(
-                f"x: got {what}; expected the inputs {expected} of model {self.network.name!r}."
-            )
 
 
 def _is_nest(x: Any) -> bool:
@@ -172,10 +185,13 @@ def _is_nest(x: Any) -> bool:
     )
 
 
-def _names(x: Any) -> list[str]:
-    """What messages call each input."""
-    keys = sorted(x) if isinstance(x, Mapping) else keys_of(x)
-    return [repr(key) for key in keys]
+def _holds_inputs(part: Any, structure: Any) -> bool:
+    """Whether a list holds further inputs; else it is one array in lists of numbers."""
+    if not isinstance(part, list | tuple):
+        return False
+    if structure is not None:
+        return input_structure.is_container(structure)
+    return bool(part) and all(hasattr(p, "shape") or isinstance(p, Mapping) for p in part)
 
 
 def as_tensor(x: Any) -> tf.Tensor:
@@ -204,6 +220,10 @@ def _no_floats(tensor: tf.Tensor, where: str = "") -> ArgumentError:
 
 def _integers(value: Any, dtype: tf.DType, where: str) -> tf.Tensor:
     tensor = as_tensor(value)
+    if dtype == tensor.dtype == tf.string:
+        return tensor
+    if dtype == tf.string:
+        raise ArgumentError(f"x: got {tensor.dtype.name} values{where}; expected strings.")
     if not (tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise ArgumentError(
             f"x: got {tensor.dtype.name} values{where}; expected {dtype.name}, such as token ids; "

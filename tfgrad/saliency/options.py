@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from tfgrad.errors import ArgumentError
@@ -52,6 +52,25 @@ def channels_of(given: Any) -> Any:
             for key, one in given.items()
         }
     return None if given is None else one_of("channels", given, CHANNELS)
+
+
+def check_channels(given: Any, keys: Sequence[Any], network: str) -> None:
+    """Check that a dict of channels names inputs.
+
+    Args:
+        given: The option `channels`.
+        keys: The keys or positions of the inputs; none of a single one.
+        network: The network's name, for messages.
+
+    Raises:
+        ArgumentError: There is no such input, or there is one input and it has no key.
+    """
+    unknown = [key for key in given if key not in keys] if isinstance(given, Mapping) else []
+    if unknown:
+        expected = f"some of {[*keys]}, the inputs" if keys else "a string, for the one input"
+        raise ArgumentError(
+            f"channels: got one for {unknown[0]!r}; expected {expected} of model {network!r}."
+        )
 
 
 def keys(name: str, given: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.internal import keras_private
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.internal.wrapper import Wrapper
-from tfgrad.models import output_meaning
+from tfgrad.models import call_inputs, output_meaning
 from tfgrad.models.last_activation import calls, kinds
 from tfgrad.models.last_activation.endings import Ending, Opaque, check_units, find, model_of
 from tfgrad.models.preprocessors import own_preprocessor, preprocessed
@@ -138,10 +138,7 @@ def _of_call(model: keras.Model) -> tuple[keras.Model, str]:
     shape = (model.get_build_config() or {}).get("input_shape")
     if shape is None:
         return model, ""
-    specs = keras.tree.map_shape_structure(
-        lambda s: keras.KerasTensor((4, *s[1:]), model.input_dtype), shape
-    )
-    found = calls.found(model, specs, shape)
+    found = _found(model, shape)
     if found is None:
         return model, ""
     for kind, size in zip(found.kinds, found.sizes, strict=True):
@@ -153,6 +150,19 @@ def _of_call(model: keras.Model) -> tuple[keras.Model, str]:
         lambda: _told(found.model, model, list(found.kinds), list(found.sizes), found.structure),
     )
     return made, f"the {next(filter(None, found.kinds))} of {found.layer!r}"
+
+
+def _found(model: keras.Model, shape: Any) -> calls.Found | None:
+    """What `calls.found` finds with the first inputs that the model takes."""
+    failed: Exception | None = None
+    for specs in call_inputs.candidates(model, batch=4):
+        try:
+            return calls.found(model, specs, shape)
+        except (TypeError, ValueError, tf.errors.OpError) as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return None
 
 
 def _kept(model: keras.Model, key: Any, make: Callable[[], keras.Model]) -> keras.Model:
@@ -234,12 +244,16 @@ def check_no_probabilities(model: keras.Model) -> None:
             )
     if plain:
         return
-    try:
-        with tf.init_scope(), unchanged_state():
-            flat = keras.tree.flatten(model(_noise(model), training=False))
-        sums = [tf.reduce_sum(tf.cast(y, tf.float32), -1) for y in flat]
-        inside = [bool(tf.reduce_all((y >= 0) & (y <= 1))) for y in flat]
-    except Exception:  # whatever inputs it needs, it cannot be looked at so
+    for inputs in _noise(model):
+        try:
+            with tf.init_scope(), unchanged_state():
+                flat = keras.tree.flatten(model(inputs, training=False))
+            sums = [tf.reduce_sum(tf.cast(y, tf.float32), -1) for y in flat]
+            inside = [bool(tf.reduce_all((y >= 0) & (y <= 1))) for y in flat]
+            break
+        except Exception:  # whatever inputs it needs, it cannot be looked at so
+            continue
+    else:
         return
     for y, total, bounded in zip(flat, sums, inside, strict=True):
         ones = bool(tf.reduce_all(tf.abs(total - 1) < 1e-3))
@@ -252,14 +266,12 @@ def check_no_probabilities(model: keras.Model) -> None:
             )
 
 
-def _noise(model: keras.Model) -> Any:
-    """Inputs of four examples."""
+def _noise(model: keras.Model) -> Iterator[Any]:
+    """Inputs of four examples, of a model written in Python all that it may take."""
+    every = call_inputs.candidates(model)
     if is_graph(model):
-        inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-        return keras.tree.map_structure(
+        every = iter([model.inputs[0] if isinstance(model, keras.Sequential) else model.input])
+    for inputs in every:
+        yield keras.tree.map_structure(
             lambda t: kinds.noise((4, *(n or 32 for n in t.shape[1:])), t.dtype), inputs
         )
-    shape = model.get_build_config()["input_shape"]
-    return keras.tree.map_shape_structure(
-        lambda s: kinds.noise((4, *s[1:]), model.input_dtype), shape
-    )
