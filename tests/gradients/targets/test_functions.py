@@ -53,6 +53,8 @@ def differentiable_python(outputs):
         (lambda o: keras.random.dropout(o, 0.5, seed=SEEDS)[:, 0], r"draws random numbers or keep"),
         (counting, r"\('counting'\) draws random numbers or keeps state \(Assign"),
         (calling_python, r"\('calling_python'\) calls Python \(PyFunc"),
+        (differentiable_python, r"calls Python \(EagerPyFunc\), whose second derivative"),
+        (lambda o: tf.py_function(lambda v: v[:, 0], [o], o.dtype), r"calls Python \(EagerPyFunc"),
         (lambda o: o[:, 0] / tf.reduce_sum(o), r"mixes the examples of a batch"),
         (lambda o: o[:, 0] - o[0, 0], r"mixes the examples of a batch"),
         (lambda o: tf.cumsum(o[:, 0]), r"mixes the examples of a batch"),
@@ -85,7 +87,6 @@ WEIGHTS = np.array([1.0, 2.0, 3.0], "float32")
         lambda o: tf.stop_gradient(o[:, 1]) * o[:, 0],
         lambda o: tf.vectorized_map(lambda one: tf.reduce_sum(one**2), o),
         lambda o: tf.cast(o[:, 0], tf.float16),
-        differentiable_python,
     ],
 )
 def test_scalars_of_each_example(function, graph):

@@ -128,7 +128,7 @@ def value_of(target: Target, outputs: Outputs) -> tf.Tensor:
     )
     if not fits:
         got = (
-            f"{found.dtype.name} of shape {tuple(found.shape)}"
+            f"{found.dtype.name} of shape {_written(found.shape)}"
             if tf.is_tensor(found)
             else f"a {type(found).__name__}"
         )
@@ -137,6 +137,10 @@ def value_of(target: Target, outputs: Outputs) -> tf.Tensor:
             "example; try tf.reduce_sum or tf.reduce_mean over all axes but the first."
         )
     return found if found.dtype.size >= 4 else tf.cast(found, tf.float32)
+
+
+def _written(shape: tf.TensorShape) -> str:
+    return "unknown" if shape.rank is None else str(tuple(shape))
 
 
 def checked(tensor: tf.Tensor, holds: tf.Tensor, *message: Any) -> tf.Tensor:

@@ -22,7 +22,8 @@ class Contrast(Target):
     Args:
         a: A class index, ints [batch], or None for the predicted class.
         b: A class index, ints [batch], or None for the strongest other class, whose choice is
-            frozen as that of the predicted one is.
+            frozen as that of the predicted one is. Where an example's class is also its a, value
+            and gradient are 0.
         output: Key or position of the output, of a model with several.
         name: Name of the target.
 

@@ -21,6 +21,8 @@ from tfgrad.second_order.operations import PYTHON, STATE, STATEFUL_RANDOM
 _passed: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
 # Larger outputs are not tried for mixed examples.
 _TRIED = 2**20
+# `tf.py_function`, too: it is differentiated once, and a gradient of its gradient is dropped.
+_PYTHON = PYTHON | {"EagerPyFunc"}
 
 
 def check(target: Any, function: Callable[[Any], Any], outputs: Any) -> None:
@@ -91,10 +93,10 @@ def _check_operations(target: Any, traced: Any) -> None:
             "is another one at every call; expected a function of the outputs alone."
         )
     for node in nodes:
-        if node.op in PYTHON:
+        if node.op in _PYTHON:
             raise ArgumentError(
-                f"target: {target!r} calls Python ({node.op}), of which there is no gradient in "
-                "a graph; expected TensorFlow or Keras operations."
+                f"target: {target!r} calls Python ({node.op}), whose second derivative, or first, "
+                "TensorFlow drops in silence; expected TensorFlow or Keras operations."
             )
 
 
