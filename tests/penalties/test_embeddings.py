@@ -149,6 +149,20 @@ def test_penalties_of_one_model_share_what_is_differentiated():
         GradientNorm(at="wordz", target=0).per_example(network, {"ids": IDS, "table": IDS[:, :3]})
 
 
+def test_a_name_that_the_teacher_does_not_have():
+    teacher, options = of_tokens(seed=5, name="tokens"), {"outputs": "exclusive"}
+    with pytest.raises(ArgumentError, match=r"at: got 'words', .*no layer of the teacher.*at=True"):
+        JacobianMatching(target=0, at="words").per_example(
+            of_tokens(), IDS, teacher=teacher, **options
+        )
+    found = JacobianMatching(target=0, at=True)
+    alike = of_tokens(seed=5), of_tokens(seed=5, name="words")
+    expected = found.per_example(alike[0], IDS, teacher=alike[1], **options)
+    np.testing.assert_array_equal(
+        found.per_example(alike[0], IDS, teacher=teacher, **options), expected
+    )
+
+
 def test_embeddings_of_another_size_are_no_teacher():
     class Wide(L.Layer):
         def call(self, x):

@@ -22,6 +22,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
+from tfgrad.internal import call_hooks
 from tfgrad.internal.unchanged_state import unchanged_state
 
 
@@ -63,6 +64,7 @@ class Teacher:
         self._probe: Probe | None
         with unchanged_state():
             needs = needs or Needs()
+            _check_at(network, needs)
             self._probe = Probe(
                 network,
                 x,
@@ -117,6 +119,18 @@ class Teacher:
     def answers(self) -> dict[str, Any]:
         """All answers computed so far, {key: nest}."""
         return dict(self._answers)
+
+
+def _check_at(network: keras.Model, needs: Needs) -> None:
+    """Raise unless the layers whose outputs are differentiated are the teacher's, too."""
+    known = [layer.name for layer in call_hooks.flatten(network)]
+    for name in needs.at if isinstance(needs.at, tuple) else ():
+        if name not in known:
+            raise ArgumentError(
+                f"at: got {name!r}, which is no layer of the teacher {network.name!r}; expected a "
+                f"layer of the network and of its teacher, which has {known}; try at=True, which "
+                "finds the embeddings of both, or the same name for both layers."
+            )
 
 
 def needs_of(penalties: Iterable[Any]) -> Needs | None:
