@@ -58,6 +58,9 @@ def check_ask(names, directory, printed):
     assert (whole["convergence_gap"] < 0.01 * abs(change)).numpy().all()
     assert (words["convergence_gap"] < 0.02 * abs(words["score"])).numpy().all()
     assert not words["saliency"].numpy()[names["asked"] == 0].any() and names["accuracy"] > 0.8
+    changes = names["changes"]
+    pairs = zip(changes["input × gradient"].values, changes["random"].values, strict=True)
+    assert all(2 * ours < control for ours, control in pairs) and "| random |" in printed
     assert 5 * names["errors"]["and slopes"] < names["errors"]["values"]
     assert names["outside"]["masked"] < 0.75 * names["outside"]["plain"]
     pictures = ("regions", "advert", "ask_words", "slopes")

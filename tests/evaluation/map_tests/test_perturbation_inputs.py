@@ -43,7 +43,17 @@ def batch():
     }
 
 
-@pytest.mark.parametrize(("key", "fill"), [("image", "image_mean"), ("table", 0.5), ("ids", 2)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("key", "fill"),
+    [
+        ("image", "image_mean"),
+        pytest.param("table", 0.5, marks=SLOW),
+        pytest.param("ids", 2, marks=SLOW),
+    ],
+)
 def test_one_input_is_perturbed_and_the_others_are_held(key, fill):
     network, x = advert(), batch()
     data = tf.data.Dataset.from_tensor_slices(x).batch(3)
@@ -61,6 +71,8 @@ def test_one_input_is_perturbed_and_the_others_are_held(key, fill):
         change = abs(network(there)["price"].numpy()[:, 0] - before).mean()
         assert value == pytest.approx(change, rel=1e-4, abs=1e-6)
     assert found.name.endswith(f"{'tokens' if key == 'ids' else 'pixels'} of input {key!r}")
+    if key == "image":
+        return
     alone = saliency.InputTimesGradient(network, target=PRICE, inputs=key)
     for given, more in (
         (alone, {}),
@@ -72,6 +84,7 @@ def test_one_input_is_perturbed_and_the_others_are_held(key, fill):
         np.testing.assert_allclose(again.values, found.values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [0, 1, 2])
 def test_inputs_in_a_list(inputs):
     networks = advert(), advert(list)
@@ -96,6 +109,7 @@ def test_inputs_in_a_list(inputs):
             np.testing.assert_allclose(a.values, b.values, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_classes_of_several_inputs_are_those_of_the_network_with_the_others_fixed():
     heads, x, y = advert(), batch(), np.array([0, 1, 2, 0])
     whole = keras.Model(heads.input, heads.output["class"])
@@ -142,7 +156,7 @@ def sums(mask_zero=True):
     return network, values[:, 0]
 
 
-@pytest.mark.parametrize("remove", ["least", "most"])
+@pytest.mark.parametrize("remove", [pytest.param("least", marks=SLOW), "most"])
 def test_masked_steps_are_neither_removed_nor_counted(remove):
     network, values = sums()
     worth = values[IDS] - values[2]

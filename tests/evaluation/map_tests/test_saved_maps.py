@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.helpers.faults import no_file_above
 from tests.helpers.removal_cases import ascending
-from tfgrad import data, saliency
+from tfgrad import data, saliency, targets
 from tfgrad.errors import ArgumentError, DataError, ModelError, ResumeError
 from tfgrad.evaluation import pixel_perturbation
 from tfgrad.evaluation.digests import layers_digest
@@ -370,3 +370,20 @@ def test_two_calls_at_once_make_the_maps_once(tmp_path):
     for call in calls:
         np.testing.assert_array_equal(call.result(), MapShards(tmp_path))
     assert method.images == len(images)
+
+
+def test_maps_of_a_target_are_those_of_no_other(tmp_path):
+    x = np.random.default_rng(0).uniform(size=(4, 3, 3, 1)).astype("float32")
+    dataset = data.from_arrays(x, np.arange(4) % 2)
+    image = keras.Input((3, 3, 1))
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(image)))
+
+    def method(a, b):
+        return saliency.InputGradient(model, reduce="sum", target=targets.Contrast(a, b))
+
+    found = saved_maps(method(0, 1), dataset, tmp_path / "maps")
+    np.testing.assert_allclose(found[:], method(0, 1)(x), rtol=1e-6)
+    with pytest.raises(ResumeError, match=r"explains\.config\.a was 0, now 1"):
+        saved_maps(method(1, 0), dataset, tmp_path / "maps")
+    with pytest.raises(ArgumentError, match=r"target: got 1 for a method built with target=Contr"):
+        saved_maps(method(0, 1), dataset, tmp_path / "other", target=1)

@@ -16,6 +16,7 @@ from tfgrad.errors import ArgumentError
 from tfgrad.evaluation.digests import array_digest, layers_digest, plain, weights_digest
 from tfgrad.evaluation.map_tests.map_shards import DTYPE, MANIFEST, MapShards, ShardFiles
 from tfgrad.evaluation.records import check_same, read_record
+from tfgrad.gradients import targets
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.files import alone, make_directory, remove_temporaries, replaced, write_json
 
@@ -46,8 +47,8 @@ def saved_maps(
             classes) that returns maps [batch, H, W]; series and volumes have other positions.
         dataset: The images; `data.pipeline` passes them to the method, in their order.
         directory: The directory of the maps; one for each method, network and data set.
-        target: The class whose logit is explained: None for the predicted one, `"label"`, or a
-            class.
+        target: The class whose logit is explained: None for the predicted one, or for the target
+            that the method is built for; `"label"`, or a class.
         normalize: (mean, std) per channel, as the network was trained with.
         shard_size: Number of images per file.
         batch_size: Number of images per call of the method; it may differ from call to call.
@@ -143,6 +144,12 @@ def _settings(
             f"dataset: got a {type(dataset).__name__}; expected a tfgrad.data.Dataset. Try "
             "tfgrad.data.from_arrays(images, labels)."
         )
+    own = getattr(method, "target", None)
+    if target is not None and isinstance(own, targets.Target):
+        raise ArgumentError(
+            f"target: got {target!r} for a method built with target={own!r}; expected None, which "
+            "leaves that of the method; or try the method without target=."
+        )
     if target is not None and target != _LABEL:
         target = integer("target", target, lowest=0)
     return {
@@ -170,9 +177,11 @@ def _described(method: Any, name: str | None) -> dict[str, Any]:
             "name: got None with a plain function as method, which cannot be told from others; "
             "expected a name that changes whenever the function's maps do."
         )
+    target = getattr(method, "target", None)
     return {
         "method": type(method).__name__,
         "options": method.options(),
+        **({} if target is None else {"explains": targets.to_config(target)}),
         "layers": layers_digest(method.network),
         "weights": weights_digest(method.network),
     }

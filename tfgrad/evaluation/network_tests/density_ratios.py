@@ -18,6 +18,7 @@ from tfgrad.evaluation.batches import (
     placed,
 )
 from tfgrad.evaluation.measurement import LOWER, Measurement, standard_error
+from tfgrad.evaluation.network_tests.noisy_inputs import float_sources
 from tfgrad.gradients import class_scores, targets
 from tfgrad.gradients.model_checks import check_logits, returning_logits
 from tfgrad.gradients.probe import Probe
@@ -39,6 +40,7 @@ def density_ratios(
     target: Any = "label",
     draws: int = 1,
     seed: int = 0,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """E p(x+η|y) / p(x|y) = E exp(f_y(x+η) − f_y(x)), η ~ N(0, σ²I); lower is better.
@@ -54,7 +56,8 @@ def density_ratios(
     rounding": quantiles that lie no further apart than this show rounding.
 
     Args:
-        network: A Keras model from images [batch, …] to logits [batch, classes].
+        network: A Keras model from images [batch, …], or several inputs, to logits [batch,
+            classes].
         batches: A data set of (images, integer labels), as the network takes them: σ is in the
             units of these images, [0, 1] in the thesis.
         sigmas: Noise levels; one direction of noise serves all of them.
@@ -62,6 +65,7 @@ def density_ratios(
         draws: Number of draws of η per image and σ.
         seed: Seed of the noise, which is a function of (seed, draw, image), whatever the batch
             size.
+        inputs: Keys or positions of the float inputs that get noise, of several; None for all.
         outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
             classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
             `tfgrad.models.output_meaning`.
@@ -85,6 +89,11 @@ def density_ratios(
     network = returning_logits(network)
     noises, draws = noise_levels(sigmas), integer("draws", draws)
     target = targets.validated(target, allow_all=False)
+    if isinstance(target, targets.Target):
+        raise ArgumentError(
+            f"target: got {target!r}; expected a class, as the density p(x|y) belongs to one; try "
+            "tfgrad.evaluation.pixel_perturbation, which measures any target."
+        )
     levels = tf.constant(noises, tf.float64)
 
     def changes(x: Any, y: Any, first: tf.Tensor) -> tf.Tensor:
@@ -93,7 +102,11 @@ def density_ratios(
 
         def changes_of(draw: tf.Tensor) -> tf.Tensor:
             probe = Probe(
-                network, nest_at_least_float32(x), y, draws=Draws(draw, first)
+                network,
+                nest_at_least_float32(x),
+                y,
+                draws=Draws(draw, first),
+                sources=float_sources(x, inputs),
             ).in_float32()
             class_scores.check_classes(probe.meaning, "the density of a class")
             classes, clean = probe.classes(target), probe.score(target)
@@ -103,12 +116,12 @@ def density_ratios(
                 return tf.cast(probe.score_at(probe.shifted(shift), classes) - clean, tf.float64)
 
             noisy = one_by_one(lambda s: under(_scaled(noise, s)), levels, tf.float64)
-            rounded = under(_last_bits(probe.x, noise, clean.dtype))
+            rounded = under(_last_bits(probe.differentiated, noise, clean.dtype))
             return tf.concat([noisy, rounded[tf.newaxis]], 0)
 
         return tf.transpose(one_by_one(changes_of, tf.range(draws), tf.float64), [2, 0, 1])
 
-    moved = _moved(placed(batches, network, target), min(noises))
+    moved = _moved(placed(batches, network, target), min(noises), inputs)
     table = per_image(changes, moved)
     check_finite(table, "network: the changes of the logit")
     log_ratios, rounding = table[..., :-1], np.sqrt(np.mean(table[..., -1] ** 2))
@@ -157,11 +170,12 @@ def check_moves(sigma: float, x: Any) -> None:
         )
 
 
-def _moved(batches: Iterator[Placed], sigma: float) -> Iterator[Placed]:
+def _moved(batches: Iterator[Placed], sigma: float, inputs: Any) -> Iterator[Placed]:
     """The same batches, after a check that noise changes the pixels of the first one."""
     checked = False
     for batch in batches:
         if not checked:
+            float_sources(batch[0], inputs)
             check_moves(sigma, batch[0])
             checked = True
         yield batch
@@ -179,11 +193,10 @@ def _scaled(noise: Any, sigma: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda t: tf.cast(sigma, t.dtype) * t, noise)
 
 
-def _last_bits(x: Any, noise: Any, dtype: tf.DType) -> Any:
+def _last_bits(x: list[tf.Tensor], noise: Any, dtype: tf.DType) -> Any:
     """The smallest relative change of each pixel in a dtype, with the signs of the noise."""
-    floats = [t for t in tf.nest.flatten(x) if t.dtype.is_floating]
     moves = [
         tf.cast(np.finfo(dtype.as_numpy_dtype).eps, t.dtype) * t * tf.sign(n)
-        for t, n in zip(floats, tf.nest.flatten(noise), strict=True)
+        for t, n in zip(x, tf.nest.flatten(noise), strict=True)
     ]
     return tf.nest.pack_sequence_as(noise, moves)

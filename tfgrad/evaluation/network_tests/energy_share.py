@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, NonFiniteError
+from tfgrad.evaluation import networks
 from tfgrad.evaluation.batches import (
     check_finite,
     per_image,
@@ -15,12 +16,14 @@ from tfgrad.evaluation.batches import (
     where_finite,
 )
 from tfgrad.evaluation.measurement import HIGHER, Measurement, spread
-from tfgrad.evaluation.parts import input_axes
-from tfgrad.gradients import targets
-from tfgrad.gradients.model_checks import check_logits, returning_logits
+from tfgrad.evaluation.parts import Part, part_of
+from tfgrad.gradients import embeddings, targets
+from tfgrad.gradients.forward_pass import EVERY_FLOAT, Needs
+from tfgrad.gradients.model_checks import check_logits
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import number, one_of
 from tfgrad.models import output_meaning
+from tfgrad.saliency import asked
 
 # Names of the scalars in Probe.input_gradient. The loss is −log softmax; the sign does not change
 # the energy.
@@ -36,6 +39,7 @@ def energy_share(
     target: Any = "label",
     of: str = "logit",
     temperature: float = 1.0,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """Σ_{h,w,c} m |∇x s| / Σ_{h,w,c} |∇x s| for a region m; its area is the chance level.
@@ -49,12 +53,17 @@ def energy_share(
 
     Args:
         network: A Keras model from images [batch, height, width, channels] to logits; channels
-            come first if its layers have channels first.
-        batches: A data set of (images, integer labels), as the network takes them.
+            come first if its layers have channels first. It may take several inputs, or token ids,
+            whose gradients are those at the output of their embedding; with a target that is no
+            class, it may return anything.
+        batches: A data set of (images, integer labels), as the network takes them. With a target
+            that is no class, of inputs alone, or of tuples (inputs, anything).
         mask: The region m, 0 or 1 at each of [height, width], [time] or [depth, height, width].
-        target: The class: `"label"`, `"predicted"` or an integer.
+        target: The class: `"label"`, `"predicted"` or an integer; or a `tfgrad.targets.Target`, or
+            a function from the outputs to [batch].
         of: The scalar s: `"logit"`, or `"loss"`, the cross-entropy −log softmax(f / temperature).
         temperature: Temperature of that softmax.
+        inputs: The key or position of the input that the mask is of, of several.
         outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
             classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
             `tfgrad.models.output_meaning`.
@@ -74,8 +83,9 @@ def energy_share(
 
     Source: thesis §5.7.2, Fig. 5.5.
     """
-    network = returning_logits(network)
     target = targets.validated(target, allow_all=False)
+    asks = target if isinstance(target, targets.Target) else None
+    network = networks.read_by(network, asks)
     scalar, temperature = (
         SCALARS[one_of("of", of, tuple(SCALARS))],
         number("temperature", temperature),
@@ -87,22 +97,28 @@ def energy_share(
         )
     region = _region(mask)
 
-    def energies(x: tf.Tensor, y: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+    def energies(x: Any, y: Any, first: tf.Tensor) -> tf.Tensor:
         """Σ |∇x s| inside the region and over the image, float64 [batch, 2]."""
-        check_logits(network, x)
-        axes = input_axes(network, x, tf.constant(region)[tf.newaxis])
-        if axes.sizes(x.shape) != region.shape:
+        if asks is None:
+            check_logits(network, x)
+        part = part_of(x, None, inputs)
+        own, axes = part.of(x), part.axes(network, x, tf.constant(region)[tf.newaxis])
+        if axes.sizes(own.shape) != region.shape:
             raise ArgumentError(
-                f"mask: got shape {region.shape}; the images are {tuple(x.shape[1:])}, so expected "
-                f"{axes.sizes(x.shape)}."
+                f"mask: got shape {region.shape}; the images are {tuple(own.shape[1:])}, so "
+                f"expected {axes.sizes(own.shape)}."
             )
-        probe = Probe(network, x, y).in_float32()
-        gradient = tf.cast(probe.input_gradient(target, scalar, temperature), tf.float64)
-        energy = tf.abs(gradient)
-        energy = energy if axes.channels is None else tf.reduce_sum(energy, axes.channels)
+        probe = _probe(network, x, None if asks is not None else y, part)
+        question = target if asks is None else asked.with_tensors(asks, y)
+        slope = tf.nest.flatten(probe.input_gradient(question, scalar, temperature))[0]
+        energy = tf.abs(tf.cast(slope, tf.float64))
+        # Of token ids the gradient has one more axis, that of the embedding.
+        channels = axes.rank if part.of_ids else axes.channels
+        energy = energy if channels is None else tf.reduce_sum(energy, channels)
         positions = range(1, energy.shape.rank)
         inside, total = (tf.reduce_sum(e, positions) for e in (energy * region, energy))
-        return tf.stack([inside, where_finite(total, probe.logits)], -1)
+        values = probe.logits if asks is None else probe.score(question)[:, tf.newaxis]
+        return tf.stack([inside, where_finite(total, values)], -1)
 
     inside, total = per_image(energies, placed(batches, network, target)).T
     check_finite(total, "network: the logits or gradients")
@@ -125,6 +141,16 @@ def energy_share(
         examples=len(total),
         percent=True,
     )
+
+
+def _probe(network: Any, x: Any, y: Any, part: Part) -> Probe:
+    """A probe in float32 whose gradients are those of one input."""
+    if part.key is None and not part.of_ids:
+        sources = EVERY_FLOAT
+    else:
+        sources = embeddings.sources(network, x, inputs=part.key, find=True)
+    needs = Needs(logits=y is not None)
+    return Probe(network, x, y, needs=needs, sources=sources).in_float32()
 
 
 def _region(mask: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,11 @@ def gan_test(
 
 
 def _images(images: Any) -> np.ndarray:
+    if isinstance(images, Mapping):
+        raise ArgumentError(
+            f"images: got a {type(images).__name__}; expected float images [n, height, width, "
+            "channels], one input, as a sampler returns them."
+        )
     images = np.asarray(images)
     if images.dtype.kind != "f" or images.ndim < 2:
         raise ArgumentError(

@@ -18,7 +18,8 @@ from tfgrad.evaluation.batches import (
     where_finite,
 )
 from tfgrad.evaluation.measurement import HIGHER, Measurement
-from tfgrad.gradients import class_scores, masks, model_checks, output_heads
+from tfgrad.evaluation.network_tests.noisy_inputs import NoisyInputs
+from tfgrad.gradients import class_scores, model_checks, output_heads
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.stateless_noise import Draws
 from tfgrad.models import output_meaning
@@ -44,19 +45,22 @@ def noise_robustness(
     repeats: int = 3,
     seed: int = 0,
     *,
+    inputs: Any = None,
     outputs: Any = None,
 ) -> Measurement:
     """Accuracy of a classifier on x + η, η ~ N(0, σ²I), without clipping; higher is better.
 
-    Steps that the network masks (`keras.layers.Masking`) get no noise.
+    Steps that the network masks (`keras.layers.Masking`) get no noise, nor do token ids.
 
     Args:
-        network: A Keras model from images [batch, …] to logits [batch, classes].
+        network: A Keras model from images [batch, …], or several inputs, to logits [batch,
+            classes].
         batches: A data set of (images, integer labels), as the network takes them: σ is in the
             units of these images, normalised ones in Table 2.2.
         sigmas: Noise levels ≥ 0.
         repeats: Number of noise draws per image.
         seed: Seed of the noise; the same noise for every model, so that models are comparable.
+        inputs: Keys or positions of the float inputs that get noise, of several; None for all.
         outputs: What the network's outputs mean: `"exclusive"`, `"binary"` (one logit of two
             classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
             `tfgrad.models.output_meaning`.
@@ -66,7 +70,7 @@ def noise_robustness(
 
     Raises:
         ArgumentError: A σ is negative or NaN, there is no σ, no repeat or no batch, or batches are
-            no pairs of images that the network takes and integer labels.
+            no pairs of images that the network takes and integer labels; or no input is of floats.
         DataError: A label is no class of the network.
         NonFiniteError: A logit is NaN or infinite.
     """
@@ -76,15 +80,13 @@ def noise_robustness(
 
     def correct(x: tf.Tensor, y: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
         """1 where an image is classified correctly, else 0: float32 [batch, repeats, σ]."""
-        visible = masks.visible(network, x)
+        noisy_inputs = NoisyInputs(network, x, inputs)
 
         def hits_of(repeat: tf.Tensor) -> tf.Tensor:
-            noise = Draws(repeat, first).normal(x, 1, seed)[0]
-            if visible is not None:
-                noise = tf.where(visible, noise, tf.zeros_like(noise))
+            noise = noisy_inputs.noise(Draws(repeat, first), seed)
 
             def at(sigma: tf.Tensor) -> tf.Tensor:
-                noisy = x + tf.cast(sigma, x.dtype) * noise
+                noisy = noisy_inputs.at(sigma, noise)
                 logits = output_heads.logits(network, network(noisy, training=False))
                 meaning = output_meaning.meaning(network, count=logits.shape[-1])
                 hit = tf.cast(tf.equal(class_scores.predicted(logits, meaning), y), tf.float32)

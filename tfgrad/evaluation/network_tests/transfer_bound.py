@@ -131,6 +131,9 @@ def transfer_bound(
         isinstance(lipschitz, numbers.Real) and float(lipschitz) >= 0
     ):
         raise ArgumentError(f"lipschitz: got {lipschitz!r}; expected a number ≥ 0, or None.")
+    for network in (student, teacher):
+        if getattr(network, "inputs", None):
+            model_checks.input_dtype(network)  # raises where it is no float
     sets = [_images(name, s) for name, s in (("source", source), ("target", target))]
     if sets[0].shape[1:] != sets[1].shape[1:]:
         raise ArgumentError(
@@ -158,8 +161,12 @@ def _images(name: str, data: Any) -> np.ndarray:
     """Float images [n, …] from an array, or from one pass over a data set."""
     if isinstance(data, tf.data.Dataset):
         check_end(name, data)
-        parts = [np.asarray(b[0] if isinstance(b, tuple) else b) for b in data]
+        batches = [b[0] if isinstance(b, tuple) else b for b in data]
+        for batch in batches[:1]:
+            _check_single(name, batch)
+        parts = list(map(np.asarray, batches))
         data = np.concatenate(parts) if parts else np.zeros(0)
+    _check_single(name, data)
     images = np.asarray(data)
     if images.ndim < 2 or not len(images):
         raise ArgumentError(
@@ -167,6 +174,14 @@ def _images(name: str, data: Any) -> np.ndarray:
         )
     # Adding zero gives −0 and 0 the same bytes.
     return (images if images.dtype.kind == "f" else images.astype("float32")) + 0
+
+
+def _check_single(name: str, data: Any) -> None:
+    if isinstance(data, Mapping) or (tf.is_tensor(data) and data.dtype == tf.string):
+        raise ArgumentError(
+            f"{name}: got a {type(data).__name__}; expected images [batch, …], one float input, as "
+            "the bound has a distance between images; try a model with the other inputs held."
+        )
 
 
 def _distinct(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
