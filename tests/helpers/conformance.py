@@ -115,6 +115,9 @@ CASES = {
         "predicted": _variant(JacobianMatching, weight=0.3, target="predicted"),
         "all": _variant(JacobianMatching, weight=0.3, target="all"),
         "projected": _variant(JacobianMatching, True, weight=0.3, target="projected"),
+        "difference": _in_float32(
+            JacobianMatching, True, weight=0.3, target="all", estimator="difference", step=0.1
+        ),
         "contrast": _variant(JacobianMatching, weight=0.3, target=tfgrad.targets.Contrast()),
         "cross_entropy": _variant(
             JacobianMatching, weight=0.3, loss="cross_entropy", temperature=2.0

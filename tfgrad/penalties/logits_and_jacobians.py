@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +18,12 @@ from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import integer, number, one_of
 from tfgrad.internal.precision import in_widest_dtype
 from tfgrad.models.output_meaning import BINARY, INDEPENDENT
+from tfgrad.penalties import differences
 from tfgrad.penalties import projections as projections_of
 from tfgrad.penalties.base import PACKAGE, Penalty, at_config, checked_at, is_of_classes
 
 LOSSES = ("squared_error", "cross_entropy")
+EXACT, DIFFERENCE = MATCHING_ESTIMATORS = ("exact", "difference")
 
 
 def teacher_logits(probe: Probe) -> tf.Tensor:
@@ -180,16 +183,30 @@ class JacobianMatching(Penalty):
         at: Layers of both networks whose outputs are differentiated beside float inputs, see
             `GradientNorm`. Meant for networks with the same embeddings.
         every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
-        projections: Number of random vectors v per example and step, whose estimates are averaged.
+        projections: Number of random vectors per example and step, whose estimates are averaged:
+            v of target `"projected"`, or δ of the differences.
         seed: Seed of the vectors.
+        estimator: `"exact"`: by double backward. `"difference"`: both networks at x ± δ with random
+            signs δ/σ, Σ_k ([T^k(x + δ) − T^k(x − δ)] − [S^k(x + δ) − S^k(x − δ)])²/4σ², of the
+            target's logit or, at the same cost, of all. Its mean over δ is the exact value but for
+            O(σ²). It needs no second derivative; its passes have the random masks of the first and
+            change no state. For squared errors.
+        step: σ in units of the root mean square of an example; None for 0.01, in float64 1e-4.
 
     Raises:
         ArgumentError: An argument is none of these.
 
-    Source: thesis §2.4, Eq. 2.2; Srinivas and Fleuret, ICML 2018.
+    Source: thesis §2.4, Eq. 2.2; Srinivas and Fleuret, ICML 2018. Differences: Lee et al., Indirect
+    gradient matching for adversarial robust distillation, 2023.
     """
 
-    _shown_unless: Mapping[str, Any] = {**Penalty._shown_unless, "projections": 1, "seed": 0}
+    _shown_unless: Mapping[str, Any] = {
+        **Penalty._shown_unless,
+        "projections": 1,
+        "seed": 0,
+        "estimator": EXACT,
+        "step": None,
+    }
 
     def __init__(
         self,
@@ -204,10 +221,24 @@ class JacobianMatching(Penalty):
         every: int = 1,
         projections: int = 1,
         seed: int = 0,
+        estimator: str = EXACT,
+        step: float | None = None,
     ) -> None:
         super().__init__(weight, name, head, every=every)
         self.target, self.at = projections_of.validated(target), checked_at(at)
         self.projections, self.seed = integer("projections", projections), int(seed)
+        self.estimator = one_of("estimator", estimator, MATCHING_ESTIMATORS)
+        self.step = None if step is None else number("step", step)
+        if estimator == DIFFERENCE and loss == "cross_entropy":
+            raise ArgumentError(
+                "estimator: got 'difference' with loss='cross_entropy', which is no squared "
+                "distance; expected 'exact', or loss='squared_error'."
+            )
+        if estimator == DIFFERENCE and projections_of.is_projected(self.target):
+            raise ArgumentError(
+                "target: got 'projected' with estimator='difference', which has all logits at the "
+                "cost of one; expected 'all'."
+            )
         self.loss = one_of("loss", loss, LOSSES)
         self.temperature = number("temperature", temperature)
         if loss == "cross_entropy" and not is_of_classes(self.target):
@@ -218,8 +249,8 @@ class JacobianMatching(Penalty):
             )
         if loss == "cross_entropy" and projections_of.is_projected(self.target):
             raise ArgumentError(
-                "target: got 'projected' with loss='cross_entropy', whose terms are weighted by "
-                "class; expected loss='squared_error'; or try target='all'."
+                "target: got 'projected' with loss='cross_entropy', which weighs its terms; "
+                "expected loss='squared_error'; or try target='all'."
             )
         if loss == "squared_error" and self.temperature != 1.0:
             raise ArgumentError(
@@ -233,21 +264,29 @@ class JacobianMatching(Penalty):
         return self.loss == "cross_entropy"
 
     def needs(self) -> Needs:
-        """The full Jacobian for target `"all"`."""
-        return Needs(jacobian=self._all(), logits=is_of_classes(self.target), at=self.at or False)
+        """The full Jacobian for target `"all"`, unless differences take its place."""
+        jacobian = self._all() and self.estimator == EXACT
+        return Needs(jacobian=jacobian, logits=is_of_classes(self.target), at=self.at or False)
 
     def teacher_needs(self) -> Needs:
         """The same of the teacher."""
         return self.needs()
 
     @property
+    def differentiates_twice(self) -> bool:
+        """Whether it is exact; differences of outputs need first derivatives alone."""
+        return self.estimator == EXACT
+
+    @property
     def draws_for_teacher(self) -> bool:
-        """Whether it projects the teacher's logits on new vectors at every step."""
-        return projections_of.is_projected(self.target)
+        """Whether it asks the teacher for other projections, or at other points, at every step."""
+        return projections_of.is_projected(self.target) or self.estimator == DIFFERENCE
 
     def compute(self, probe: Probe) -> tf.Tensor:
         """The distance of the gradients of each example, [batch]."""
         target = shared_target(probe, self.target)
+        if self.estimator == DIFFERENCE:
+            return self._difference(probe.in_float32(), target)
         if projections_of.is_projected(target):
             return self._projected(probe)
         if self._all():
@@ -271,6 +310,8 @@ class JacobianMatching(Penalty):
             "at": at_config(self.at),
             "projections": self.projections,
             "seed": self.seed,
+            "estimator": self.estimator,
+            "step": self.step,
         }
 
     def _all(self) -> bool:
@@ -293,6 +334,20 @@ class JacobianMatching(Penalty):
         """−∇σ(T) · ∇log σ(S) − ∇σ(−T) · ∇log σ(−S) = −σ(T) σ(−T) ∇T · ∇S, over temperature²."""
         taught = tf.cast(taught, product.dtype) / self.temperature
         return -tf.sigmoid(taught) * tf.sigmoid(-taught) * product / self.temperature**2
+
+    def _difference(self, probe: Probe, target: Any) -> tf.Tensor:
+        shifts = differences.directions(probe, self.projections, self.seed, self.step)
+
+        def slopes(p: Probe) -> list[tf.Tensor]:
+            if self._all():
+                return [differences.along(p, shift, p.forward) for shift in shifts]
+            score = functools.partial(p.score_at, target=p.fixed(target))
+            return [differences.along(p, shift, score)[:, tf.newaxis] for shift in shifts]
+
+        key = f"difference/{target_key(self.target)}/{self.projections}/{self.seed}/{self.step}"
+        taught = probe.teacher.recall(key, lambda teacher: slopes(teacher.in_float32()))
+        pairs = zip(slopes(probe), taught, strict=True)
+        return tf.add_n([losses.squared_distance(s, t) for s, t in pairs]) / self.projections
 
     def _projected(self, probe: Probe) -> tf.Tensor:
         vectors = projections_of.signs(probe, self.projections, self.seed)
