@@ -14,7 +14,7 @@ from tfgrad.penalties import (
     JacobianMatching,
     Penalty,
 )
-from tfgrad.training.periods import Periods
+from tfgrad.training.periods import Periods, switched
 
 L = keras.layers
 STEPS = 7
@@ -263,3 +263,8 @@ def test_every_is_an_integer_from_one(every):
 def test_repr_shows_it_where_it_is_not_one():
     assert "every" not in repr(GradientNorm())
     assert "every=4" in repr(GradientNorm(every=4))
+
+
+def test_autograph_converts_it():
+    """`tf.function(model.train_step)` would warn otherwise."""
+    tf.autograph.to_graph(switched)

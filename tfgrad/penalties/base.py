@@ -43,7 +43,8 @@ class Penalty:
         head: Output of a network with several: its key or index, or a pair (the network's, the
             teacher's).
         every: k; training computes the penalty at each k-th step alone, with the weight k λ, and
-            its metric is the mean over these steps. See `PenalizedModel`.
+            its metric is the mean over these steps. `PenalizedModel` counts the steps from 0 and
+            saves the count, so that a resumed run has the same ones.
     """
 
     # Arguments that `repr` puts last. The records of retrained networks contain these texts, so

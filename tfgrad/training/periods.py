@@ -76,7 +76,7 @@ def switched(index: tf.Tensor, cases: Sequence[Callable[[], tuple[list[Any], Any
     """
     if tf.executing_eagerly():
         return cases[int(index)]()
-    like: list[Any] = []
+    like = list[Any]()  # not annotated, which AutoGraph cannot convert
 
     def branch(case: Callable[[], tuple[list[Any], Any]]) -> Any:
         gradients, nest = case()
