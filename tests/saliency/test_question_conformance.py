@@ -104,9 +104,9 @@ def test_a_batch_is_its_examples_also_where_the_user_traces(name, kind, target):
     assert ("class" in found) == (target == "class") and found["score"].shape == (3,)
 
 
-def crossed(quick, *axes):
-    """Every combination of some lists, of which all but a few are slow."""
-    every = list(itertools.product(*axes))
+def crossed(quick, *axes, apart=()):
+    """Every combination of some lists but those `apart`, of which all but a few are slow."""
+    every = [cell for cell in itertools.product(*axes) if cell not in apart]
     assert set(quick) <= set(every)
     return with_slow(quick, [cell for cell in every if cell not in quick])
 
@@ -129,7 +129,8 @@ def test_other_precisions(name, kind, dtype):
         close(got, expected, 1e-3)
     for one, other in zip(tf.nest.flatten(got), tf.nest.flatten(expected), strict=True):
         assert one.dtype == tf.float32
-        if np.ptp(other) > 0:
+        # `random` is a function of the bits of what is explained, which rounding changes.
+        if np.ptp(other) > 0 and (name != "random" or dtype == "float64"):
             assert np.corrcoef(np.ravel(one), np.ravel(other))[0, 1] > 0.95
 
 
@@ -139,6 +140,8 @@ def test_other_precisions(name, kind, dtype):
         [("input_times_gradient", "nested"), ("input_gradient", "branched")],
         METHODS,
         ["nested", "subclassed", "list", "branched"],
+        # Noise is drawn by the place of an input, which in a list is not that of its key.
+        apart=[(name, "list") for name, options in METHODS.items() if "samples" in options],
     ),
 )
 def test_every_form_of_a_network_has_the_same_maps(name, form):
