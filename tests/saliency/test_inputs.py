@@ -31,7 +31,10 @@ def bad_pixel(value):
         (images()[:, :5], r"x: got shape \(3, 5, 5, 2\); expected \(None, 6, 5, 2\), [\w ]+\.$"),
         (images()[:0], r"x: got shape \(0, 6, 5, 2\); expected at least one"),
         ([images(1), images(2)], r"x: got a list .*A method takes one input"),
-        ({"image": images()}, r"x: got a dict that is no array"),
+        (
+            {"image": images()},
+            r"x: got a dict of .*expected one tensor, as model .* takes one input; try x",
+        ),
         (None, r"x: got a NoneType that is no array"),
         ("image.png", r"x: got string images"),
     ],
