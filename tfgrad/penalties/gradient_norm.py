@@ -44,8 +44,8 @@ class GradientNorm(Penalty):
         every: k: training computes it at each k-th step alone, with the weight k λ; see `Penalty`.
         estimator: `"exact"`: by double backward. `"difference"`: the same value, whose gradient
             with respect to weights is a difference of outputs, ∂θ ‖∇x f‖² ≈
-            ∂θ [f(x + t v) − f(x)] / t at v = 2 ∇x f, with an error O(t). It takes the memory of a
-            plain step, and networks whose second derivatives TensorFlow lacks. The additional
+            ∂θ [f(x + t v) − f(x)] / t at v = 2 ∇x f, with an error O(t). It takes networks whose
+            second derivatives TensorFlow lacks, and less memory, but more time. The additional
             forward pass has the same random masks and changes no state. Half-precision layers
             compute it in float32.
         step: Longest shift t ‖v‖ of a batch, in units of the root mean square of x; None for 0.01
