@@ -73,7 +73,7 @@ class Unlabelled(Batches):
         return super().__getitem__(index)[0]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_examples_without_labels(jit_compile):
     """Data sets of `Examples` alone are those of `(Examples,)`, and not of pairs (x, y)."""
     alone = tf.data.Dataset.from_tensor_slices(GIVEN).batch(3)
