@@ -23,7 +23,7 @@ from tfgrad import second_order
 from tfgrad.errors import ArgumentError, DataError, ModelError, TfgradError
 from tfgrad.gradients import embeddings, input_structure, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
-from tfgrad.gradients.intercepts import Intercept
+from tfgrad.gradients.intercepts import Intercept, TermSums
 from tfgrad.gradients.model_checks import check_no_probabilities, check_preprocessed
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import derivatives, xla
@@ -87,38 +87,35 @@ class FullGradients:
 
     def total(self) -> tf.Tensor:
         """∇x f · x + Σ_l ∇_{z_l} f · b_l, [batch], which equals `score` up to rounding."""
-        return sum(self._sums(self._terms()))
+        return self.sums().total
 
     def completeness_error(self) -> tf.Tensor:
         """abs(score − total) / max(abs(score), 1e-6), [batch]."""
-        return tf.abs(self.score - self.total()) / tf.maximum(tf.abs(self.score), 1e-6)
+        return self.sums().error()
 
-    def adds_up(self, each: bool = False) -> tf.Tensor:
+    def adds_up(self, each: bool = False, *, sums: TermSums | None = None) -> tf.Tensor:
         """Whether the terms sum to the score up to rounding; with `each` per example, [batch].
 
         Rounding is relative to the sum of the terms' sizes. Terms so large that it could be as
         large as what is summed (of constants such as −1e9 that cancel) count as a failure, as do
         NaN and infinite values.
+
+        Args:
+            each: Whether the answer is one for each example.
+            sums: The result of `sums`; None computes it.
         """
-        terms = self._terms()
-        sums = self._sums(terms)
-        error, score = tf.abs(self.score - sum(sums)), tf.abs(self.score)
-        size = score + sum(self._sums([tf.abs(t) for t in terms]))
-        scale = score + sum(tf.abs(s) for s in sums)
+        sums = sums or self.sums()
+        error, score = tf.abs(self.score - sums.total), tf.abs(self.score)
         hidden = max(_HIDDEN, 5 * self.rounding)
-        fine = (error <= self.rounding * size) & (error <= hidden * scale)
+        fine = error <= self.rounding * (score + sums.size)
+        fine &= error <= hidden * (score + sums.largest)
         fine &= tf.math.is_finite(error)
         return fine if each else tf.reduce_all(fine)
 
-    def _terms(self) -> list[tf.Tensor]:
-        # A float64 image of a float32 network has a float64 gradient.
+    def sums(self) -> TermSums:
+        """The sums of all terms over each example's entries, computed anew in every call."""
         terms = [*tf.nest.flatten(self.input_term), *self.bias_gradients.values()]
-        return [tf.cast(t, self.score.dtype) for t in terms]
-
-    @staticmethod
-    def _sums(terms: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The sum of each term, [batch]."""
-        return [tf.reduce_sum(_flat(t), axis=1) for t in terms]
+        return TermSums(terms, self.score)
 
 
 @output_meaning.takes_outputs("model")
@@ -222,10 +219,15 @@ def of_probe(probe: Probe, target: Any) -> FullGradients:
     In a graph, terms that do not add up fail at run time with a message that contains `MISSES`. XLA
     drops assertions: there the input-gradient of such an example is NaN.
     """
-    return probe.once("full_gradients", target, lambda: _of_probe(probe, target))
+    return probe.once("decomposition", target, lambda: _of_probe(probe, target))[0]
 
 
-def _of_probe(probe: Probe, target: Any) -> FullGradients:
+def sums_of_probe(probe: Probe, target: Any) -> TermSums:
+    """The sums of the terms of `of_probe`, with which it was checked."""
+    return probe.once("decomposition", target, lambda: _of_probe(probe, target))[1]
+
+
+def _of_probe(probe: Probe, target: Any) -> tuple[FullGradients, TermSums]:
     asked = target if isinstance(target, targets.Target) else None
     check(probe, probabilities=asked is not None and not asked.of_logits)
     gradients = probe.intercept_gradients(target)
@@ -248,9 +250,10 @@ def _of_probe(probe: Probe, target: Any) -> FullGradients:
         tuple(term for term, _ in pairs),
         _rounding(probe),
     )
+    sums = full.sums()
     if not tf.executing_eagerly():
         # An image with a NaN must not make the others of its batch fail: its result is NaN.
-        fine = full.adds_up(each=True)
+        fine = full.adds_up(each=True, sums=sums)
         for t in _float_inputs(full):
             fine |= ~tf.reduce_all(tf.math.is_finite(_flat(t)), axis=1)
         if xla.compiles():
@@ -258,9 +261,10 @@ def _of_probe(probe: Probe, target: Any) -> FullGradients:
                 lambda g: tf.where(_beside(fine, g), g, tf.constant(float("nan"), g.dtype)),
                 full.input_gradient,
             )
-            return dataclasses.replace(full, input_gradient=gradient)
-        tf.debugging.Assert(tf.reduce_all(fine), [misses(probe.network)])
-    return full
+            full = dataclasses.replace(full, input_gradient=gradient)
+        else:
+            tf.debugging.Assert(tf.reduce_all(fine), [misses(probe.network)])
+    return full, sums
 
 
 def _beside(each: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:

@@ -273,7 +273,7 @@ def test_stretching_is_what_it_was():
     model, x = network(L.Conv2D(2, 3, 2, activation="relu")), images()
     method = saliency.FullGrad(model, placement="stretch")
     terms = method.terms(tf.constant(x), tf.constant([0, 1]))
-    maps = [term_layout.rescaled_sum(t, "abs", "layer") for t in terms.values()]
+    maps = list(term_layout.rescaled_sums(terms, "abs", "layer").values())
     np.testing.assert_array_equal(
         method.assemble(terms, tf.constant(x)), term_layout.resized_sum(maps, x, "bilinear")
     )

@@ -129,6 +129,16 @@ class Method(Explaining):
         """
         raise NotImplementedError(f"{type(self).__name__} has no assemble(terms, x).")
 
+    def drawn(self, probe: Probe, target: Any, terms: Any, x: Any) -> Any:
+        """`assemble` of the terms of a probe, which a method may take from what is computed there.
+
+        Args:
+            probe: The probe that the terms are of.
+            target: As of `attribute`.
+            terms, x: As of `assemble`.
+        """
+        return self.assemble(terms, x)
+
     def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, Any]:
         """Additional outputs of `explain`, batch first."""
         return {}
@@ -218,7 +228,7 @@ class Method(Explaining):
         fixed = probe.fixed(target)
         terms = self.attribute(probe, fixed)
         found = {
-            "saliency": self._finished(probe, terms),
+            "saliency": self._finished(probe, fixed, terms),
             "score": tf.cast(probe.score(fixed), tf.float32),
         }
         if of_class:
@@ -296,11 +306,11 @@ class Method(Explaining):
         given = {name: value for name, value in shared.items() if value is not None}
         return {**self.options(), **given}
 
-    def _finished(self, probe: Probe, terms: Any) -> Any:
+    def _finished(self, probe: Probe, target: Any, terms: Any) -> Any:
         """The maps of a probe, float32, with zeros at masked steps of token ids."""
         found = self.explained(probe.x)
         given = found.packed(probe.differentiated)
-        maps = self.assemble(terms, self.channels_last(given))
+        maps = self.drawn(probe, target, terms, self.channels_last(given))
         flat = tf.nest.flatten(maps)
         of_main = len(flat) < len(found.tensors)
         if found.sources.at:

@@ -16,7 +16,7 @@ from tfgrad.internal.precision import at_least_float32, of_one_dtype
 from tfgrad.saliency import term_layout
 from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS, Placed
-from tfgrad.saliency.placement import Laid
+from tfgrad.saliency.placement import Laid, as_it_is
 
 INPUT = "input"
 _OTHER = "input#"  # and the place of an input among those that are not the main one
@@ -76,6 +76,8 @@ class Decomposed(Placed):
         image, layouts = self._laying(probe)
 
         def laid(term: Intercept) -> Laid:
+            if term_layout.is_on_grid(term, image, layouts):
+                return as_it_is
             return lambda values: term_layout.on_grid(term, values, image, layouts)
 
         calls = {at.call for at in probe.sources.at}

@@ -85,16 +85,23 @@ class FullGrad(Decomposed):
     def assemble(self, terms: dict[str, tf.Tensor], x: Any) -> Any:
         """The sum of all terms, each rescaled, summed over channels and laid on the image."""
 
-        def rescaled(term: tf.Tensor) -> tf.Tensor:
-            return term_layout.rescaled_sum(term, self.part, self.rescale)
+        return self._assembled(terms, x)
 
-        of_main, of_others = self.of_main(terms)
-        maps = {name: rescaled(term) for name, term in of_main.items()}
-        return self.every_map(maps, [rescaled(term) for term in of_others], x, self.resize)
+    def drawn(self, probe: Probe, target: Any, terms: dict[str, tf.Tensor], x: Any) -> Any:
+        """`assemble`, with the absolute values that the check of the decomposition took."""
+        known = decomposition.sums_of_probe(probe, target).absolute()
+        return self._assembled(terms, x, known)
+
+    def _assembled(
+        self, terms: dict[str, tf.Tensor], x: Any, known: term_layout.Absolute | None = None
+    ) -> Any:
+        summed = term_layout.rescaled_sums(terms, self.part, self.rescale, known)
+        maps, others = self.of_main(summed)
+        return self.every_map(maps, others, x, self.resize)
 
     def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, tf.Tensor]:
         """`completeness_error` of the decomposition, dense layers included."""
-        error = decomposition.of_probe(probe, target).completeness_error()
+        error = decomposition.sums_of_probe(probe, target).error()
         return {"completeness_error": tf.cast(error, tf.float32)}
 
     def options(self) -> dict[str, Any]:

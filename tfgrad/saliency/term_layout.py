@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfgrad.gradients import axes
 from tfgrad.gradients.intercepts import Intercept
+from tfgrad.gradients.intercepts.sums import Axes
 from tfgrad.saliency.placement import interpolated
 
 _ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
@@ -60,6 +61,14 @@ def on_grid(
     return _tokens_on_grid(value, image)
 
 
+def is_on_grid(term: Intercept, image: tf.Tensor, layouts: axes.Layouts) -> bool:
+    """Whether `on_grid` returns values of a term as they are."""
+    lengths = term.output.shape
+    if not (layouts.plain and lengths.rank == image.shape.rank == 4):
+        return False
+    return not isinstance(term.inside, _ATTENTION) and any(n != 1 for n in lengths[1:-1])
+
+
 def _tokens_on_grid(value: tf.Tensor, image: tf.Tensor) -> tf.Tensor | None:
     """Tokens [B, n, C] as [B, h, w, C]; None if no grid of the image's aspect ratio has n cells."""
     count, height, width = value.shape[1], image.shape[1], image.shape[2]
@@ -81,27 +90,80 @@ PARTS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
-def rescaled_sum(values: tf.Tensor, part: str, rescale: str | None) -> tf.Tensor:
-    """Σ_c rescale(part(values))_c, [B, *cells, C] → [B, *cells].
+# {id of a term: (abs of its entries, their sum over the channels)}; see `TermSums.absolute`.
+Absolute = Mapping[int, tuple[tf.Tensor, tf.Tensor]]
+
+
+def rescaled_sums(
+    terms: dict[str, tf.Tensor],
+    part: str,
+    rescale: str | None,
+    known: Absolute | None = None,
+) -> dict[str, tf.Tensor]:
+    """Σ_c rescale(part(values))_c of every term, [B, *cells, C] → [B, *cells].
 
     Rescaling subtracts the minimum and divides by maximum − minimum + ε, over all positions and
     channels of an example (`"layer"`) or over the positions of each channel (`"channel"`). Over a
-    layer it is an affine function of the values, so the sum over channels can be taken first.
+    layer it is an affine function of the values, so the sum over channels is taken first and the
+    numbers of all layers are divided at once.
+
+    Args:
+        terms: The terms by name.
+        part, rescale: See `FullGrad`.
+        known: What is known of the absolute values of some terms.
     """
-    values = PARTS[part](values)
-    cells = list(range(1, values.shape.rank - 1))
+    last = Axes().last()
+    of_part = [_summed(values, part, known or {}, last) for values in terms.values()]
     if rescale == "channel":
-        low = tf.reduce_min(values, cells, keepdims=True)
-        high = tf.reduce_max(values, cells, keepdims=True)
-        return tf.reduce_sum((values - low) / (high - low + EPSILON), -1)
-    summed = tf.reduce_sum(values, -1)
-    if rescale is None:
-        return summed
-    every = [*cells, values.shape.rank - 1]
-    low = tf.reduce_min(values, every, keepdims=True)[..., 0]
-    high = tf.reduce_max(values, every, keepdims=True)[..., 0]
-    channels = tf.cast(tf.shape(values)[-1], values.dtype)
-    return (summed - channels * low) / (high - low + EPSILON)
+        return {n: _rescaled_channels(v) for n, (v, _) in zip(terms, of_part, strict=True)}
+    if rescale == "layer":
+        of_part = _rescaled_layers(of_part)
+    return {name: summed for name, (_, summed) in zip(terms, of_part, strict=True)}
+
+
+def _summed(
+    values: tf.Tensor, part: str, known: Absolute, last: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A part of every entry, and its sum over channels."""
+    if part == "abs" and id(values) in known and values.shape.rank > 2:
+        return known[id(values)]
+    values = PARTS[part](values)
+    return values, tf.reduce_sum(values, last)
+
+
+def _rescaled_layers(
+    terms: list[tuple[tf.Tensor, tf.Tensor]],
+) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """Terms with their sums over channels, of which the sums are rescaled."""
+    axes = Axes()
+    by_shape: dict[Any, list[int]] = {}
+    for i, (_, summed) in enumerate(terms):
+        size = tuple(summed.shape[1:])
+        by_shape.setdefault(i if None in size else size, []).append(i)
+    found = list(terms)
+    for alike in by_shape.values():
+        every = [terms[i][0] for i in alike]
+        low = tf.stack([tf.reduce_min(v, axes.after(1, v)) for v in every])
+        high = tf.stack([tf.reduce_max(v, axes.after(1, v)) for v in every])
+        channels = tf.cast(tf.stack([v.shape[-1] or tf.shape(v)[-1] for v in every]), low.dtype)
+        maps = tf.stack([terms[i][1] for i in alike])
+        rank = maps.shape.rank
+
+        def beside(numbers: tf.Tensor, rank: int = rank) -> tf.Tensor:
+            return tf.reshape(numbers, [numbers.shape[0], -1] + [1] * (rank - 2))
+
+        added = low * channels[:, tf.newaxis]
+        maps = (maps - beside(added)) / beside(high - low + EPSILON)
+        for i, summed in zip(alike, tf.unstack(maps), strict=True):
+            found[i] = terms[i][0], summed
+    return found
+
+
+def _rescaled_channels(values: tf.Tensor) -> tf.Tensor:
+    cells = list(range(1, values.shape.rank - 1))
+    low = tf.reduce_min(values, cells, keepdims=True)
+    high = tf.reduce_max(values, cells, keepdims=True)
+    return tf.reduce_sum((values - low) / (high - low + EPSILON), -1)
 
 
 RESIZE: dict[str, Callable[[tf.Tensor, Any], tf.Tensor]] = {

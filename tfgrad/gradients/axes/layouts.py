@@ -24,6 +24,7 @@ class Layouts:
 
     Attributes:
         input: The axes of the input.
+        plain: Whether every tensor with the rank of the input is a map with channels last.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Layouts:
     ) -> None:
         self._network, self._x = network, x
         self.input = of_input(network, x) if layout is None else layout
-        self._plain = default_axis() == 3 and self.input.rank == 4 and is_plain(network)
+        self.plain = default_axis() == 3 and self.input.rank == 4 and is_plain(network)
 
     @property
     def _axes(self) -> NetworkAxes:
@@ -67,7 +68,7 @@ class Layouts:
             are. A call that the trace of the network has not seen counts as a feature map if it has
             as many axes as the input and its channels.
         """
-        if self._plain:
+        if self.plain:
             return values
         call = self._call(name.partition("/")[0], values)
         if call is None:

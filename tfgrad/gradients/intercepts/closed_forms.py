@@ -17,6 +17,7 @@ Every call without a rule is differentiated. `README.md` beside this file tells 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -184,12 +185,13 @@ def intercept(
 
     Returns:
         (kind, intercept), where the intercept broadcasts to y; None for "elementwise", whose term
-        follows from a gradient with respect to the input.
+        follows from a gradient with respect to the input, and for "batch_norm", whose intercepts
+        are computed together by `batch_norm_shifts`.
     """
     if rule == "elementwise":
         return "activation", None
     if rule == "batch_norm":
-        return "batch_norm", batch_norm_shift(layer, y.shape.rank)
+        return "batch_norm", None
     if rule == "shift":
         return "affine", tf.constant(shift(layer), y.dtype)
     if rule == "layer_norm":
@@ -219,17 +221,48 @@ def shift(layer: Any) -> np.ndarray:
     return mean if layer.invert else -mean / deviation
 
 
-def batch_norm_shift(layer: Any, rank: int) -> tf.Tensor:
-    """β − γμ/√(v + ε) of the moving statistics, shaped to broadcast over an output of that rank."""
-    scale = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
-    if layer.scale:
-        scale *= layer.gamma
-    shift = -layer.moving_mean * scale
-    if layer.center:
-        shift += layer.beta
-    shape = [1] * rank
-    shape[layer.axis] = -1
-    return tf.reshape(shift, shape)
+def batch_norm_shifts(layers: Sequence[Any], ranks: Sequence[int]) -> list[tf.Tensor]:
+    """β − γμ/√(v + ε) of the moving statistics of several layers, computed at once.
+
+    Args:
+        layers: Batch normalisations.
+        ranks: The ranks of their outputs, over which the results broadcast.
+    """
+    found: dict[int, tf.Tensor] = {}
+    for dtype in {layer.moving_variance.dtype for layer in layers}:
+        alike = [i for i, layer in enumerate(layers) if layer.moving_variance.dtype == dtype]
+        shifts = _shifts([layers[i] for i in alike], tf.as_dtype(dtype))
+        found |= dict(zip(alike, shifts, strict=True))
+    return [
+        _beside_channels(found[i], layer.axis % rank, rank)
+        for i, (layer, rank) in enumerate(zip(layers, ranks, strict=True))
+    ]
+
+
+def _shifts(layers: Sequence[Any], dtype: tf.DType) -> list[tf.Tensor]:
+    """`batch_norm_shifts` of layers of one dtype, [channels] each."""
+    sizes = [layer.moving_mean.shape[0] for layer in layers]
+
+    def joined(vectors: list[Any]) -> tf.Tensor:
+        return tf.concat([tf.cast(v, dtype) for v in vectors], 0)
+
+    def of(name: str, default: float) -> tf.Tensor:
+        owned = [getattr(layer, name) for layer in layers]
+        pairs = zip(owned, sizes, strict=True)
+        return joined([np.full(n, default) if v is None else v for v, n in pairs])
+
+    epsilon = np.repeat([float(layer.epsilon) for layer in layers], sizes)
+    variance = joined([layer.moving_variance for layer in layers])
+    scale = tf.math.rsqrt(variance + tf.cast(epsilon, dtype)) * of("gamma", 1.0)
+    shift = of("beta", 0.0) - joined([layer.moving_mean for layer in layers]) * scale
+    return tf.split(shift, sizes)
+
+
+def _beside_channels(vector: tf.Tensor, axis: int, rank: int) -> tf.Tensor:
+    """A vector that broadcasts along one axis of tensors of a rank."""
+    if axis == rank - 1:
+        return vector
+    return tf.reshape(vector, [-1] + [1] * (rank - 1 - axis))
 
 
 def layer_norm_intercept(layer: Any, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

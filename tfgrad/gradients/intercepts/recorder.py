@@ -81,7 +81,8 @@ def recorded_intercepts(
         sources: Names of calls whose outputs are inputs of what follows, whatever they are made of.
 
     Yields:
-        `Intercepts`, filled in call order. Calls whose intercept is zero by their kind have none,
+        `Intercepts`, filled in call order; those of batch normalisation are known when the context
+        ends. Calls whose intercept is zero by their kind have none,
         and calls that do not depend on the input are counted with the next one that does.
 
     Raises:
@@ -92,6 +93,7 @@ def recorded_intercepts(
     )
     with call_hooks.handled(recorder), additional_derivatives(strict=True):
         yield recorder.recording.terms
+    recorder.recording.finish()
 
 
 class _Recorder(call_hooks.Handler):

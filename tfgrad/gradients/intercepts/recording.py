@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import keras
 import tensorflow as tf
 
+from tfgrad.gradients.intercepts import closed_forms
 from tfgrad.gradients.intercepts.call_structure import Call
 from tfgrad.gradients.intercepts.tangents import Aside, Code, Frame, Graph, differentiable
 from tfgrad.gradients.intercepts.terms import Intercept, Intercepts, Kind
@@ -103,6 +105,22 @@ class Recording:
         more |= {"inside": self.frame.inside, "source": self._by_output.get(id(source))}
         self._by_output[id(output)] = len(self.terms)
         self.terms.append(Intercept(name, kind, operation, output, residue, **more))
+
+    def finish(self) -> None:
+        """Compute the intercepts of batch normalisation, all at once."""
+        waiting = [
+            i
+            for i, term in enumerate(self.terms)
+            if term.kind == "batch_norm" and term.residue is None
+        ]
+        if not waiting:
+            return
+        layers = [self.terms[i].operation for i in waiting]
+        outputs = [self.terms[i].output for i in waiting]
+        shifts = closed_forms.batch_norm_shifts(layers, [y.shape.rank for y in outputs])
+        for i, y, shift in zip(waiting, outputs, shifts, strict=True):
+            residue = tf.cast(shift, y.dtype)
+            self.terms[i] = dataclasses.replace(self.terms[i], residue=residue)
 
     def checkpoint(self) -> Callable[[], None]:
         """A function that removes all that has been recorded since.

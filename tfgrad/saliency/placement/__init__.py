@@ -1,7 +1,7 @@
 """Where the cells of feature maps look: each network's operations run on coordinates."""
 
 from tfgrad.saliency.placement.grids import Axis, Grid, Placement, Scattered, interpolated
-from tfgrad.saliency.placement.layout import Laid, Placements, measured
+from tfgrad.saliency.placement.layout import Laid, Placements, as_it_is, measured
 
 __all__ = [
     "Axis",
@@ -10,6 +10,7 @@ __all__ = [
     "Placement",
     "Placements",
     "Scattered",
+    "as_it_is",
     "interpolated",
     "measured",
 ]

@@ -36,6 +36,11 @@ class Placements:
 Laid = Callable[[tf.Tensor], tf.Tensor | None]
 
 
+def as_it_is(values: tf.Tensor) -> tf.Tensor:
+    """How values are laid out that are [B, *cells, C] already, whatever the number of channels."""
+    return values
+
+
 def measured(
     image: tf.Tensor,
     layout: axes.InputAxes,
@@ -91,11 +96,13 @@ class _Grids:
         self.found: dict[str, Grid | None] = {}
         self._lengths, self._held = lengths, held
         self._last: dict[tuple[int, ...], list[Grid]] = {}
+        self._fitted: dict[int, tuple[tf.Tensor, Grid | None]] = {}  # by the id of the columns
 
     def add(self, name: str, tensor: tf.Tensor, laid: Laid, value: Any) -> None:
         """Place a tensor; one without places is laid where the last one of its size is."""
         if isinstance(value, Positions):
-            grid = laid(value.every_channel())
+            # All channels of a column are at the same place.
+            grid = value.columns if laid is as_it_is else laid(value.every_channel())
         elif tensor.shape.rank and None not in tensor.shape[1:]:
             grid = laid(tf.zeros([self._held.count, *tensor.shape[1:]], tf.float64))
         else:
@@ -105,10 +112,16 @@ class _Grids:
             return
         size = tuple(grid.shape[1:-1])
         known = self._last.setdefault(size, [])
-        own = fitted(Positions(grid, self._held), self._lengths)
+        own = self._own(grid)
         if own is None:
             self.found[name] = known[-1] if known else None
             return
         same = next((other for other in known if other.is_near(own)), own)
         self._last[size] = [*(k for k in known if k is not same), same]
         self.found[name] = same
+
+    def _own(self, cells: tf.Tensor) -> Grid | None:
+        """The grid of coordinates [planes · n, *cells, k], found once for each tensor of them."""
+        if id(cells) not in self._fitted:
+            self._fitted[id(cells)] = cells, fitted(Positions(cells, self._held), self._lengths)
+        return self._fitted[id(cells)][1]
