@@ -129,7 +129,7 @@ def save(
         f"images {served.image.shape}",
         lambda: build_signatures(served, chosen),
     )
-    requests, no_warmup = _requests(served, signatures) if warmup else ({}, None)
+    requests, no_warmup = _requests(served, chosen, signatures) if warmup else ({}, None)
     left_out = {
         "encoded": served.no_encoded() or no_range,
         "warmup": no_warmup,
@@ -186,11 +186,14 @@ def _stretched(methods: Sequence[saliency.Method]) -> str | None:
 
 
 def _requests(
-    served: Served, signatures: Mapping[str, Any]
+    served: Served, methods: Sequence[saliency.Method], signatures: Mapping[str, Any]
 ) -> tuple[warmup_requests.Requests, str | None]:
     """Warm-up requests, or none and the reason."""
+    covered: list[str] = []
+    if "encoded" in signatures and served.black_is_zero:
+        covered = ["serving_default", *(method.name for method in methods[:1])]
     try:
-        return warmup_requests.successful_requests(signatures, served.lowest_target), None
+        return warmup_requests.successful_requests(signatures, served.lowest_target, covered), None
     except tf.errors.OpError as error:
         if None in served.image.shape[1:]:
             return {}, "no size of image that was tried gets through the model"

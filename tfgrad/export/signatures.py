@@ -79,6 +79,20 @@ class Served:
         size = self.size or _sides(self.image.shape, axis)
         return [*size, 1 if axis is None else shape[axis]]
 
+    @property
+    def black_is_zero(self) -> bool:
+        """Whether a black encoded image is what an image of zeros is to the other signatures."""
+        fixed = None not in self.image.shape[1:]
+        return fixed and self.image_range is not None and self.image_range[0] == 0
+
+    @property
+    def decoded_image(self) -> tf.TensorSpec:
+        """What `decoded` returns."""
+        height, width, channels = self.encoded_shape
+        sizes = [height, width]
+        sizes.insert((self.channel_axis or 3) - 1, channels)
+        return tf.TensorSpec([None, *sizes], self.image.dtype, self.image.name)
+
     def inputs(self, image: tf.Tensor) -> tf.Tensor:
         """The network's input for a batch of images."""
         return tf.cast(self.preprocess(image), self.dtype)
@@ -151,10 +165,17 @@ def build_signatures(served: Served, methods: Sequence[Method]) -> dict[str, Any
         methods: The saliency methods, each of which gets a signature of its name; the first one
             also explains encoded images.
     """
-    functions = {"serving_default": _serving_default(served)}
+    default = _serving_default(served)
+    functions = {"serving_default": default}
     functions.update((method.name, _explanation(served, method)) for method in methods)
     if served.no_encoded() is None and served.image_range is not None:
-        functions["encoded"] = _encoded(served, methods[0] if methods else None)
+        explain = functions[methods[0].name] if methods else None
+        if None in served.image.shape[1:]:
+            # Encoded images have one size, of which more is known in a trace of their own.
+            sized = dataclasses.replace(served, image=served.decoded_image)
+            default = _serving_default(sized)
+            explain = _explanation(sized, methods[0]) if methods else None
+        functions["encoded"] = _encoded(served, default, explain)
     return {name: function.get_concrete_function() for name, function in functions.items()}
 
 
@@ -176,19 +197,21 @@ def _explanation(served: Served, method: Method) -> Any:
     return explain
 
 
-def _encoded(served: Served, method: Method | None) -> Any:
+def _encoded(served: Served, predict: Any, explain: Any) -> Any:
+    """The signature of encoded images, which calls those of images, `explain` if there is one."""
+
     @_signature(tf.TensorSpec([None], tf.string, "image_bytes"), served.target)
     def explain_encoded(image_bytes: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.control_dependencies([_some("image_bytes", image_bytes)]):
             image_bytes = tf.identity(image_bytes)
         target = served.checked(target, image_bytes)
-        x = served.inputs(served.decoded(image_bytes))
-        outputs = served.predictions(x)
-        if method is None:
+        image = served.decoded(image_bytes)
+        outputs = predict(image)
+        if explain is None:
             chosen = targets.classes(target, outputs["logits"], meaning=served.meaning)
             score = class_scores.logit(outputs["logits"], chosen, served.meaning)
             return {**outputs, "class": chosen, "score": score}
-        explained = method.explain(x, target)
+        explained = explain(image, target)
         return {**outputs, **{key: explained[key] for key in ("class", "score", "saliency")}}
 
     return explain_encoded
