@@ -102,7 +102,7 @@ def step(variant: str, build: Build, batch: Batch) -> Callable[[], dict[str, flo
     """
     model = _model(variant, build)
     model.optimizer.build(model.trainable_variables)
-    compiled = tf.function(model.train_step)
+    compiled = tf.function(model.train_step, autograph=False)
 
     def period() -> dict[str, float]:
         for _ in range(_period(variant)):
@@ -141,7 +141,7 @@ def _fit_and_loop(build: Build, batch: Batch, steps: int) -> dict[str, Callable[
     """A bare loop over the compiled step, and `fit` of the same model and data."""
     model = _model("gradient norm", build)
     data = tf.data.Dataset.from_tensors(batch).repeat(steps).prefetch(2)
-    compiled = tf.function(model.train_step)
+    compiled = tf.function(model.train_step, autograph=False)
 
     def fit() -> None:
         model.fit(data, verbose=0, shuffle=False)

@@ -104,7 +104,7 @@ def unit(values):
 
 def check_value_and_gradient(values, net, expected, name):
     """Value against an oracle, weight gradient against differences of the value: ≤ 1e-7."""
-    function = tf.function(values)
+    function = tf.function(values, autograph=False)
     value = function()
     assert value.dtype == tf.float64
     if expected is not None:
@@ -113,7 +113,7 @@ def check_value_and_gradient(values, net, expected, name):
         print(f"{name} value: {value_error:.1e}")
         assert value_error <= 1e-7
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradients():
         with tf.GradientTape() as tape:
             total = tf.reduce_sum(IMPORTANCE * values())

@@ -136,11 +136,11 @@ def test_value_and_weight_gradient(float64, case, batch_norm):
     net, penalty, x = network(batch_norm), PENALTIES[case](), images()
     importance = tf.constant([1.0, -0.7, 2.0], tf.float64)  # so that no example can hide
 
-    @tf.function
+    @tf.function(autograph=False)
     def values():
         return penalty.per_example(net, x, LABELS, seed=STEP)
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradients():
         with tf.GradientTape() as tape:
             total = tf.reduce_sum(importance * penalty.per_example(net, x, LABELS, seed=STEP))

@@ -34,11 +34,11 @@ def test_value_and_weight_gradient(float64, target):
     net, penalty, x = network(), SaliencyFooling(1.0, MASK, target), images()
     importance = tf.constant([1.0, -0.7, 2.0], tf.float64)  # so that no example can hide
 
-    @tf.function
+    @tf.function(autograph=False)
     def values():
         return penalty.per_example(net, x, LABELS)
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradients():
         with tf.GradientTape() as tape:
             total = tf.reduce_sum(importance * penalty.per_example(net, x, LABELS))

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import keras
+import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, OutputMeaningWarning
 from tfgrad.internal.arguments import one_of
@@ -136,6 +137,9 @@ def told(network: Any, outputs: Any) -> Iterator[None]:
 def takes_outputs(name: str) -> Callable[[_Function], _Function]:
     """A decorator of functions with an argument `outputs`, which holds while they run.
 
+    In a caller's `tf.function` AutoGraph leaves them as they are, or it would rewrite every function
+    of tfgrad that they call, which takes longer than tracing them.
+
     Args:
         name: Name of the argument that is the network; of a model around one its `network` counts.
     """
@@ -154,7 +158,7 @@ def takes_outputs(name: str) -> Callable[[_Function], _Function]:
                     stack.enter_context(told(inner, outputs))
                 return function(*args, **kwargs)
 
-        return wrapped  # type: ignore[return-value]
+        return tf.autograph.experimental.do_not_convert(wrapped)
 
     return decorate
 
