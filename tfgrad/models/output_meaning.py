@@ -137,8 +137,8 @@ def told(network: Any, outputs: Any) -> Iterator[None]:
 def takes_outputs(name: str) -> Callable[[_Function], _Function]:
     """A decorator of functions with an argument `outputs`, which holds while they run.
 
-    In a caller's `tf.function` AutoGraph leaves them as they are, or it would rewrite every function
-    of tfgrad that they call, which takes longer than tracing them.
+    In a caller's `tf.function` AutoGraph leaves them as they are. It would otherwise rewrite every
+    function of tfgrad that they call, which takes longer than tracing them.
 
     Args:
         name: Name of the argument that is the network; of a model around one its `network` counts.

@@ -31,7 +31,7 @@ from tfgrad.internal.arguments import integer
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
 from tfgrad.saliency import asked, options
-from tfgrad.saliency.explaining import Explaining
+from tfgrad.saliency.explaining import Explaining, fitting
 from tfgrad.saliency.inputs import Inputs
 from tfgrad.saliency.networks import Networks
 from tfgrad.saliency.tracing import traced
@@ -130,13 +130,7 @@ class Method(Explaining):
         raise NotImplementedError(f"{type(self).__name__} has no assemble(terms, x).")
 
     def drawn(self, probe: Probe, target: Any, terms: Any, x: Any) -> Any:
-        """`assemble` of the terms of a probe, which a method may take from what is computed there.
-
-        Args:
-            probe: The probe that the terms are of.
-            target: As of `attribute`.
-            terms, x: As of `assemble`.
-        """
+        """`assemble` of a probe's terms, where a method may use what else the probe computed."""
         return self.assemble(terms, x)
 
     def extras(self, probe: Probe, target: Any, terms: Any) -> dict[str, Any]:
@@ -316,7 +310,7 @@ class Method(Explaining):
         if found.sources.at:
             visible = probe.visible()
             flat = [
-                m if steps is None else tf.where(_fitting(steps, m), m, tf.zeros_like(m))
+                m if steps is None else tf.where(fitting(steps, m), m, tf.zeros_like(m))
                 for m, steps in zip(
                     flat, [visible[found.main]] if of_main else visible, strict=True
                 )
@@ -401,10 +395,3 @@ class Method(Explaining):
 
 def _specs(x: Any) -> Any:
     return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x)
-
-
-def _fitting(steps: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """A mask [B, T, 1, …] of embeddings, for maps [B, T, …]."""
-    while steps.shape.rank > values.shape.rank:
-        steps = tf.squeeze(steps, -1)
-    return steps

@@ -132,3 +132,10 @@ def _laid_spec(layout: axes.InputAxes, spec: tf.TensorSpec) -> tf.TensorSpec:
     lengths = spec.shape.as_list()
     channels = 1 if layout.channels is None else lengths[layout.channels]
     return tf.TensorSpec([None, *layout.sizes(lengths), channels], spec.dtype)
+
+
+def fitting(steps: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """A mask [B, T, 1, …] of embeddings, for maps [B, T, …]."""
+    while steps.shape.rank > values.shape.rank:
+        steps = tf.squeeze(steps, -1)
+    return steps
