@@ -15,6 +15,7 @@ ALLOWED = {
     "saliency/placement/layout.py": "a tape on coordinates; computes no gradient of the network",
     "second_order/tracing.py": "inspects the operations of a graph and computes nothing",
     "training/penalized_model.py": "the tape on the weights",
+    "training/terms.py": "the tape on the weights, of terms with a forward pass of their own",
 }
 
 

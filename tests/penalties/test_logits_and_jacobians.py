@@ -333,7 +333,12 @@ def test_full_gradient_matching_is_both():
             "loss": "squared_error",
             "temperature": 1.0,
             "head": "source",
+            "every": 1,
             "at": None,
+            "projections": 1,
+            "seed": 0,
+            "estimator": "exact",
+            "step": None,
         },
         {
             "weight": 10.0,
@@ -341,5 +346,6 @@ def test_full_gradient_matching_is_both():
             "layers": [["conv", "conv"]],
             "target": "predicted",
             "head": "source",
+            "every": 1,
         },
     ]
