@@ -3,6 +3,7 @@
     python -m apps.benchmark
     python -m apps.benchmark --network=vgg11 --width=0.25 --batch_size=128 --rounds=30
     python -m apps.benchmark --suite=maps --models=vit --rounds=15
+    python -m apps.benchmark --suite=start --models=MobileNetV2 --parts=nodes,maps
 
 Every round times each variant once, in turn, and every ratio is taken within its round, so that a
 machine whose speed drifts affects all variants alike; medians over the rounds are reported. Peak
@@ -20,7 +21,16 @@ of noise-averaged methods for each of --samples, which should be the same. --sui
 at 5, 25 and 100 fractions with its forward passes, and takes the peak memory of each, which should
 be the same.
 
-Exit codes: 0 done, 64 usage.
+--suite=start measures what users wait for before anything has run, for each of --models, which here
+may be names of keras.applications and of tfgrad.models, too: the nodes in the graph of FullGrad and
+the time of the first map, compared with a stock input-gradient; export.save, of the default methods
+and of five, and tf.saved_model.load of what it wrote, compared with Keras's export; and the
+construction of a PenalizedModel with its first step of fit, compared with stock Keras, beside a
+double backward pass written by hand. Each figure is that of a new process, whose network is built
+before the clock starts; the processes take turns in --rounds. --parts selects some of these. After
+each part, what is measured so far is written to --out.
+
+Exit codes: 0 done, 64 usage, 65 a network of --suite=start cannot be measured.
 """
 
 from ..common import command, shared_flags
@@ -38,17 +48,32 @@ from absl import flags
 from tfgrad import models
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
+from tfgrad.internal.arguments import one_of
 
-from ..common import terminal, work_directory
-from . import pixel_perturbation, saliency_maps, sampling, timing, training_steps
+from ..common import architectures, terminal, work_directory
+from . import (
+    first_calls,
+    pixel_perturbation,
+    saliency_maps,
+    sampling,
+    starts,
+    timing,
+    training_steps,
+)
 
 FLAGS = flags.FLAGS
 # What a flag that is left out means, by suite.
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "training": {"side": 32, "batch_size": 64, "rounds": 15},
-    "maps": {"side": 224, "batch_size": 8, "rounds": 7},
+    "maps": {
+        "side": 224,
+        "batch_size": 8,
+        "rounds": 7,
+        "models": list(saliency_maps.NETWORKS),
+    },
     "density": {"side": 32, "batch_size": 64, "rounds": 9},
     "pixels": {"side": 32, "batch_size": 64, "rounds": 5},
+    "start": {"side": 96, "batch_size": 2, "rounds": 3, "models": list(starts.NETWORKS)},
 }
 
 
@@ -71,12 +96,21 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "fit_steps", 10, "Number of steps in each timed pass of fit.", lower_bound=1
     )
-    flags.DEFINE_list("models", list(saliency_maps.NETWORKS), "Networks of --suite=maps.")
+    known = {suite: ",".join(d["models"]) for suite, d in DEFAULTS.items() if "models" in d}
+    flags.DEFINE_list(
+        "models",
+        None,
+        f"Networks of --suite=maps (default: {known['maps']}) and of --suite=start (default: "
+        f"{known['start']}).",
+    )
+    flags.DEFINE_list("parts", list(first_calls.PARTS), "What --suite=start measures.")
     flags.DEFINE_list(
         "samples", ["5", "50"], "Numbers of samples for which --suite=maps takes the peak memory."
     )
     flags.DEFINE_string("out", "runs/benchmark.json", "JSON file to write.")
     flags.DEFINE_string("memory_of", None, "Print only the peak memory of this variant.")
+    flags.DEFINE_string("start_of", None, "Print only the figures of this first call.")
+    flags.DEFINE_string("start_path", None, "Where --start_of writes an export, or loads one.")
 
 
 def main() -> dict[str, Any] | None:
@@ -86,34 +120,36 @@ def main() -> dict[str, Any] | None:
             setattr(FLAGS, name, value)
     samples = shared_flags.numbers("samples", int)
     for flag, known in (
-        ("models", saliency_maps.NETWORKS),
+        ("models", _known_models()),
         ("variants", training_steps.VARIANTS),
+        ("parts", first_calls.PARTS),
     ):
-        for name in getattr(FLAGS, flag):
-            if name not in known:
-                raise ArgumentError(f"--{flag}: got {name!r}; expected some of {', '.join(known)}.")
+        for name in getattr(FLAGS, flag) or ():
+            one_of(f"--{flag}", name, known)
     if FLAGS.memory_of:
         print(json.dumps(_memory_of(FLAGS.memory_of)))
         return None
-    measured, table = _measured(samples)
-    result = {
-        "batch_size": FLAGS.batch_size,
-        "side": FLAGS.side,
-        "rounds": FLAGS.rounds,
-        **measured,
-        "versions": work_directory.versions(),
-        "cores": os.cpu_count(),
-    }
-    if os.path.dirname(FLAGS.out):
-        os.makedirs(os.path.dirname(FLAGS.out), exist_ok=True)
-    files.write_json(FLAGS.out, result)
+    images = _images(FLAGS.batch_size)
+    if FLAGS.start_of:
+        print(json.dumps(starts.figures_of(FLAGS.start_of, FLAGS.start_path, _network, images)))
+        return None
+    measured, table = _measured(images, samples)
+    result = _written(measured)
     terminal.show(f"\n{table}\n\nwritten to {FLAGS.out}")
     return result
 
 
-def _measured(samples: list[int]) -> tuple[dict[str, Any], str]:
+def _known_models() -> tuple[str, ...]:
+    """The names that --models may hold."""
+    if FLAGS.suite == "start":
+        return (*saliency_maps.NETWORKS, *models.NAMES, *architectures.APPLICATIONS)
+    return tuple(saliency_maps.NETWORKS)
+
+
+def _measured(images: tf.Tensor, samples: list[int]) -> tuple[dict[str, Any], str]:
     """(what the JSON file records of --suite, the table)."""
-    images = _images(FLAGS.batch_size)
+    if FLAGS.suite == "start":
+        return starts.measured(FLAGS.models, FLAGS.parts, FLAGS.rounds, _written)
     if FLAGS.suite == "maps":
         return saliency_maps.measured(FLAGS.models, images, samples, FLAGS.rounds)
     if FLAGS.suite == "training":
@@ -125,6 +161,22 @@ def _measured(samples: list[int]) -> tuple[dict[str, Any], str]:
         suites = {"density": sampling.measured, "pixels": pixel_perturbation.measured}
         record, table = suites[FLAGS.suite](_network(), images, FLAGS.rounds)
     return {"network": FLAGS.network, "width": FLAGS.width, **record}, table
+
+
+def _written(measured: dict[str, Any]) -> dict[str, Any]:
+    """The record of what was measured, which --out holds afterwards."""
+    result = {
+        "batch_size": FLAGS.batch_size,
+        "side": FLAGS.side,
+        "rounds": FLAGS.rounds,
+        **measured,
+        "versions": work_directory.versions(),
+        "cores": os.cpu_count(),
+    }
+    if os.path.dirname(FLAGS.out):
+        os.makedirs(os.path.dirname(FLAGS.out), exist_ok=True)
+    files.write_json(FLAGS.out, result)
+    return result
 
 
 def _memory_of(variant: str) -> int:
@@ -152,10 +204,14 @@ def _memory_of(variant: str) -> int:
     return timing.peak_megabytes()
 
 
-def _network() -> keras.Model:
-    """The network of the flags on `side`×`side` colour images and ten classes."""
+def _network(name: str | None = None) -> keras.Model:
+    """A network of that name, or that of the flags, on `side`×`side` colour images."""
+    if name is not None and name in saliency_maps.NETWORKS:
+        return saliency_maps.NETWORKS[name](FLAGS.side)
+    if name is not None and name in architectures.APPLICATIONS:
+        return architectures.application(name, FLAGS.side, classes=10)
     return models.get(
-        FLAGS.network,
+        name or FLAGS.network,
         (FLAGS.side, FLAGS.side, 3),
         10,
         width=FLAGS.width,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -116,13 +116,34 @@ def cells(row: Mapping[str, Any]) -> str:
 
 def row(times: Sequence[float], base: Sequence[float], bound: float | None) -> dict[str, Any]:
     """The median time, and the median and quartiles of the ratios to `base`, round by round."""
-    ratios = np.asarray(times) / np.asarray(base)
+    return {"median_ms": round(1e3 * float(np.median(times)), 2), **ratios(times, base, bound)}
+
+
+def ratios(values: Sequence[float], base: Sequence[float], bound: float | None) -> dict[str, Any]:
+    """The median and quartiles of the ratios to `base`, round by round."""
+    every = np.asarray(values) / np.asarray(base)
     return {
-        "median_ms": round(1e3 * float(np.median(times)), 2),
-        "ratio": round(float(np.median(ratios)), 3),
-        "ratio_quartiles": [round(float(q), 3) for q in np.percentile(ratios, [25, 75])],
+        "ratio": round(float(np.median(every)), 3),
+        "ratio_quartiles": [round(float(q), 3) for q in np.percentile(every, [25, 75])],
         "bound": bound,
     }
+
+
+class Outcome(NamedTuple):
+    """What a process printed: `found`, from JSON, if its exit code is 0; else its messages."""
+
+    code: int
+    found: Any
+    messages: str
+
+
+def of_new_process(*flags: str) -> Outcome:
+    """This command in a new process, with more flags; what it finds is its last line, in JSON."""
+    command = [sys.executable, "-m", __package__, *sys.argv[1:], *flags]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:
+        return Outcome(run.returncode, None, run.stderr.strip() or "no message")
+    return Outcome(0, json.loads(run.stdout.splitlines()[-1]), "")
 
 
 def memory(name: str) -> int | None:
@@ -131,13 +152,10 @@ def memory(name: str) -> int | None:
     None if that process fails, whose reason is printed; the other figures are kept.
     """
     print(f"peak memory of {name}: ", end="", flush=True)
-    command = [sys.executable, "-m", __package__, *sys.argv[1:], f"--memory_of={name}"]
-    run = subprocess.run(command, check=False, capture_output=True, text=True)
-    if run.returncode:
-        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"unknown (exit code {run.returncode}: {last})", flush=True)
+    code, peak, messages = of_new_process(f"--memory_of={name}")
+    if code:
+        print(f"unknown (exit code {code}: {messages.splitlines()[-1]})", flush=True)
         return None
-    peak = json.loads(run.stdout.splitlines()[-1])
     print(f"{peak} MB", flush=True)
     return peak
 
