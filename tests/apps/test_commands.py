@@ -138,6 +138,9 @@ def test_benchmark_of_maps(tmp_path):
     assert {name: row["bound"] for name, row in steps.items()} == {
         "input-gradient": None,
         "FullGrad": 2.0,
+        "InputGradient of a class": None,
+        "of a contrast": 1.05,
+        "of a scalar": 1.05,
         "exported input-gradient": None,
         "exported FullGrad": 2.0,
     }
@@ -162,7 +165,7 @@ def test_benchmark_of_what_is_repeated(tmp_path, suite):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--models=vit,vgg16", "--models: got 'vgg16'; expected some of vgg16_bn, "),
+        ("--models=vit,vgg16", "--models: got 'vgg16'; did you mean 'vgg16_bn'? Expected one of "),
         ("--memory_of=vit:smoothgrad:many", "such as vit:smoothgrad:50"),
     ],
 )
