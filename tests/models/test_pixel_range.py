@@ -9,6 +9,7 @@ import tfgrad
 from tests.helpers.task_model import task
 from tfgrad import models
 from tfgrad.errors import ModelError
+from tfgrad.models import pixel_range
 
 L = keras.layers
 BYTES, UNIT, SIGNED = (0, 255), (0, 1), (-1, 1)
@@ -173,3 +174,26 @@ def test_nothing_is_changed_by_looking():
 def test_keras_applications(name, expected):
     model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3))
     assert tfgrad.models.image_range(model) == expected
+
+
+def test_a_functional_network_is_read_as_far_as_its_first_kernels():
+    x = keras.Input((8, 8, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(x)
+    y = keras.layers.Conv2D(3, 3, padding="same")(scaled)
+    for _ in range(3):
+        y = keras.layers.Conv2D(3, 3, padding="same")(y)
+    whole = keras.Model(x, keras.layers.GlobalAveragePooling2D()(y))
+    read = pixel_range._beginning(whole)
+    assert [type(layer).__name__ for layer in read.layers] == ["InputLayer", "Rescaling", "Conv2D"]
+    assert models.image_range(whole) == (0.0, 255.0)
+
+
+def test_pixels_that_go_past_the_first_kernel_are_read_too():
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Conv2D(3, 3, padding="same")(keras.layers.Rescaling(1 / 255)(x))
+    joined = keras.layers.Concatenate()([y, keras.layers.Rescaling(1 / 127.5, offset=-1)(x)])
+    y = keras.layers.Conv2D(3, 3)(joined)
+    whole = keras.Model(x, keras.layers.GlobalAveragePooling2D()(y))
+    read = pixel_range._beginning(whole)
+    assert len(read.layers) == len(whole.layers) - 1
+    assert models.image_range(whole) == (0.0, 255.0)

@@ -190,7 +190,7 @@ def test_cached_for_the_life_of_the_network(monkeypatch):
     traces = []
     trace = guard.trace
     monkeypatch.setattr(guard, "trace", lambda *a: (traces.append(a[2]), trace(*a))[1])
-    network = network_with(L.BatchNormalization())
+    network = network_with(L.GroupNormalization(2))
     first = second_order.inspect(network)
     assert second_order.inspect(network) is first
     assert second_order.inspect(network, training=False) is not first

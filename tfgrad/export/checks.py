@@ -14,6 +14,7 @@ from tfgrad import saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export.signatures import Served
 from tfgrad.gradients import axes, model_checks
+from tfgrad.internal import keras_private
 from tfgrad.internal.arguments import suggestion
 from tfgrad.models import output_meaning
 from tfgrad.models.preprocessors import own_preprocessor
@@ -113,8 +114,12 @@ def _image_shape(network: keras.Model) -> tuple[int | None, ...]:
 
 
 def _number_of_outputs(network: keras.Model, shape: tuple[int | None, ...], dtype: str) -> int:
-    """K, from a symbolic call: a subclassed model has no symbolic outputs to read it from."""
-    outputs = tf.nest.flatten(network(keras.KerasTensor(shape, dtype=dtype), training=False))
+    """K, of a subclassed model from a symbolic call, as it has no symbolic outputs."""
+    outputs = []
+    if keras_private.is_graph_of_layers(network):
+        outputs = keras.tree.flatten(network.outputs)
+    if not outputs:
+        outputs = tf.nest.flatten(network(keras.KerasTensor(shape, dtype=dtype), training=False))
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[-1] is None:
         raise ModelError(
             f"model {network.name!r}: it returns {[tuple(o.shape) for o in outputs]}; expected one "

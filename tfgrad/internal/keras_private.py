@@ -119,6 +119,11 @@ def arguments_of_nodes(operation: keras.Operation) -> list[Any]:
     ]
 
 
+def symbolic_calls(operation: keras.Operation) -> list[tuple[list[Any], list[Any]]]:
+    """(the Keras tensors that it takes, those that it returns) of each symbolic call."""
+    return [(node.input_tensors, list(node.outputs)) for node in operation._inbound_nodes]
+
+
 def producer(tensor: keras.KerasTensor) -> tuple[keras.Operation, Any]:
     """(operation, node) of the symbolic call that returned a Keras tensor."""
     history = tensor._keras_history

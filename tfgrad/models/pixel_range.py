@@ -40,6 +40,13 @@ _ASIDE = {
     *("Shape", "ShapeN", "Rank", "Size", "ZerosLike", "OnesLike", "IsFinite", "IsNan", "IsInf"),
     *("Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "Assert"),
 }
+_WITH_KERNEL = (
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+)
 _MERGING = {"ConcatV2", "Pack", "AddN", "IdentityN"}
 _SIDE = 32
 # Below it, mean and standard deviation may be those of 4-bit images (0 to 16).
@@ -148,10 +155,11 @@ def _input(network: keras.Model) -> Any:
 
 def _found(network: keras.Model, preprocess: Callable[..., Any], specs: Any) -> Range | None:
     dtype = keras.tree.flatten(specs)[0].dtype
+    read = _beginning(network)
 
     def run(x: tf.Tensor) -> Any:
         x = tf.cast(preprocess(x), dtype)
-        return network(keras.tree.pack_sequence_as(specs, [x]), training=False)
+        return read(keras.tree.pack_sequence_as(specs, [x]), training=False)
 
     shape = keras.tree.flatten(specs)[0].shape
     with unchanged_state():
@@ -163,6 +171,27 @@ def _found(network: keras.Model, preprocess: Callable[..., Any], specs: Any) -> 
         return None
     ranges = {_interpreted(line) for line in _lines(traced, ends, shape)}
     return ranges.pop() if len(ranges) == 1 else None
+
+
+def _beginning(network: keras.Model) -> keras.Model:
+    """The part of a network that reads pixels, up to the first layers with a kernel.
+
+    A functional model is cut behind them; of any other model it is the whole.
+    """
+    if not keras_private.is_graph_of_layers(network) or isinstance(network, keras.Sequential):
+        return network
+    reached = {id(tensor) for tensor in network.inputs}
+    ends: list[Any] = []
+    for operation in network.operations:
+        stops = type(operation) in _WITH_KERNEL
+        for taken, returned in keras_private.symbolic_calls(operation):
+            if not reached.isdisjoint(map(id, taken)):
+                if stops:
+                    ends += returned
+                else:
+                    reached.update(map(id, returned))
+    ends += [t for t in network.outputs if id(t) in reached]
+    return keras.Model(network.input, ends, name=network.name)
 
 
 def _ends(graph: tf.Graph) -> list[tf.Tensor]:

@@ -10,7 +10,7 @@ attributed to the layer whose call created it.
 import dataclasses
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, SecondOrderError, SecondOrderWarning
 from tfgrad.internal import derivatives, keras_private, xla
+from tfgrad.second_order import known_layers
 from tfgrad.second_order.findings import (
     MOMENTS,
     RECOMPUTED,
@@ -107,9 +108,15 @@ def judged(
     known = states[now]
     asked = training, bool(embeddings), shapes
     if asked not in known:
-        traced = trace(network, specs, training, bool(embeddings))
-        functions_of.setdefault(network, weakref.WeakSet()).update(traced.called)
-        known[asked] = _judged(network, traced)
+        plain = None
+        if not embeddings and all(s.dtype.is_floating for s in keras.tree.flatten(specs)):
+            plain = known_layers.verdict(network, training)
+        if plain is not None:
+            known[asked] = _known(network, plain)
+        else:
+            traced = trace(network, specs, training, bool(embeddings))
+            functions_of.setdefault(network, weakref.WeakSet()).update(traced.called)
+            known[asked] = _judged(network, traced)
     return known[asked]
 
 
@@ -220,6 +227,21 @@ def _is_python_of_floats(node: Any) -> bool:
     return any(tf.as_dtype(t).is_floating for t in types)
 
 
+def _known(
+    network: keras.layers.Layer, verdict: known_layers.Verdict
+) -> tuple[Inspection, tuple[Fault, ...]]:
+    faults = [_fault(network, layer, layer, name, xla) for layer, name, xla in verdict.faults]
+    return _inspection(faults, piecewise_linear=verdict.piecewise_linear), tuple(faults)
+
+
+def _inspection(faults: Iterable[Fault], **found: Any) -> Inspection:
+    return Inspection(
+        findings=tuple(f.finding for f in faults if not f.only_under_xla),
+        under_xla=tuple(f.finding for f in faults if f.only_under_xla),
+        **found,
+    )
+
+
 def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tuple[Fault, ...]]:
     # FuncGraph inputs are placeholders; weights are captured as resources, inputs never are.
     inputs = {
@@ -234,8 +256,9 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tup
     state: dict[str, None] = dict.fromkeys(traced.moved)
     kinds = set()
     for node, owner, holder, stopped, dependent, compiled in walk(traced, inputs):
-        # Batch statistics are no activation: their squares do not make a network smooth.
-        if not isinstance(owner, keras.layers.BatchNormalization):
+        # Batch statistics are no activation: their squares do not make a network smooth. Nor do
+        # roots of weights, such as those of a known variance.
+        if dependent and not isinstance(owner, keras.layers.BatchNormalization):
             kinds.add(node.op)
         if STATEFUL_RANDOM.fullmatch(node.op):
             random[owner.name] = None
@@ -261,9 +284,8 @@ def _judged(network: keras.layers.Layer, traced: Trace) -> tuple[Inspection, tup
     for output in traced.outputs:
         probabilities = probabilities or find_probabilities(traced, output)
     flat = bool(kinds & PIECEWISE_LINEAR) and not any(SMOOTH.fullmatch(kind) for kind in kinds)
-    inspection = Inspection(
-        findings=tuple(f.finding for f in faults.values() if not f.only_under_xla),
-        under_xla=tuple(f.finding for f in faults.values() if f.only_under_xla),
+    inspection = _inspection(
+        faults.values(),
         probabilities=probabilities,
         stateful_random=tuple(random),
         untracked_state=tuple(state),

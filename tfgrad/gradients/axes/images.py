@@ -10,7 +10,11 @@ import tensorflow as tf
 from tfgrad.gradients.axes.calls import analysed
 from tfgrad.gradients.axes.formats import InputAxes, default_axis
 from tfgrad.gradients.axes.inputs import main_input
-from tfgrad.internal.keras_private import flatten_layers, is_graph_of_layers
+from tfgrad.internal.keras_private import (
+    arguments_of_nodes,
+    flatten_layers,
+    is_graph_of_layers,
+)
 
 # Bare operations of a functional graph that move axes, by class name.
 _MOVING = ("Transpose", "Moveaxis", "Swapaxes", "Einsum", "Reshape", "Flip", "Rot90")
@@ -58,8 +62,8 @@ def is_plain(network: keras.layers.Layer) -> bool:
 def _is_plain(layer: keras.layers.Layer) -> bool:
     kind = type(layer)
     if is_graph_of_layers(layer):
-        bare = (type(operation).__name__ for operation in getattr(layer, "operations", ()))
-        return not any(name in _MOVING for name in bare)
+        operations = getattr(layer, "operations", ())
+        return not any(type(o).__name__ in _MOVING and not _makes_gates(o) for o in operations)
     if kind.__module__.partition(".")[0] not in ("keras", "tfgrad"):
         return False
     if isinstance(layer, keras.layers.Permute | keras.layers.Lambda | keras.layers.EinsumDense):
@@ -67,3 +71,12 @@ def _is_plain(layer: keras.layers.Layer) -> bool:
     if any(name in kind.__name__ for name in ("1D", "3D")):  # of series and volumes
         return False
     return getattr(layer, "data_format", None) != "channels_first"
+
+
+def _makes_gates(operation: keras.Operation) -> bool:
+    """Whether it only gives one entry for each channel, [B, C], a position: [B, 1, 1, C]."""
+    if type(operation) is not keras.layers.Reshape:
+        return False
+    one = set(operation.target_shape[:-1]) == {1}
+    given = [t for t in arguments_of_nodes(operation) if isinstance(t, keras.KerasTensor)]
+    return one and all(len(tensor.shape) == 2 for tensor in given)
