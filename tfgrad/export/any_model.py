@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export import checks, publication, warmup_requests
+from tfgrad.export.custom_gradients import CustomGradients
 from tfgrad.gradients import class_scores, model_checks
 from tfgrad.gradients.targets import Target
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -33,6 +34,7 @@ from tfgrad.internal.wrapper import Wrapper
 from tfgrad.models import output_meaning
 from tfgrad.models.output_meaning import REGRESSION
 from tfgrad.saliency import METHODS, Method
+from tfgrad.saliency.shared_passes import shared_passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +226,9 @@ def methods_for(
 def build(network: AnyModel, methods: Sequence[tuple[str, Method]]) -> dict[str, Any]:
     """Every signature by its name: a concrete function from named inputs to named outputs."""
     functions = {"serving_default": _serving_default(network)}
-    functions.update((name, _explanation(network, method)) for name, method in methods)
+    custom = CustomGradients()
+    with shared_passes(custom.leave_out):
+        functions.update((name, _explanation(network, method, custom)) for name, method in methods)
     return functions
 
 
@@ -244,7 +248,7 @@ def _serving_default(network: AnyModel) -> Any:
     return tf.function(predict, autograph=False).get_concrete_function(**network.specs)
 
 
-def _explanation(network: AnyModel, method: Method) -> Any:
+def _explanation(network: AnyModel, method: Method, custom: CustomGradients) -> Any:
     target = method.target if isinstance(method.target, Target) else None
     specs, renamed = dict(network.specs), {}
     if target is None:
@@ -262,7 +266,7 @@ def _explanation(network: AnyModel, method: Method) -> Any:
         named: dict[str, tf.Tensor] = {}
         for name, value in found.items():
             named.update(_named(name, value))
-        return named
+        return custom.finished(named)
 
     return tf.function(explain, autograph=False).get_concrete_function(**specs)
 

@@ -81,8 +81,9 @@ def save(
             (one logit f: [1 − σ(f), σ(f)]), `"independent"` (the sigmoids) or `"regression"` (no
             `probabilities`); None for what the compiled loss says. See
             `tfgrad.models.output_meaning`.
-        warmup: Whether to run one request of batch size 1 for each signature and to write it for
-            TensorFlow Serving, which runs it when it loads the version.
+        warmup: Whether to write one request of batch size 1 for each signature, which TensorFlow
+            Serving runs when it loads the version. Those of the first method and of methods from
+            elsewhere are run here, as one that fails would keep the version from being served.
 
     Returns:
         The path written, `directory/<version>`.
@@ -189,9 +190,10 @@ def _requests(
     served: Served, methods: Sequence[saliency.Method], signatures: Mapping[str, Any]
 ) -> tuple[warmup_requests.Requests, str | None]:
     """Warm-up requests, or none and the reason."""
-    covered: list[str] = []
+    # The first explanation is run; further ones of this package are made of the same operations.
+    covered = [method.name for method in methods[1:] if type(method) in saliency.METHODS.values()]
     if "encoded" in signatures and served.black_is_zero:
-        covered = ["serving_default", *(method.name for method in methods[:1])]
+        covered += ["serving_default", *(method.name for method in methods[:1])]
     try:
         return warmup_requests.successful_requests(signatures, served.lowest_target, covered), None
     except tf.errors.OpError as error:

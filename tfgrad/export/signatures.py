@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from tfgrad import images
 from tfgrad.errors import ArgumentError
+from tfgrad.export.custom_gradients import CustomGradients
 from tfgrad.gradients import axes, class_scores, output_heads, targets
 from tfgrad.models.output_meaning import REGRESSION, class_count
 from tfgrad.saliency import Method
+from tfgrad.saliency.shared_passes import shared_passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,18 +167,20 @@ def build_signatures(served: Served, methods: Sequence[Method]) -> dict[str, Any
         methods: The saliency methods, each of which gets a signature of its name; the first one
             also explains encoded images.
     """
+    custom = CustomGradients()
     default = _serving_default(served)
     functions = {"serving_default": default}
-    functions.update((method.name, _explanation(served, method)) for method in methods)
+    functions.update((method.name, _explanation(served, method, custom)) for method in methods)
     if served.no_encoded() is None and served.image_range is not None:
         explain = functions[methods[0].name] if methods else None
         if None in served.image.shape[1:]:
             # Encoded images have one size, of which more is known in a trace of their own.
             sized = dataclasses.replace(served, image=served.decoded_image)
             default = _serving_default(sized)
-            explain = _explanation(sized, methods[0]) if methods else None
+            explain = _explanation(sized, methods[0], custom) if methods else None
         functions["encoded"] = _encoded(served, default, explain)
-    return {name: function.get_concrete_function() for name, function in functions.items()}
+    with shared_passes(custom.leave_out):
+        return {name: function.get_concrete_function() for name, function in functions.items()}
 
 
 def _serving_default(served: Served) -> Any:
@@ -187,12 +191,12 @@ def _serving_default(served: Served) -> Any:
     return predict
 
 
-def _explanation(served: Served, method: Method) -> Any:
+def _explanation(served: Served, method: Method, custom: CustomGradients) -> Any:
     @_signature(served.image, served.target)
     def explain(image: tf.Tensor, target: tf.Tensor) -> dict[str, tf.Tensor]:
         image = served.checked_images(image)
         target = served.checked(target, image)
-        return method.explain(served.inputs(image), target)
+        return custom.finished(method.explain(served.inputs(image), target))
 
     return explain
 

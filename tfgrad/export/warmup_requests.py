@@ -2,7 +2,7 @@
 
 The first request of a signature pays for its initialisation. Serving spares clients that wait if
 the version contains requests of its own: a TFRecord file of `tensorflow.serving.PredictionLog`
-messages. A request that fails keeps the version from being served, so each is run before it is
+messages. A request that fails keeps the version from being served, so they are run before they are
 written.
 
 The messages' Python classes come in a package that needs gRPC. The parts in use are described here
@@ -30,14 +30,14 @@ Requests = dict[str, dict[str, tf.Tensor]]
 def successful_requests(
     signatures: Mapping[str, Any], target: int = -1, covered: Collection[str] = ()
 ) -> Requests:
-    """One request of batch size 1 for each signature, each of which was run successfully.
+    """One request of batch size 1 for each signature; those not `covered` were run successfully.
 
     Images are all zeros, and an encoded image is a PNG of one pixel.
 
     Args:
         signatures: Mapping from name to concrete function.
         target: The target of every request; −1 is the predicted class.
-        covered: Names of signatures that another one calls on the images of their own requests.
+        covered: Names of signatures whose operations others run, so that they are not run.
 
     Raises:
         tf.errors.OpError: No size of image that was tried gets through every signature.

@@ -34,6 +34,7 @@ from tfgrad.saliency import asked, options
 from tfgrad.saliency.explaining import Explaining, fitting
 from tfgrad.saliency.inputs import Inputs
 from tfgrad.saliency.networks import Networks
+from tfgrad.saliency.shared_passes import shared
 from tfgrad.saliency.tracing import traced
 
 
@@ -72,6 +73,7 @@ class Method(Explaining):
     """
 
     name: str = ""
+    asks_gradients_alone: bool  # What a class may say of itself, see `shared_passes`.
 
     def __init__(
         self,
@@ -87,8 +89,8 @@ class Method(Explaining):
         channels = options.channels_of(channels)
         self.target = None if target is None else asked.validated(target)
         self.model = model
-        self._networks = Networks(model)
-        network = self._networks.of(self.target)
+        self.networks = Networks(model)
+        network = self.networks.of(self.target)
         self.chunk_size = None if chunk_size is None else integer("chunk_size", chunk_size)
         self.outputs = output_meaning.check(outputs)
         at = options.keys("at", at)
@@ -213,8 +215,7 @@ class Method(Explaining):
         if tf.executing_eagerly() and 0 not in tf.nest.flatten(x)[0].shape:
             self._inputs.check_shapes(x)
         target = self._target(target)
-        of_class = not isinstance(target, Target)
-        if of_class:
+        if of_class := not isinstance(target, Target):
             self._check_logits(x)
         probe = self.probe(x, target)
         if of_class:
@@ -249,26 +250,29 @@ class Method(Explaining):
         """A probe of the network at x in inference mode, which changes no state of the model.
 
         Args:
-            x: Inputs as tensors.
-            target: What will be asked of it, which decides whether the network's last softmax is
-                left out; None for a class.
-            values: As of `terms`.
+            x, values: As of `terms`.
+            target: What will be asked of it; None for a class.
         """
-        # A subclassed model does not tell whether it takes floats or token ids.
         if self._inputs.is_plain and not tf.nest.is_nested(x) and x.dtype.is_floating:
-            x = tf.cast(x, self.dtype)
-        sources, needs = self.explained(x).sources, self.needs()
+            x = tf.cast(x, self.dtype)  # of a subclassed model x may also be token ids
+        return shared(self, x, target, values) or self.own_probe(x, target, values)
+
+    def own_probe(
+        self, x: Any, target: Any = None, values: Mapping[str, tf.Tensor] | None = None
+    ) -> Probe:
+        """`probe`, with a trace of its own; see `shared_passes`."""
+        needs = self.needs()
         if isinstance(target, Target):
             needs = dataclasses.replace(needs, logits=False)
         # Losses that layers add to a call would stay behind in the model as tensors of a graph.
         with unchanged_state():
             return Probe(
-                self._networks.of(target),
+                self.networks.of(target),
                 x,
                 training=False,
                 needs=needs,
                 outputs=self.outputs,
-                sources=sources,
+                sources=self.explained(x).sources,
                 values=values or None,
             )
 
@@ -309,11 +313,10 @@ class Method(Explaining):
         of_main = len(flat) < len(found.tensors)
         if found.sources.at:
             visible = probe.visible()
+            steps_of = [visible[found.main]] if of_main else visible
             flat = [
                 m if steps is None else tf.where(fitting(steps, m), m, tf.zeros_like(m))
-                for m, steps in zip(
-                    flat, [visible[found.main]] if of_main else visible, strict=True
-                )
+                for m, steps in zip(flat, steps_of, strict=True)
             ]
         flat = [tf.cast(m, tf.float32) for m in flat]
         if of_main or all(found.kept):
@@ -353,14 +356,14 @@ class Method(Explaining):
         with self._shapes.lock:
             known = self._shapes.of(x)
             if not known.returns_logits:
-                network = self._networks.of(None)
+                network = self.networks.of(None)
                 model_checks.check_outputs(network)
                 model_checks.check_logits(network, _specs(x))
                 known.returns_logits = True
 
     def _class_count(self, x: Any) -> int | None:
         """The number of logits K; None where the network leaves it open."""
-        network = self._networks.of(None)
+        network = self.networks.of(None)
         declared = keras.tree.flatten(getattr(network, "outputs", None) or [])
         if declared and declared[0].shape[-1] is not None:
             return declared[0].shape[-1]
@@ -374,7 +377,7 @@ class Method(Explaining):
             return known.outputs[-1] if known.outputs.rank else None
 
     def _warn_if_assumed(self, count: int | None) -> None:
-        output_meaning.warn_if_assumed(self._networks.of(None), self.outputs, count)
+        output_meaning.warn_if_assumed(self.networks.of(None), self.outputs, count)
 
     def _resolved(self, target: Any, x: Any) -> Any:
         """A `Target`, or the classes of a batch, int32 [B], −1 for the predicted one."""
@@ -386,7 +389,7 @@ class Method(Explaining):
         self._warn_if_assumed(count)
         if count is not None:
             # Raises if the target does not fit the batch or the classes.
-            meaning = output_meaning.meaning(self._networks.of(None), self.outputs, count)
+            meaning = output_meaning.meaning(self.networks.of(None), self.outputs, count)
             targets.classes(target, tf.zeros([batch, count]), meaning=meaning)
         if isinstance(target, str):
             return tf.fill([batch], -1)

@@ -149,6 +149,7 @@ class SmoothFullGrad(Smooth):
     """
 
     name = "smooth_fullgrad"
+    asks_gradients_alone = True
 
     def __init__(
         self,

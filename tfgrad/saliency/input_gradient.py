@@ -42,6 +42,7 @@ class InputGradient(ChannelReduced):
     """
 
     name = "input_gradient"
+    asks_gradients_alone = True
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class InputTimesGradient(ChannelReduced):
     """
 
     name = "input_times_gradient"
+    asks_gradients_alone = True
 
     def __init__(
         self,

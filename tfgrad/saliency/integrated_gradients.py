@@ -44,6 +44,7 @@ class IntegratedGradients(Method):
     """
 
     name = "integrated_gradients"
+    asks_gradients_alone = True
 
     def __init__(
         self,

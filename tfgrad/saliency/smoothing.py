@@ -43,6 +43,8 @@ class Smooth(Method):
     Hooker et al., "A Benchmark for Interpretability Methods" (2019).
     """
 
+    asks_gradients_alone = True  # of its own probe, at the clean inputs
+
     def __init__(
         self,
         method: Method,
@@ -177,6 +179,7 @@ class SmoothGrad(Smooth):
     """
 
     name = "smoothgrad"
+    asks_gradients_alone = True
     _square = False
 
     def __init__(
@@ -208,4 +211,5 @@ class SmoothGradSquared(SmoothGrad):
     """
 
     name = "smoothgrad_squared"
+    asks_gradients_alone = True
     _square = True
