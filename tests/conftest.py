@@ -1,5 +1,6 @@
 """Shared by every test: quiet logs, seeds, and float64 where a test asks for it."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -11,6 +12,16 @@ import keras
 import pytest
 
 from tfgrad.models import output_meaning
+
+
+def pytest_collection_finish():
+    """Collect garbage less often: networks and graphs are made of many small objects.
+
+    What the imports left stays for good, and is not looked through again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)

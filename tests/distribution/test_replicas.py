@@ -7,10 +7,14 @@ import socket
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps import train
+from tests.helpers import replica_run
+from tests.helpers.app_run import in_process
 from tfgrad import callbacks, distribution
 from tfgrad.errors import ArgumentError
 
@@ -37,7 +41,7 @@ def finish(*processes):
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
     out = tmp_path_factory.mktemp("replicas") / "one.npz"
-    finish(run(["-m", "tests.helpers.replica_run", "1", "arrays", out]))
+    replica_run.main(1, "arrays", out)
     return np.load(out)
 
 
@@ -69,8 +73,6 @@ def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, fe
 
 
 def test_the_replica_run_moves_the_weights(one_device):
-    from tests.helpers import replica_run
-
     before = [v.numpy() for v in replica_run.network().weights]
     moved = [np.abs(one_device[f"arr_{i}"] - w).max() for i, w in enumerate(before)]
     assert min(moved) > 1e-3
@@ -79,7 +81,7 @@ def test_the_replica_run_moves_the_weights(one_device):
 def test_two_workers_through_the_app_equal_one_process(tmp_path):
     """The same global batches of 100, 100 and 30 on two processes and on one."""
     common = [
-        *("-m", "apps.train", "--network=vgg4", "--width=0.25", "--nobatch_norm"),
+        *("--network=vgg4", "--width=0.25", "--nobatch_norm"),
         *("--activation=softplus", "--optimizer=sgd", "--learning_rate=0.02", "--epochs=2"),
         *("--batch_size=100", "--train_split=train[:230]"),
         *("--gradient_norm=0.1", "--score_matching=0.0001"),
@@ -92,16 +94,14 @@ def test_two_workers_through_the_app_equal_one_process(tmp_path):
     cluster = {"worker": [f"localhost:{port}" for port in ports]}
     workers = [
         run(
-            [*common, "--strategy=multi_worker", f"--work_dir={tmp_path / 'workers'}"],
+            ["-m", "apps.train", *common, "--strategy=multi_worker", f"--work_dir={tmp_path / 'workers'}"],
             TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}),
         )
         for i in range(2)
     ]
     finish(*workers)
-    finish(run([*common, f"--work_dir={tmp_path / 'one'}"]))
-
-    import keras
-
+    with in_process(train) as alone:
+        assert alone(*common, f"--work_dir={tmp_path / 'one'}") == 0
     weights = [
         [v.numpy() for v in keras.models.load_model(path / "network.keras").weights]
         for path in (
