@@ -221,6 +221,24 @@ def symbolic_build(model: keras.Model, batch: tuple[Any, ...]) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def batch_specs(iterator: Any) -> Any:
+    """The specifications of the batches of an iterator that Keras made for `fit` or `evaluate`."""
+    return iterator._distributed_dataset.element_spec
+
+
+def build_loss_and_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
+    """Create the variables of a compiled loss and of compiled metrics, as their first call does.
+
+    Args:
+        model: A compiled model.
+        labels: Specifications of the labels, with shape and dtype.
+        outputs: Those of the outputs, in the same structure.
+    """
+    for part in (model._compile_loss, model._compile_metrics):
+        if part is not None and not part.built:
+            part.build(labels, outputs)
+
+
 def load_archive(file: BinaryIO, compile: bool) -> Any:
     """The object that an open `.keras` file holds; nothing is opened by its name."""
     from keras.src.saving import saving_lib

@@ -17,6 +17,7 @@ from tfgrad.internal import keras_private
 from tfgrad.models.preprocessors import own_preprocessor, preprocessed
 from tfgrad.penalties.examples import Examples, apart, unpacked, with_inputs
 from tfgrad.penalties.teacher import Lesson
+from tfgrad.training import before_the_step
 from tfgrad.training.failures import with_clear_errors
 
 
@@ -221,13 +222,17 @@ class NetworkWrapper(Wrapper, keras.Model):
         return super()._autoconvert_optionals(step_func)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build under a strategy from one replica's part of a batch.
+        """Build under a strategy from one replica's part of a batch, and without one from shapes.
 
         Keras reduces the whole batch over the replicas for this, which fails across workers
         (keras-team/keras#20585); only shapes and dtypes are needed. Done once, because validation
         data that end with their epoch have no batch to look at in the next.
         """
-        if not keras_private.is_distributed(self) or self._symbolically_built:
+        if self._symbolically_built:
+            return
+        if not keras_private.is_distributed(self):
+            if not self._evaluating:
+                before_the_step.build(self, iterator, data_batch)
             return
         strategy = self.distribute_strategy
         if iterator is not None:
