@@ -94,7 +94,13 @@ def test_two_workers_through_the_app_equal_one_process(tmp_path):
     cluster = {"worker": [f"localhost:{port}" for port in ports]}
     workers = [
         run(
-            ["-m", "apps.train", *common, "--strategy=multi_worker", f"--work_dir={tmp_path / 'workers'}"],
+            [
+                "-m",
+                "apps.train",
+                *common,
+                "--strategy=multi_worker",
+                f"--work_dir={tmp_path / 'workers'}",
+            ],
             TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}),
         )
         for i in range(2)

@@ -72,13 +72,21 @@ def exported(tmp_path_factory):
         return network, path, dict(file)
 
 
+@pytest.fixture(scope="module")
+def served(exported):
+    return signatures(exported[1])[1]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fresh_process_gets_the_live_methods_numbers(exported, name):
     network, _, answers = exported
     method = saliency.get(name)(network)
+    whole = method.explain(tf.constant(floats()), tf.constant(targets()))
+    assert {"saliency", "score", "class"} | EXTRAS.get(name, set()) == set(whole)
     for size in SIZES:
-        live = method.explain(tf.constant(floats(size)), tf.constant(targets(size)))
-        assert {"saliency", "score", "class"} | EXTRAS.get(name, set()) == set(live)
+        live = {key: value[:size] for key, value in whole.items()}
+        if name == "fullgrad":  # the rounding of its remainder depends on the size of the batch
+            live = method.explain(tf.constant(floats(size)), tf.constant(targets(size)))
         for key, expected in live.items():
             # A remainder of terms that cancel is as exact as the terms are.
             scale = np.abs(live["score"]).max() if expected.shape.rank == 1 else None
@@ -86,9 +94,8 @@ def test_a_fresh_process_gets_the_live_methods_numbers(exported, name):
             assert expected.shape[0] == size
 
 
-def test_encoded_images_give_what_decoding_by_hand_gives(exported):
-    _, path, answers = exported
-    _, served = signatures(path)
+def test_encoded_images_give_what_decoding_by_hand_gives(exported, served):
+    _, _, answers = exported
     by_hand = np.stack([images.decode(content, (8, 9)).numpy() for content in encoded()])
     for size in SIZES:
         image, target = tf.constant(by_hand[:size]), tf.constant(targets(size))
@@ -101,8 +108,7 @@ def test_encoded_images_give_what_decoding_by_hand_gives(exported):
     assert keys == {"logits", "probabilities", "class", "score", "saliency"}
 
 
-def test_every_signature_has_named_inputs_and_outputs_with_the_batch_first(exported):
-    _, served = signatures(exported[1])
+def test_every_signature_has_named_inputs_and_outputs_with_the_batch_first(served):
     assert set(served) == {"serving_default", "encoded", *METHODS}
     for name, signature in served.items():
         inputs = signature.structured_input_signature[1]
@@ -130,8 +136,7 @@ def test_metadata_tells_the_methods_options(exported):
 
 
 @pytest.mark.slow
-def test_warm_up_requests_replay(exported):
-    _, served = signatures(exported[1])
+def test_warm_up_requests_replay(exported, served):
     parsed = requests_of(exported[1])
     assert [name for _, name, _ in parsed] == ["serving_default", *METHODS, "encoded"]
     for model, name, inputs in parsed:
@@ -144,8 +149,7 @@ def test_warm_up_requests_replay(exported):
 
 @pytest.mark.parametrize("name", ["input_gradient", "encoded"])
 @pytest.mark.parametrize("target", [[4, 0], [0, -2], [0]])
-def test_bad_targets_fail_the_request(exported, name, target):
-    _, served = signatures(exported[1])
+def test_bad_targets_fail_the_request(served, name, target):
     asked = {"image": tf.constant(floats(2))}
     if name == "encoded":
         asked = {"image_bytes": tf.constant(encoded(2))}
@@ -155,8 +159,7 @@ def test_bad_targets_fail_the_request(exported, name, target):
         served[name](**asked, target=tf.constant(target))
 
 
-def test_bad_images_fail_the_request_before_they_are_decoded(exported):
-    _, served = signatures(exported[1])
+def test_bad_images_fail_the_request_before_they_are_decoded(served):
     good = encoded(1)[0]
     huge = good[:16] + (100_000).to_bytes(4, "big") * 2  # cut off right there
     for bad, message in {

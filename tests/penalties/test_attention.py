@@ -1,5 +1,7 @@
 """Matching attention maps and the input-gradients of their peaks."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -42,8 +44,13 @@ PENALTIES = {
 WINDOWS = {"pixel": {3: 1}, "two_pairs": {3: 2, 2: 1}, "whole": {2: 2}}
 
 
+@functools.lru_cache(maxsize=4)
+def compiled(net, layer):
+    return tf.function(inner(net, layer), autograph=False)
+
+
 def attention(net, layer, power, x):
-    return np.sum(np.abs(inner(net, layer)(x)) ** power, -1)
+    return np.sum(np.abs(compiled(net, layer)(tf.constant(x))) ** power, -1)
 
 
 def grown(maps, size):

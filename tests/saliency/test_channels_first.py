@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfgrad
 from tests.helpers.serving_cases import PYTHON
+from tests.helpers.variants import with_slow
 from tfgrad import saliency
 from tfgrad.errors import ModelError
 from tfgrad.gradients import axes
@@ -88,7 +89,14 @@ def images():
     return np.random.default_rng(1).uniform(size=(2, *SIZE)).astype("float32")
 
 
-@pytest.mark.parametrize("name", [n for n in saliency.METHODS if n not in PYTHON])
+# The squares and the smoothed sums have the axes of what they are made of.
+MADE_OF_OTHERS = ("smoothgrad_squared", "smooth_fullgrad")
+
+
+@pytest.mark.parametrize(
+    "name",
+    with_slow([n for n in saliency.METHODS if n not in (*PYTHON, *MADE_OF_OTHERS)], MADE_OF_OTHERS),
+)
 def test_maps_are_those_of_the_network_with_channels_last(last, name):
     options = {"samples": 2} if "smooth" in name else {}
     x = images()
