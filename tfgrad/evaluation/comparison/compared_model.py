@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfgrad import saliency
 from tfgrad.evaluation import networks
 from tfgrad.evaluation.batches import Placed, placed
 from tfgrad.gradients import output_heads, targets
@@ -86,6 +87,11 @@ class ComparedModel:
             return targets.classes("predicted", logits, meaning=meaning)
 
         return tf.function(classify, autograph=False, reduce_retracing=True)
+
+    @functools.cached_property
+    def input_gradient(self) -> saliency.InputGradient:
+        """The method that costs are relative to."""
+        return saliency.InputGradient(self.network, target=self.asks, inputs=self.inputs)
 
     @functools.cached_property
     def first_batches(self) -> list[tuple[Any, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import saliency
 from tfgrad.evaluation.comparison.compared_model import ComparedModel, batch_size
 from tfgrad.evaluation.comparison.methods import Candidate, Maps
 from tfgrad.evaluation.comparison.result import Cost
@@ -20,9 +19,7 @@ _ROUNDS, _SECONDS, _MOST_ROUNDS = 3, 0.3, 30
 
 def measured_cost(compared: ComparedModel, candidate: Candidate) -> Cost:
     """Medians over a few batches; each is timed in turn with an input-gradient of the same one."""
-    options = {"target": compared.asks, "inputs": compared.inputs}
-    gradient = saliency.InputGradient(compared.network, **options)
-    functions = candidate.maps, gradient
+    functions = candidate.maps, compared.input_gradient
     for batch in {batch_size(x): (x, y) for x, y in compared.first_batches}.values():
         for function in functions:
             seconds_of(function, *batch)  # The first call of each batch size traces.
