@@ -1,5 +1,7 @@
 """Small networks under penalties, and the same training as a loop written by hand."""
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -94,6 +96,13 @@ def assert_identical(got, expected):
     assert_same(got, expected, atol=0)
 
 
+@functools.cache
+def _draws(xla):
+    """XLA makes other normals of the same counters."""
+    options = {"jit_compile": xla, "autograph": False}
+    return tf.function(lambda x, n: Draws(n).normal(x, 2, SEED), **options)
+
+
 class ByHand:
     """The same training without Keras: plain variables, one tape for x, one for the weights."""
 
@@ -101,8 +110,7 @@ class ByHand:
         self.variables = [tf.Variable(v) for v in weights_of(sequential())]
         self.norm, self.score = norm, score
         self.kernel_l2, self.activity_l2 = kernel_l2, activity_l2
-        # XLA makes other normals of the same counters.
-        self.draws = tf.function(lambda x, n: Draws(n).normal(x, 2, SEED), jit_compile=xla)
+        self.draws = _draws(xla)
 
     def hidden(self, x):
         return tf.nn.softplus(x @ self.variables[0] + self.variables[1])

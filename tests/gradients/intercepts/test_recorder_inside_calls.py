@@ -10,6 +10,7 @@ import tensorflow as tf
 import tfgrad
 from apps.common import architectures
 from tests.gradients.intercepts.cases import IMAGE, LINE, ORDINARY, by_definition, network
+from tests.helpers.variants import with_slow
 from tfgrad import decomposition
 from tfgrad.errors import ModelError
 from tfgrad.gradients.forward_pass import Needs
@@ -60,7 +61,8 @@ class TimeFirst(L.Layer):
         return keras.ops.transpose(self.dense(keras.ops.transpose(x, (1, 0, 2))), (1, 0, 2))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])  # five is the length of the sequence too
+# Five is the length of the sequence too.
+@pytest.mark.parametrize("batch", with_slow([1, 5], [2]))
 @pytest.mark.parametrize(
     "make", [lambda: Positions(True), lambda: Positions(False), lambda: Windows(), TimeFirst]
 )
