@@ -23,16 +23,16 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-nightly: $(NIGHTLY)/installed
 	$(NIGHTLY)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --pre \
 	--no-deps keras-nightly
 	$(NIGHTLY)/bin/python -c 'import keras; print("Keras", keras.__version__)'
-	$(NIGHTLY)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(NIGHTLY)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-zoo: $(ZOO)/installed
 	$(ZOO)/bin/python -m tools.zoo
