@@ -102,7 +102,7 @@ class Positions:
 
     def every_channel(self) -> tf.Tensor:
         """The numbers with one column for each channel."""
-        return tf.repeat(self.columns, self.repeats, -1) if self.repeats > 1 else self.columns
+        return _repeated(self.columns, self.repeats)
 
     def planes(self, planes: slice) -> tf.Tensor:
         """Some planes, [number of planes, n, …, k]."""
@@ -288,11 +288,16 @@ def transposed(
 def _aligned(parts: Sequence[Positions]) -> tuple[list[tf.Tensor], int]:
     """The columns of tensors, each standing for the same number of channels."""
     repeats = math.gcd(*(part.repeats for part in parts))
-    columns = [
-        tf.repeat(p.columns, p.repeats // repeats, -1) if p.repeats > repeats else p.columns
-        for p in parts
-    ]
-    return columns, repeats
+    return [_repeated(part.columns, part.repeats // repeats) for part in parts], repeats
+
+
+def _repeated(columns: tf.Tensor, times: int) -> tf.Tensor:
+    """Each column so many times in a row."""
+    if times == 1:
+        return columns
+    if columns.shape[-1] == 1:  # without the many operations of tf.repeat
+        return tf.broadcast_to(columns, [*columns.shape[:-1], times])
+    return tf.repeat(columns, times, -1)
 
 
 def _continued(t: tf.Tensor, widths: Sequence[tuple[int, int]]) -> tf.Tensor:
