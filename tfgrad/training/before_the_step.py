@@ -36,13 +36,16 @@ def build(model: Any, iterator: Any = None, batch: Any = None) -> None:
         return
     if not all(layer.built for layer in keras_private.flatten_layers(network)):
         return
-    if not model.optimizer.built and model.trainable_variables:
-        model.optimizer.build(model.trainable_variables)
-    labels = _labels(iterator, batch)
-    if labels is None or not getattr(network, "outputs", None):
+    optimizer = model.optimizer
+    if optimizer is not None and not optimizer.built and model.trainable_variables:
+        optimizer.build(model.trainable_variables)
+    if not getattr(network, "outputs", None):
         return
     outputs = network.outputs[0] if isinstance(network, keras.Sequential) else network.output
     try:
+        labels = _labels(iterator, batch)
+        if labels is None:
+            return
         outputs = output_heads.labelled(network, keras.tree.map_structure(_spec, outputs), labels)
         if _alike(labels, outputs):
             keras_private.build_loss_and_metrics(model, labels, outputs)
