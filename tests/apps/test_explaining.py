@@ -20,6 +20,7 @@ from apps.reproduce.schema import (
     Permuted,
     Training,
 )
+from tests.helpers.arrays import arrays_of
 from tfgrad import models
 from tfgrad.evaluation import Measurement
 
@@ -184,6 +185,6 @@ def test_another_permutation_is_another_network():
 def test_pictures_are_written_beside_the_table(complete):
     work_dir, _ = complete
     assert (work_dir / "tiny.png").stat().st_size > 1000
-    arrays = [np.load(path) for path in sorted((work_dir / "images").glob("*.npz"))]
+    arrays = [arrays_of(path) for path in sorted((work_dir / "images").glob("*.npz"))]
     assert [a["maps"].shape for a in arrays] == [(3, 8, 8)] * 3
     assert all(a["maps"].min() >= 0 for a in arrays)  # Sizes, though the method has signs.

@@ -10,6 +10,7 @@ import pytest
 from apps import sample
 from apps.common import trained_networks
 from tests.helpers.app_run import in_process
+from tests.helpers.arrays import arrays_of
 from tests.helpers.mixture import gaussians
 from tfgrad import data, sampling
 
@@ -219,7 +220,7 @@ def test_a_dict_of_one_input_and_one_output(app, model, tmp_path):
     for name, where in (("plain", model), ("named", path)):
         out = f"--out={tmp_path / name}"
         assert app(f"--model={where}", f"--judge={where}", *few, out) == 0
-    plain, named = (np.load(tmp_path / name / "samples.npz") for name in ("plain", "named"))
+    plain, named = (arrays_of(tmp_path / name / "samples.npz") for name in ("plain", "named"))
     np.testing.assert_allclose(named["images"], plain["images"], atol=1e-6)
 
 

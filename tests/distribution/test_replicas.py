@@ -15,6 +15,7 @@ import tensorflow as tf
 from apps import train
 from tests.helpers import replica_run
 from tests.helpers.app_run import in_process
+from tests.helpers.arrays import arrays_of
 from tfgrad import callbacks, distribution
 from tfgrad.errors import ArgumentError
 
@@ -42,7 +43,7 @@ def finish(*processes):
 def one_device(tmp_path_factory):
     out = tmp_path_factory.mktemp("replicas") / "one.npz"
     replica_run.main(1, "arrays", out)
-    return np.load(out)
+    return arrays_of(out)
 
 
 # Two strategies of different size in one process abort, so every count has its own.
@@ -58,7 +59,7 @@ def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, fe
     """12 SGD steps, every penalty, sample weights, batches of 16, 16, 16 and 2 examples."""
     out = tmp_path / "out.npz"
     finish(run(["-m", "tests.helpers.replica_run", str(replicas), feed, out]))
-    many = np.load(out)
+    many = arrays_of(out)
     assert set(many) == set(one_device)
     for name in one_device:
         one, other = one_device[name], many[name]

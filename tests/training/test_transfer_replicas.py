@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from tests.distribution.test_replicas import finish, run
+from tests.helpers import transfer_run
+from tests.helpers.arrays import arrays_of
 from tests.helpers.variants import with_slow
 
 
 def one_and_two(directory, *students):
-    """One process per replica count: two strategies of different size in one process abort."""
-    results = []
-    for replicas in (1, 2):
-        out = directory / f"{replicas}.npz"
-        finish(run(["-m", "tests.helpers.transfer_run", str(replicas), out, *students]))
-        results.append(np.load(out))
-    return results
+    """One process per strategy: two of different size in one process abort."""
+    one, two = directory / "1.npz", directory / "2.npz"
+    transfer_run.main(1, one, students)
+    finish(run(["-m", "tests.helpers.transfer_run", "2", two, *students]))
+    return [arrays_of(one), arrays_of(two)]
 
 
 @pytest.fixture(scope="module")
