@@ -111,6 +111,16 @@ class _Double(layers.Dense):
         return 2 * super().call(inputs)
 
 
+class _Scaled:
+    """A callable with an equality of its own, and so without a hash."""
+
+    def __eq__(self, other):
+        return isinstance(other, _Scaled)
+
+    def __call__(self, x):
+        return 2 * x
+
+
 def _replaced():
     network = _chain(TABLE, layers.Dense(3))
     own = network.layers[0].call
@@ -144,6 +154,9 @@ TRACED = {
     "sigmoid": lambda: _chain(TABLE, layers.Dense(1, activation="sigmoid")),
     "softmax layer": lambda: _chain(TABLE, layers.Dense(3), layers.Activation("softmax")),
     "own activation": lambda: _chain(TABLE, layers.Dense(3, activation=keras.ops.square)),
+    "unhashable activation": lambda: _chain(
+        TABLE, layers.Dense(4, activation=_Scaled()), layers.Dense(3)
+    ),
     "activation of another kind": lambda: _chain(
         TABLE, layers.Dense(4, activation="softsign"), layers.Dense(3)
     ),

@@ -9,7 +9,7 @@ network is traced. A test compares these verdicts with those of traces.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,15 +17,15 @@ import keras
 from tfgrad.internal import keras_private
 
 _LINEAR, _PIECEWISE, _SMOOTH = "linear", "piecewise", "smooth"
-_ACTIVATIONS: Mapping[Any, str] = {
-    keras.activations.linear: _LINEAR,
-    keras.activations.relu: _PIECEWISE,
-    keras.activations.relu6: _PIECEWISE,
-    keras.activations.silu: _SMOOTH,
-    keras.activations.gelu: _SMOOTH,
-    keras.activations.sigmoid: _SMOOTH,
-    keras.activations.tanh: _SMOOTH,
-}
+_ACTIVATIONS: tuple[tuple[Any, str], ...] = (
+    (keras.activations.linear, _LINEAR),
+    (keras.activations.relu, _PIECEWISE),
+    (keras.activations.relu6, _PIECEWISE),
+    (keras.activations.silu, _SMOOTH),
+    (keras.activations.gelu, _SMOOTH),
+    (keras.activations.sigmoid, _SMOOTH),
+    (keras.activations.tanh, _SMOOTH),
+)
 _PROBABILITIES = (keras.activations.sigmoid, keras.activations.softmax)
 _TRAINED = (
     keras.layers.Dense,
@@ -128,7 +128,7 @@ def _has_known_end(network: Any) -> bool:
         layer = keras_private.producer(tensor)[0]
         if isinstance(layer, (keras.Model, *_TRANSPARENT)):
             return False
-        if getattr(layer, "activation", None) in _PROBABILITIES:
+        if any(getattr(layer, "activation", None) is known for known in _PROBABILITIES):
             return False
     return True
 
@@ -147,7 +147,7 @@ def _kind(layer: Any) -> str | None:
     if of_class in _TRAINED:
         return _kind_of_trained(layer)
     if of_class is keras.layers.Activation:
-        return _ACTIVATIONS.get(layer.activation)
+        return _kind_of_function(layer.activation)
     if of_class is keras.layers.ReLU:
         plain = not layer.negative_slope and not layer.threshold and layer.max_value in (None, 6)
         return _PIECEWISE if plain else None
@@ -161,7 +161,12 @@ def _kind_of_trained(layer: Any) -> str | None:
         return None
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         return None
-    return _ACTIVATIONS.get(layer.activation)
+    return _kind_of_function(layer.activation)
+
+
+def _kind_of_function(activation: Any) -> str | None:
+    # A user's callable object may have an equality of its own, and no hash.
+    return next((kind for known, kind in _ACTIVATIONS if known is activation), None)
 
 
 def _is_replaced(layer: keras.layers.Layer) -> bool:
