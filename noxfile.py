@@ -14,5 +14,5 @@ def tests(session: nox.Session) -> None:
     """Install the pinned requirements and the project, then run the tests that are not slow."""
     session.install("--requirement", "requirements.txt")
     session.install("--no-deps", "--editable", ".")
-    chosen = session.posargs or ["-m", "not slow", "-n", "2", "--dist", "loadfile"]
-    session.run("python", "-m", "pytest", *chosen)
+    quick = ["-m", "not slow", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    session.run("python", "-m", "pytest", *(session.posargs or quick))

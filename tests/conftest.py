@@ -11,7 +11,14 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 import keras
 import pytest
 
+from tests.helpers import variants
 from tfgrad.models import output_meaning
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Before -m chooses."""
+    variants.mark_what_is_left_out(items)
 
 
 def pytest_collection_finish():

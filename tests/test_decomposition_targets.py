@@ -29,6 +29,7 @@ def made(case):
     return network(), target()
 
 
+@pytest.mark.sample(2)
 @every_case
 def test_it_is_exact_in_float64(float64, case):
     network, target = made(case)
@@ -41,6 +42,7 @@ def test_it_is_exact_in_float64(float64, case):
     assert slope_error(network, x, target) < 1e-7
 
 
+@pytest.mark.sample(2, start=1)
 @in_part_slow
 def test_a_graph_gives_the_same(case):
     network, target = made(case)

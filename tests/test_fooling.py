@@ -288,6 +288,7 @@ def test_full_gradients_add_up(construction, activation):
     np.testing.assert_allclose(full.score, np.max(fooled(x), 1), rtol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("construction", BUILDERS)
 def test_it_can_be_trained_with_penalties(construction):
     """The guard has nothing against it, and only the network's own weights move."""

@@ -1,5 +1,7 @@
 """Every Python block of every page runs as it stands, after the blocks above it."""
 
+import ast
+import inspect
 import pathlib
 import re
 import subprocess
@@ -9,6 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from tests.helpers.variants import with_slow
 from tfgrad import saliency
 from tfgrad.evaluation.comparison.compare import TESTS
 
@@ -18,6 +21,9 @@ PAGES = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tfgrad/**/*.md"))
     if "```python" in path.read_text()
 )
+
+# Each of the others trains for a quarter of a minute; what they name is checked without running.
+QUICK = ["README.md", "docs/fooling.md", "docs/saliency.md"]
 
 
 def text(page):
@@ -114,11 +120,49 @@ CHECKS = {
 
 
 @pytest.mark.filterwarnings("ignore:.*:tfgrad.errors.SecondOrderWarning")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", with_slow(QUICK, [page for page in PAGES if page not in QUICK]))
 def test_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run(page)
     CHECKS[page](names, tmp_path, capsys.readouterr().out)
+
+
+def unknown_names(code):
+    """What code takes of tfgrad that is not there: attributes and keyword arguments."""
+    tree, namespace, found = ast.parse(code), {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(compile(ast.Module([node], []), "imports", "exec"), namespace)
+
+    def value_of(node):
+        if isinstance(node, ast.Name):
+            known = namespace.get(node.id)
+            return known if "tfgrad" in getattr(known, "__name__", "") or callable(known) else None
+        if isinstance(node, ast.Attribute) and inspect.ismodule(owner := value_of(node.value)):
+            if not hasattr(owner, node.attr):
+                found.add(ast.unparse(node))
+            return getattr(owner, node.attr, None)
+        return None
+
+    for node in ast.walk(tree):
+        value_of(node)
+        if isinstance(node, ast.Call) and (called := value_of(node.func)):
+            accepted = inspect.signature(called).parameters
+            if all(p.kind != p.VAR_KEYWORD for p in accepted.values()):
+                found |= {k.arg for k in node.keywords if k.arg and k.arg not in accepted}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_uses_exists(page):
+    """Also of the pages that only `make test-all` runs."""
+    assert unknown_names("\n".join(blocks(page))) == set()
+
+
+def test_a_name_or_a_keyword_that_does_not_exist_is_found():
+    code = "import tfgrad\nfrom tfgrad import saliency as s\n"
+    assert unknown_names(code + "s.FullGrad(network, part='signed')(tfgrad.losses)") == set()
+    assert unknown_names(code + "s.Gone(tfgrad.full_gradients(n, x, how=1))") == {"s.Gone", "how"}
 
 
 def test_every_page_with_code_is_known():

@@ -207,6 +207,7 @@ def test_unknown_names_are_refused(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_measures_what_it_is_asked(monkeypatch):
     small = ("--suite=start", "--width=0.1", "--side=8")
     monkeypatch.setattr(sys, "argv", ["apps/benchmark/__main__.py", *small])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps import export
+from apps import export, quickstart
 from apps.benchmark import __main__ as benchmark
 from apps.benchmark import timing, training_steps
 from tests.helpers.app_run import in_process
@@ -37,8 +37,11 @@ def trained(tmp_path_factory):
     return directory
 
 
-def test_quickstart(tmp_path):
-    out = run("quickstart", "--epochs=2", f"--work_dir={tmp_path}/q", f"--to={tmp_path}/served")
+def test_quickstart(tmp_path, capsys):
+    with in_process(quickstart) as run_quickstart:
+        asked = ("--epochs=2", f"--work_dir={tmp_path}/q", f"--to={tmp_path}/served")
+        assert run_quickstart(*asked) == 0
+    out = capsys.readouterr().out
     assert "| gradient norm, λ = 0.03 |" in out
     assert {p.name for p in (tmp_path / "q").iterdir()} >= {
         "explained.png",

@@ -91,6 +91,7 @@ def test_methods_by_tests_of_one_model(app, models, tmp_path, capsys):
         assert next(csv.DictReader(file))["method"] == "input_times_gradient"
 
 
+@pytest.mark.slow
 def test_several_models_and_a_method_that_fails(app, models, tmp_path, capsys):
     """A failure is in the table, and the exit code is 0; black is black before normalisation."""
     out = tmp_path / "out"

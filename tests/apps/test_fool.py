@@ -86,6 +86,7 @@ def test_an_exact_shift(fooled, model, tmp_path, capsys):
     np.testing.assert_allclose(logits[1], logits[0] + shift[:, None], rtol=1e-5, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_wave_for_each_class_inside_a_picture(fooled, tmp_path):
     picture = np.zeros((16, 16, 3), "uint8")
     picture[10:, 10:] = 255

@@ -53,6 +53,7 @@ def explained(folder, out, *arguments):
     return code, json.loads((out / "explanations.json").read_text()) if code == 0 else None
 
 
+@pytest.mark.sample(3, start=1)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_images_are_explained_in_the_networks_range(folder, tmp_path, name):
     code, record = explained(folder, tmp_path / "out", f"--model={folder / name}.keras")
@@ -76,6 +77,7 @@ def test_a_range_that_contradicts_the_network_is_followed_and_named(folder, tmp_
     assert "take pixels in (0.0, 255.0); the flag is followed" in capsys.readouterr().err
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_export_serves_encoded_images_in_that_range(folder, tmp_path, name):
     with in_process(export_command) as app:

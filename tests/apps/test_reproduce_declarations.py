@@ -150,6 +150,7 @@ TO_BUILD = [(name, papers.SCALES[0]) for name in IMAGES] + [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name, scale", TO_BUILD)
 def test_every_row_of_every_experiment_can_be_built(name, scale):
     table = papers.declared(name, scale)
@@ -171,6 +172,7 @@ def test_every_row_of_every_experiment_can_be_built(name, scale):
                 assert shapes[0][1] == shapes[1][1]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name, row", [("t4.2", 6), ("t2.3", 5)])
 def test_the_rows_with_most_terms_get_all_lessons(name, row):
     table = dataclasses.replace(papers.declared(name, "small"), width=0.01, image_size=None)

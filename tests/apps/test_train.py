@@ -352,6 +352,7 @@ def test_a_loss_that_is_not_finite(refused, monkeypatch, tmp_path):
     assert not (directory / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_help():
     code, out, err = finish(start("--help"))
     assert code == 0, err

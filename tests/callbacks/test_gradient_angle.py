@@ -125,6 +125,7 @@ def test_all_pixels_of_an_image_count_together():
     assert angle(*networks, *images()) == pytest.approx(math.degrees(math.acos(70 / 72)), abs=1e-4)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 1000])
 def test_batches_and_data_sets_measure_the_same(batch_size):
     teacher, student, (x, y) = small_network(1), small_network(2), images()
@@ -189,6 +190,7 @@ def of_activation(kind, seed, units, activation):
     return keras.Sequential([keras.Input((4,)), *layers])
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("kind", ["sequential", "subclassed"])
 @pytest.mark.parametrize(("units", "activation"), [(2, "softmax"), (1, "sigmoid")])
 def test_logits_are_compared_where_a_network_ends_in_probabilities(kind, units, activation):
@@ -206,6 +208,7 @@ def test_logits_are_compared_where_a_network_ends_in_probabilities(kind, units, 
         assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_the_one_output_of_a_student_that_fit_builds(activation):
     teacher = of_activation("subclassed", 0, 1, None)
@@ -277,6 +280,7 @@ def test_the_student_of_a_penalized_model_is_its_network():
     assert abs(again - expected) > 1e-3
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("every", "epochs", "measured"), [(1, 3, [1, 2, 3]), (2, 5, [2, 4, 5]), (10, 3, [3])]
 )

@@ -1,5 +1,6 @@
 """What holds on one device holds on n replicas and on several workers, ragged batches included."""
 
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from apps import train
 from tests.helpers import replica_run
 from tests.helpers.app_run import in_process
 from tests.helpers.arrays import arrays_of
+from tests.helpers.variants import with_slow
 from tfgrad import callbacks, distribution
 from tfgrad.errors import ArgumentError
 
@@ -41,25 +43,30 @@ def finish(*processes):
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
-    out = tmp_path_factory.mktemp("replicas") / "one.npz"
-    replica_run.main(1, "arrays", out)
-    return arrays_of(out)
+    """What one device computes, by the penalties."""
+
+    @functools.cache
+    def results(which):
+        out = tmp_path_factory.mktemp("replicas") / "one.npz"
+        replica_run.main(1, "arrays", which, out)
+        return arrays_of(out)
+
+    return results
 
 
 # Two strategies of different size in one process abort, so every count has its own.
 @pytest.mark.parametrize(
-    ("replicas", "feed"),
-    [
-        (2, "arrays"),
-        pytest.param(4, "slices", marks=pytest.mark.slow),
-        pytest.param(4, "arrays", marks=pytest.mark.slow),
-    ],
+    ("replicas", "feed", "penalties"),
+    with_slow(
+        [(2, "arrays", "few")],
+        [(2, "arrays", "every"), (4, "slices", "every"), (4, "arrays", "every")],
+    ),
 )
-def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, feed):
-    """12 SGD steps, every penalty, sample weights, batches of 16, 16, 16 and 2 examples."""
+def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, feed, penalties):
+    """12 SGD steps, sample weights, batches of 16, 16, 16 and 2 examples."""
     out = tmp_path / "out.npz"
-    finish(run(["-m", "tests.helpers.replica_run", str(replicas), feed, out]))
-    many = arrays_of(out)
+    finish(run(["-m", "tests.helpers.replica_run", str(replicas), feed, penalties, out]))
+    one_device, many = one_device(penalties), arrays_of(out)
     assert set(many) == set(one_device)
     for name in one_device:
         one, other = one_device[name], many[name]
@@ -74,6 +81,7 @@ def test_replicas_take_the_step_of_one_device(one_device, tmp_path, replicas, fe
 
 
 def test_the_replica_run_moves_the_weights(one_device):
+    one_device = one_device("few")
     before = [v.numpy() for v in replica_run.network().weights]
     moved = [np.abs(one_device[f"arr_{i}"] - w).max() for i, w in enumerate(before)]
     assert min(moved) > 1e-3

@@ -86,6 +86,7 @@ def test_data_that_are_no_batches_of_images_and_labels(test, network, batches, m
         test(network, batches)
 
 
+@pytest.mark.diagonal
 @EVERY_TEST
 @pytest.mark.parametrize("wrong", [-1, 4])
 def test_labels_that_are_no_classes(test, network, wrong):
@@ -110,6 +111,7 @@ def test_labels_that_are_not_read_may_be_any(network):
         assert test(network, unknown, target=2) == test(network, known, target=2)
 
 
+@pytest.mark.sample(3)
 @EVERY_TEST
 def test_batches_without_images_count_for_nothing(test, network):
     empty = (images(0), labels(0))
@@ -117,6 +119,7 @@ def test_batches_without_images_count_for_nothing(test, network):
     assert test(network, [empty, *plain, empty]) == test(network, plain)
 
 
+@pytest.mark.sample(3, start=1)
 @EVERY_TEST
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning")
 def test_a_dict_of_one_output_is_that_output(test, network):

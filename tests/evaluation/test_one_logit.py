@@ -59,6 +59,7 @@ def check_equal(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sample(4, start=1)
 @pytest.mark.parametrize(
     "name",
     [
@@ -71,6 +72,7 @@ def test_the_numbers_are_those_of_two_logits(name):
     check_equal(TESTS[name](one), TESTS[name](two))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("score", ["accuracy", "probability of the label"])
 def test_pixel_perturbation(score):
     one, two = compiled_pair()
@@ -128,6 +130,7 @@ def test_the_transfer_bound():
     assert found.gradient == pytest.approx(expected.gradient, rel=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("y", [Y, np.eye(2)[Y]])
 def test_the_angle_to_a_teacher(y):
     one, _ = pair()
@@ -141,6 +144,7 @@ def test_the_angle_to_a_teacher(y):
     assert 0 < angles[0] < 180 and angles[0] == pytest.approx(angles[1], rel=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("rule", [sampling.gradient_ascent, sampling.langevin])
 def test_samples(rule):
     (one, two), (_, negated) = compiled_pair(), compiled_pair(negated=True)

@@ -1,11 +1,14 @@
 """Every test on series and volumes, beside the same test on equal networks of images."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.helpers.series_cases import inputs, pair
+from tests.helpers.variants import with_slow
 from tfgrad import evaluation
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation.map_tests.map_similarity import structural_similarity
@@ -20,7 +23,7 @@ APART = "structural similarity"
 def method(model):
     """Input × gradient, summed over the last axis."""
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def maps(x, classes):
         x = tf.cast(x, "float32")
         with tf.GradientTape() as tape:
@@ -57,12 +60,20 @@ TESTS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["series", pytest.param("volumes", marks=pytest.mark.slow)])
-def test_every_test_measures_what_it_measures_of_images(kind):
+# Of a data set, of a network and a method, and of a network alone.
+QUICK = ["pixels", "regions", "density"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    with_slow([("series", QUICK)], [("series", [*TESTS]), ("volumes", [*TESTS])]),
+    ids=["series, some tests", "series", "volumes"],
+)
+def test_every_test_measures_what_it_measures_of_images(kind, names):
     net, twin = pair(kind, 2, 2, activation="relu")
     x, image = (part.astype("float32") for part in inputs(kind, len(LABELS)))
-    for name, test in TESTS.items():
-        found, expected = test(net, x), test(twin, image)
+    for name in names:
+        found, expected = TESTS[name](net, x), TESTS[name](twin, image)
         assert list(found.columns) == list(expected.columns), name
         columns = {c: v for c, v in found.columns.items() if c != APART}
         for got, wanted in (

@@ -48,6 +48,7 @@ TESTS = {
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("test", "method"),
     [

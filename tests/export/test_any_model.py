@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.variants import with_slow
 from tfgrad import export, loading, saliency, targets
 from tfgrad.errors import ArgumentError, ModelError
 
@@ -98,10 +99,15 @@ def test_a_mask_comes_with_each_request(tmp_path):
     np.testing.assert_allclose(served["serving_default"](image=x)["output"], network(x), atol=1e-6)
 
 
-def test_token_ids_are_taken_and_masked(tmp_path):
+@pytest.mark.parametrize(
+    "joined",
+    with_slow([L.GlobalAveragePooling1D], [lambda: L.GRU(4)]),
+    ids=["mean", "recurrent"],
+)
+def test_token_ids_are_taken_and_masked(tmp_path, joined):
     keras.utils.set_random_seed(2)
     ids = keras.Input((6,), dtype="int32")
-    network = keras.Model(ids, L.Dense(3)(L.GRU(4)(L.Embedding(9, 3, mask_zero=True)(ids))))
+    network = keras.Model(ids, L.Dense(3)(joined()(L.Embedding(9, 3, mask_zero=True)(ids))))
     path = export.save(network, tmp_path / "m", ["input_times_gradient"], outputs="exclusive")
     tokens = tf.constant([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 1]])
     answer = signatures_of(path)["input_times_gradient"](

@@ -30,6 +30,7 @@ def pngs(pixels):
     return tf.constant([tf.io.encode_png(p.astype("uint8")).numpy() for p in pixels])
 
 
+@pytest.mark.sample(4, start=1)
 @pytest.mark.parametrize("case", FIRST)
 def test_encoded_images_get_the_logits_of_their_pixels(tmp_path, case):
     first, (low, high) = FIRST[case]
@@ -94,6 +95,7 @@ def first_channels(width):
     return keras.Sequential([*first, inner]), inner
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("width", [9, 3])
 def test_encoded_images_reach_a_network_with_channels_first(tmp_path, width):
     model, inner = first_channels(width)
@@ -136,6 +138,7 @@ def test_a_preprocessing_that_resizes_channels_first(tmp_path):
 # Own preprocessors
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("activation", [None, "softmax"])
 @pytest.mark.filterwarnings("ignore:model 'task':tfgrad.errors.LogitsWarning")
 def test_a_served_task_predicts_as_the_task_does(tmp_path, activation):

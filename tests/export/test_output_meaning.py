@@ -67,6 +67,7 @@ def three_outputs(loss):
     return network
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("loss", "options", "meaning"),
     [

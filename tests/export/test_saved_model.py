@@ -86,6 +86,7 @@ def signatures(path):
     return loaded, loaded.signatures
 
 
+@pytest.mark.slow
 def test_another_process_with_only_tensorflow_gets_the_same_numbers(tmp_path):
     network = build()
     network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -154,6 +155,7 @@ def test_a_penalized_model_exports_its_network(tmp_path):
     )
 
 
+@pytest.mark.sample(4, start=1)
 @pytest.mark.filterwarnings("ignore:FullGrad of model:tfgrad.errors.PlacementWarning")
 @pytest.mark.parametrize("kind", ["functional", "subclassed", "flat", "mixed"])
 def test_other_kinds_of_networks(tmp_path, kind):
@@ -191,6 +193,7 @@ def test_other_kinds_of_networks(tmp_path, kind):
         np.testing.assert_allclose(value, expected[key], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("target", [[3, 0], [0, -2]])
 def test_an_absent_class_fails_the_request(tmp_path, target):
     _, served = signatures(export.save(build(), tmp_path))

@@ -77,6 +77,7 @@ def served(exported):
     return signatures(exported[1])[1]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fresh_process_gets_the_live_methods_numbers(exported, name):
     network, _, answers = exported

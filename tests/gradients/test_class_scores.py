@@ -107,6 +107,7 @@ def test_a_row_of_the_jacobian(last):
     np.testing.assert_allclose(probe.input_gradient(CHOSEN), plain, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("jacobian", [False, True])
 def test_a_penalty_on_the_slope_of_another_class(jacobian):
     model, x = network(Hidden(dtype="float64"), "float64"), images("float64")

@@ -272,6 +272,7 @@ def test_labels_say_whose_they_are(y):
         fit(compiled([ActivationMatching(0.1, head="source")]), y)
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("by_head", [False, True], ids=["array", "dict"])
 def test_sample_weights(by_head):
     """Those of the labelled head, for the penalties on the other one as well."""

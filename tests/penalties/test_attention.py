@@ -17,7 +17,6 @@ from tests.helpers.transfer_cases import (
     teacher,
     unit,
 )
-from tests.helpers.variants import with_slow
 from tfgrad import models
 from tfgrad.errors import ArgumentError
 from tfgrad.penalties import AttentionJacobianMatching, AttentionMatching, matching_layers
@@ -93,13 +92,10 @@ def oracle(case, penalty, net, taught, x):
     return total
 
 
-@pytest.mark.parametrize(
-    ("case", "batch_norm"),
-    with_slow(
-        [*((case, False) for case in PENALTIES), ("two_pairs", True)],
-        ((case, True) for case in PENALTIES if case != "two_pairs"),
-    ),
-)
+@pytest.mark.diagonal
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("case", PENALTIES)
 def test_value_and_weight_gradient(float64, case, batch_norm):
     net, taught, penalty, x = student(batch_norm), teacher(), PENALTIES[case](), images()
 
@@ -109,6 +105,7 @@ def test_value_and_weight_gradient(float64, case, batch_norm):
     check_value_and_gradient(values, net, oracle(case, penalty, net, taught, x), case)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", ["squares", "two_pairs"])
 def test_weight_gradient_through_batch_statistics(float64, case):
     net, taught, penalty, x = student(True), teacher(), PENALTIES[case](), images()

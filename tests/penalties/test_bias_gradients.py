@@ -101,6 +101,8 @@ def oracle(penalty, net, x, training=False, taught=None):
     return total
 
 
+@pytest.mark.diagonal
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "blocks"])
 @pytest.mark.parametrize("case", NORMS)
 def test_norm(float64, case, batch_norm):
@@ -115,8 +117,11 @@ def test_norm(float64, case, batch_norm):
 @pytest.mark.parametrize(
     ("case", "batch_norm"),
     with_slow(
-        [*((case, False) for case in MATCHES), ("equal_maps", True)],
-        ((case, True) for case in MATCHES if case != "equal_maps"),
+        [("predicted", False), ("equal_maps", True)],
+        [
+            *((case, False) for case in MATCHES if case != "predicted"),
+            *((case, True) for case in MATCHES if case != "equal_maps"),
+        ],
     ),
 )
 def test_matching(float64, case, batch_norm):
@@ -129,7 +134,9 @@ def test_matching(float64, case, batch_norm):
     check_value_and_gradient(values, net, expected, f"matching {case}")
 
 
-@pytest.mark.parametrize("matching", [False, True], ids=["norm", "matching"])
+@pytest.mark.parametrize(
+    "matching", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["norm", "matching"]
+)
 def test_blocks_in_training(float64, matching):
     """μ and v are the batch's, and are differentiated: by γ, β, kernels and the conv's own bias."""
     net, x = student(batch_norm=True), images()

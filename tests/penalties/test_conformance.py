@@ -26,6 +26,8 @@ from tfgrad.internal.stateless_noise import Draws
 from tfgrad.penalties import GradientNorm, Penalty
 from tfgrad.penalties.teacher import Teacher, needs_of
 
+ONE_OF_EACH = [f"{name}-{next(iter(variants))}" for name, variants in CASES.items()]
+
 
 @pytest.fixture(params=VARIANTS)
 def case(request):
@@ -63,8 +65,8 @@ def test_an_unregistered_penalty_would_be_noticed(monkeypatch):
     assert public_penalties() - set(CASES) == {"New"}
 
 
-def test_batch_is_per_example(case):
-    net, penalty, (x, y) = network(), case.make(), batch()
+def test_batch_is_per_example(class_case):
+    net, penalty, (x, y) = network(), class_case.make(), batch()
 
     def values(part, offset):
         draws, needs = Draws(step=5, offset=offset), needs_of([penalty])
@@ -85,11 +87,12 @@ def test_batch_is_per_example(case):
     singles = np.concatenate([values(slice(i, i + 1), i) for i in range(4)])
     np.testing.assert_allclose(whole, singles, **tolerance(whole))
     np.testing.assert_allclose(whole[2:], values(slice(2, 4), 2), **tolerance(whole))
-    if case.random:
+    if class_case.random:
         assert np.abs(values(slice(2, 4), 0) - whole[2:]).max() > 1e-3 * np.abs(whole).max()
     assert len(np.unique(whole)) == 4
 
 
+@pytest.mark.sample(6)
 def test_saved_loaded_and_trained_on(class_case, tmp_path):
     model = compiled(network(), class_case.make(), keras.optimizers.Adam(0.01))
     one_step(model)
@@ -106,12 +109,13 @@ def test_saved_loaded_and_trained_on(class_case, tmp_path):
         assert np.abs(kept - old).max() > 0
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_config_round_trip(case, scheduled):
+def test_config_round_trip(class_case, scheduled):
     more = {"name": "mine"}
     if scheduled:
         more["weight"] = keras.optimizers.schedules.PiecewiseConstantDecay([10], [0.5, 0.25])
-    penalty = case.make(**more)
+    penalty = class_case.make(**more)
     arguments = set(inspect.signature(type(penalty)).parameters)
     assert set(penalty.get_config()) == arguments
     config = keras.saving.serialize_keras_object(penalty)
@@ -131,6 +135,7 @@ def test_config_round_trip(case, scheduled):
         assert float(again.weight_at(tf.constant(20), "float32")) == 0.25
 
 
+@pytest.mark.sample(6, start=1)
 @pytest.mark.parametrize(
     "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
 )
@@ -156,6 +161,7 @@ def test_mixed_precision(class_case, policy):
         assert np.isfinite(v.numpy()).all() and np.abs(v.numpy() - value).max() > 0
 
 
+@pytest.mark.sample(6, start=2)
 def test_metric_is_the_mean_before_the_step(class_case):
     net, (x, y) = network(), batch()
     expected = np.mean(per_example(class_case.make(), net, x, y, training=True))
@@ -166,6 +172,7 @@ def test_metric_is_the_mean_before_the_step(class_case):
     np.testing.assert_allclose(history["loss"], [float(supervised) + 0.5 * expected], rtol=1e-5)
 
 
+@pytest.mark.sample(5, start=1)
 @pytest.mark.parametrize(
     "jit_compile",
     [False, pytest.param(True, marks=pytest.mark.slow)],
@@ -212,6 +219,7 @@ class Traced(keras.layers.Layer):
         return x
 
 
+@pytest.mark.sample(6, start=3)
 def test_a_new_weight_takes_effect_without_retracing(class_case):
     traced = Traced()
     net = keras.Sequential([network(), traced])
@@ -233,6 +241,7 @@ def test_a_new_weight_takes_effect_without_retracing(class_case):
     assert np.abs(penalty).min() > 1e-3
 
 
+@pytest.mark.sample(6, start=4)
 def test_sample_weights_weigh_examples(class_case):
     """λ/B Σ w_i p_i: what the metric says, and what the weights of the network do."""
     net, penalty, (x, y) = network(), class_case.make(name="penalty"), batch()
@@ -250,6 +259,7 @@ def test_sample_weights_weigh_examples(class_case):
         np.testing.assert_allclose(v.numpy(), value, **tolerance(value))
 
 
+@pytest.mark.sample(5, start=4)
 @pytest.mark.parametrize(
     "variant", one_of_each(name for name, case in VARIANTS.items() if not case.random)
 )
@@ -270,10 +280,15 @@ def test_weight_two_is_the_example_twice_and_zero_leaves_it_out(variant):
         assert np.abs(a - old).max() > 1e-3
 
 
-def test_penalties_do_not_disturb_one_another():
-    """Every variant at once gives what each gives alone."""
+@pytest.mark.parametrize(
+    "names",
+    [ONE_OF_EACH, pytest.param([*VARIANTS], marks=pytest.mark.slow)],
+    ids=["one of each class", "every variant"],
+)
+def test_penalties_do_not_disturb_one_another(names):
+    """At once they give what each gives alone."""
     net, (x, y) = network(), batch()
-    penalties = [case.make(name=name.replace("-", "_")) for name, case in VARIANTS.items()]
+    penalties = [VARIANTS[name].make(name=name.replace("-", "_")) for name in names]
     expected = {p.name: np.mean(per_example(p, net, x, y, training=True)) for p in penalties}
     model = tfgrad.PenalizedModel(net, penalties, teacher=teacher())
     model.compile(

@@ -69,6 +69,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_those_without_xla(case):
     """The penalties' means and the weights after two batches, the second one smaller."""

@@ -45,6 +45,7 @@ PENALTIES = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_both_inputs_count_in_the_wider_dtype(name):
     (mixed, wide), teachers, penalty = pair(), pair(seed=1), PENALTIES[name]

@@ -58,6 +58,7 @@ def mean_over_signs(penalty, net, teacher):
     return np.mean(found, 0)
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize(
     "target", ["all", "label", targets.Contrast()], ids=["all", "label", "contrast"]
 )

@@ -53,6 +53,8 @@ def float64():
     keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.diagonal
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("target", ["label", "predicted", 0, 1])
 @pytest.mark.parametrize("name", ONE_CLASS)
 def test_probabilities_are_those_of_two_logits(name, target):
@@ -67,6 +69,7 @@ def test_the_cross_entropy_of_all_classes():
     check_equal(values(penalty, one, teacher), values(penalty, two, of_two))
 
 
+@pytest.mark.sample(3, start=1)
 @pytest.mark.parametrize("name", OF_LOGIT)
 def test_logits_of_both_classes(name):
     (one, two), (teacher, of_two) = compiled_pair(), pair(seed=7)

@@ -53,6 +53,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("form", NETWORKS)
 @pytest.mark.parametrize("penalty", MATCHING)
 def test_attention_penalties_do_not_depend_on_the_outputs(float64, penalty, form):
@@ -80,6 +81,7 @@ def test_logits_of_any_shape_are_matched(float64):
         ActivationMatching().per_example(net, x, teacher=small)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("form", [dict, list])
 def test_a_detector_trains_with_losses_of_its_heads(form):
     net, taught, x = detector(1, form), detector(2, form), images(4).astype("float32")

@@ -137,6 +137,8 @@ def oracle(penalty, net, x, y):
     return h + norm / 2 + penalty.stability * h**2
 
 
+@pytest.mark.diagonal
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "batch_norm"])
 @pytest.mark.parametrize("case", PENALTIES)
 def test_value_and_weight_gradient(float64, case, batch_norm):

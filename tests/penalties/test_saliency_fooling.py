@@ -29,6 +29,7 @@ def oracle(net, x, classes):
     return ((shares - MASK / MASK.sum()) ** 2).sum((1, 2))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("target", ["label", "predicted", 1])
 def test_value_and_weight_gradient(float64, target):
     net, penalty, x = network(), SaliencyFooling(1.0, MASK, target), images()
@@ -184,6 +185,7 @@ def test_all_is_refused():
         SaliencyFooling(1.0, MASK, target="all")
 
 
+@pytest.mark.slow
 def test_fine_tuning_fools_and_the_predictions_stay():
     """Bright or dark: the mean decides. The gradient moves from everywhere into the corner."""
     rng = np.random.default_rng(0)

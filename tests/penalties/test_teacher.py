@@ -106,6 +106,7 @@ def counted(monkeypatch):
     return passes
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("penalties", "expected"),
     [
@@ -137,7 +138,13 @@ def test_one_forward_pass_of_the_teacher(monkeypatch):
         start(self, *args, **kwargs)
 
     monkeypatch.setattr(Teacher, "__init__", counting)
-    model = compiled()
+    model = compiled(
+        [
+            ActivationMatching(0.1),
+            JacobianMatching(0.1, target="all", name="all"),
+            JacobianMatching(0.1, target="predicted", loss="cross_entropy"),
+        ]
+    )
     x, y = data(3)
     model.train_step((tf.constant(x), tf.constant(y)))
     assert len(made) == 1
@@ -303,7 +310,8 @@ def test_a_subclassed_student_trains():
             return self.head(self.pool(tf.nn.softplus(self.conv1(x))))
 
     x, y = data()
-    history = compiled(net=Own()).fit(x, y, batch_size=3, verbose=0).history
+    penalties = [JacobianMatching(0.1), AttentionMatching(0.1, layers=PAIRS)]
+    history = compiled(penalties, net=Own()).fit(x, y, batch_size=3, verbose=0).history
     assert all(np.isfinite(v).all() for v in history.values())
 
 

@@ -110,6 +110,7 @@ def test_a_layer_called_with_two_ranks():
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["layercam", "gradcam_plus_plus", "scorecam"])
 def test_sequential_models_built_by_add(name, tmp_path):
     layers = [L.Conv2D(3, 3), L.ReLU(), L.Conv2D(4, 3), L.Flatten(), L.Dense(3)]

@@ -93,6 +93,7 @@ def images():
 MADE_OF_OTHERS = ("smoothgrad_squared", "smooth_fullgrad")
 
 
+@pytest.mark.sample(6, start=1)
 @pytest.mark.parametrize(
     "name",
     with_slow([n for n in saliency.METHODS if n not in (*PYTHON, *MADE_OF_OTHERS)], MADE_OF_OTHERS),
@@ -108,6 +109,8 @@ def test_maps_are_those_of_the_network_with_channels_last(last, name):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.diagonal
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("form", FORMS[2:])
 @pytest.mark.parametrize("name", ["input_gradient", "gradcam", "fullgrad"])
 def test_axes_that_code_moves_are_seen(last, form, name):

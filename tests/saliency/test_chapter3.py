@@ -114,6 +114,7 @@ class Example1(L.Layer):
         return tf.where(low, first + 3 * second, tf.where(high, 3 * first + second, zero))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("point", "attributed"), [(4.0, (10.0, 6.0)), (2.0, (4.0, 4.0)), (1.5, (2.5, 3.5))]
 )
@@ -191,6 +192,7 @@ def test_the_terms_of_one_convolution_by_hand(float64):
     np.testing.assert_array_equal(full.bias_gradients["conv"][0, ..., 0], [[1.0, -1.0], [0.0, 2.0]])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("method", "expected"),
     [

@@ -107,6 +107,7 @@ def test_options_rebuild_the_method(case):
     assert repr(method).startswith(f"{type(method).__name__}({model.name!r}")
 
 
+@pytest.mark.sample(6)
 def test_a_batch_is_its_examples(method_or_variant):
     """And another batch size is no reason to trace again."""
     model, x = network(method_or_variant.activation), images()
@@ -129,6 +130,7 @@ def test_a_batch_is_its_examples(method_or_variant):
         assert np.abs(method(x, (predicted + 1) % CLASSES) - method(x)).max() > 0
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("name", "precision"), PRECISIONS)
 def test_half_precision(name, precision):
     case = VARIANTS[name]
@@ -140,6 +142,7 @@ def test_half_precision(name, precision):
     assert correlation(got, reference(case)) > case.policies[precision]
 
 
+@pytest.mark.sample(5, start=4)
 def test_float64(exportable):
     with policy("float64"):
         model = network(exportable.activation)
@@ -148,6 +151,7 @@ def test_float64(exportable):
     close(got, reference(exportable), 0 if exportable.exact else 2e-5)
 
 
+@pytest.mark.sample(5, start=2)
 @pytest.mark.parametrize("form", with_slow(["nested"], ["subclassed"]))
 def test_functional_nested_and_subclassed_agree(exportable, form):
     close(
@@ -174,6 +178,7 @@ def test_two_threads_get_what_one_gets(shared_case):
         close(got[i], reference(shared_case)[i : i + 2])
 
 
+@pytest.mark.sample(5, start=1)
 def test_traced_by_the_user_and_exported(exportable, tmp_path):
     model, x = network(exportable.activation), images()
     method = exportable.make(model)
@@ -199,6 +204,7 @@ def test_traced_by_the_user_and_exported(exportable, tmp_path):
         assert value.dtype == (tf.int32 if name == "class" else tf.float32), name
 
 
+@pytest.mark.sample(5, start=3)
 def test_the_model_stays_as_it_was_and_its_weights_count(method_case):
     """The call leaves nothing behind, and reads the weights as they are, not as once traced."""
     model, x = network(method_case.activation), images()
@@ -245,6 +251,7 @@ class Along:
         return np.reshape(self.lines, (len(self.lines), -1)) @ np.ravel(gradient)
 
 
+@pytest.mark.sample(5, start=2)
 @pytest.mark.parametrize("name", one_of_each(DIFFERENTIABLE))
 def test_gradient_of_the_map(name):
     """With respect to pixels and to weights, against central differences in float64."""

@@ -96,15 +96,17 @@ class TestLinear:
         np.testing.assert_allclose(tf.reduce_sum(maps, [1, 2]), score, rtol=1e-5)
 
 
-def test_sequences_and_vectors_give_maps_of_their_positions():
-    rng = np.random.default_rng(3)
-    for shape, expected in (((5, 4), (2, 5)), ((7,), (2, 7)), ((4, 3, 2, 1), (2, 4, 3, 2))):
-        inputs = keras.Input(shape)
-        model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
-        x = rng.normal(size=(2, *shape)).astype("float32")
-        for name in ("input_gradient", "integrated_gradients", "smoothgrad", "random"):
-            said = {"channels": "last"} if len(shape) == 2 else {}  # or a grey image
-            assert saliency.get(name)(model, **said)(x).shape == expected, name
+@pytest.mark.diagonal
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((5, 4), (2, 5)), ((7,), (2, 7)), ((4, 3, 2, 1), (2, 4, 3, 2))]
+)
+@pytest.mark.parametrize("name", ["input_gradient", "integrated_gradients", "smoothgrad", "random"])
+def test_sequences_and_vectors_give_maps_of_their_positions(name, shape, expected):
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
+    x = np.random.default_rng(3).normal(size=(2, *shape)).astype("float32")
+    said = {"channels": "last"} if len(shape) == 2 else {}  # or a grey image
+    assert saliency.get(name)(model, **said)(x).shape == expected
 
 
 class TestIntegratedGradients:

@@ -129,6 +129,7 @@ class TestGuidedBackprop:
         model.set_weights([np.array(w, "float32") for w in weights])
         return model
 
+    @pytest.mark.sample(2)
     @pytest.mark.parametrize("way", RELUS)
     def test_by_hand(self, way):
         """At (1, 2) the gradient is (1, −1) − (1, 1) = (0, −2).

@@ -87,6 +87,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", GRIDS)
 def test_centres_by_hand(name):
     layers, scale, offset, seen = GRIDS[name]
@@ -161,6 +162,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("crop", CROPS)
 def test_maps_lie_where_the_network_looks(crop):
     layer, where = CROPS[crop]

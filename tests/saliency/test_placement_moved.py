@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.variants import with_slow
 from tfgrad import export, loading, saliency
 from tfgrad.errors import PlacementWarning
 from tfgrad.saliency.placement import Placement, Scattered
@@ -82,7 +83,7 @@ MOVES = {
 DECOMPOSED = ("transposed images", "a quarter", "half", "tokens, columns first")
 
 
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("name", with_slow([n for n in MOVES if n != "half"], ["half"]))
 def test_the_peak_is_at_its_cause(name):
     model = network(MOVES[name])
     methods = [saliency.GradCAM(model)]

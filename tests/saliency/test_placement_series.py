@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.variants import with_slow
 from tfgrad import saliency
 from tfgrad.saliency.placement import Axis, Placement, Scattered, interpolated
 
@@ -116,7 +117,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", with_slow(["series"], [n for n in MEASURED if n != "series"]))
 def test_centres_are_those_of_squared_gradients(name):
     """With equal weights, up to the pixel by which a maximum of noise moves the centre of mass."""
     shape, layers = MEASURED[name]

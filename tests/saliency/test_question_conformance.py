@@ -134,6 +134,7 @@ def test_other_precisions(name, kind, dtype):
             assert np.corrcoef(np.ravel(one), np.ravel(other))[0, 1] > 0.95
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize(
     ("name", "form"),
     crossed(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.variants import with_slow
 from tfgrad import saliency
 from tfgrad.errors import PlacementWarning
 from tfgrad.gradients import axes
@@ -63,7 +64,7 @@ class Flipped(L.Layer):
         return x[:, ::-1] if self.axis is None else tf.reverse(x, [self.axis])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", with_slow(["flipped after", "bidirectional"], ["backwards"]))
 def test_terms_of_recurrent_layers_that_go_backwards_are_at_their_steps(name):
     cell, layers, call = NETWORKS[name]
     model = reading(cell, *layers())

@@ -121,6 +121,8 @@ def close(got, expected, relative=1e-6):
     np.testing.assert_allclose(got, expected, rtol=0, atol=relative * np.abs(expected).max())
 
 
+@pytest.mark.diagonal
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("name", with_slow(FAST, [m for m in METHODS if m not in FAST]))
 def test_an_axis_of_length_one_changes_nothing(name, pair):
@@ -155,6 +157,7 @@ GREY = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", GREY)
 def test_inputs_without_channels(kind):
     shape, conv = GREY[kind]
@@ -206,6 +209,7 @@ def test_the_terms_add_up_to_the_logit(make):
     assert np.max(method.explain(x, 1)["completeness_error"]) < 1e-6
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("name", FAST)
 def test_gradient_of_a_map_of_a_series(name):
     """With respect to the series, against central differences in float64."""

@@ -27,6 +27,7 @@ def moved(x, name, place, step):
     return x | {name: values}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("form", ["functional", "subclassed", "branched"])
 def test_each_gradient_is_that_of_its_input(form):
     model, x = several(form=form), batch(2)

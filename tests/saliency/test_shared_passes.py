@@ -101,6 +101,7 @@ class Doubled(saliency.InputGradient):
         return super().probe(2 * x, target, values)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", [Doubled, saliency.GuidedBackprop, saliency.GradCAM])
 def test_methods_that_change_their_passes_do_not_share(kind):
     own = network()

@@ -71,6 +71,7 @@ def test_a_function_of_the_outputs_reads_probabilities_where_the_model_returns_t
     np.testing.assert_allclose(of_class, saliency.InputGradient(logits)(x, 1), rtol=1e-5)
 
 
+@pytest.mark.sample(3, start=1)
 @pytest.mark.parametrize(
     ("name", "options"),
     [

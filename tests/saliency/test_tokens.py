@@ -15,11 +15,11 @@ IDS = np.array([[1, 5, 2, 7, 3, 8], [4, 4, 6, 2, 1, 3]], "int32")
 # Every way from terms to a map; and integrated gradients have their own test.
 METHODS = with_slow(
     [
-        ("input_gradient", {}),
         ("input_times_gradient", {}),
         ("fullgrad", {}),
     ],
     [
+        ("input_gradient", {}),
         ("smoothgrad", {"samples": 2}),
         ("fullgrad", {"part": "signed", "rescale": None, "placement": "stretch"}),
         ("simple_fullgrad", {}),
@@ -57,6 +57,7 @@ def test_integrated_gradients_start_from_a_token():
     assert found["saliency"][1, 5] == 0  # the token of the baseline
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "options"),
     with_slow(

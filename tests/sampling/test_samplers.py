@@ -191,6 +191,7 @@ def test_one_trace_in_inference_mode_and_nothing_of_the_model_changes():
     np.testing.assert_allclose(again.images, samples.images, atol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_is_computed_in_float32(policy):
     """The samples are those of the same weights in float32, not of their rounded gradients."""

@@ -158,7 +158,7 @@ def test_attention_and_branches_are_silent():
 
 @pytest.mark.parametrize(
     ("application", "batch_norms"),
-    with_slow([("MobileNetV3Small", 34)], [("EfficientNetV2B0", 59)]),
+    with_slow([("MobileNet", 27)], [("MobileNetV3Small", 34), ("EfficientNetV2B0", 59)]),
 )
 def test_applications_only_warn(application, batch_norms):
     network = getattr(keras.applications, application)(weights=None, input_shape=(64, 64, 3))

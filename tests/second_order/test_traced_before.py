@@ -92,6 +92,7 @@ def test_fit_of_a_network_with_a_shared_traced_helper_is_right() -> None:
     assert "StopGradient" in {operation.type for operation in graph.get_operations()}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("with_inputs", [True, False])
 def test_fit_of_a_traced_model_is_right(with_inputs: bool) -> None:
     keras.utils.set_random_seed(1)

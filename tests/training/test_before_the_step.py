@@ -37,6 +37,7 @@ def fit(model, y=None, **options):
     return model.fit(x, y, 5, shuffle=False, verbose=0, **options).history
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("make", [functional, sequential])
 def test_a_step_is_traced_once(make):
     model = compiled(make())
@@ -61,6 +62,7 @@ def test_single_batches_are_traced_once():
 METRICS = {"a name": "accuracy", "a metric": keras.metrics.SparseTopKCategoricalAccuracy(2)}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", METRICS)
 def test_training_is_that_of_a_step_that_builds_its_own(metric, monkeypatch):
     metrics = [METRICS[metric]]
@@ -75,6 +77,7 @@ def test_training_is_that_of_a_step_that_builds_its_own(metric, monkeypatch):
     assert paths[0] == paths[1]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "make", [Subclassed, lambda: keras.Sequential([L.Dense(3)])], ids=["subclassed", "unbuilt"]
 )

@@ -127,6 +127,7 @@ def test_lessons_keep_what_is_given():
     assert model.predict(lesson, verbose=0).shape == (N, 1)
 
 
+@pytest.mark.slow
 def test_slopes_fix_the_function_between_its_points():
     """sin at 7 points: with its slopes the fit between them is better by a factor."""
     x = np.linspace(-3.0, 3.0, 7)[:, None].astype("float32")

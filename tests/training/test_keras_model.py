@@ -54,6 +54,7 @@ def test_evaluate_reports_supervised_metrics_unless_asked():
         np.testing.assert_allclose(reported[name], np.mean(values), rtol=1e-4)
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("evaluate_penalties", [False, True])
 def test_validation_during_fit(evaluate_penalties):
     x, y = examples()

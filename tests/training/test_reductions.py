@@ -62,6 +62,7 @@ def by_hand(network, reduction, weights):
     return np.average(reports, axis=0, weights=[5, 5, 2])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("reduction", "weights"),
     [*((reduction, WEIGHTS) for reduction in ALL), ("mean_with_sample_weight", None)],
@@ -75,6 +76,7 @@ def test_both_parts_are_reduced_alike(reduction, weights):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("reduction", ALL[1:])
 def test_without_penalties_the_update_is_keras(reduction):
     ours, stock = sequential(), sequential()

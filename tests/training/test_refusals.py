@@ -95,6 +95,7 @@ def test_labels_of_the_wrong_kind_where_penalties_are_evaluated():
         model.evaluate(x, np.eye(4, dtype="float32")[y], verbose=0)
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("feed", ["arrays", "tf.data", "column"])
 def test_labels_out_of_range(feed):
     x, y = examples()
@@ -121,6 +122,7 @@ def test_labels_out_of_range(feed):
             model.test_on_batch(x, y)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_images_that_are_not_finite(value):
     x, y = examples()
@@ -207,6 +209,7 @@ def test_a_metric_that_shares_a_penalty_s_name():
             model.compile("sgd", LOSS, **{kind: [keras.metrics.Mean(name="gradient_norm")]})
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("loss", ["hinge", keras.losses.SquaredHinge()])
 def test_labels_of_a_hinge_loss(loss):
     # Keras converts 0 and 1, so that they are the classes here, too.

@@ -29,13 +29,14 @@ from tests.helpers.training_cases import (
     weights_of,
     with_dropout,
 )
+from tests.helpers.variants import with_slow
 from tfgrad import PenalizedModel
 from tfgrad.penalties import GradientNorm, Penalty
 
 # The update
 
 
-@pytest.mark.parametrize("mode", ["graph", "eager", "xla", "class_weight"])
+@pytest.mark.parametrize("mode", with_slow(["graph", "eager", "class_weight"], ["xla"]))
 def test_three_steps_equal_a_loop_by_hand(mode):
     # 5, 5 and 2 examples: the ragged batch counts by its own size, like any other.
     x, y = examples()
@@ -63,14 +64,11 @@ def test_three_steps_equal_a_loop_by_hand(mode):
 
 @pytest.mark.parametrize(
     "network",
-    [
-        functional,
-        nested,
-        Subclassed,
-        SubclassedWithMode,
-        lambda: keras.Sequential(two_layers()),
-    ],
-    ids=["functional", "nested", "subclassed", "subclassed_with_mode", "unbuilt_sequential"],
+    with_slow(
+        [SubclassedWithMode, lambda: keras.Sequential(two_layers())],
+        [functional, nested, Subclassed],
+    ),
+    ids=["subclassed_with_mode", "unbuilt_sequential", "functional", "nested", "subclassed"],
 )
 def test_every_kind_of_network(network):
     x, y = examples()

@@ -98,6 +98,7 @@ def broken(what):
     return x, y
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize(
     ("what", "match"),
     [("labels", r"y: got labels from 0 to 3; expected 0 to 2"), ("images", r"x: got NaN")],
@@ -119,6 +120,7 @@ def test_checks_are_kept(model, what, match):
         assert np.isnan(model.predict(x, verbose=0)).any()  # As without XLA.
 
 
+@pytest.mark.slow
 def test_checks_of_several_steps_at_once():
     several = compiled(sequential(), [GradientNorm(0.1)], jit_compile=True, steps_per_execution=3)
     with pytest.raises(DataError, match="y: got labels"):
@@ -133,7 +135,7 @@ def test_images_without_labels():
         alone.fit(broken("images")[0], verbose=0)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rows_that_name_no_class(jit_compile):
     x, rows = examples(4)[0], np.eye(CLASSES, dtype="float32")[[0, 1, 2, 0]]
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -148,6 +150,7 @@ def test_rows_that_name_no_class(jit_compile):
     assert_identical(weights_of(on_label), before)
 
 
+@pytest.mark.slow
 def test_rows_of_labels_that_no_penalty_reads():
     x, rows = examples(4)[0], np.ones([4, CLASSES], "float32")
     free = tfgrad.PenalizedModel(sequential(), [GradientNorm(0.1, target="all")])

@@ -26,6 +26,7 @@ def batches():
     return digits()
 
 
+@pytest.mark.slow
 def test_the_truth_wins_and_random_loses():
     x = np.random.default_rng(1).uniform(0.1, 1, size=(24, 4, 4, 1)).astype("float32")
     stream = tf.data.Dataset.from_tensor_slices((x, np.ones(24, "int32"))).batch(10)

@@ -68,6 +68,7 @@ def test_half_a_set_of_maps_is_not_taken_for_the_rest(batches):
     assert most["once"].values == most["whole"].values
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("types", [("float32", "float64"), ("float64", "float32")])
 def test_maps_that_change_their_type_are_refused(batches, types):
     model = network(False)
@@ -98,6 +99,7 @@ def augmented(x, y):
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("changing", [reshuffled, augmented])
 def test_images_that_change_between_passes_are_refused(batches, changing):
     x, y = (np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True))

@@ -42,6 +42,7 @@ def difference(network, x, source, to):
     return (direction * x.astype("float64")).sum(-1).reshape(len(x), -1)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize(("source", "to"), [(8, 3), (3, 0)])
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 1.0])
 def test_gradient_times_input_takes_the_largest_positive_products_away(fraction, source, to):
@@ -75,6 +76,7 @@ def replaced(x, saliency, count, fill):
     return out.reshape(x.shape)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("fill", [0.0, 0.3, (0.1, 0.7)])
 def test_any_map_and_fill_against_numpy_ties_included(fill):
     network, (x, y) = linear(), images()

@@ -77,6 +77,7 @@ def test_exactly_k_pixels_are_replaced(maps):
     assert result.examples == 7
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("remove", ["least", "most"])
 @pytest.mark.parametrize("fill", ["image_mean", 0.25, (0.1, 0.9)])
 def test_all_scores_against_numpy(remove, fill):
@@ -192,6 +193,7 @@ def test_ties_are_broken_by_one_order_that_takes_no_blocks():
     assert all(2 <= count <= 18 for axis in (0, 1) for count in half.sum(axis))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["float64", "int64"])
 def test_maps_are_ranked_in_their_own_precision(dtype):
     """Equal in float32, in descending order: the last pixel is the least salient."""
@@ -207,6 +209,8 @@ def test_maps_are_ranked_in_their_own_precision(dtype):
         assert result.columns["constant maps"] == (0.0,)
 
 
+@pytest.mark.diagonal
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("maps", ["random", "array"])
 @pytest.mark.parametrize("fill", ["image_mean", (0.1, 0.9)])
 def test_channels_first(monkeypatch, maps, fill):
@@ -242,6 +246,8 @@ def test_the_image_itself_may_be_of_any_float_type():
     assert result.values == (1.0,)  # both logits are 0: the first wins
 
 
+@pytest.mark.diagonal
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("function", [True, False], ids=["function", "array"])
 def test_an_image_whose_map_is_not_finite_is_left_out_and_reported(value, function):
@@ -281,6 +287,7 @@ def test_nothing_is_measured_where_no_map_ranks_anything():
         pixel_perturbation(network, batches, maps, (0.5,))
 
 
+@pytest.mark.slow
 def test_the_sum_of_all_pixels():
     """f = Σ x to black: what is left is the sum of the brightest, which no other order exceeds."""
     network, x, fractions = linear(np.ones(SHAPE)), images(40), (0.1, 0.3, 0.6)

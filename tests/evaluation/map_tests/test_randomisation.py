@@ -37,6 +37,7 @@ def spearman(a, b):
     return [stats.spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("order", ["cascading", "independent"])
 def test_the_curve_against_stages_made_by_hand(order):
     network, x = functional(), images()
@@ -144,6 +145,7 @@ def test_the_control_does_not_change_and_is_found_out():
     assert result.columns["maps unchanged"] == (0, 5, 5)
 
 
+@pytest.mark.slow
 def test_a_subclassed_model_is_measured_too():
     def method(network):
         def maps(x, classes):

@@ -50,6 +50,7 @@ def test_the_patch_that_carries_the_label(tmp_path):
         assert measured.columns["failed runs"] == measured.columns["maps left out"] == (0.0,) * 3
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("dtype", "fill", "remove"),
     [
@@ -289,6 +290,7 @@ def on_ragged_batches(directory, strategy=None):
     )["random"]
 
 
+@pytest.mark.slow
 def test_under_a_strategy(tmp_path):
     strategy, seen = tf.distribute.OneDeviceStrategy("CPU:0"), []
 

@@ -63,6 +63,7 @@ def files(directory):
     return {path.name: path.read_bytes() for path in pathlib.Path(directory).iterdir()}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("target", [None, "label", 2])
 def test_the_maps_are_the_methods(tmp_path, target):
     images, method = dataset(), saliency.InputGradient(network())
@@ -163,6 +164,7 @@ def replaced(shard, kind):
         np.save(shard, whole.astype(np.float64) if kind == "float64" else whole[:, :3])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "objects", "float64", "shape"])
 def test_a_damaged_shard_is_computed_anew(tmp_path, kind):
     method = saliency.InputGradient(network())
@@ -343,6 +345,7 @@ def test_the_digest_of_layers_tells_networks_of_the_same_weights_apart(make, opt
     assert one == again != other
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "change",
     [

@@ -37,6 +37,7 @@ def one_slope(norm, size=4, **options):
 # Density ratios
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_gaussian_mixture_has_a_closed_form(dtype):
     mixture, count = gaussians(3, 2, (4, 4, 1), 0.3), 300

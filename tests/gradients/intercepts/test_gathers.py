@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
+from tests.helpers.variants import with_slow
 from tfgrad import export, saliency
 
 L = keras.layers
@@ -58,12 +59,9 @@ PAIRS = {"vectorized": (Vectorized, Batched), "gathered": (Gathered, Same)}
 
 @pytest.mark.parametrize(
     ("name", "first"),
-    [
-        ("vectorized", False),
-        ("gathered", True),
-        pytest.param("vectorized", True, marks=pytest.mark.slow),
-        pytest.param("gathered", False, marks=pytest.mark.slow),
-    ],
+    with_slow(
+        [("gathered", True)], [("vectorized", False), ("vectorized", True), ("gathered", False)]
+    ),
 )
 def test_maps_and_terms_in_a_graph(name, first):
     with_gathers, plain = (network(layer(), first) for layer in PAIRS[name])

@@ -29,6 +29,7 @@ from tfgrad.internal import call_hooks, derivatives
 L, A = keras.layers, keras.activations
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_intercept_is_what_it_is_defined_to_be(name, float64):
     shapes, make, single = LAYERS[name]
@@ -49,6 +50,7 @@ def test_the_intercept_is_what_it_is_defined_to_be(name, float64):
             np.testing.assert_allclose(rest, 0, atol=1e-12 * scale)
 
 
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("name", HOMOGENEOUS)
 def test_homogeneous_layers_have_none_and_nothing_is_computed(name, float64):
     shapes, make = HOMOGENEOUS[name]
@@ -139,6 +141,7 @@ def test_what_does_not_depend_on_the_input_counts_with_the_call_that_takes_it(fl
     assert gradient.shape == (2, 3)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", architectures.KINDS)
 def test_recording_changes_no_logit_and_leaves_nothing_behind(name):
     model = architectures.randomised(architectures.KINDS[name]())
@@ -173,7 +176,9 @@ def test_masks_pass_through():
 def test_eager_and_traced_name_the_same_calls(kind):
     model = architectures.KINDS[kind]()
     x = architectures.random_inputs(model)
-    traced = tf.function(lambda m, x: tfgrad.full_gradients(m, x).bias_gradients)(model, x)
+    traced = tf.function(lambda m, x: tfgrad.full_gradients(m, x).bias_gradients, autograph=False)(
+        model, x
+    )
     eager = tfgrad.full_gradients(model, x).bias_gradients
     assert set(traced) == set(eager)
     for name, value in eager.items():

@@ -62,6 +62,8 @@ class TimeFirst(L.Layer):
 
 
 # Five is the length of the sequence too.
+@pytest.mark.diagonal
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("batch", with_slow([1, 5], [2]))
 @pytest.mark.parametrize(
     "make", [lambda: Positions(True), lambda: Positions(False), lambda: Windows(), TimeFirst]
@@ -76,7 +78,9 @@ def test_calls_without_the_batch_in_front_count_with_the_next(make, batch, float
     assert np.max(full.completeness_error()) < 1e-10
     free = tf.TensorSpec([None, *LINE], tf.float64)
     traced = tf.function(
-        lambda x: tfgrad.full_gradients(model, x).bias_gradients, input_signature=[free]
+        lambda x: tfgrad.full_gradients(model, x).bias_gradients,
+        input_signature=[free],
+        autograph=False,
     )(x)
     for name, value in full.bias_gradients.items():
         np.testing.assert_allclose(traced[name], value, rtol=1e-9, atol=1e-12)
@@ -195,7 +199,9 @@ class Branches(L.Layer):
 def test_a_map_is_refused_where_layers_had_to_be_taken_as_one():
     model = keras.Sequential([keras.Input(IMAGE), Branches(name="mine"), L.Flatten(), L.Dense(2)])
     x = np.random.default_rng(0).normal(size=(2, *IMAGE)).astype("float32")
-    traced = tf.function(lambda x: tfgrad.full_gradients(model, x).completeness_error())
+    traced = tf.function(
+        lambda x: tfgrad.full_gradients(model, x).completeness_error(), autograph=False
+    )
     assert np.max(traced(x)) < 1e-5
     with pytest.raises(ModelError, match=r"layer 'mine'.*cannot be followed.*separate layer"):
         tfgrad.saliency.FullGrad(model)(x)

@@ -81,6 +81,7 @@ def _network(name):
     return model, tf.constant(random.normal(size=(2, *SHAPE)), tf.float32)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_terms_add_up_and_each_bias_has_its_own(name):
     model, x = _network(name)
@@ -101,7 +102,9 @@ def test_the_terms_add_up_and_each_bias_has_its_own(name):
 def test_in_a_graph_as_eagerly(name):
     model, x = _network(name)
     eager = tfgrad.full_gradients(model, x, 1)
-    traced = tf.function(lambda x: tfgrad.full_gradients(model, x, 1).bias_gradients)(x)
+    traced = tf.function(
+        lambda x: tfgrad.full_gradients(model, x, 1).bias_gradients, autograph=False
+    )(x)
     assert list(traced) == list(eager.bias_gradients)
     for key, value in eager.bias_gradients.items():
         np.testing.assert_allclose(traced[key], value, rtol=1e-3, atol=2e-5)
@@ -143,6 +146,7 @@ def test_an_area_in_float64(float64):
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["antialiased", "area"])
 def test_a_map_through_resizing(name):
     """Its places are measured in float64, in which TensorFlow differentiates neither."""

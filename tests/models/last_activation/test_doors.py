@@ -81,6 +81,7 @@ def model():
     return with_biases(functional(lambda h: L.Dense(4, activation="softmax", name="end")(h))())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "door", [pytest.param(door, marks=pytest.mark.slow) if door in SLOW else door for door in DOORS]
 )
@@ -103,6 +104,7 @@ def test_it_is_said_once_and_names_the_line_of_the_user(model):
         saliency.InputGradient(models.logits(functional(L.Dense(4, activation="softmax"))()))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("end", ["nothing", "keras operation"])
 def test_a_subclassed_model(end):
     model = with_biases(subclassed(end, activation="softmax" if end == "nothing" else None)())
@@ -117,6 +119,7 @@ def test_a_subclassed_model(end):
     assert saliency.InputGradient(model).network is models.logits(model)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore::tfgrad.errors.ImageRangeWarning")
 @pytest.mark.parametrize("build", [None, subclassed("nothing", activation="softmax")])
 def test_an_export_serves_the_probabilities_of_the_model(build, model, tmp_path):

@@ -56,6 +56,7 @@ def check(model, activation, tolerance=ROUNDING):
     return network
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", EXCLUSIVE)
 def test_a_softmax(case):
     model = with_biases(EXCLUSIVE[case]())
@@ -144,6 +145,7 @@ def test_the_result_follows_the_model():
     assert models.logits(model) is not second
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "build",
     [EXCLUSIVE["fused"], EXCLUSIVE["subclassed, fused"], EXCLUSIVE["subclassed, operation"]],
