@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfgrad.internal.graph_operations import rerun
 from tfgrad.saliency.placement.positions import Positions, filled, side_by_side
-from tfgrad.saliency.placement.walk import LOST, Walk, rerun
+from tfgrad.saliency.placement.walk import LOST, Walk
 
 
 def moved(walk: Walk, operation: tf.Operation, inputs: list[Any]) -> list[Any] | None:

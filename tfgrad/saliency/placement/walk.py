@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfgrad.internal.graph_operations import needed, rerun
 from tfgrad.saliency.placement.positions import Positions
 
 
@@ -44,7 +44,7 @@ class Walk:
     def run(self, targets: Iterable[tf.Tensor]) -> list[Any]:
         """The positions of tensors of one graph."""
         targets = list(targets)
-        for operation in _before(targets, self._known):
+        for operation in needed(targets, self._known):
             for tensor, value in zip(operation.outputs, self._outputs(operation), strict=True):
                 self._known.setdefault(id(tensor), value)
         return [self._known.get(id(target)) for target in targets]
@@ -147,46 +147,3 @@ class Walk:
             else:
                 known[id(inner)] = self.number(outer) if value is None else value
         return Walk(known, self._seen, self._rules).run(body.outputs)
-
-
-def rerun(operation: tf.Operation, inputs: Sequence[Any]) -> list[tf.Tensor]:
-    """The outputs of an operation for other inputs."""
-    definition = operation.op_def
-    inferred = {
-        name
-        for argument in definition.input_arg
-        for name in (argument.type_attr, argument.number_attr, argument.type_list_attr)
-    }
-    arguments: dict[str, Any] = {
-        attribute.name: operation.get_attr(attribute.name)
-        for attribute in definition.attr
-        if attribute.name not in inferred
-    }
-    for name, value in arguments.items():
-        if isinstance(value, bytes):
-            arguments[name] = value.decode()
-    rest = list(inputs)
-    for argument in definition.input_arg:
-        if argument.number_attr:
-            count = operation.get_attr(argument.number_attr)
-            arguments[argument.name], rest = rest[:count], rest[count:]
-        else:
-            arguments[argument.name] = rest.pop(0)
-    function = getattr(tf.raw_ops, operation.type)
-    known = inspect.signature(function).parameters
-    # The functions call `split_dim`, `dim` and `squeeze_dims` of operations `axis`.
-    arguments = {name if name in known else "axis": value for name, value in arguments.items()}
-    outputs = function(**arguments)
-    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-
-
-def _before(targets: Sequence[tf.Tensor], known: dict[int, Any]) -> list[tf.Operation]:
-    """The operations on which tensors depend, in the order of their graph."""
-    found: dict[int, tf.Operation] = {}
-    rest = [target for target in targets if id(target) not in known]
-    while rest:
-        operation = rest.pop().op
-        if id(operation) not in found:
-            found[id(operation)] = operation
-            rest += [t for t in operation.inputs if id(t) not in known]
-    return sorted(found.values(), key=lambda operation: operation._id_value)

@@ -1,0 +1,1 @@
+"""Signatures in operations that every runtime has."""

@@ -1,0 +1,61 @@
+"""Gradients of pooling in slices, selections and sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.export.portable.windows import Axis, axis_of, entries, spread
+
+
+def max_pool_gradient(
+    operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
+) -> tf.Tensor | None:
+    """The gradient goes to the first of the largest entries in row-major order."""
+    x, y, gradient = tensors
+    axes = _axes(operation, list(x.shape), list(y.shape))
+    if axes is None:
+        return None
+    if len(axes) == 1:
+        return gradient
+    given: dict[tuple[int, ...], tf.Tensor] = {}
+    rest, zeros = gradient, tf.zeros_like(gradient)
+    for place, entry in entries(x, axes, x.dtype.min):
+        largest = tf.equal(entry, y)
+        given[place] = tf.where(largest, rest, zeros)
+        rest = tf.where(largest, zeros, rest)
+    return spread(given.__getitem__, axes)
+
+
+def average_pool_gradient(
+    operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
+) -> tf.Tensor | None:
+    """The gradient is shared by the entries of a window, without the padding."""
+    shape, gradient = values[0], tensors[1]
+    if not isinstance(shape, np.ndarray):
+        return None
+    axes = _axes(operation, [int(n) for n in shape], list(gradient.shape))
+    if axes is None:
+        return None
+    counts = np.ones([1] * gradient.shape.rank)
+    for number, axis in enumerate(axes):
+        first = np.arange(axis.outputs) * axis.stride - axis.before
+        inside = np.minimum(first + axis.size, axis.length) - np.maximum(first, 0)
+        counts = counts * inside.reshape([-1 if a == number + 1 else 1 for a in range(counts.ndim)])
+    share = gradient / tf.constant(counts, gradient.dtype)
+    return spread(lambda place: share, axes)
+
+
+def _axes(operation: tf.Operation, old: list[Any], new: list[Any]) -> list[Axis] | None:
+    """The windows of a pooling; None if a shape is unknown or the channels come first."""
+    layout = operation.get_attr("data_format").decode()
+    if not layout.endswith("C") or None in [*old, *new]:
+        return None
+    sizes, strides = operation.get_attr("ksize"), operation.get_attr("strides")
+    padding = operation.get_attr("padding").decode()
+    if padding not in ("SAME", "VALID") or {sizes[0], sizes[-1], strides[0], strides[-1]} != {1}:
+        return None
+    numbers = zip(old, new, sizes, strides, strict=True)
+    return [axis_of(*lengths, padding) for lengths in numbers][1:-1]
