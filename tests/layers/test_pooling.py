@@ -53,6 +53,7 @@ def three_orders(layer, x):
     return y, g, outer.gradient(square, x)
 
 
+@pytest.mark.diagonal
 @each_case
 @each_padding
 @pytest.mark.parametrize("ties", [False, True])

@@ -60,6 +60,7 @@ def largest_difference(a, b):
     return max((float(np.max(np.abs(p - q))) for p, q in zip(a, b, strict=True)), default=0.0)
 
 
+@pytest.mark.diagonal
 @each_case
 @pytest.mark.parametrize("training", [True, False])
 def test_output_weights_and_state_are_keras(case, training):
@@ -82,6 +83,7 @@ def test_masked_batch_norm_is_keras():
     assert largest_difference([ours(x, training=True)], [a]) > 1e-3  # the mask mattered
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("size", [(1, 1), (4, 10), (11, 3), (6, 5)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos3"])
@@ -168,6 +170,7 @@ def test_inference_batch_norm_second_derivative(float64):
     assert penalty_error(layers.BatchNormalization(), training=False) <= 1e-7
 
 
+@pytest.mark.diagonal
 @each_case
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision(case, policy):
@@ -205,6 +208,7 @@ def test_saved_reloaded_and_exchanged_with_keras(case, tmp_path):
     np.testing.assert_allclose(stock(images()), ours(images()), rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.sample(2)
 @each_case
 def test_unknown_batch_and_size_in_a_graph(case):
     layer = make(case)
@@ -218,6 +222,7 @@ def test_unknown_batch_and_size_in_a_graph(case):
     assert graph.get_concrete_function().output_shapes[-1] == SHAPE[2]
 
 
+@pytest.mark.sample(4)
 @each_case
 def test_compiled_by_xla(case):
     layer = make(case)

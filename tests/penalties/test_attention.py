@@ -203,6 +203,7 @@ def test_the_window(float64, height, width, window, sides):
 # Zeros
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("dead", ["student", "teacher", "both"])
 @pytest.mark.parametrize("power", [2, 1, 1.5, 0.5])
 @pytest.mark.parametrize("cls", [AttentionMatching, AttentionJacobianMatching])

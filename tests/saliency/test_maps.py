@@ -63,6 +63,7 @@ class TestGradCAM:
         with pytest.warns(PlacementWarning, match="not known where the cells look"):
             saliency.GradCAM(model)(x, 1)
 
+    @pytest.mark.diagonal
     @pytest.mark.parametrize(("old", "new"), [(3, 7), (7, 3), (1, 4), (5, 5)])
     @pytest.mark.parametrize("resize", term_layout.RESIZE)
     def test_resizes_as_tensorflow_does(self, old, new, resize):

@@ -115,6 +115,7 @@ def test_finds_each_fault_and_names_its_layer(fault):
         second_order.check(network)
 
 
+@pytest.mark.diagonal
 @pytest.mark.parametrize("case", SILENT)
 @pytest.mark.parametrize("training", [True, False])
 def test_silent_on_what_is_right(case, training):

@@ -176,6 +176,7 @@ TRACED = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_known_network_has_the_verdict_of_its_trace(name, training):
@@ -189,6 +190,7 @@ def test_a_known_network_has_the_verdict_of_its_trace(name, training):
     assert faults == faults_of_trace
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", TRACED)
 def test_any_other_network_is_traced(name, training):
