@@ -82,3 +82,7 @@ class AxesWarning(UserWarning):
 
 class PlacementWarning(UserWarning):
     """Feature maps are stretched to the image, as it is not known where their cells look."""
+
+
+class PortabilityWarning(UserWarning):
+    """An explanation cannot be had in a format beside the SavedModel."""

@@ -27,6 +27,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export import checks, publication, warmup_requests
 from tfgrad.export.custom_gradients import CustomGradients
+from tfgrad.export.portable.further import Further
 from tfgrad.gradients import class_scores, model_checks
 from tfgrad.gradients.targets import Target
 from tfgrad.internal.unchanged_state import unchanged_state
@@ -71,6 +72,7 @@ def save(
     targets: Sequence[Target],
     outputs: Any,
     warmup: bool,
+    further: Further | None = None,
 ) -> str:
     """Export a model with these signatures; arguments and errors: see `tfgrad.export.save`."""
     network = model_checks.network(model)
@@ -82,8 +84,8 @@ def save(
     )
     requests: warmup_requests.Requests = {}
     left_out = {"encoded": "the signatures take the model's own inputs"}
+    lowest = 0 if described.meaning in (None, REGRESSION) else -1
     if warmup:
-        lowest = 0 if described.meaning in (None, REGRESSION) else -1
         try:
             requests = warmup_requests.successful_requests(signatures, lowest)
         except tf.errors.OpError as error:
@@ -101,7 +103,11 @@ def save(
     if described.meaning is not None:
         metadata["meaning"] = described.meaning
     variables = [v.value for v in network.variables]
-    return publication.published(network, variables, signatures, requests, metadata, directory)
+    if further is not None:
+        further = dataclasses.replace(further, network=network, lowest_target=lowest)
+    return publication.published(
+        network, variables, signatures, requests, metadata, directory, further
+    )
 
 
 def _class_names(network: AnyModel, classes: Sequence[str] | None) -> list[str] | None:

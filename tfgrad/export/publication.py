@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfgrad._version import __version__
 from tfgrad.errors import ModelError, TfgradError
 from tfgrad.export import versions, warmup_requests
+from tfgrad.export.portable.further import Further
 from tfgrad.export.signatures import python_operation
 from tfgrad.internal import files
 from tfgrad.internal.served_files import METADATA
@@ -56,6 +57,7 @@ def published(
     requests: warmup_requests.Requests,
     metadata: Mapping[str, Any],
     directory: str | os.PathLike[str],
+    further: Further | None = None,
 ) -> str:
     """The path of the new version, once everything is written.
 
@@ -66,6 +68,7 @@ def published(
         requests: Warm-up requests; none if empty.
         metadata: What is stated of this model; names and versions are added.
         directory: The model's directory.
+        further: The files beside the SavedModel, or in its place.
 
     Raises:
         ModelError: A signature reads state that cannot be written.
@@ -86,13 +89,17 @@ def published(
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
     }
-    text = json.dumps(entries, indent=1, ensure_ascii=False, default=repr)
 
     def write(path: str) -> None:
-        tf.saved_model.save(module, path, signatures=signatures)
+        stated = dict(entries)
+        if further is None or further.with_saved_model:
+            tf.saved_model.save(module, path, signatures=signatures)
+        if further is not None:
+            stated["formats"] = further.write(signatures, path)
+        text = json.dumps(stated, indent=1, ensure_ascii=False, default=repr)
         os.makedirs(os.path.join(path, os.path.dirname(METADATA)))
         files.write_text(os.path.join(path, METADATA), text)
-        if requests:
+        if requests and (further is None or further.with_saved_model):
             warmup_requests.write(path, entries["name"], requests)
 
     try:

@@ -36,6 +36,8 @@ import tensorflow as tf
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.export import any_model, checks, image_ranges, publication, warmup_requests
+from tfgrad.export.portable import writing
+from tfgrad.export.portable.further import Further
 from tfgrad.export.signatures import Served, build_signatures, name_of, traced_preprocess
 from tfgrad.targets import Target
 
@@ -51,6 +53,9 @@ def save(
     image_range: tuple[float, float] | None = None,
     outputs: Any = None,
     warmup: bool = True,
+    formats: str | Sequence[str] = ("saved_model",),
+    batch_size: int | None = 1,
+    example: Any = None,
 ) -> str:
     """Export a model as the next version under a directory.
 
@@ -84,18 +89,28 @@ def save(
         warmup: Whether to write one request of batch size 1 for each signature, which TensorFlow
             Serving runs when it loads the version. Those of the first method and of methods from
             elsewhere are run here, as one that fails would keep the version from being served.
+        formats: What is written into the version's directory: `"saved_model"`, `"litert"`
+            (model.tflite, with a signature for each method), `"onnx"` (METHOD.onnx) and
+            `"openvino"` (METHOD.xml, METHOD.bin). Names of inputs and outputs are the SavedModel's,
+            and sizes are fixed. Each file is run here and compared with TensorFlow's outputs. See
+            docs/portable.md, also for the extras to install.
+        batch_size: The number of examples in each request to the files beside the SavedModel.
+        example: Real inputs to compare them on, {name: array [n, …]} or an array of images; None
+            draws pixels of the range.
 
     Returns:
         The path written, `directory/<version>`.
 
     Raises:
         ArgumentError: An unknown method, a method of another model, a wrong number of class names,
-            a `preprocess` that cannot be traced or changes the shape, an invalid range, or a
-            directory that cannot be written.
+            a `preprocess` that cannot be traced or changes the shape, an invalid range, an unknown
+            format or one whose packages are missing, or a directory that cannot be written.
         ModelError: The model is not built, has several inputs or outputs, ends in a softmax, or
-            has a weight that is NaN or infinite; or a method cannot be exported.
+            has a weight that is NaN or infinite; or a method cannot be exported; or, beside the
+            SavedModel, an input has a free size, or nothing can be had in a format.
 
     Warns:
+        PortabilityWarning: A method cannot be had in a format; the metadata says why.
         OutputMeaningWarning: The model has one output, and nothing says what it means; it is taken
             for a logit of two classes.
         ImageRangeWarning: The range of the pixels is not known, or `image_range` contradicts what
@@ -105,13 +120,23 @@ def save(
     """
     if methods is not None:
         checks.check_methods(methods)
+    formats = writing.check(formats, batch_size)
     if any_model.is_needed(model, methods or (), checks.targets_of(targets)):
         if preprocess is not None or image_range is not None:
             raise ArgumentError(
                 "preprocess, image_range: got one for a model or a target that has signatures of "
                 "the model's own inputs; expected None; try preprocessing layers in the model."
             )
-        return any_model.save(model, directory, methods, classes, targets, outputs, warmup)
+        return any_model.save(
+            model,
+            directory,
+            methods,
+            classes,
+            targets,
+            outputs,
+            warmup and writing.SAVED_MODEL in formats,
+            _further(model, formats, batch_size, example),
+        )
     given = None if image_range is None else checks.image_range(image_range)
     served, preprocess = checks.served(model, preprocess, outputs)
     if methods is None:
@@ -130,6 +155,7 @@ def save(
         f"images {served.image.shape}",
         lambda: build_signatures(served, chosen),
     )
+    warmup = warmup and writing.SAVED_MODEL in formats
     requests, no_warmup = _requests(served, chosen, signatures) if warmup else ({}, None)
     left_out = {
         "encoded": served.no_encoded() or no_range,
@@ -148,9 +174,25 @@ def save(
     }
     if no_range is not None:
         image_ranges.warn_unknown(served.network)
+    further = _further(served.network, formats, batch_size, example)
+    if further is not None:
+        further = dataclasses.replace(
+            further,
+            value_range=served.image_range or (0.0, 1.0),
+            lowest_target=served.lowest_target,
+        )
     return publication.published(
-        served.network, variables, signatures, requests, metadata, directory
+        served.network, variables, signatures, requests, metadata, directory, further
     )
+
+
+def _further(
+    network: Any, formats: tuple[str, ...], batch_size: int | None, example: Any
+) -> Further | None:
+    """The formats beside the SavedModel, or in its place; None if it is the only one."""
+    if formats == (writing.SAVED_MODEL,):
+        return None
+    return Further(network, formats, batch_size or 1, example)
 
 
 def _preprocessed(

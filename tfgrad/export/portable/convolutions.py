@@ -17,11 +17,14 @@ def grouped(operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
         return None
     groups = x.shape[-1] // kernel.shape[2]
     strides, padding, dilations = _attributes(operation)
-    if kernel.shape[2] == 1 and (len(set(strides[1:3])) == 1 or set(dilations) == {1}):
+    if kernel.shape[2] == 1 and len(set(strides[1:3])) == 1:
         multiplier = kernel.shape[3] // groups
-        depthwise = _reshaped(values[1], kernel, [*kernel.shape[:2], groups, multiplier])
+        shape = [*kernel.shape[:2], groups, multiplier]
         return tf.raw_ops.DepthwiseConv2dNative(
-            input=x, filter=depthwise, strides=strides, padding=padding, dilations=dilations
+            input=x,
+            filter=_spread(_reshaped(values[1], kernel, shape), dilations),
+            strides=strides,
+            padding=padding,
         )
     parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
     found = [
@@ -109,10 +112,9 @@ def _of_depthwise(
     flipped = _reshaped(flipped, flipped, [height, width, channels * multiplier, 1])
     found = tf.raw_ops.DepthwiseConv2dNative(
         input=_windows_of(operation, shape, kernel, gradient),
-        filter=flipped,
+        filter=_spread(flipped, dilations),
         strides=[1, 1, 1, 1],
         padding="VALID",
-        dilations=dilations,
     )
     if multiplier == 1:
         return found
@@ -149,6 +151,19 @@ def _flipped(kernel: Any) -> Any:
     if isinstance(kernel, np.ndarray):
         return np.flip(kernel, (0, 1)).copy()
     return tf.reverse(tf.reverse(kernel, [0]), [1])  # some runtimes reverse one axis at a time
+
+
+def _spread(kernel: Any, dilations: list[int]) -> Any:
+    """The kernel with zeros between its entries, for runtimes without dilated depthwise kernels."""
+    if set(dilations) == {1}:
+        return kernel
+    sizes = [(kernel.shape[at - 1] - 1) * dilations[at] + 1 for at in (1, 2)]
+    if isinstance(kernel, np.ndarray):
+        found = np.zeros((*sizes, *kernel.shape[2:]), kernel.dtype)
+        found[:: dilations[1], :: dilations[2]] = kernel
+        return found
+    wide = dilated(kernel, {0: dilations[1], 1: dilations[2]})
+    return wide[: sizes[0], : sizes[1]]
 
 
 def _reshaped(value: Any, tensor: tf.Tensor, shape: list[int]) -> Any:

@@ -1,0 +1,116 @@
+"""Comparison of what a runtime computes with the signature that a file was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfgrad.errors import ArgumentError
+from tfgrad.export.portable.rewriting import inputs_of
+
+TOLERANCE = 1e-4
+# A change of the inputs by a few roundings of float32, relative.
+_ROUNDING = 2.0**-21
+# Roundings inside the network are many; a map may change this much more than by those of x alone.
+_INSIDE = 10
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def examples(
+    specs: Mapping[str, tf.TensorSpec],
+    given: Any,
+    value_range: tuple[float, float],
+    lowest_target: int,
+) -> dict[str, np.ndarray]:
+    """Values of every input that a signature may take, of a static batch.
+
+    Args:
+        specs: The inputs by name.
+        given: Real values: {name: array}, or an array for the only input beside `target`; rows are
+            repeated or left out to fill the batch. None draws them.
+        value_range: What floats are drawn between.
+        lowest_target: The value of `target`.
+
+    Raises:
+        ArgumentError: A given array has another shape than its input, or names none.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        given = {next(name for name in specs if name != "target"): given}
+    for name in given or {}:
+        if name not in specs:
+            raise ArgumentError(f"example: got an input {name!r}; expected some of {[*specs]}.")
+    random = np.random.default_rng(0)
+    found = {}
+    for name, spec in specs.items():
+        shape, dtype = tuple(spec.shape), spec.dtype.as_numpy_dtype
+        if given is not None and name in given:
+            value = np.asarray(given[name], dtype)
+            if value.ndim != len(shape) or not len(value) or value.shape[1:] != shape[1:]:
+                raise ArgumentError(
+                    f"example: got {name!r} of shape {value.shape}; expected one of {shape}, of "
+                    "which the first number may differ."
+                )
+            found[name] = np.resize(value, shape)
+        elif name == "target":
+            found[name] = np.full(shape, lowest_target, dtype)
+        elif spec.dtype.is_floating:
+            found[name] = random.uniform(*value_range, shape).astype(dtype)
+        else:
+            found[name] = random.integers(0, 2, shape).astype(dtype)
+    return found
+
+
+def outputs(signature: Any, inputs: Arrays) -> dict[str, np.ndarray]:
+    """What a signature returns in TensorFlow."""
+    given = {name: tf.constant(inputs[name]) for name in inputs_of(signature)}
+    return {name: np.asarray(value) for name, value in signature(**given).items()}
+
+
+def largest_error(live: Arrays, got: Arrays) -> tuple[float, str | None]:
+    """The largest difference of an output, relative, and that output.
+
+    A difference of a map or of scores is relative to its largest entry, of another number of each
+    example, such as an error of the decomposition, to the score's size or 1. Classes must be equal.
+    """
+    size = np.abs(live["score"]).max(initial=1.0) if "score" in live else 1.0
+    worst, where = 0.0, None
+    for name, value in live.items():
+        if name not in got or got[name].shape != value.shape:
+            return np.inf, name
+        if value.dtype.kind != "f":
+            error = 0.0 if np.array_equal(value, got[name]) else np.inf
+        else:
+            whole = value.ndim > 1 or name == "score"
+            scale = np.abs(value).max(initial=0) if whole else size
+            difference = np.abs(value - got[name]).max(initial=0)
+            error = float(difference / max(scale, np.finfo(value.dtype).tiny))
+        if not error <= worst:  # NaN is an error
+            worst, where = error, name
+    return worst, where
+
+
+def tolerance(signature: Any, inputs: Arrays, live: Arrays) -> float:
+    """What a correct file may differ by: 1e-4, or more where roundings of x alone move a map more.
+
+    Gradients jump where a ReLU or a maximum changes its choice.
+    """
+    random = np.random.default_rng(1)
+    moved = dict(inputs)
+    for name, value in inputs.items():
+        if value.dtype.kind == "f":
+            noise = 1 + _ROUNDING * random.uniform(-1, 1, value.shape)
+            moved[name] = (value * noise).astype(value.dtype)
+    error, _ = largest_error(live, outputs(signature, moved))
+    return max(TOLERANCE, _INSIDE * error) if np.isfinite(error) else TOLERANCE
+
+
+def first_difference(names: Sequence[str], live: Arrays, got: Arrays) -> str | None:
+    """The first of some outputs that differ by more than a thousandth."""
+    for name in names:
+        if name in got and largest_error({name: live[name]}, {name: got[name]})[0] > 1e-3:
+            return name
+    return None
