@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from pathlib import Path
@@ -14,6 +15,107 @@ from tfgrad.errors import DataError
 
 MEMORY_LIMIT = 4 * 2**30
 _BATCH = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A prepared split of which any range of examples can be read; made by `opened`.
+
+    Attributes:
+        name: The set's TFDS name.
+        split: The TFDS split string.
+        builder: The builder of TFDS.
+        keys: The names of the image and of the label among the features.
+        count: The number of examples.
+    """
+
+    name: str
+    split: str
+    builder: Any
+    keys: tuple[str, str]
+    count: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the labels."""
+        return tuple(self.builder.info.features[self.keys[1]].names)
+
+    def image_shape(self, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """(height, width, channels) of every image once it is read.
+
+        Raises:
+            DataError: The images vary in size, or are no uint8 images.
+        """
+        return _image_shape(self.builder, self.name, self.keys[0], image_size)
+
+    def pixels(self, encoded: tf.Tensor, image_size: tuple[int, int] | None) -> tf.Tensor:
+        """The uint8 pixels of one encoded image, as `tfgrad.data.load` reads it."""
+        pixels = self.builder.info.features[self.keys[0]].decode_example(encoded)
+        if image_size is not None:
+            pixels = tf.image.resize(pixels, image_size, antialias=True)
+            pixels = tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+        return pixels
+
+    def encoded(self, first: int | None = None, last: int | None = None) -> tf.data.Dataset:
+        """(encoded image, label) of the examples from `first` up to `last`, in stored order."""
+        import tensorflow_datasets as tfds
+
+        # TFDS would decode one image at a time; left encoded, they decode on every core.
+        image_key, label_key = self.keys
+        stream = self.builder.as_dataset(
+            split=self.split if first is None else self._range(tfds, first, last),
+            shuffle_files=False,
+            decoders={image_key: tfds.decode.SkipDecoding()},
+        )
+        return stream.map(lambda x: (x[image_key], tf.cast(x[label_key], tf.int32)))
+
+    def _range(self, tfds: Any, first: int, last: int | None) -> Any:
+        """A range of examples, as TFDS takes it."""
+        splits, chosen, before = self.builder.info.splits, None, 0
+        for part in tfds.core.ReadInstruction.from_spec(self.split).to_absolute(splits):
+            low = part.from_ or 0
+            high = splits[part.splitname].num_examples if part.to is None else part.to
+            start = low + max(first - before, 0)
+            stop = min(high, high if last is None else low + last - before)
+            before += high - low
+            if start < stop:
+                one = tfds.core.ReadInstruction(part.splitname, from_=start, to=stop, unit="abs")
+                chosen = one if chosen is None else chosen + one
+        return chosen
+
+
+def opened(name: str, split: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Split:
+    """Open one split of a set, which is downloaded and prepared if that is allowed.
+
+    Args:
+        name: The set's TFDS name.
+        split: A TFDS split string.
+        data_dir: The TFDS data directory, or None for TFDS's own.
+        download: Whether TFDS may download the set.
+
+    Raises:
+        DataError: As for `tfgrad.data.load`.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(
+            f"name: got {name!r}, which is read through tensorflow_datasets, but that cannot be "
+            f"imported ({error}); expected 'digits' without it. Run `pip install tfgrad[data]`, or "
+            "use name='digits'."
+        ) from error
+
+    if data_dir is not None:
+        data_dir = os.path.expanduser(data_dir)
+        if not download and not os.path.isdir(data_dir):
+            raise DataError(
+                f"data_dir: got {data_dir!r}, which is no directory; expected the TFDS data "
+                "directory. Pass download=True to create it."
+            )
+    builder = _builder(tfds, name, data_dir)
+    keys = _features(tfds, builder.info, name)  # Before any download.
+    _prepare(builder, name, download)
+    return Split(name, split, builder, keys, _count(builder, name, split))
 
 
 def read(
@@ -38,32 +140,14 @@ def read(
     Raises:
         DataError: As for `tfgrad.data.load`.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError(
-            f"name: got {name!r}, which is read through tensorflow_datasets, but that cannot be "
-            f"imported ({error}); expected 'digits' without it. Run `pip install tfgrad[data]`, or "
-            "use name='digits'."
-        ) from error
-
-    if data_dir is not None:
-        data_dir = os.path.expanduser(data_dir)
-        if not download and not os.path.isdir(data_dir):
-            raise DataError(
-                f"data_dir: got {data_dir!r}, which is no directory; expected the TFDS data "
-                "directory. Pass download=True to create it."
-            )
-    builder = _builder(tfds, name, data_dir)
-    keys = _features(tfds, builder.info, name)  # Before any download.
-    _prepare(builder, name, download)
-    count = _count(builder, name, split)
-    shape = (count, *_image_shape(builder, name, keys[0], image_size))
+    chosen = opened(name, split, data_dir, download)
+    builder, count = chosen.builder, chosen.count
+    shape = (count, *chosen.image_shape(image_size))
     _check_memory(name, split, shape)
     images, labels = np.empty(shape, np.uint8), np.empty(count, np.int32)
     filled = 0
     try:
-        for pixels, targets in _stream(tfds, builder, split, keys, image_size):
+        for pixels, targets in _stream(chosen, image_size):
             images[filled : filled + len(targets)] = pixels
             labels[filled : filled + len(targets)] = targets
             filled += len(targets)
@@ -78,7 +162,7 @@ def read(
             f"split: got {filled} examples of {split!r} of {name!r} in {builder.data_path}; "
             f"expected {count}, as its dataset_info.json says. Prepare the set again."
         )
-    return images, labels, tuple(builder.info.features[keys[1]].names)
+    return images, labels, chosen.classes
 
 
 def _image_shape(
@@ -114,25 +198,13 @@ def _check_memory(name: str, split: str, shape: tuple[int, int, int, int]) -> No
         )
 
 
-def _stream(
-    tfds: Any, builder: Any, split: str, keys: tuple[str, str], image_size: tuple[int, int] | None
-) -> Any:
+def _stream(split: Split, image_size: tuple[int, int] | None) -> Any:
     """Batches of (images, labels) as arrays, in the set's stored order."""
-    image_key, label_key = keys
-    image = builder.info.features[image_key]
-
-    def decode(example: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = image.decode_example(example[image_key])
-        if image_size is not None:
-            pixels = tf.image.resize(pixels, image_size, antialias=True)
-            pixels = tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
-        return pixels, tf.cast(example[label_key], tf.int32)
-
-    # TFDS would decode one image at a time; left encoded, they decode on every core.
-    stream = builder.as_dataset(
-        split=split, shuffle_files=False, decoders={image_key: tfds.decode.SkipDecoding()}
+    stream = split.encoded().map(
+        lambda image, label: (split.pixels(image, image_size), label),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
     )
-    stream = stream.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return stream.batch(_BATCH).prefetch(2).as_numpy_iterator()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfgrad.errors import ArgumentError, DataError, ResumeError
 from tfgrad.evaluation.digests import digest
+from tfgrad.evaluation.map_tests import map_records
 from tfgrad.evaluation.map_tests.pixel_removal import finite_rows, ranked
 from tfgrad.evaluation.records import read_record
 from tfgrad.internal import regular_files
@@ -74,7 +75,9 @@ class MapShards:
     `maps[a:b]` is an array; every test of `tfgrad.evaluation` takes the object in place of one.
 
     Args:
-        directory: The directory that `saved_maps` has written.
+        directory: The directory that `saved_maps` has written, or that of one method of
+            `python -m apps.map_dataset`. Images that the latter could not read have maps of NaN,
+            which tests leave out as they leave out other maps that are not finite.
 
     Attributes:
         shape: The shape of all maps, (n, H, W).
@@ -106,7 +109,11 @@ class MapShards:
                 "directory, and make the maps again."
             )
         self.settings = settings
-        self._files = ShardFiles(self.directory, settings)
+        self._files: ShardFiles | map_records.RecordFiles = ShardFiles(self.directory, settings)
+        if map_records.is_written(settings):
+            map_records.check_manifest(self.directory, settings)
+            self._files = map_records.RecordFiles(self.directory, settings)
+        self._last: tuple[int, np.ndarray] | None = None
         self.shape: tuple[int, ...] = self._files.shape
 
     def __len__(self) -> int:
@@ -141,6 +148,29 @@ class MapShards:
         """The number of maps with NaN or infinite values; tests do not count their images."""
         return int((~finite_rows(self)).sum())
 
+    def column(self, name: str) -> np.ndarray:
+        """What was written beside every map: `key`, `score`, `class`, `completeness_error`, …
+
+        Args:
+            name: A column of a directory that `python -m apps.map_dataset` has written.
+
+        Returns:
+            [n]; NaN, −1 or an empty string for images that could not be read.
+
+        Raises:
+            ArgumentError: There is no such column.
+            DataError: A shard is missing or damaged.
+        """
+        map_records.check_column(self._files, name)
+        count = -(-len(self) // self._files.size)
+        try:
+            return np.concatenate([self._files.column(index, name) for index in range(count)])  # type: ignore[union-attr]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"maps: {self.directory!r} has a damaged shard ({error}); expected the column "
+                f"{name!r}. Make the maps again."
+            ) from error
+
     def ranks(self) -> np.ndarray:
         """The position of each pixel in ascending order, in every map.
 
@@ -153,11 +183,17 @@ class MapShards:
         return ranked(self)
 
     def _shard(self, index: int) -> np.ndarray:
+        if self._last is not None and self._last[0] == index:
+            return self._last[1]
         found = self._files.readable(index)
         if found is None:
+            records = isinstance(self._files, map_records.RecordFiles)
+            maker = "apps.map_dataset" if records else "tfgrad.evaluation.saved_maps"
+            what = "with --overwrite" if records else ", which computes the missing ones"
             raise DataError(
                 f"maps: {self._files.path(index)!r} is missing or damaged; expected a shard of "
-                f"{self._files.size} maps. Call tfgrad.evaluation.saved_maps again, which computes "
-                "the missing ones."
+                f"{self._files.size} maps. Call {maker} again{' ' if records else ''}{what}."
             )
+        if isinstance(self._files, map_records.RecordFiles):  # arrays are mapped, and read by rows
+            self._last = index, found
         return found

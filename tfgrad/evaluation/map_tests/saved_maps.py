@@ -14,6 +14,7 @@ from tfgrad import data
 from tfgrad.data.dataset import Dataset
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation.digests import array_digest, layers_digest, plain, weights_digest
+from tfgrad.evaluation.map_tests import map_records, written_maps
 from tfgrad.evaluation.map_tests.map_shards import DTYPE, MANIFEST, MapShards, ShardFiles
 from tfgrad.evaluation.records import check_same, read_record
 from tfgrad.gradients import targets
@@ -24,8 +25,8 @@ _LABEL = "label"
 
 
 def saved_maps(
-    method: Callable[[Any, Any], Any],
-    dataset: Dataset,
+    method: Callable[[Any, Any], Any] | None,
+    dataset: Dataset | None,
     directory: str | os.PathLike[str],
     *,
     target: int | str | None = None,
@@ -42,10 +43,16 @@ def saved_maps(
     directory, the call waits for it (except on Windows, which lacks the lock). Memory does not grow
     with the data set.
 
+    A directory of one method that `python -m apps.map_dataset` has written is only read: its method
+    and options, the number and size of its images and its target must be those given here, and its
+    first map that of the method to a relative 1e-3.
+
     Args:
         method: A `tfgrad.saliency` method, or any function of (float images [batch, H, W, C],
-            classes) that returns maps [batch, H, W]; series and volumes have other positions.
-        dataset: The images; `data.pipeline` passes them to the method, in their order.
+            classes) that returns maps [batch, H, W]; series and volumes have other positions. None
+            reads what is there, without a comparison.
+        dataset: The images; `data.pipeline` passes them to the method, in their order. None only
+            where `method` is None.
         directory: The directory of the maps; one for each method, network and data set.
         target: The class whose logit is explained: None for the predicted one, or for the target
             that the method is built for; `"label"`, or a class.
@@ -65,6 +72,8 @@ def saved_maps(
             message names the settings that differ.
     """
     batch_size = integer("batch_size", batch_size)
+    if method is None:
+        return written_maps.read(directory, dataset)
     settings = _settings(
         method, dataset, target, normalize, integer("shard_size", shard_size), name
     )
@@ -72,6 +81,8 @@ def saved_maps(
     path = os.path.join(directory, MANIFEST)
     with alone(directory):
         earlier = read_record(path)
+        if earlier is not None and map_records.is_written(earlier):
+            return written_maps.checked(method, dataset, directory, target, normalize, name)
         if earlier is None:
             write_json(path, plain(settings))
         else:
@@ -92,7 +103,7 @@ def _remove_unfinished(directory: str) -> None:
 
 def _compute(
     method: Any,
-    dataset: Dataset,
+    dataset: Any,
     files: ShardFiles,
     target: Any,
     normalize: Any,

@@ -1,0 +1,1 @@
+"""Saliency maps of a whole data set through Apache Beam."""
