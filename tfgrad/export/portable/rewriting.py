@@ -56,7 +56,7 @@ def rewritten(
     own = inputs_of(function)
 
     def run(**given: tf.Tensor) -> dict[str, tf.Tensor]:
-        known: dict[int, Any] = {key: _Variable(outer) for key, outer in captured.items()}
+        known: dict[int, Any] = {key: _captured(outer) for key, outer in captured.items()}
         known |= {id(tensor): given[name] for name, tensor in own.items()}
         rewriting = Rewriting(rules)
         found = rewriting.run([outputs[name] for name in outputs], known)
@@ -75,8 +75,16 @@ def inputs_of(function: Any) -> dict[str, tf.Tensor]:
     return {t.op.name: t for t in function.graph.inputs if id(t) not in captured}
 
 
+def _captured(tensor: Any) -> Any:
+    """What a graph captured: the value of a constant, or a variable, whose value is read later."""
+    if tensor.dtype in (tf.resource, tf.variant):
+        return _Variable(tensor)
+    with tf.init_scope():
+        return np.asarray(tensor.numpy())
+
+
 class _Variable:
-    """A captured variable or constant, read once."""
+    """A captured variable, read once."""
 
     def __init__(self, tensor: Any) -> None:
         self._tensor = tensor
