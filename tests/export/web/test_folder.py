@@ -150,10 +150,10 @@ def test_channels_are_found_in_the_shape(exported, shape, first, sizes):
 
 
 def test_methods_without_a_file_are_named_with_their_reason(exported):
-    why = {"onnx": {"left_out": {"smoothgrad": "its runtime lacks Multinomial"}}}
+    why = {"onnx": {"batch_size": 3, "left_out": {"smoothgrad": "its runtime lacks Multinomial"}}}
     methods = {"smoothgrad": {}, "fullgrad": {}, "gradcam": {}}
     folder, model = written(exported, {"methods": methods, "formats": why})
-    assert model["methods"] == ["fullgrad"]
+    assert model["methods"] == ["fullgrad"] and model["batch_size"] == 3
     assert model["left_out"] == {
         "smoothgrad": "its runtime lacks Multinomial",
         "gradcam": "no ONNX file",

@@ -32,7 +32,7 @@ def write(
     *,
     samples: Mapping[str, Any] | Sequence[Any] = (),
     title: str | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     runtime: str | os.PathLike[str] | None = None,
 ) -> str:
     """Write a folder with a page that explains photographs, computed in the browser.
@@ -50,7 +50,8 @@ def write(
         samples: Pictures that the page offers: paths of JPEG or PNG files, or arrays in the
             model's layout, uint8 or floats in `image_range`; in order, or by name.
         title: The page's heading. None: the model's name.
-        batch_size: The number of images that the files take; the page repeats its one.
+        batch_size: The number of images that the files take; the page repeats its one. None: what
+            the metadata states, or 1.
         runtime: A directory with the npm package onnxruntime-web or with its `dist`, which is
             copied; the page then makes no request elsewhere. `tfgrad.export.web.PUBLISHED`: the
             page loads a fixed version from its published address, and runs it only if it is bit for
@@ -68,7 +69,7 @@ def write(
     """
     directory, folder = os.fspath(directory), os.fspath(folder)
     stated = _read(directory) if metadata is None else metadata
-    model = _model(directory, stated, integer("batch_size", batch_size))
+    model = _model(directory, stated, batch_size)
     heading = str(title or stated.get("name") or os.path.basename(os.path.abspath(directory)))
     _check_replaceable(folder)
     # Of a sample that is an array: without the batch.
@@ -105,7 +106,7 @@ def _read(directory: str) -> dict[str, Any]:
         ) from error
 
 
-def _model(directory: str, stated: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+def _model(directory: str, stated: Mapping[str, Any], batch_size: int | None) -> dict[str, Any]:
     """What the page has to know of the model.
 
     Raises:
@@ -123,7 +124,9 @@ def _model(directory: str, stated: Mapping[str, Any], batch_size: int) -> dict[s
             f"directory: got {directory!r}, which has no file of the methods {named}; expected "
             "METHOD.onnx of at least one."
         )
-    reasons = (stated.get("formats") or {}).get("onnx", {}).get("left_out", {})
+    said = (stated.get("formats") or {}).get("onnx", {})
+    reasons = said.get("left_out", {})
+    size = said.get("batch_size", 1) if batch_size is None else batch_size
     shape, channels_first = _image_shape(stated.get("input_shape"))
     channels, height, width = shape if channels_first else (shape[2], shape[0], shape[1])
     classes = stated.get("classes")
@@ -137,7 +140,7 @@ def _model(directory: str, stated: Mapping[str, Any], batch_size: int) -> dict[s
         "channels": channels,
         "channels_first": channels_first,
         "image_range": _image_range(stated.get("image_range")),
-        "batch_size": batch_size,
+        "batch_size": integer("batch_size", size),
         "limits": {"bytes": images.MAX_BYTES, "pixels": images.MAX_PIXELS},
         "tfgrad": __version__,
     }

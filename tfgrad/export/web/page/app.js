@@ -118,6 +118,7 @@ function listen() {
 function showOpacity() {
   const value = $("opacity").value;
   $("opacity-value").textContent = `${value} %`;
+  $("opacity").setAttribute("aria-valuetext", `${value} %`);
   $("figures").style.setProperty("--opacity", value / 100);
 }
 
@@ -146,12 +147,18 @@ async function explain(load, name) {
     const values = (outputs.probabilities ?? outputs.logits).values;
     finite(values, "serving_default");
     shared.result = { image, outputs, milliseconds, class: null, maps: {} };
-    const best = [...values.keys()].sort((a, b) => values[b] - values[a]).slice(0, LISTED);
+    const best = [...values.keys()].sort(likelier(values, outputs.logits.values)).slice(0, LISTED);
     showClasses(best, values, Boolean(outputs.probabilities));
     await explainClass(best[0]);
   } catch (error) {
     if (mine === turn) told(error);
   }
+}
+
+/** The order of classes; where probabilities are 0 or 1 for rounding, that of the logits. */
+function likelier(values, logits) {
+  const second = logits.length === values.length ? logits : values;
+  return (a, b) => values[b] - values[a] || second[b] - second[a];
 }
 
 const tensor = (values) => ({ type: "float32", values, shape: model.input_shape });
