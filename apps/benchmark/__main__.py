@@ -30,6 +30,10 @@ double backward pass written by hand. Each figure is that of a new process, whos
 before the clock starts; the processes take turns in --rounds. --parts selects some of these. After
 each part, what is measured so far is written to --out.
 
+--suite=portable exports explanations of --models as LiteRT, ONNX and OpenVINO files and runs each
+in a process of its runtime alone: the largest error against the live map, the size of the files,
+and the time of a request against TensorFlow's SavedModel; the runtimes take turns in --rounds.
+
 Exit codes: 0 done, 64 usage, 65 a network of --suite=start cannot be measured.
 """
 
@@ -54,6 +58,7 @@ from ..common import architectures, terminal, work_directory
 from . import (
     first_calls,
     pixel_perturbation,
+    portable_formats,
     saliency_maps,
     sampling,
     starts,
@@ -73,6 +78,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "density": {"side": 32, "batch_size": 64, "rounds": 9},
     "pixels": {"side": 32, "batch_size": 64, "rounds": 5},
+    "portable": {
+        "side": 64,
+        "batch_size": 1,
+        "rounds": 15,
+        "models": list(portable_formats.NETWORKS),
+    },
     "start": {"side": 96, "batch_size": 2, "rounds": 3, "models": list(starts.NETWORKS)},
 }
 
@@ -141,7 +152,7 @@ def main() -> dict[str, Any] | None:
 
 def _known_models() -> tuple[str, ...]:
     """The names that --models may hold."""
-    if FLAGS.suite == "start":
+    if FLAGS.suite in ("start", "portable"):
         return (*saliency_maps.NETWORKS, *models.NAMES, *architectures.APPLICATIONS)
     return tuple(saliency_maps.NETWORKS)
 
@@ -150,6 +161,8 @@ def _measured(images: tf.Tensor, samples: list[int]) -> tuple[dict[str, Any], st
     """(what the JSON file records of --suite, the table)."""
     if FLAGS.suite == "start":
         return starts.measured(FLAGS.models, FLAGS.parts, FLAGS.rounds, _written)
+    if FLAGS.suite == "portable":
+        return portable_formats.measured(FLAGS.models, _network, images, FLAGS.rounds, _written)
     if FLAGS.suite == "maps":
         return saliency_maps.measured(FLAGS.models, images, samples, FLAGS.rounds)
     if FLAGS.suite == "training":

@@ -42,6 +42,17 @@ def _matrix_diag(operation: tf.Operation, tensors: list[tf.Tensor], values: list
     return diagonal[..., tf.newaxis] * tf.constant(np.eye(size), diagonal.dtype)
 
 
+def _tile(operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]) -> Any:
+    """Repetition along axes of length 1: OpenVINO may lose which axes are repeated."""
+    x, counts = tensors[0], values[1]
+    if not isinstance(counts, np.ndarray) or None in x.shape:
+        return None
+    if any(n > 1 and length > 1 for n, length in zip(counts, x.shape, strict=True)):
+        return None
+    shape = [int(n) * length for n, length in zip(counts, x.shape, strict=True)]
+    return tf.broadcast_to(x, shape)
+
+
 def _softmax_cross_entropy(
     operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
 ) -> Any:
@@ -141,6 +152,7 @@ ELEMENTARY: dict[str, Rule] = {
         )
     ),
     "SquaredDifference": _elementwise(lambda x, y: tf.square(x - y)),
+    "Tile": _tile,
     "MatrixDiagV3": _matrix_diag,
     "SoftmaxCrossEntropyWithLogits": _softmax_cross_entropy,
     "FusedBatchNormV3": _batch_norm,
