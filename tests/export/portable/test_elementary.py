@@ -315,3 +315,34 @@ def test_normalisation_by_fixed_statistics():
     _checked(normalised, x, absent=["FusedBatchNormV3"])
     absent = ["FusedBatchNormGradV3"]
     _checked(_gradient(normalised), x, _draw(2, 3, 3, 4, seed=1), absent=absent)
+
+
+@pytest.mark.parametrize("size", [(9, 4), (5, 12)])
+@pytest.mark.parametrize("corners", ["align_corners", "half_pixel_centers", None])
+@pytest.mark.parametrize("kind", ["ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor"])
+def test_gradients_of_resizing(kind, corners, size):
+    options = {} if corners is None else {corners: True}
+
+    def resized(x):
+        return getattr(tf.raw_ops, kind)(images=x, size=size, **options)
+
+    absent = ["ResizeBicubicGrad" if kind == "ResizeBicubic" else f"{kind}Grad"]
+    x, weights = _draw(2, 6, 7, 3), _draw(2, *size, 3, seed=1)
+    _checked(_gradient(resized), x, weights, absent=absent)
+    if kind == "ResizeBicubic":
+        _checked(resized, x, absent=[kind])
+
+
+@pytest.mark.parametrize("mode", ["REFLECT", "SYMMETRIC"])
+def test_gradients_of_mirror_padding(mode):
+    def padded(x):
+        return tf.pad(x, [[0, 0], [2, 1], [0, 3], [0, 0]], mode)
+
+    x = _draw(2, 5, 6, 3)
+    _checked(_gradient(padded), x, _draw(*padded(x).shape, seed=1), absent=["MirrorPadGrad"])
+
+
+def test_repetition_along_axes_of_length_1():
+    left = _checked(lambda x: tf.tile(x, [1, 3, 2]), _draw(2, 1, 1), absent=["Tile"])
+    assert "BroadcastTo" in left
+    assert "Tile" in _checked(lambda x: tf.tile(x, [1, 3, 1]), _draw(2, 2, 1))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.export.portable import convolutions, pooling, slices
+from tfgrad.export.portable import axiswise, convolutions, pooling, slices
 
 Rule = Callable[[tf.Operation, list[tf.Tensor], list[Any]], Any]
 
@@ -160,6 +160,11 @@ ELEMENTARY: dict[str, Rule] = {
     "BiasAddGrad": _sum_of_bias,
     "IsFinite": _elementwise(lambda x: tf.equal(x - x, 0)),
     "StridedSliceGrad": slices.gradient,
+    "ResizeBicubic": axiswise.resizing("ResizeBicubic"),
+    "ResizeBilinearGrad": axiswise.resizing_gradient("ResizeBilinear"),
+    "ResizeBicubicGrad": axiswise.resizing_gradient("ResizeBicubic"),
+    "ResizeNearestNeighborGrad": axiswise.resizing_gradient("ResizeNearestNeighbor"),
+    "MirrorPadGrad": axiswise.mirror_pad_gradient,
     "MaxPoolGrad": pooling.max_pool_gradient,
     "MaxPool3DGrad": pooling.max_pool_gradient,
     "AvgPoolGrad": pooling.average_pool_gradient,
