@@ -44,7 +44,7 @@ from tfgrad.internal import ownership
 
 from ..common import pixel_range
 from ..common.progress import Progress
-from . import image_sources, output, part_run, pipeline_flags, storage, tfrecord_files
+from . import explainer, image_sources, output, part_run, pipeline_flags, storage, tfrecord_files
 from .explainer import LABEL, PREDICTED, Explainer, Model
 from .image_sources import Part, Source
 from .part_run import Job
@@ -104,7 +104,7 @@ def main(passed: Sequence[str] = ()) -> None:
     Args:
         passed: Options of Beam.
     """
-    _check_flags()
+    check_flags()
     if importlib.util.find_spec("apache_beam") is None:
         raise ArgumentError(
             "--runner: got a Python without Apache Beam, which computes the maps; expected the "
@@ -141,7 +141,7 @@ def compute(execute: Execute, is_shared_machine: bool) -> None:
     source, target = _source(), _target()
     size = shared_flags.image_size() or source.image_size()
     model = Model(FLAGS.model, tuple(FLAGS.methods), size, pixel_range.given(), threads)
-    loaded = Explainer(model, with_digest=True)
+    loaded = explainer.in_process(model)
     part_run.decoder(source, loaded.shape[:2], loaded.shape[2])  # fails before work is given out
     _check_target(target, source, loaded)
     plan = _plan(source, target, loaded)
@@ -189,7 +189,7 @@ def _computed(execute: Execute, job: Job, parts: Sequence[Part]) -> None:
         execute(job, todo, lambda: progress.done(images_done()))
 
 
-def _check_flags() -> None:
+def check_flags() -> None:
     """Check what needs no model and no data.
 
     Raises:
@@ -252,7 +252,7 @@ def _plan(source: Source, target: str | int, loaded: Explainer) -> dict[str, Any
     if not source.count():
         raise ArgumentError("--tfrecords: got files without records; expected images.")
     return {
-        "model": {"name": loaded.metadata.get("name"), "digest": loaded.digest},
+        "model": {"name": loaded.metadata.get("name"), "digest": loaded.digest()},
         "methods": list(FLAGS.methods),
         "source": source.describe(),
         "target": target,

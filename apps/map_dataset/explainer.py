@@ -47,23 +47,22 @@ class Explainer:
 
     Args:
         model: Which one.
-        with_digest: Whether to read its files once more for their digest.
 
     Attributes:
         shape: (height, width, channels) of its images.
         image_range: Values of black and white in its images.
         metadata: What `tfgrad.export.save` wrote about it.
-        digest: A short name of its graph and variables.
 
     Raises:
         ModelError: The model cannot be loaded, or takes no images.
         ArgumentError: A method, the size or the range does not fit it.
     """
 
-    def __init__(self, model: Model, with_digest: bool = False) -> None:
+    def __init__(self, model: Model) -> None:
         with storage.local_copy(model.path) as path:
             served = loading.load_served(path)
-            self.digest = digest(served.path) if with_digest else None
+            self._version = os.path.relpath(served.path, path)
+        self._path = model.path
         self._served = served  # its signatures hold the variables weakly
         self.metadata = served.metadata
         self._functions = {name: _function(served, name) for name in model.methods}
@@ -87,6 +86,20 @@ class Explainer:
             columns = {key: outputs[key] for key in _columns(function)}
             found[name] = {key: value.numpy() for key, value in columns.items()}
         return found
+
+    def digest(self) -> str:
+        """A short name of its graph and variables, whose files are read once more."""
+        found = hashlib.sha256()
+        version = os.path.normpath(self._version)
+        with storage.local_copy(self._path) as path:
+            directory = storage.join(path, version)
+            for name in storage.walk(directory):
+                if name == "saved_model.pb" or name.startswith("variables" + os.sep):
+                    found.update(name.encode())
+                    with storage.opened(storage.join(directory, name)) as file:
+                        while block := file.read(1 << 20):
+                            found.update(block)
+        return found.hexdigest()[:16]
 
     def schemas(self) -> dict[str, dict[str, Any]]:
         """{method: {column: (type, shape of one image's entry)}}, by a run on one image of noise.
@@ -189,18 +202,6 @@ def in_process(model: Model) -> Explainer:
             _loaded.clear()
             _loaded[model] = Explainer(model)
         return _loaded[model]
-
-
-def digest(version: str) -> str:
-    """A short name of the graph and the variables in the directory of a version."""
-    found = hashlib.sha256()
-    for name in storage.walk(version):
-        if name == "saved_model.pb" or name.startswith("variables" + os.sep):
-            found.update(name.encode())
-            with storage.opened(storage.join(version, name)) as file:
-                while block := file.read(1 << 20):
-                    found.update(block)
-    return found.hexdigest()[:16]
 
 
 def targets_of(target: str | int, labels: Sequence[int]) -> np.ndarray:

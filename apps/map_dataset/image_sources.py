@@ -63,6 +63,10 @@ class Source:
 
     has_labels = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: workers read no listing of all files."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
     def describe(self) -> dict[str, Any]:
         """What identifies the images, for the record."""
         raise NotImplementedError
@@ -195,21 +199,22 @@ class Folder(Source):
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes and numbers."""
-        names = self._names()
+        names = self._names
         return {"images": len(names), "names": tfrecord_files.digest(names)}
 
     def count(self) -> int:
         """The number of images."""
-        return len(self._names())
+        return len(self._names)
 
     def parts(self, size: int) -> list[Part]:
         """All images, in parts of `size`."""
-        names = self._names()
+        names = self._names
         return [
             dataclasses.replace(part, where=tuple(names[part.first : part.last]))
             for part in super().parts(size)
         ]
 
+    @functools.cached_property
     def _names(self) -> list[str]:
         return _image_names(self.path)
 
@@ -226,7 +231,6 @@ class Folder(Source):
                 yield Item(index, name, content)
 
 
-@functools.lru_cache(maxsize=1)
 def _image_names(path: str) -> list[str]:
     if not storage.exists(path):
         raise DataError(
@@ -280,15 +284,19 @@ class Records(Source):
 
     def count(self) -> int:
         """The number of images."""
-        return sum(tfrecord_files.counts(self.files))
+        return sum(self._counts)
 
     def parts(self, size: int) -> list[Part]:
         """All images, in parts of `size`."""
-        slices = tfrecord_files.slices(tfrecord_files.counts(self.files), size)
+        slices = tfrecord_files.slices(self._counts, size)
         return [
             dataclasses.replace(part, where=where)
             for part, where in zip(super().parts(size), slices, strict=True)
         ]
+
+    @functools.cached_property
+    def _counts(self) -> list[int]:
+        return tfrecord_files.counts(self.files)
 
     def read(self, part: Part) -> Iterator[Item]:
         """The images of a part."""

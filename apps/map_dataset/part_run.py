@@ -16,6 +16,7 @@ from . import image_sources, storage
 from .explainer import LABEL, Explainer, Model, targets_of
 from .image_sources import Item, Part, Source
 
+_ASSERTION = "assertion failed: "
 DONE = "done"  # the directory of what is known of finished parts
 
 Batch = list[tuple[Item, np.ndarray]]
@@ -170,9 +171,17 @@ def _explained(
 
 
 def _leave_out(done: Done, item: Item, reason: str) -> None:
-    line = reason.strip().splitlines()[0] if reason.strip() else "unreadable"
-    line = line.rpartition("}}")[2].split(" [Op:")[0].strip()  # not the node it came from
-    done.broken.append({"index": item.index, "key": item.key, "reason": line[:1000]})
+    done.broken.append({"index": item.index, "key": item.key, "reason": _in_a_line(reason)})
+
+
+def _in_a_line(reason: str) -> str:
+    """What an error says, without the node of the graph that it came from."""
+    lines = [line.strip() for line in reason.splitlines()]
+    failed = [line for line in lines if _ASSERTION in line]
+    lines = failed or [line for line in lines if line and not line.endswith("execution error:")]
+    line = lines[0] if lines else "unreadable"
+    line = line.rpartition(_ASSERTION)[2].rpartition("}}")[2].split(" [Op:")[0]
+    return line.strip(" []").replace("] [", " ")[:1000]
 
 
 _decoders: dict[Any, image_sources.Decode] = {}

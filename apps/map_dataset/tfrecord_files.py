@@ -1,7 +1,6 @@
 """TFRecord files: the number of records, and encoded images in the examples."""
 
 import concurrent.futures
-import functools
 import hashlib
 import json
 import os
@@ -28,7 +27,6 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=1)
 def counts(paths: tuple[str, ...]) -> list[int]:
     """The number of records in every file.
 
