@@ -3,6 +3,8 @@
 # make test-all     every test: the whole of each battery, the pages, XLA, more replicas and networks, too
 # make test-nightly the tests of `make test`, with the newest nightly build of Keras
 # make test-zoo     models of other packages, in an environment of their own: half an hour
+# make test-web     the page of `tfgrad.export.web` in headless Chromium: needs chromium and npm
+# make test-beam    maps of a data set through Apache Beam, in an environment with the extra `beam`
 # make lint         style, types and import contracts alone
 # make structure    modules, import cycles, sizes of files and repeated lines
 # make wheel        build the wheel into dist/
@@ -16,8 +18,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 NIGHTLY := .venv-nightly
 ZOO := .venv-zoo
+WEB := .venv-web
+BEAM := .venv-beam
 
-.PHONY: quickstart test test-all test-nightly test-zoo lint structure wheel clean
+.PHONY: quickstart test test-all test-nightly test-zoo test-web chromium test-beam lint structure wheel clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
@@ -36,6 +40,19 @@ test-nightly: $(NIGHTLY)/installed
 
 test-zoo: $(ZOO)/installed
 	$(ZOO)/bin/python -m tools.zoo
+
+test-web: chromium $(VENV)/installed $(WEB)/installed
+	PYTHONPATH=$(WEB)/packages $(BIN)/python -m pytest -m browser tests/export/web
+
+chromium:
+	@for b in chromium chromium-browser google-chrome google-chrome-stable; do \
+	command -v $$b >/dev/null && exit; done; \
+	echo "make test-web needs Chromium; install it: apt-get install chromium" >&2; exit 1
+	@command -v npm >/dev/null || { \
+	echo "make test-web needs npm; install it: apt-get install npm" >&2; exit 1; }
+
+test-beam: $(BEAM)/installed
+	$(BEAM)/bin/python -m pytest -m beam tests/apps/test_map_dataset_beam.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -88,5 +105,14 @@ $(ZOO)/installed: requirements.txt requirements-zoo.txt pyproject.toml
 	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+# What drives a browser, beside the environment of the tests, and what the page runs; axe-core checks
+# its accessibility.
+$(WEB)/installed: requirements-web.txt Makefile | $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	--target $(WEB)/packages --requirement requirements-web.txt
+	npm install --silent --no-save --no-package-lock --ignore-scripts --prefix $(WEB) \
+	onnxruntime-web@1.30.0 axe-core@4.14.1
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(NIGHTLY) $(ZOO) build dist *.egg-info
+	rm -rf $(VENV) $(NIGHTLY) $(ZOO) $(WEB) $(BEAM) build dist *.egg-info

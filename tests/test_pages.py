@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import pathlib
 import re
 import subprocess
@@ -91,6 +92,10 @@ def check_fooling(names, directory, printed):
     assert (directory / "fooled.keras").exists()
 
 
+def check_in_the_browser(names, directory, printed):
+    assert {"index.html", "model.json", "fullgrad.onnx"} <= set(os.listdir(names["folder"]))
+
+
 def check_penalties(names, directory, printed):
     assert (directory / "runs/mine/state").is_dir() and names["done"] == 0
     assert (directory / "saved_models/mine/1/saved_model.pb").exists()
@@ -113,6 +118,7 @@ CHECKS = {
     "docs/density.md": check_density,
     "docs/faithfulness.md": check_faithfulness,
     "docs/fooling.md": check_fooling,
+    "docs/in_the_browser.md": check_in_the_browser,
     "docs/penalties.md": check_penalties,
     "docs/saliency.md": check_saliency,
     "docs/transfer.md": check_transfer,

@@ -3,6 +3,7 @@
 import html.parser
 import json
 import os
+import pathlib
 import re
 import shutil
 
@@ -230,6 +231,11 @@ def test_without_a_copy_the_published_files_are_pinned(exported):
     assert set(found["integrity"]) == {runtime.SCRIPT, runtime.BINARY}
     assert all(value.startswith("sha384-") for value in found["integrity"].values())
     assert not (folder / "onnxruntime-web").exists()
+
+
+def test_the_browser_tests_install_the_version_that_is_pinned():
+    makefile = (pathlib.Path(__file__).parents[3] / "Makefile").read_text()
+    assert f"{runtime.PACKAGE}@{runtime.VERSION} " in makefile
 
 
 def test_samples_are_files_or_arrays(exported):
