@@ -48,7 +48,6 @@ TESTS = {
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("test", "method"),
     [

@@ -170,6 +170,14 @@ def bars(container):
     return np.array([[segment[0][1], segment[1][1]] for segment in collection.get_segments()])
 
 
+def test_points_are_marked_on_functions():
+    x = np.linspace(0, 1, 5)
+    figure = figures.functions(None, x, {"square": x**2, "line": x}, points=([0, 1], [0.1, 0.9]))
+    (axes,) = figure.axes
+    (marked,) = [line for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_array_equal(marked.get_xydata(), [[0, 0.1], [1, 0.9]])
+
+
 def test_curves_have_bars_axes_and_a_reference():
     skewed = {1e-3: (1.0, 0.5, 3.0), 1e-1: (10.0, 9.0, 40.0)}
     options = {"log_x": True, "log_y": True, "horizontal": (2.0, "chance")}

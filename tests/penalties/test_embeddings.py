@@ -66,7 +66,7 @@ PENALTIES = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_penalty_is_that_of_the_embeddings(float64, name):
     """And its gradient reaches the embedding's own weights."""

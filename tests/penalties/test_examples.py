@@ -8,6 +8,7 @@ import tensorflow as tf
 from tests.helpers.transfer_cases import check_value_and_gradient, filled, linear
 from tfgrad.errors import ArgumentError
 from tfgrad.penalties import DerivativeMatching, Examples, GradientMask
+from tfgrad.penalties.examples import with_inputs
 from tfgrad.targets import Output
 
 L = keras.layers
@@ -26,6 +27,12 @@ def jacobian(network, x, function=lambda y: y):
         tape.watch(x)
         y = function(network(x))
     return tape.batch_jacobian(y, x).numpy()
+
+
+def test_what_is_given_stays_beside_other_inputs():
+    x = Examples(np.ones((2, 2)), {"mask": np.ones(2)})
+    found = with_inputs(x, np.zeros((2, 2)))
+    assert not found.x.any() and found.given is x.given
 
 
 # Known derivatives

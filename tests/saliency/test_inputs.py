@@ -106,7 +106,7 @@ class Tripled(keras.layers.Layer):
         return x * x, lambda upstream: 3.0 * upstream
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("smooth", [False, True])
 def test_terms_that_do_not_add_up_are_reported_in_words_of_the_model(smooth):
     model = keras.Sequential(

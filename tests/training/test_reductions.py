@@ -62,7 +62,6 @@ def by_hand(network, reduction, weights):
     return np.average(reports, axis=0, weights=[5, 5, 2])
 
 
-@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("reduction", "weights"),
     [*((reduction, WEIGHTS) for reduction in ALL), ("mean_with_sample_weight", None)],

@@ -209,7 +209,7 @@ def test_a_metric_that_shares_a_penalty_s_name():
             model.compile("sgd", LOSS, **{kind: [keras.metrics.Mean(name="gradient_norm")]})
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("loss", ["hinge", keras.losses.SquaredHinge()])
 def test_labels_of_a_hinge_loss(loss):
     # Keras converts 0 and 1, so that they are the classes here, too.

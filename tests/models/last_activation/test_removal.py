@@ -56,7 +56,6 @@ def check(model, activation, tolerance=ROUNDING):
     return network
 
 
-@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", EXCLUSIVE)
 def test_a_softmax(case):
     model = with_biases(EXCLUSIVE[case]())
