@@ -29,7 +29,7 @@ from tfgrad.internal import call_hooks, derivatives
 L, A = keras.layers, keras.activations
 
 
-@pytest.mark.sample(3, start=2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_intercept_is_what_it_is_defined_to_be(name, float64):
     shapes, make, single = LAYERS[name]
