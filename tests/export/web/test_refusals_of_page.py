@@ -106,6 +106,15 @@ def test_a_missing_description_and_a_missing_script_are_told(chromium, page_fold
         (tmp_path / name).rename(tmp_path / "page" / name)
 
 
+def test_a_worker_that_is_missing_is_told(chromium, page_folder, tmp_path):
+    folder = page_folder()
+    (tmp_path / "page" / "worker.js").unlink()
+    for tab in opened(chromium, folder, expected_errors=[NO_FILE]):
+        for _ in range(2):
+            assert tab.sentence().startswith("The part of this page that computes has stopped (")
+            tab.choose("photo.jpg", JPEG)
+
+
 def test_an_input_that_the_page_lacks_is_told(chromium, page_folder, tmp_path):
     folder = page_folder()
     path = tmp_path / "page"

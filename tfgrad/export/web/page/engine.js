@@ -10,6 +10,7 @@ export class Engine {
   #worker;
   #waiting = new Map();
   #next = 0;
+  #stopped = null;
   #batch;
 
   constructor(model, onLoading) {
@@ -21,8 +22,9 @@ export class Engine {
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      const error = `The part that computes stopped (${event.message ?? "worker.js"}).`;
-      for (const id of [...this.#waiting.keys()]) this.#settle({ id, error });
+      const reason = event.message ?? "worker.js could not be loaded";
+      this.#stopped = `The part of this page that computes has stopped (${reason}). Reload the page.`;
+      for (const id of [...this.#waiting.keys()]) this.#settle({ id, error: this.#stopped });
     };
     const folder = new URL(".", document.baseURI).href;
     this.#worker.postMessage({ runtime: model.runtime, folder });
@@ -37,6 +39,7 @@ export class Engine {
    * @throws {Refusal} It cannot be loaded or run.
    */
   run(name, inputs) {
+    if (this.#stopped) return Promise.reject(new Refusal(this.#stopped));
     const id = (this.#next += 1);
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
