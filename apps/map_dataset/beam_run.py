@@ -24,6 +24,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import (
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from tfgrad import errors
+from tfgrad.internal import files
 
 from . import explainer, part_run
 from .image_sources import Part
@@ -56,7 +57,10 @@ class MapParts(beam.DoFn):
     def process(self, part: Part) -> Iterator[int]:
         """Compute one part; yields its number."""
         assert self._explainer is not None
-        done = part_run.run(self._job, part, self._explainer)
+        try:
+            done = part_run.run(self._job, part, self._explainer)
+        except OSError as error:
+            raise files.cannot_write(error, "--out", self._job.directory) from error
         self._images.inc(done.images)
         self._broken.inc(len(done.broken))
         self._not_finite.inc(done.not_finite)
@@ -149,10 +153,9 @@ def _raise_known(error: Exception) -> NoReturn:
     kind = getattr(errors, found[-1][0], None) if found else None
     if kind is None or not issubclass(kind, errors.TfgradError):
         raise error
-    try:
-        known = kind(found[-1][1])
-    except TypeError:  # it takes more than a message
-        known = errors.TfgradError(found[-1][1])
+    known = kind(found[-1][1])
+    if isinstance(known, OSError) and (cause := files.disk_error(known)):
+        known.errno = cause.errno  # a full disk has an exit code of its own
     raise known from error
 
 

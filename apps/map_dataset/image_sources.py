@@ -168,10 +168,10 @@ class Named(Source):
             return lambda content: content
         signature = [tf.TensorSpec([], tf.string)]
         decode = tf.function(
-            lambda content: tf.cast(_opened(self).pixels(content, self.size), tf.float32) / 255.0,
-            input_signature=signature,
+            lambda content: _opened(self).pixels(content, self.size), input_signature=signature
         ).get_concrete_function()
-        return lambda content: decode(tf.constant(content)).numpy()
+        # Divided outside of the graph, which would multiply by the rounded inverse of 255.
+        return lambda content: decode(tf.constant(content)).numpy() / np.float32(255)
 
 
 def _rows(source: Named, part: Part, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
