@@ -3,6 +3,7 @@
 from ..common import command  # noqa: F401  (starts TensorFlow quietly, in workers, too)
 
 # isort: split
+import argparse
 import logging
 import re
 import threading
@@ -73,8 +74,12 @@ def options_of(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def option_names() -> set[str]:
-    """The names of all options of Beam's Python package."""
-    return set(PipelineOptions([]).get_all_options())
+    """The names of all options of Beam's Python package, and the other names of some of them."""
+    parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    for kind in PipelineOptions.__subclasses__():
+        kind._add_argparse_args(parser)
+    options = parser._option_string_actions  # argparse tells them nowhere else
+    return {option.lstrip("-") for option in options} | set(PipelineOptions([]).get_all_options())
 
 
 def runner_of(options: PipelineOptions) -> Any:

@@ -53,14 +53,14 @@ def check(passed: Sequence[str], known: Collection[str], own: Collection[str], r
     Raises:
         ArgumentError: One is unknown.
     """
+    is_other = runner in _OTHER_RUNNERS or "." in runner  # a class outside of Beam's own names
     for argument in passed:
-        if not argument.startswith("-"):
-            continue
         name = argument.lstrip("-").partition("=")[0]
-        if name in known or (name.startswith("no_") and name[3:] in known):
+        if not argument.startswith("-") or {name, name.removeprefix("no_")} & set(known):
             continue
-        close = difflib.get_close_matches(name, [*own, *known], n=1)
-        if close or runner not in _OTHER_RUNNERS:
+        words = own if is_other else [*own, *known]
+        close = difflib.get_close_matches(name, words, n=1, cutoff=0.85 if is_other else 0.6)
+        if close or not is_other:
             hint = f"did you mean --{close[0]}?" if close else "see --help, and Beam's own options."
             raise ArgumentError(
                 f"--{name}: got a flag that neither this command nor Apache Beam has; {hint}"
