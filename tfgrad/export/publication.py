@@ -95,7 +95,7 @@ def published(
         if further is None or further.with_saved_model:
             tf.saved_model.save(module, path, signatures=signatures)
         if further is not None:
-            stated["formats"] = further.write(signatures, path)
+            stated["formats"] = further.write(signatures, path, stated)
         text = json.dumps(stated, indent=1, ensure_ascii=False, default=repr)
         os.makedirs(os.path.join(path, os.path.dirname(METADATA)))
         files.write_text(os.path.join(path, METADATA), text)

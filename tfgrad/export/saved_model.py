@@ -90,13 +90,14 @@ def save(
             Serving runs when it loads the version. Those of the first method and of methods from
             elsewhere are run here, as one that fails would keep the version from being served.
         formats: What is written into the version's directory: `"saved_model"`, `"litert"`
-            (model.tflite, with a signature for each method), `"onnx"` (METHOD.onnx) and
-            `"openvino"` (METHOD.xml, METHOD.bin). Names of inputs and outputs are the SavedModel's,
+            (model.tflite, with a signature for each method), `"onnx"` (METHOD.onnx),
+            `"openvino"` (METHOD.xml, METHOD.bin) and `"web"` (a folder, web, with a page that
+            explains photographs in a browser). Names of inputs and outputs are the SavedModel's,
             and sizes are fixed. Each file is run here and compared with TensorFlow's outputs. See
             docs/portable.md, also for the extras to install.
         batch_size: The number of examples in each request to the files beside the SavedModel.
-        example: Real inputs to compare them on, {name: array [n, …]} or an array of images; None
-            draws pixels of the range.
+        example: Real inputs to compare them on, {name: array [n, …]} or an array of images, which
+            the page offers, too; None draws pixels of the range.
 
     Returns:
         The path written, `directory/<version>`.

@@ -119,6 +119,21 @@ def address(exported, tmp_path_factory):
 
 
 @pytest.fixture
+def exported_page(tmp_path, monkeypatch):
+    """The page that `export.save` writes, with the npm package that it finds."""
+    monkeypatch.chdir(browser.package("onnxruntime-web").parents[1])
+    version = export.save(
+        _network("colour"),
+        tmp_path / "model",
+        ("fullgrad",),
+        image_range=(0, 1),
+        formats=("web",),
+        example=photograph(24, 20)[np.newaxis] / 255,
+    )
+    return f"{version}/web"
+
+
+@pytest.fixture
 def visit(chromium, address):
     """Function that opens the page of a kind of model; every tab is checked at the end."""
     opened = []

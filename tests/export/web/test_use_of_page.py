@@ -168,6 +168,15 @@ def test_hostile_names_are_shown_as_text(visit):
     assert CLASSES[-1] in tab.page.locator("#samples").inner_text()
 
 
+def test_the_page_that_an_export_writes(chromium, exported_page):
+    with browser.served(exported_page) as address:
+        tab = browser.Visit(chromium, address)
+        tab.page.get_by_role("button", name="sample 1").click()
+        tab.wait()
+        assert list(tab.maps()) == ["fullgrad"] and tab.sentence() == ""
+        tab.close()
+
+
 def test_networks_run_in_a_thread_of_their_own(visit):
     tab = visit()
     tab.choose("photo.png", png(photograph()))

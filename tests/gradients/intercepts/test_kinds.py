@@ -226,3 +226,28 @@ def test_the_plan_of_an_eager_network_is_made_once(monkeypatch):
     assert len(traces) == 1
     tfgrad.full_gradients(block, np.ones((1, 3), "float32"))
     assert len(traces) == 2
+
+
+@pytest.mark.parametrize("kind", ["layer", "activation", "fused", "operation"])
+def test_the_intercept_of_relu6_is_6_where_it_is_clipped(kind):
+    """Exactly 0 elsewhere: the difference of two products is 0 up to rounding alone."""
+    inputs = keras.Input((5,))
+    x = L.Dense(40, activation="relu6" if kind == "fused" else None)(inputs)
+    if kind == "layer":
+        x = L.ReLU(6)(x)
+    elif kind == "activation":
+        x = L.Activation("relu6")(x)
+    elif kind == "operation":
+        x = keras.ops.relu6(x)
+    model = keras.Model(inputs, L.Dense(1)(x))
+    model.layers[1].set_weights([w * 12 for w in model.layers[1].get_weights()])
+    points = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    hidden = keras.Model(inputs, x)(points).numpy()
+    full = tfgrad.full_gradients(model, points, 1, outputs="binary")
+    (term,) = (
+        full.bias_gradients[term.name] for term in full.intercepts if term.kind == "activation"
+    )
+    expected = np.where(hidden >= 6, 6 * model.layers[-1].kernel.numpy()[:, 0], 0)
+    assert np.any(hidden >= 6) and np.any((hidden > 0) & (hidden < 6))
+    np.testing.assert_array_equal(term, expected.astype("float32"))
+    assert np.max(full.completeness_error()) < 1e-5

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from tfgrad.export import web
 from tfgrad.export.portable import verification, writing
+from tfgrad.export.portable.writing import WEB
 
 # Signatures that take encoded images, which no other runtime decodes.
 _DECODING = "encoded"
+_ONNX = "onnx"
+# The page offers as many of the examples.
+_SAMPLES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +43,29 @@ class Further:
         """Whether a SavedModel is written, too."""
         return writing.SAVED_MODEL in self.formats
 
-    def write(self, signatures: Mapping[str, Any], directory: str) -> dict[str, Any]:
-        """Write the files into a version's directory; what is said of them."""
+    def write(
+        self, signatures: Mapping[str, Any], directory: str, metadata: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write the files into a version's directory; what is said of them.
+
+        Args:
+            signatures: All signatures of the export.
+            directory: The version's directory.
+            metadata: What else is said of the model.
+        """
         chosen = {n: s for n, s in signatures.items() if n != _DECODING}
-        formats = [name for name in self.formats if name != writing.SAVED_MODEL]
+        asked = [name for name in self.formats if name != writing.SAVED_MODEL]
+        formats = list(dict.fromkeys(_ONNX if name == WEB else name for name in asked))
         specs = writing.specs_of(chosen, self.batch_size, self.network)
         inputs = verification.examples(specs, self.example, self.value_range, self.lowest_target)
-        found = writing.write(chosen, formats, specs, inputs, directory)
-        return {name: {"batch_size": self.batch_size, **said} for name, said in found.items()}
+        written = writing.write(chosen, formats, specs, inputs, directory)
+        found = {name: {"batch_size": self.batch_size, **written[name]} for name in formats}
+        if WEB in asked:
+            stated = {**metadata, "formats": found}
+            samples = [] if self.example is None else [*inputs[next(iter(specs))][:_SAMPLES]]
+            web.write(directory, os.path.join(directory, WEB), stated, samples=samples)
+            if _ONNX not in asked:
+                for path in (p for paths in found.pop(_ONNX)["files"].values() for p in paths):
+                    os.remove(os.path.join(directory, path))
+            found[WEB] = {"files": [WEB]}
+        return found

@@ -89,7 +89,8 @@ def largest_error(live: Arrays, got: Arrays) -> tuple[float, str | None]:
             scale = np.abs(value).max(initial=0) if whole else size
             difference = np.abs(value - got[name]).max(initial=0)
             error = float(difference / max(scale, np.finfo(value.dtype).tiny))
-        if not error <= worst:  # NaN is an error
+            error = np.inf if np.isnan(error) else error
+        if error > worst:
             worst, where = error, name
     return worst, where
 

@@ -18,6 +18,8 @@ from tfgrad.export.portable.rewriting import inputs_of, rewritten
 from tfgrad.internal.arguments import integer, one_of
 
 SAVED_MODEL = "saved_model"
+# A folder with a page that runs the ONNX files.
+WEB = "web"
 FORMATS: dict[str, types.ModuleType] = {
     "litert": litert_files,
     "onnx": onnx_files,
@@ -34,18 +36,19 @@ def check(formats: Any, batch_size: Any) -> tuple[str, ...]:
     """
     if isinstance(formats, str):
         formats = (formats,)
-    known = [SAVED_MODEL, *FORMATS]
+    known = [SAVED_MODEL, *FORMATS, WEB]
     if not isinstance(formats, Sequence) or not formats:
         raise ArgumentError(f"formats: got {formats!r}; expected some of {known}.")
     formats = tuple(dict.fromkeys(one_of("formats", name, known) for name in formats))
     for name in formats:
         if name == SAVED_MODEL:
             continue
-        for package in FORMATS[name].PACKAGES:
+        module = FORMATS["onnx" if name == WEB else name]
+        for package in module.PACKAGES:
             if importlib.util.find_spec(package) is None:
                 raise ArgumentError(
                     f"formats: got {name!r}, for which the package {package!r} is missing; "
-                    f"expected it; try pip install 'tfgrad[{FORMATS[name].EXTRA}]'."
+                    f"expected it; try pip install 'tfgrad[{module.EXTRA}]'."
                 )
     if formats != (SAVED_MODEL,):
         if batch_size is None:

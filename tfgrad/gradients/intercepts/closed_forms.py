@@ -78,6 +78,7 @@ _INFERENCE_IDENTITY = {
 }
 _ELEMENTWISE = {_L.ELU, own.Softplus}
 
+_RELU6 = [_A.relu6, tf.nn.relu6, keras.ops.relu6]
 _HOMOGENEOUS_ACTIVATIONS = [_A.linear, _A.relu, _A.leaky_relu, _A.hard_shrink]
 _HOMOGENEOUS_ACTIVATIONS += [tf.nn.relu, keras.ops.relu]
 _ELEMENTWISE_ACTIVATIONS = [
@@ -184,12 +185,12 @@ def intercept(
         y: The output.
 
     Returns:
-        (kind, intercept), where the intercept broadcasts to y; None for "elementwise", whose term
-        follows from a gradient with respect to the input, and for "batch_norm", whose intercepts
-        are computed together by `batch_norm_shifts`.
+        (kind, intercept), where the intercept broadcasts to y; None for "batch_norm", whose
+        intercepts are computed together by `batch_norm_shifts`, and for "elementwise" where
+        `clipped` is None, too: its term follows from a gradient with respect to the input.
     """
     if rule == "elementwise":
-        return "activation", None
+        return "activation", clipped(layer, y)
     if rule == "batch_norm":
         return "batch_norm", None
     if rule == "shift":
@@ -198,6 +199,22 @@ def intercept(
         return "residue", layer_norm_intercept(layer, inputs[0], y)
     assert rule == "product", rule
     return "residue", (1 - len(inputs)) * y
+
+
+def clipped(activation: Any, y: tf.Tensor) -> tf.Tensor | None:
+    """The intercept of ReLU6: 6 where it is clipped and 0 elsewhere; None for other activations.
+
+    A difference of two products would be 0 up to their rounding alone, which differs where a
+    compiler joins a product and a sum; maps that are rescaled by layer would show it.
+    """
+    if isinstance(activation, _L.Activation):
+        activation = activation.activation
+    name = type(activation).__name__
+    plain = name == "ReLU" and not activation.negative_slope and not activation.threshold
+    of_six = name == "Relu6" or (plain and activation.max_value == 6)
+    if of_six or any(activation is known for known in _RELU6):
+        return tf.where(y >= 6, y, tf.zeros_like(y))
+    return None
 
 
 def bias(layer: Any, rank: int) -> tf.Tensor | None:

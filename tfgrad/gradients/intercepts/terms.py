@@ -28,8 +28,8 @@ class Intercept:
         operation: The Keras layer or operation called; for `"arithmetic"` the one that takes y.
         output: y, the tensor whose gradient is multiplied by the intercept.
         residue: The intercept, of a shape that broadcasts to y; None where `before` is given.
-        before: z of an elementwise y = φ(z), a copy that φ alone reads, so that the term
-            ∇_y f ⊙ (φ(z) − φ′(z) z) is ∇_y f ⊙ y − ∇_z f ⊙ z and φ′ need not be computed.
+        before: z of an elementwise y = φ(z) other than ReLU6, a copy that φ alone reads, so that
+            the term ∇_y f ⊙ (φ(z) − φ′(z) z) is ∇_y f ⊙ y − ∇_z f ⊙ z and φ′ is not computed.
         inside: The layer in whose `call` this call was made; None in a graph of layers.
         whole: Whether the call contains layers and was differentiated as a single one.
         source: The index of the term whose output this call took, if there is one.
