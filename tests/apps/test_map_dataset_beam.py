@@ -3,8 +3,11 @@
 `make test-beam` runs these tests, in an environment with the extra `beam`.
 """
 
+import gc
+import glob
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +15,9 @@ import time
 import numpy as np
 import pytest
 
+from apps.map_dataset import __main__ as map_dataset
 from tests.helpers import map_dataset_cases as cases
+from tests.helpers.app_run import in_process
 from tfgrad.evaluation import MapShards
 
 pytestmark = [pytest.mark.beam, pytest.mark.slow]
@@ -128,6 +133,66 @@ def test_a_job_server_and_workers_of_its_own(served, photos, tmp_path):
     maps = MapShards(tmp_path / "maps" / "fullgrad")
     expected = cases.live(served[0], photos[1])["fullgrad"]
     np.testing.assert_allclose(np.delete(maps, 5, 0), np.delete(expected, 5, 0), rtol=1e-4)
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """A directory that is reached by URLs shared://… alone, as an object store is."""
+    from apache_beam.io.filesystem import FileMetadata, MatchResult
+    from apache_beam.io.localfilesystem import LocalFileSystem
+
+    class Shared(LocalFileSystem):
+        root = tmp_path / "bucket"
+
+        @classmethod
+        def scheme(cls):
+            return "shared"
+
+        def real(self, url):
+            return str(self.root / url.removeprefix("shared://"))
+
+        def open(self, path, *options):
+            return super().open(self.real(path), *options)
+
+        def create(self, path, *options):
+            os.makedirs(os.path.dirname(self.real(path)), exist_ok=True)
+            return super().create(self.real(path), *options)
+
+        def match(self, patterns, limits=None):
+            return [MatchResult(one, list(self.found(one))) for one in patterns]
+
+        def found(self, pattern):
+            for path in glob.glob(self.real(pattern), recursive=True):
+                if os.path.isfile(path):
+                    url = f"shared://{os.path.relpath(path, self.root)}"
+                    yield FileMetadata(url, os.path.getsize(path))
+
+        def delete(self, paths):
+            for path in paths:
+                os.remove(self.real(path))
+
+    yield Shared.root
+    del Shared
+    gc.collect()  # Beam finds file systems among the subclasses
+
+
+def test_everything_behind_a_url(served, photos, tmp_path, bucket, capfd):
+    shutil.copytree(served[1], bucket / "model")
+    shutil.copytree(photos[0], bucket / "photos")
+    flags = ["--methods=fullgrad", "--shard_size=4", "--batch_size=3", "--formats=tfrecord"]
+    url = "--model=shared://model"
+    with in_process(map_dataset) as run:
+        assert (
+            run(f"--model={served[1]}", f"--images={photos[0]}", f"--out={tmp_path}/maps", *flags)
+            == 0
+        )
+        assert run(url, "--images=shared://photos", "--out=shared://maps", *flags) == 0
+        assert run(url, "--images=shared://photos", "--out=shared://maps", *flags) == 64
+        assert "holds finished maps" in capfd.readouterr().err
+        again = ["--out=shared://maps", "--overwrite", *flags]
+        assert content(tmp_path / "maps") == content(bucket / "maps")
+        assert run(url, "--images=shared://photos", *again) == 0
+        assert content(tmp_path / "maps") == content(bucket / "maps")
 
 
 def test_run_inference(served, photos):
