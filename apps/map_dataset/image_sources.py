@@ -295,6 +295,12 @@ class Records(Source):
         ]
 
     @functools.cached_property
+    def _shared(self) -> int:
+        """The length of the directories that all paths share."""
+        folders = [path[: path.rfind("/") + 1] for path in self.files]
+        return os.path.commonprefix(folders).rfind("/") + 1  # noqa: RUF071  (URLs, cut at a slash)
+
+    @functools.cached_property
     def _counts(self) -> list[int]:
         return tfrecord_files.counts(self.files)
 
@@ -303,7 +309,7 @@ class Records(Source):
         index = part.first
         for number, first, count in part.where:
             path = self.files[number]
-            key = functools.partial(_record_key, path, first - index)
+            key = functools.partial(_record_key, path[self._shared :], first - index)
             stream = tf.data.TFRecordDataset(path).skip(first).take(count).prefetch(16)
             stop = index + count
             try:
@@ -323,8 +329,8 @@ class Records(Source):
         return Item(index, key, content, label)
 
 
-def _record_key(path: str, offset: int, index: int) -> str:
-    return f"{os.path.basename(path)}:{index + offset}"
+def _record_key(name: str, offset: int, index: int) -> str:
+    return f"{name}:{index + offset}"
 
 
 def _unreadable(indices: Sequence[int], key: Callable[[int], str], reason: str) -> Iterator[Item]:

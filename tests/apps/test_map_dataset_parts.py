@@ -66,6 +66,14 @@ def test_records_are_counted_and_shared_out(tmp_path):
     assert keys[0] == ["a:0", "a:1", "a:2", "c:0", "c:1"] and keys[2] == ["c:7", "c:8"]
 
 
+def test_records_of_files_with_one_name_have_keys_of_their_own(tmp_path):
+    for name in ("train", "trial"):
+        (tmp_path / name).mkdir()
+        cases.write_records(tmp_path / name / "a", [b"content"])
+    source = image_sources.Records(tfrecord_files.paths([f"{tmp_path}/*/a"]), "image/encoded")
+    assert [item.key for item in source.read(source.parts(9)[0])] == ["train/a:0", "trial/a:0"]
+
+
 @pytest.mark.parametrize("cut", [1, 6, 20])
 def test_a_file_that_is_cut_short_is_named(tmp_path, cut):
     cases.write_records(tmp_path / "a", [b"12", b"34"])
@@ -83,6 +91,57 @@ def test_parts_of_a_data_set_are_its_examples():
     np.testing.assert_array_equal([item.content for item in items], loaded.images)
     assert [item.label for item in items] == loaded.labels.tolist()
     assert [item.index for item in items] == list(range(23))
+
+
+class Encoded:
+    """A split of TFDS with PNG files in place of a set on the disk."""
+
+    def __init__(self, files, damaged=10**9):
+        self.files, self.damaged = files, damaged
+
+    def encoded(self, first, last):
+        rows = tf.data.Dataset.range(first, last)
+        files = tf.constant(self.files)
+
+        def row(i):
+            with tf.control_dependencies([tf.debugging.assert_less(i, np.int64(self.damaged))]):
+                return files[i], tf.cast(i, tf.int32) % 4
+
+        return rows.map(row)
+
+    def image_shape(self, size):
+        return *cases.SIZE, 3
+
+    def pixels(self, content, size):
+        return tf.io.decode_png(content)
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Pixels of 90 files, the last three of which are damaged, and their source."""
+    files, pixels = cases.pictures(90)
+    split = Encoded(files, damaged=87)
+    monkeypatch.setattr(image_sources, "_opened", lambda source: split)
+    return pixels, image_sources.Named("photos", "test")
+
+
+def test_pixels_are_those_of_the_pipeline_to_the_bit(encoded):
+    """A graph would multiply by a rounded inverse of 255, which moves gradients at kinks."""
+    pixels, source = encoded
+    decode = source.pixels(cases.SIZE, 3)
+    items = list(source.read(image_sources.Part(0, 3, 87)))
+    np.testing.assert_array_equal([decode(item.content) for item in items], pixels[3:87])
+    assert [item.label for item in items] == [i % 4 for i in range(3, 87)]
+    with pytest.raises(ArgumentError, match=r"expected \(8, 8, 3\), .* --image_size=8,8"):
+        source.pixels((8, 8), 3)
+
+
+def test_examples_before_a_damaged_one_are_read(encoded):
+    items = list(encoded[1].read(image_sources.Part(0, 60, 90)))
+    assert [item.key for item in items] == [str(i) for i in range(60, 90)]
+    readable = [item.index for item in items if item.content is not None]
+    assert readable == list(range(60, 87))
+    assert all("damaged file behind example 87" in item.reason for item in items[-3:])
 
 
 def test_a_worker_gets_no_listing_of_all_files(tmp_path):

@@ -67,6 +67,18 @@ def test_a_tfds_set(tiny):
     np.testing.assert_array_equal(again.images, train.images[2:4])
 
 
+@pytest.mark.parametrize("split", ["train", "train[1:]+test", "train[:50%]+train[50%:]"])
+def test_a_split_is_read_in_parts(tiny, split):
+    whole = data.load("tiny_photos/fixed", split, data_dir=tiny)
+    opened = reader.opened("tiny_photos/fixed", split, tiny, False)
+    assert (opened.count, opened.classes) == (len(whole), whole.classes)
+    for first, last in ((0, 1), (1, 3), (2, opened.count), (opened.count - 1, opened.count)):
+        rows = list(opened.encoded(first, last).as_numpy_iterator())
+        pixels = [opened.pixels(image, None).numpy() for image, _ in rows]
+        np.testing.assert_array_equal(pixels, whole.images[first:last])
+        np.testing.assert_array_equal([label for _, label in rows], whole.labels[first:last])
+
+
 def test_sizes_that_vary(tiny):
     with pytest.raises(
         DataError, match=r"image_size: got None .*vary in size \(shape \(None, None, 3\)\); exp"

@@ -160,7 +160,7 @@ def test_saved_maps_reads_them_for_the_same_method_and_images(tmp_path):
     refused(r"map of image 1 differs", normalize=([0.1, 0.2, 0.3], [0.5, 1, 2]))
     refused(r"target was 'predicted', now 2", target=2)
     refused(
-        r"options.reduce was 'max_abs', now 'sum'", saliency.InputGradient(network(), reduce="sum")
+        r"options.reduce was 'abs_sum', now 'sum'", saliency.InputGradient(network(), reduce="sum")
     )
     refused(r"method was 'input_gradient', now 'smoothgrad'", saliency.SmoothGrad(network()))
     refused(r"shape was \[7, 5, 4\], now \[6, 5, 4\]", images=dataset(6))
