@@ -11,6 +11,9 @@ the normalisation, so that clients send pixels in [0, 1]; with --model, too, if 
 training is beside the file. The range of other networks is what their first layers tell or
 --image_range gives; where nothing tells, `encoded` is left out.
 
+--formats writes files for LiteRT, ONNX Runtime and OpenVINO, or a page that explains photographs in
+a browser, beside the SavedModel or in its place; see docs/portable.md.
+
 The exported model is loaded again and compared with the network before this command reports it.
 
 Exit codes: 0 done, 64 usage, 65 bad model, 74 a full disk.
@@ -19,6 +22,8 @@ Exit codes: 0 done, 64 usage, 65 bad model, 74 a full disk.
 from .common import command
 
 # isort: split
+import json
+import os
 from collections.abc import Sequence
 
 import keras
@@ -28,6 +33,7 @@ from absl import flags
 
 from tfgrad import export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.internal.served_files import METADATA
 
 from .common import pixel_range, trained_networks
 from .common.trained_networks import from_file, from_run
@@ -51,6 +57,14 @@ def define_flags() -> None:
         ["fullgrad", "input_gradient"],
         f"Saliency methods of the signatures: {', '.join(saliency.METHODS)}.",
     )
+    flags.DEFINE_list(
+        "formats",
+        ["saved_model"],
+        "What is written: saved_model, litert, onnx, openvino, web.",
+    )
+    flags.DEFINE_integer(
+        "batch_size", 1, "Examples in a request to the files beside the SavedModel.", lower_bound=1
+    )
 
 
 def main() -> None:
@@ -71,13 +85,37 @@ def main() -> None:
         image_range = pixel_range.UNIT
     else:
         network, classes, image_range = from_file(FLAGS.model)
-    path = export.save(network, FLAGS.to, FLAGS.methods, classes, image_range=image_range)
+    path = export.save(
+        network,
+        FLAGS.to,
+        FLAGS.methods,
+        classes,
+        image_range=image_range,
+        formats=FLAGS.formats,
+        batch_size=FLAGS.batch_size,
+    )
+    _show_formats(path)
+    if "saved_model" not in FLAGS.formats:
+        return
     difference = verify(network, path)
     print(f"exported to {path}; logits differ from the live network's by at most {difference:.1e}")
     for name, signature in loading.load_served(path).signatures.items():
         inputs = ", ".join(signature.structured_input_signature[1])
         outputs = ", ".join(signature.structured_outputs)
         print(f"  {name}: {inputs} -> {outputs}")
+
+
+def _show_formats(path: str) -> None:
+    """Print what was written beside the SavedModel, and how far it differs from TensorFlow."""
+    with open(os.path.join(path, METADATA), encoding="utf-8") as file:
+        formats = json.load(file).get("formats", {})
+    for name, said in formats.items():
+        print(f"{name} in {path}:")
+        for method, error in said.get("errors", {}).items():
+            files = ", ".join(said["files"][method])
+            print(f"  {method}: {files}; differs from TensorFlow by at most {error:.1e}")
+        for method, why in said.get("left_out", {}).items():
+            print(f"  {method}: left out, {why}")
 
 
 def verify(network: keras.Model, path: str) -> float:

@@ -96,6 +96,11 @@ def check_in_the_browser(names, directory, printed):
     assert {"index.html", "model.json", "fullgrad.onnx"} <= set(os.listdir(names["folder"]))
 
 
+def check_portable(names, directory, printed):
+    assert np.asarray(names["saliency"]).shape == (1, 8, 8) and names["score"].shape == (1,)
+    assert {"fullgrad.onnx", "model.tflite"} <= set(os.listdir(names["path"]))
+
+
 def check_penalties(names, directory, printed):
     assert (directory / "runs/mine/state").is_dir() and names["done"] == 0
     assert (directory / "saved_models/mine/1/saved_model.pb").exists()
@@ -120,6 +125,7 @@ CHECKS = {
     "docs/fooling.md": check_fooling,
     "docs/in_the_browser.md": check_in_the_browser,
     "docs/penalties.md": check_penalties,
+    "docs/portable.md": check_portable,
     "docs/saliency.md": check_saliency,
     "docs/transfer.md": check_transfer,
 }

@@ -119,8 +119,8 @@ def _number(value: float, like: tf.Tensor) -> tf.Tensor:
 
 
 def _zero(condition: tf.Tensor, otherwise: tf.Tensor) -> tf.Tensor:
-    """0 where a condition holds."""
-    return tf.where(condition, tf.zeros_like(otherwise), otherwise)
+    """0 where a condition holds; a single number, as tensors of zeros would be stored in files."""
+    return tf.where(condition, _number(0, otherwise), otherwise)
 
 
 ELEMENTARY: dict[str, Rule] = {
@@ -142,13 +142,13 @@ ELEMENTARY: dict[str, Rule] = {
     "Erfc": _elementwise(lambda x: 1 - tf.math.erf(x)),
     "MulNoNan": _elementwise(lambda x, y: _zero(tf.equal(y, 0), x * y)),
     "DivNoNan": _elementwise(
-        lambda x, y: _zero(tf.equal(y, 0), x / tf.where(tf.equal(y, 0), tf.ones_like(y), y))
+        lambda x, y: _zero(tf.equal(y, 0), x / tf.where(tf.equal(y, 0), _number(1, y), y))
     ),
     "Softplus": _elementwise(lambda x: tf.nn.relu(x) + tf.math.log(1 + tf.exp(-tf.abs(x)))),
     "Expm1": _elementwise(lambda x: tf.exp(x) - 1),
     "Xlogy": _elementwise(
         lambda x, y: _zero(
-            tf.equal(x, 0), x * tf.math.log(tf.where(tf.equal(x, 0), tf.ones_like(y), y))
+            tf.equal(x, 0), x * tf.math.log(tf.where(tf.equal(x, 0), _number(1, y), y))
         )
     ),
     "SquaredDifference": _elementwise(lambda x, y: tf.square(x - y)),

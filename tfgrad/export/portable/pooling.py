@@ -21,11 +21,11 @@ def max_pool_gradient(
     if len(axes) == 1:
         return gradient
     given: dict[tuple[int, ...], tf.Tensor] = {}
-    rest, zeros = gradient, tf.zeros_like(gradient)
+    rest, zero = gradient, tf.constant(0, gradient.dtype)
     for place, entry in entries(x, axes, x.dtype.min):
         largest = tf.equal(entry, y)
-        given[place] = tf.where(largest, rest, zeros)
-        rest = tf.where(largest, zeros, rest)
+        given[place] = tf.where(largest, rest, zero)
+        rest = tf.where(largest, zero, rest)
     return spread(given.__getitem__, axes)
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -93,7 +94,11 @@ def dilated(x: tf.Tensor, factors: Mapping[int, int]) -> tf.Tensor:
     """
     for axis, factor in factors.items():
         if factor > 1:
-            x = _alternating([x, *[tf.zeros_like(x)] * (factor - 1)], axis)
+            lengths = list(x.shape)
+            outer = int(np.prod(lengths[: axis + 1]))
+            flat = tf.reshape(x, [outer, 1, int(np.prod(lengths[axis + 1 :]))])
+            flat = tf.pad(flat, [[0, 0], [0, factor - 1], [0, 0]])
+            x = tf.reshape(flat, [*lengths[:axis], lengths[axis] * factor, *lengths[axis + 1 :]])
     return x
 
 
