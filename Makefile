@@ -5,6 +5,7 @@
 # make test-zoo     models of other packages, in an environment of their own: half an hour
 # make test-web     the page of `tfgrad.export.web` in headless Chromium: needs chromium and npm
 # make test-beam    maps of a data set through Apache Beam, in an environment with the extra `beam`
+# make test-servers the examples of servers, with the packages of KServe and TensorFlow Serving
 # make lint         style, types and import contracts alone
 # make structure    modules, import cycles, sizes of files and repeated lines
 # make wheel        build the wheel into dist/
@@ -20,8 +21,9 @@ NIGHTLY := .venv-nightly
 ZOO := .venv-zoo
 WEB := .venv-web
 BEAM := .venv-beam
+SERVERS := .venv-servers
 
-.PHONY: quickstart test test-all test-nightly test-zoo test-web chromium test-beam lint structure wheel clean
+.PHONY: quickstart test test-all test-nightly test-zoo test-web chromium test-beam test-servers lint structure wheel clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
@@ -53,6 +55,9 @@ chromium:
 
 test-beam: $(BEAM)/installed
 	$(BEAM)/bin/python -m pytest -m beam tests/apps/test_map_dataset_beam.py
+
+test-servers: $(VENV)/installed $(SERVERS)/installed
+	PYTHONPATH=$(SERVERS)/packages $(BIN)/python -m pytest -m servers tests/examples
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -114,5 +119,15 @@ $(WEB)/installed: requirements-web.txt Makefile | $(VENV)/installed
 	onnxruntime-web@1.30.0 axe-core@4.14.1
 	touch $@
 
+# KServe's server in an environment of its own, as it needs an older protobuf; the messages of
+# TensorFlow Serving beside that of the tests, without the TensorFlow that they declare.
+$(SERVERS)/installed: requirements-servers.txt Makefile | $(VENV)/installed
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--requirement requirements-servers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+	--target $(SERVERS)/packages tensorflow-serving-api==2.21.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(NIGHTLY) $(ZOO) $(WEB) $(BEAM) build dist *.egg-info
+	rm -rf $(VENV) $(NIGHTLY) $(ZOO) $(WEB) $(BEAM) $(SERVERS) build dist *.egg-info
