@@ -103,7 +103,7 @@ def main() -> None:
     if (flags.rest is None) == (flags.grpc is None):
         parser.error("give one of --rest and --grpc")
     with open(flags.file, "rb") as file:
-        inputs = {"image_bytes": [file.read()], "target": np.int32([flags.target])}
+        inputs = {"image_bytes": [file.read()], "target": np.array([flags.target], np.int32)}
     ask = over_rest if flags.rest else over_grpc
     found = ask(flags.rest or flags.grpc, flags.model, "encoded", inputs)
     print(f"class {found['class'][0]}, score {found['score'][0]:.4g}")

@@ -77,10 +77,7 @@ def grpc_server(signatures, model):
                 answer.outputs[key].CopyFrom(tf.make_tensor_proto(value.numpy()))
             return answer
 
-    # Serving's own limit is far above gRPC's default of 4 MiB.
-    server = grpc.server(
-        futures.ThreadPoolExecutor(1), options=[("grpc.max_send_message_length", -1)]
-    )
+    server = grpc.server(futures.ThreadPoolExecutor(1))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
