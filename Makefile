@@ -129,5 +129,16 @@ $(SERVERS)/installed: requirements-servers.txt Makefile | $(VENV)/installed
 	--target $(SERVERS)/packages tensorflow-serving-api==2.21.0
 	touch $@
 
+# The same pins, and Apache Beam.
+$(BEAM)/installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "tfgrad needs Python 3.11, 3.12 or 3.13 with venv; \
+	install one, or point to it: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(BEAM)
+	@echo "installing TensorFlow, the rest and Apache Beam into $(BEAM): some minutes, once"
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	--requirement requirements.txt 'apache-beam>=2.77,<3'
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
 clean:
 	rm -rf $(VENV) $(NIGHTLY) $(ZOO) $(WEB) $(BEAM) $(SERVERS) build dist *.egg-info
