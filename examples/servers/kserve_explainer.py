@@ -115,9 +115,8 @@ class Explainer(kserve.Model):
         names = [output.name for output in session.get_outputs()]
         found: list[dict[str, Any]] = []
         for start in range(0, count, self._batch):
-            rows = np.minimum(
-                np.arange(start, start + self._batch), count - 1
-            )  # the last one fills
+            # The last image fills the last batch.
+            rows = np.minimum(np.arange(start, start + self._batch), count - 1)
             values = session.run(names, {name: value[rows] for name, value in inputs.items()})
             for i in range(min(self._batch, count - start)):
                 found.append({name: v[i].tolist() for name, v in zip(names, values, strict=True)})

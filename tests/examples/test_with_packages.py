@@ -49,9 +49,8 @@ def test_grpc_gets_the_outputs_of_the_signature(example, signatures, images):
     assert set(got) == set(live)
     for key, value in live.items():
         np.testing.assert_array_equal(got[key], value)
-    assert (
-        sum(value.nbytes for value in many.values()) > 4 << 20
-    )  # more than gRPC allows unless asked
+    # More than gRPC allows unless asked.
+    assert sum(value.nbytes for value in many.values()) > 4 << 20
 
 
 def _many(images, count):
