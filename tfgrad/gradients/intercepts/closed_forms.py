@@ -9,6 +9,7 @@
 | `linear`      | also linear in x: resizing                         | none                  |
 | `shift`       | rescaling and normalisation of pixels              | the constant added    |
 | `elementwise` | each output depends on one input                   | φ(z) − φ′(z) z        |
+| `relu6`       | the same of ReLU6                                  | 6 where z ≥ 6, else 0 |
 | `product`     | of n inputs                                        | −(n − 1) y            |
 
 A rule holds for Keras's own classes and for tfgrad's, not for a subclass, whose `call` may differ.
@@ -37,12 +38,13 @@ Rule = Literal[
     "linear",
     "shift",
     "elementwise",
+    "relu6",
     "product",
 ]
 # Where the inputs are known, calls by these rules have no term.
 WITHOUT_INTERCEPT = ("homogeneous", "linear")
 # By these, a call has an intercept of its own kind, apart from that of arithmetic before it.
-OWN_INTERCEPT = ("affine", "batch_norm", "elementwise", "shift")
+OWN_INTERCEPT = ("affine", "batch_norm", "elementwise", "relu6", "shift")
 
 _L, _A = keras.layers, keras.activations
 
@@ -83,12 +85,12 @@ _HOMOGENEOUS_ACTIVATIONS = [_A.linear, _A.relu, _A.leaky_relu, _A.hard_shrink]
 _HOMOGENEOUS_ACTIVATIONS += [tf.nn.relu, keras.ops.relu]
 _ELEMENTWISE_ACTIVATIONS = [
     *(_A.celu, _A.elu, _A.exponential, _A.gelu, _A.hard_sigmoid, _A.hard_silu),
-    *(_A.hard_tanh, _A.log_sigmoid, _A.mish, _A.relu6, _A.selu, _A.sigmoid, _A.silu),
+    *(_A.hard_tanh, _A.log_sigmoid, _A.mish, _A.selu, _A.sigmoid, _A.silu),
     *(_A.soft_shrink, _A.softplus, _A.softsign, _A.sparse_plus, _A.sparse_sigmoid, _A.squareplus),
     *(_A.tanh, _A.tanh_shrink),
-    *(tf.nn.silu, tf.nn.gelu, tf.nn.sigmoid, tf.nn.softplus, tf.nn.tanh, tf.nn.elu, tf.nn.relu6),
+    *(tf.nn.silu, tf.nn.gelu, tf.nn.sigmoid, tf.nn.softplus, tf.nn.tanh, tf.nn.elu),
     *(keras.ops.silu, keras.ops.gelu, keras.ops.sigmoid, keras.ops.softplus, keras.ops.tanh),
-    *(keras.ops.relu6, keras.ops.elu, keras.ops.selu, keras.ops.celu, keras.ops.softsign),
+    *(keras.ops.elu, keras.ops.selu, keras.ops.celu, keras.ops.softsign),
     *(keras.ops.log_sigmoid, keras.ops.squareplus, keras.ops.exp),
 ]
 
@@ -98,11 +100,12 @@ _OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("Reshape", "Transpose", "ExpandDims", "Squeeze", "GetItem"), "homogeneous"),
     **dict.fromkeys(("Mean", "Sum", "Max", "Min", "MaxPool", "AveragePool"), "homogeneous"),
     **dict.fromkeys(("Cast", "Flip", "Repeat", "Tile", "Swapaxes", "Moveaxis"), "homogeneous"),
-    **dict.fromkeys(("Relu6", "Sigmoid", "Tanh", "Softplus", "Silu", "Gelu"), "elementwise"),
+    **dict.fromkeys(("Sigmoid", "Tanh", "Softplus", "Silu", "Gelu"), "elementwise"),
     **dict.fromkeys(("Elu", "Selu", "HardSigmoid", "HardSilu", "Exp", "Mish"), "elementwise"),
     **dict.fromkeys(("Celu", "Softsign", "HardTanh", "LogSigmoid", "SoftShrink"), "elementwise"),
     **dict.fromkeys(("TanhShrink", "SparsePlus", "SparseSigmoid", "Squareplus"), "elementwise"),
     "HardShrink": "homogeneous",
+    "Relu6": "relu6",
     "Multiply": "product",
 }
 # Homogeneous if all arguments are tensors; a number among them (`x + 1`) is a constant.
@@ -161,13 +164,17 @@ def _relu_rule(relu: Any) -> Rule:
     """The rule of a ReLU with options, as a layer or as an operation."""
     # Below a threshold the slope is taken of z − threshold.
     moved = relu.threshold and relu.negative_slope
+    if relu.max_value == 6 and not relu.threshold and not relu.negative_slope:
+        return "relu6"
     return "elementwise" if relu.max_value is not None or moved else "homogeneous"
 
 
 def activation_rule(activation: Any) -> Rule | None:
-    """`"homogeneous"`, `"elementwise"`, or None for an activation without a rule."""
+    """`"homogeneous"`, `"elementwise"`, `"relu6"`, or None for an activation without a rule."""
     if activation is None or any(activation is known for known in _HOMOGENEOUS_ACTIVATIONS):
         return "homogeneous"
+    if any(activation is known for known in _RELU6):
+        return "relu6"
     if any(activation is known for known in _ELEMENTWISE_ACTIVATIONS):
         return "elementwise"
     return rule(activation) if isinstance(activation, _L.Layer) else None
@@ -185,12 +192,14 @@ def intercept(
         y: The output.
 
     Returns:
-        (kind, intercept), where the intercept broadcasts to y; None for "batch_norm", whose
-        intercepts are computed together by `batch_norm_shifts`, and for "elementwise" where
-        `clipped` is None, too: its term follows from a gradient with respect to the input.
+        (kind, intercept), where the intercept broadcasts to y; None for "elementwise", whose term
+        follows from a gradient with respect to the input, and for "batch_norm", whose intercepts
+        are computed together by `batch_norm_shifts`.
     """
     if rule == "elementwise":
-        return "activation", clipped(layer, y)
+        return "activation", None
+    if rule == "relu6":
+        return "activation", clipped(y)
     if rule == "batch_norm":
         return "batch_norm", None
     if rule == "shift":
@@ -201,20 +210,13 @@ def intercept(
     return "residue", (1 - len(inputs)) * y
 
 
-def clipped(activation: Any, y: tf.Tensor) -> tf.Tensor | None:
-    """The intercept of ReLU6: 6 where it is clipped and 0 elsewhere; None for other activations.
+def clipped(y: tf.Tensor) -> tf.Tensor:
+    """The intercept of y = ReLU6(z): 6 where it is clipped and exactly 0 elsewhere.
 
     A difference of two products would be 0 up to their rounding alone, which differs where a
     compiler joins a product and a sum; maps that are rescaled by layer would show it.
     """
-    if isinstance(activation, _L.Activation):
-        activation = activation.activation
-    name = type(activation).__name__
-    plain = name == "ReLU" and not activation.negative_slope and not activation.threshold
-    of_six = name == "Relu6" or (plain and activation.max_value == 6)
-    if of_six or any(activation is known for known in _RELU6):
-        return tf.where(y >= 6, y, tf.zeros_like(y))
-    return None
+    return y - tf.math.floormod(y, 6)
 
 
 def bias(layer: Any, rank: int) -> tf.Tensor | None:

@@ -273,8 +273,7 @@ class _Recorder(call_hooks.Handler):
                 outputs = recording.own(outputs)
                 inputs = call.inputs_with_repeats
                 kind, residue = closed_forms.intercept(rule, call.operation, inputs, outputs)
-                of_gradient = rule == "elementwise" and residue is None
-                before = inputs[0] if of_gradient else None
+                before = inputs[0] if rule == "elementwise" else None
                 source = inputs[0] if rule == "batch_norm" else None
                 more: dict[str, Any] = {"before": before, "source": source}
                 recording.add(call.operation, call.name, kind, outputs, residue, **more)
@@ -308,9 +307,10 @@ class _Recorder(call_hooks.Handler):
             if rule == "elementwise":
                 before = recording.own(z)
                 y = recording.own(activation(before))
-                residue = closed_forms.clipped(activation, y)
-                more = {"before": before} if residue is None else {}
-                recording.add(layer, name, "activation", y, residue, **more)
+                recording.add(layer, name, "activation", y, before=before)
+            elif rule == "relu6":
+                y = recording.own(activation(z))
+                recording.add(layer, name, "activation", y, closed_forms.clipped(y))
             else:
                 y = z if activation is None else activation(z)
         return recording.known(y)
