@@ -295,6 +295,25 @@ def test_errors_are_relative_to_what_an_output_is():
     assert verification.largest_error(live, broken) == (np.inf, "score")
 
 
+def test_more_is_allowed_only_where_the_live_map_jumps():
+    kink = np.float32([[1.0, 0.0]])
+
+    def signature(**given):
+        x = given["x"]
+        slope = tf.cast(x > 1, tf.float32) + 2
+        return {"saliency": slope * x, "score": tf.reduce_sum(x, 1)}
+
+    spec = tf.TensorSpec([1, 2], tf.float32, "x")
+    traced = tf.function(signature, autograph=False).get_concrete_function(x=spec)
+    live = verification.outputs(traced, {"x": kink})
+    got = {"saliency": live["saliency"] * 1.4, "score": live["score"] * np.float32(1 + 1e-6)}
+    assert verification.tolerance(traced, {"x": kink}, live, got) > 0.4
+    smooth = {"x": kink * 2}
+    live = verification.outputs(traced, smooth)
+    got = {"saliency": live["saliency"] * 1.4, "score": live["score"] * np.float32(1 + 1e-6)}
+    assert verification.tolerance(traced, smooth, live, got) < 3e-4
+
+
 def test_numbers_of_rounds_become_tables():
     def drawn(x):
         def step(i, total):

@@ -193,7 +193,7 @@ class _Format:
             return False
         difference, output = verification.largest_error(live, got)
         fine = difference <= verification.TOLERANCE
-        fine = fine or difference <= verification.tolerance(signature, taken, live)
+        fine = fine or difference <= verification.tolerance(signature, taken, live, got)
         if fine:
             self._errors[name] = float(np.float32(difference))
         else:
