@@ -24,7 +24,7 @@ PAGES = sorted(
 )
 
 # Each of the others trains for a quarter of a minute; what they name is checked without running.
-QUICK = ["README.md", "docs/fooling.md", "docs/saliency.md"]
+QUICK = ["README.md", "docs/fooling.md", "docs/saliency.md", "docs/serving_elsewhere.md"]
 
 
 def text(page):
@@ -113,6 +113,15 @@ def check_saliency(names, directory, printed):
     assert methods == set(saliency.METHODS)
 
 
+def check_serving_elsewhere(names, directory, printed):
+    whole = saliency.FullGrad(names["network"]).explain(names["images"])
+    scale = np.abs(whole["saliency"]).max()
+    assert scale > 0
+    for found in (names["explained"], names["found"]):
+        np.testing.assert_allclose(found["saliency"], whole["saliency"], atol=1e-5 * scale)
+    assert names["maps"].shape == (1, 8, 8) and np.any(names["maps"])
+
+
 def check_transfer(names, directory, printed):
     assert names["network"].output_shape == (None, 5) and "learns from" in printed
 
@@ -127,6 +136,7 @@ CHECKS = {
     "docs/penalties.md": check_penalties,
     "docs/portable.md": check_portable,
     "docs/saliency.md": check_saliency,
+    "docs/serving_elsewhere.md": check_serving_elsewhere,
     "docs/transfer.md": check_transfer,
 }
 
