@@ -51,12 +51,13 @@ def _onnx(path: str, signature: str, inputs: dict[str, Any]) -> Any:
 def _openvino(path: str, signature: str, inputs: dict[str, Any]) -> Any:
     import openvino
 
-    compiled = openvino.compile_model(f"{path}/{signature}.xml", "CPU")
-    outputs = {output.get_any_name(): output for output in compiled.outputs}
+    model = openvino.Core().read_model(f"{path}/{signature}.xml")
+    names = [output.get_any_name() for output in model.outputs]
+    compiled = openvino.compile_model(model, "CPU")
 
     def run() -> dict[str, Any]:
         found = compiled(inputs)
-        return {name: np.asarray(found[output]) for name, output in outputs.items()}
+        return {name: np.asarray(found[i]) for i, name in enumerate(names)}
 
     return run
 

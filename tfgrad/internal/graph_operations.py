@@ -41,17 +41,27 @@ def rerun(operation: tf.Operation, inputs: Sequence[Any]) -> list[tf.Tensor]:
 
 
 def needed(targets: Sequence[tf.Tensor], known: Container[int]) -> list[tf.Operation]:
-    """The operations on which tensors depend, in the order of their graph.
+    """The operations on which tensors depend, each after those of its inputs.
+
+    A graph's own order is not such an order: a gradient adds inputs to loops that exist.
 
     Args:
         targets: Tensors of one graph.
         known: ids of tensors whose operations are not needed.
     """
-    found: dict[int, tf.Operation] = {}
-    rest = [target for target in targets if id(target) not in known]
+    order: dict[int, tf.Operation] = {}
+    rest = [(target.op, False) for target in reversed(targets) if id(target) not in known]
     while rest:
-        operation = rest.pop().op
-        if id(operation) not in found:
-            found[id(operation)] = operation
-            rest += [t for t in operation.inputs if id(t) not in known]
-    return sorted(found.values(), key=lambda operation: operation._id_value)
+        operation, is_ready = rest.pop()
+        if id(operation) in order:
+            continue
+        if is_ready:
+            order[id(operation)] = operation
+            continue
+        rest.append((operation, True))
+        rest += [
+            (t.op, False)
+            for t in reversed(operation.inputs)
+            if id(t) not in known and id(t.op) not in order
+        ]
+    return list(order.values())

@@ -177,6 +177,40 @@ def test_several_inputs_and_a_target(tmp_path):
     np.testing.assert_allclose(got["saliency_extra"], live["extra"], atol=1e-6)
 
 
+@pytest.mark.parametrize("cell", [L.LSTM, L.GRU])
+def test_recurrent_layers_are_written_out(cell):
+    """Loops that fill and read lists, and their gradients, as often as they run."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 3))
+    network = keras.Model(inputs, L.Dense(2)(cell(4)(inputs)))
+    method = saliency.InputGradient(network, outputs="exclusive")
+    spec = tf.TensorSpec([2, 5, 3], tf.float32, "x")
+    traced = tf.function(
+        lambda x: {"gradient": method.explain(x, tf.constant([0, 1]))["gradient"]}, autograph=False
+    ).get_concrete_function(x=spec)
+    new = rewritten(traced, {"x": spec})
+    kinds = {operation.type for operation in new.graph.get_operations()}
+    assert not any("While" in kind or "TensorList" in kind for kind in kinds)
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32"))
+    np.testing.assert_allclose(new(x=x)["gradient"], traced(x=x)["gradient"], atol=1e-7)
+
+
+def test_tokens(tmp_path):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((5,), dtype="int32")
+    x = L.GlobalAveragePooling1D()(L.Embedding(9, 4, mask_zero=True)(tokens))
+    network = keras.Model(tokens, L.Dense(3)(x))
+    example = np.int32([[3, 1, 2, 0, 0]])
+    options = {"outputs": "exclusive", "formats": ["openvino", "litert"], "example": example}
+    path = export.save(network, tmp_path, ["input_gradient"], **options)
+    inputs = {"token_ids": example, "target": np.int32([1])}
+    live = saliency.InputGradient(network, outputs="exclusive").explain(example, [1])
+    for module in (openvino_files, litert_files):
+        got = module.run(path, "input_gradient", inputs)
+        assert set(got) == set(live)
+        np.testing.assert_allclose(got["saliency"], live["saliency"], atol=1e-6)
+
+
 def _refused(error, message, *arguments, model=None, **options):
     with pytest.raises(error, match=message):
         export.save(model or _network(), *arguments, outputs="exclusive", **options)

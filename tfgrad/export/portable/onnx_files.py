@@ -29,14 +29,17 @@ def write(functions: Mapping[str, Any], directory: str) -> dict[str, list[str]]:
     for name, function in functions.items():
         outputs = {t.name: key for key, t in function.structured_outputs.items()}
         inputs = {t.name: t.op.name for t in function.inputs}
-        model, _ = tf2onnx.convert.from_graph_def(
-            function.graph.as_graph_def(),
-            name=name,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset=OPSET,
-            tensors_to_rename={**inputs, **outputs},
-        )
+        try:
+            model, _ = tf2onnx.convert.from_graph_def(
+                function.graph.as_graph_def(),
+                name=name,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset=OPSET,
+                tensors_to_rename={**inputs, **outputs},
+            )
+        except Exception as error:  # errors of its rules are of every kind
+            raise LookupError(f"a conversion ({error})") from error
         unknown = sorted({n.op_type for n in model.graph.node if n.domain not in ("", "ai.onnx")})
         if unknown:
             raise LookupError(", ".join(unknown))

@@ -53,8 +53,10 @@ def run(directory: str, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str
     """The outputs of a signature in OpenVINO on the CPU."""
     import openvino
 
-    path = os.path.join(directory, f"{name}.xml")
-    compiled = openvino.compile_model(path, "CPU", PRECISION)
-    taken = {key for value in compiled.inputs for key in value.get_names()}
+    model = openvino.Core().read_model(os.path.join(directory, f"{name}.xml"))
+    # A compiled model adds names of its own to some outputs.
+    keys = [output.get_any_name() for output in model.outputs]
+    taken = {key for value in model.inputs for key in value.get_names()}
+    compiled = openvino.compile_model(model, "CPU", PRECISION)
     found = compiled({key: value for key, value in inputs.items() if key in taken})
-    return {output.get_any_name(): np.asarray(found[output]) for output in compiled.outputs}
+    return {key: np.asarray(found[i]) for i, key in enumerate(keys)}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.export.portable import counters
+from tfgrad.export.portable import counters, lists
 from tfgrad.export.portable.elementary import ELEMENTARY, Rule
 from tfgrad.internal.graph_operations import needed, rerun
 
@@ -48,7 +48,8 @@ def rewritten(
         rules: What takes the place of which operation.
 
     Raises:
-        LookupError: An operation takes a table or another resource; its name.
+        LookupError: An operation takes a table or another resource, or cannot run with what is
+            known of its inputs; its name.
     """
     graph = function.graph
     captured = {id(inner): outer for outer, inner in graph.captures}
@@ -101,7 +102,9 @@ class _Variable:
 
 
 class Rewriting:
-    """One run of a graph. Values are tensors of the new graph, or arrays where they are known.
+    """One run of a graph.
+
+    Values are tensors of the new graph, arrays where they are known, and tuples for lists.
 
     Args:
         rules: See `rewritten`.
@@ -143,7 +146,11 @@ class Rewriting:
             return self._branched(operation, inputs)
         if kind in _LOOPS:
             return self._looped(operation, inputs)
-        if kind not in _RANDOM and inputs:
+        handles = {tf.resource, tf.variant}
+        of_lists = tf.variant in {t.dtype for t in (*operation.inputs, *operation.outputs)}
+        if of_lists and lists.is_list_operation(kind):
+            return lists.computed(operation, inputs, self.tensor)
+        if kind not in _RANDOM and inputs and not handles & {t.dtype for t in operation.outputs}:
             known = [isinstance(value, np.ndarray) for value in inputs]
             if all(known):
                 return _computed(operation, inputs)
@@ -153,10 +160,15 @@ class Rewriting:
                     return steps
         if any(isinstance(value, _Variable) for value in inputs):
             raise LookupError(kind)  # it takes something else than a variable's value
+        if any(isinstance(value, tuple) for value in inputs):
+            raise LookupError(kind)  # an operation on a list that is not known
         tensors = [self.tensor(value) for value in inputs]
         rule = self._rules.get(kind)
-        replaced = None if rule is None else rule(operation, tensors, inputs)
-        return rerun(operation, tensors) if replaced is None else _listed(replaced)
+        try:
+            replaced = None if rule is None else rule(operation, tensors, inputs)
+            return rerun(operation, tensors) if replaced is None else _listed(replaced)
+        except (AttributeError, TypeError, ValueError, tf.errors.OpError) as error:
+            raise LookupError(f"{kind} ({error})") from error
 
     def tensor(self, value: Any) -> tf.Tensor:
         """A value as a tensor of the graph that is being built."""
@@ -196,6 +208,8 @@ class Rewriting:
     def _looped(self, operation: tf.Operation, inputs: list[Any]) -> Sequence[Any]:
         condition = operation.get_attr("cond").name
         body = operation.get_attr("body").name
+        if any(isinstance(value, tuple) for value in inputs):
+            return self._unrolled(operation, inputs)
         # Variables and what the body passes on as it is are no part of the loop's state.
         graphs = {
             part: operation.graph._get_function(operation.get_attr(part).name).graph
@@ -248,6 +262,17 @@ class Rewriting:
         start = [self.tensor(inputs[i]) for i in moving]
         found = tf.while_loop(more_of, next_of, start, parallel_iterations=1)
         return whole(_listed(found))
+
+    def _unrolled(self, operation: tf.Operation, inputs: list[Any]) -> list[Any]:
+        """A loop that fills or reads lists, written out as often as it runs."""
+        values = list(inputs)
+        while True:
+            (more,) = self._called(operation, operation.get_attr("cond").name, values)
+            if not isinstance(more, np.ndarray):
+                raise LookupError(f"{operation.type} (its end depends on the input)")
+            if not more:
+                return values
+            values = self._called(operation, operation.get_attr("body").name, values)
 
 
 def _read(value: Any, tensor: tf.Tensor) -> Any:
