@@ -126,6 +126,7 @@ WINDOWS = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("lengths", [(7, 8), (6, 5)])
 @pytest.mark.parametrize(("size", "stride", "padding"), WINDOWS)
 @pytest.mark.parametrize("kind", ["max", "average"])
@@ -224,6 +225,7 @@ def _close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("lengths", [(8, 9), (9, 7)])
 @pytest.mark.parametrize(("size", "stride", "dilation", "padding"), CONVOLUTIONS)
 def test_gradients_of_convolutions(size, stride, dilation, padding, lengths):
@@ -239,6 +241,7 @@ def test_gradients_of_convolutions(size, stride, dilation, padding, lengths):
     assert ("Conv2DBackpropInput" in left) == (dilation == 1)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("channels", [(1, 4), (2, 6), (1, 8)])
 @pytest.mark.parametrize(("size", "stride", "dilation", "padding"), CONVOLUTIONS)
 def test_convolutions_in_groups(size, stride, dilation, padding, channels):
@@ -259,6 +262,7 @@ def test_convolutions_in_groups(size, stride, dilation, padding, channels):
     _close(back, _gradient(by_hand)(tf.constant(x), weights))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize(("size", "stride", "dilation", "padding"), CONVOLUTIONS)
 def test_gradients_of_depthwise_convolutions(size, stride, dilation, padding, multiplier):
@@ -317,6 +321,7 @@ def test_normalisation_by_fixed_statistics():
     _checked(_gradient(normalised), x, _draw(2, 3, 3, 4, seed=1), absent=absent)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("size", [(9, 4), (5, 12)])
 @pytest.mark.parametrize("corners", ["align_corners", "half_pixel_centers", None])
 @pytest.mark.parametrize("kind", ["ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor"])
