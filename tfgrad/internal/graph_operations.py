@@ -33,9 +33,12 @@ def rerun(operation: tf.Operation, inputs: Sequence[Any]) -> list[tf.Tensor]:
         else:
             arguments[argument.name] = rest.pop(0)
     function = getattr(tf.raw_ops, operation.type)
-    known = inspect.signature(function).parameters
-    # The functions call `split_dim`, `dim` and `squeeze_dims` of operations `axis`.
-    arguments = {name if name in known else "axis": value for name, value in arguments.items()}
+    known = [name for name in inspect.signature(function).parameters if name != "name"]
+    # Some arguments of the functions have other names than those of the operations: `axis`, `x`.
+    own = [name for name in arguments if name not in known]
+    others = [name for name in known if name not in arguments]
+    renamed = dict(zip(own, others, strict=False))
+    arguments = {renamed.get(name, name): value for name, value in arguments.items()}
     outputs = function(**arguments)
     return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 

@@ -169,8 +169,18 @@ def test_pooling_of_volumes(kind):
         return pool(x, 3, 2, "SAME")
 
     x = _draw(1, 5, 6, 7, 2)
-    operation = "MaxPool3DGrad" if kind == "max" else "AvgPool3DGrad"
-    _checked(_gradient(pooled), x, _draw(*pooled(x).shape), absent=[operation])
+    operation = "MaxPool3D" if kind == "max" else "AvgPool3D"
+    _checked(_gradient(pooled), x, _draw(*pooled(x).shape), absent=[f"{operation}Grad"])
+    _checked(pooled, x, rules=ELEMENTARY | FOR_LITERT, absent=[operation])
+
+
+def test_operations_whose_arguments_have_other_names():
+    def selected(x):
+        return tf.raw_ops.Select(condition=x > 0, x=x, y=2 * x)
+
+    _checked(selected, _draw(3, 4))
+    _checked(lambda x: tf.concat(tf.split(x, 2, 1), 0), _draw(3, 4))
+    _checked(lambda x: tf.expand_dims(tf.reduce_mean(x, 1), 0), _draw(3, 4))
 
 
 CONVOLUTIONS = [  # kernel, stride, dilation, padding

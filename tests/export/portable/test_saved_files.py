@@ -252,6 +252,14 @@ def test_models_without_fixed_sizes_or_with_strings(tmp_path):
     assert not [name for name in os.listdir(tmp_path) if name != "1"]
 
 
+def test_a_model_that_does_not_run_here(tmp_path):
+    inputs = keras.Input((4,))
+    x = L.Lambda(lambda x: tf.debugging.check_numerics(tf.math.log(-1 - tf.nn.relu(x)), "logs"))
+    network = keras.Model(inputs, L.Dense(2)(x(inputs)))
+    options = {"methods": ["input_gradient"], "formats": "litert"}
+    _refused(ModelError, "does not run here.*logs", tmp_path, model=network, **options)
+
+
 def test_examples_of_another_shape(tmp_path):
     _refused(
         ArgumentError,

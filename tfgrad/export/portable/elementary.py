@@ -176,4 +176,6 @@ ELEMENTARY: dict[str, Rule] = {
 FOR_LITERT: dict[str, Rule] = {
     "Erf": _elementwise(erf),
     "Erfc": _elementwise(lambda x: 1 - erf(x)),
+    "MaxPool3D": pooling.max_pool,
+    "AvgPool3D": pooling.average_pool,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,29 @@ def max_pool_gradient(
     return spread(given.__getitem__, axes)
 
 
+def max_pool(
+    operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
+) -> tf.Tensor | None:
+    """The largest entry of each window."""
+    (x,) = tensors
+    axes = _axes(operation, list(x.shape), list(operation.outputs[0].shape), x.shape[0])
+    if axes is None:
+        return None
+    return functools.reduce(tf.maximum, (entry for _, entry in entries(x, axes, x.dtype.min)))
+
+
+def average_pool(
+    operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
+) -> tf.Tensor | None:
+    """The mean of each window, without the padding."""
+    (x,) = tensors
+    axes = _axes(operation, list(x.shape), list(operation.outputs[0].shape), x.shape[0])
+    if axes is None:
+        return None
+    total = tf.add_n([entry for _, entry in entries(x, axes, 0.0)])
+    return total / tf.constant(_counts(axes), x.dtype)
+
+
 def average_pool_gradient(
     operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
 ) -> tf.Tensor | None:
@@ -39,17 +63,31 @@ def average_pool_gradient(
     axes = _axes(operation, [int(n) for n in shape], list(gradient.shape))
     if axes is None:
         return None
-    counts = np.ones([1] * gradient.shape.rank)
+    share = gradient / tf.constant(_counts(axes), gradient.dtype)
+    return spread(lambda place: share, axes)
+
+
+def _counts(axes: list[Axis]) -> np.ndarray:
+    """The number of entries in each window without the padding, [1, *outputs, 1]."""
+    counts = np.ones([1] * (len(axes) + 2))
     for number, axis in enumerate(axes):
         first = np.arange(axis.outputs) * axis.stride - axis.before
         inside = np.minimum(first + axis.size, axis.length) - np.maximum(first, 0)
         counts = counts * inside.reshape([-1 if a == number + 1 else 1 for a in range(counts.ndim)])
-    share = gradient / tf.constant(counts, gradient.dtype)
-    return spread(lambda place: share, axes)
+    return counts
 
 
-def _axes(operation: tf.Operation, old: list[Any], new: list[Any]) -> list[Axis] | None:
-    """The windows of a pooling; None if a shape is unknown or the channels come first."""
+def _axes(
+    operation: tf.Operation, old: list[Any], new: list[Any], batch: int | None = None
+) -> list[Axis] | None:
+    """The windows of a pooling; None if a shape is unknown or the channels come first.
+
+    Args:
+        operation: The operation.
+        old, new: The shapes before and behind the pooling.
+        batch: The first length of the shapes where it is known better than from them.
+    """
+    old, new = ([batch or shape[0], *shape[1:]] for shape in (old, new))
     layout = operation.get_attr("data_format").decode()
     if not layout.endswith("C") or None in [*old, *new]:
         return None

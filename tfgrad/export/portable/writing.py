@@ -114,7 +114,15 @@ def write(
     Warns:
         PortabilityWarning: A signature cannot be had in a format.
     """
-    live = {name: verification.outputs(s, inputs) for name, s in signatures.items()}
+    try:
+        live = {name: verification.outputs(s, inputs) for name, s in signatures.items()}
+    except tf.errors.OpError as error:
+        lines = [line for line in error.message.splitlines() if line.strip() and "[[" not in line]
+        raise ModelError(
+            f"formats: got a model that does not run here ({lines[-1] if lines else error}), so "
+            "that its files cannot be compared; expected one that does; try channels last on a "
+            "CPU, or an `example` of real inputs."
+        ) from error
     found = {}
     for name in formats:
         one = _Format(name, signatures, specs, inputs, live)
