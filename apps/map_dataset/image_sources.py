@@ -3,6 +3,7 @@
 from ..common import command  # noqa: F401  (starts TensorFlow quietly, in workers, too)
 
 # isort: split
+import abc
 import dataclasses
 import functools
 import os
@@ -54,7 +55,7 @@ class Part:
     where: Any = None
 
 
-class Source:
+class Source(abc.ABC):
     """A data set; an object of its class is passed to workers.
 
     Attributes:
@@ -67,13 +68,13 @@ class Source:
         """The fields alone: workers read no listing of all files."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
+    @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """What identifies the images, for the record."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def count(self) -> int:
         """The number of images, readable or not."""
-        raise NotImplementedError
 
     def parts(self, size: int) -> list[Part]:
         """All images, in parts of `size`."""
@@ -81,9 +82,9 @@ class Source:
         starts = range(0, count, size)
         return [Part(i, first, min(first + size, count)) for i, first in enumerate(starts)]
 
+    @abc.abstractmethod
     def read(self, part: Part) -> Iterator[Item]:
         """The images of a part, in their order."""
-        raise NotImplementedError
 
     def image_size(self) -> Size | None:
         """(height, width) of all images; None where they vary."""

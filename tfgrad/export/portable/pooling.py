@@ -34,23 +34,19 @@ def max_pool(
     operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
 ) -> tf.Tensor | None:
     """The largest entry of each window."""
-    (x,) = tensors
-    axes = _axes(operation, list(x.shape), list(operation.outputs[0].shape), x.shape[0])
-    if axes is None:
-        return None
-    return functools.reduce(tf.maximum, (entry for _, entry in entries(x, axes, x.dtype.min)))
+    found = _seen(operation, tensors[0], tensors[0].dtype.min)
+    return None if found is None else functools.reduce(tf.maximum, found[1])
 
 
 def average_pool(
     operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
 ) -> tf.Tensor | None:
     """The mean of each window, without the padding."""
-    (x,) = tensors
-    axes = _axes(operation, list(x.shape), list(operation.outputs[0].shape), x.shape[0])
-    if axes is None:
+    found = _seen(operation, tensors[0], 0.0)
+    if found is None:
         return None
-    total = tf.add_n([entry for _, entry in entries(x, axes, 0.0)])
-    return total / tf.constant(_counts(axes), x.dtype)
+    axes, seen = found
+    return tf.add_n(seen) / tf.constant(_counts(axes), tensors[0].dtype)
 
 
 def average_pool_gradient(
@@ -65,6 +61,14 @@ def average_pool_gradient(
         return None
     share = gradient / tf.constant(_counts(axes), gradient.dtype)
     return spread(lambda place: share, axes)
+
+
+def _seen(
+    operation: tf.Operation, x: tf.Tensor, fill: float
+) -> tuple[list[Axis], list[tf.Tensor]] | None:
+    """The windows of a pooling, and the entries that they have at each place."""
+    axes = _axes(operation, list(x.shape), list(operation.outputs[0].shape), x.shape[0])
+    return None if axes is None else (axes, [entry for _, entry in entries(x, axes, fill)])
 
 
 def _counts(axes: list[Axis]) -> np.ndarray:
