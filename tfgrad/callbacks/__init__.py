@@ -3,7 +3,7 @@
 from tfgrad.callbacks.backup import Backup
 from tfgrad.callbacks.gradient_angle import GradientAngle
 from tfgrad.callbacks.progress import JsonLines, TimeLeft, read_json_lines
-from tfgrad.callbacks.stop_on_non_finite import StopOnNonFinite
+from tfgrad.training.stop_on_non_finite import StopOnNonFinite
 
 __all__ = [
     "Backup",

@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import data, distribution
-from tfgrad.callbacks import StopOnNonFinite
 from tfgrad.data.dataset import Dataset
 from tfgrad.errors import ArgumentError, NonFiniteError
 from tfgrad.evaluation.digests import layers_digest, nameless, weights_digest
 from tfgrad.evaluation.networks import class_count
 from tfgrad.gradients import class_scores
 from tfgrad.models import output_meaning
+from tfgrad.training.stop_on_non_finite import StopOnNonFinite
 
 
 @dataclasses.dataclass(frozen=True)
