@@ -1,14 +1,4 @@
-"""The exact full-gradient decomposition of a scalar (thesis §3.3, Eq. 3.1 and 3.3).
-
-    f(x) = ∇x f · x + Σ_l ∇_{z_l} f · b_l
-
-    full = tfgrad.full_gradients(model, x)          # for the predicted class
-    full.input_gradient                             # like x
-    full.bias_gradients["conv2d_3"]                 # like that layer's output
-    full.completeness_error()                       # [batch], rounding only
-
-It holds for any Keras model: b_l is the intercept of a call, see `tfgrad.gradients.intercepts`.
-"""
+"""The decomposition of a network's scalars, computed and checked."""
 
 from __future__ import annotations
 
@@ -20,15 +10,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import second_order
+from tfgrad.decomposition.result import FullGradients
 from tfgrad.errors import ArgumentError, DataError, ModelError, TfgradError
 from tfgrad.gradients import embeddings, input_structure, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
-from tfgrad.gradients.intercepts import Intercept, TermSums
+from tfgrad.gradients.intercepts import TermSums
 from tfgrad.gradients.model_checks import check_no_probabilities, check_preprocessed
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import derivatives, xla
 from tfgrad.internal.keras_private import flatten_layers, is_rematerialised
-from tfgrad.internal.precision import at_least_float32
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
 from tfgrad.second_order.operations import INEXACT, PYTHON, SILENT
@@ -41,81 +31,6 @@ TARGET = "target"
 # is missing.
 # Some of TensorFlow's kernels (bilinear resizing) compute in float32 whatever their inputs' dtype.
 _ROUNDING = {"float64": 1e-6, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.2}
-# The largest allowed error of the sum, relative to the score and the terms' sums: terms of 1e9 that
-# cancel have a rounding that hides what is summed.
-_HIDDEN = 0.05
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class FullGradients:
-    """The full-gradients of a logit, or of another scalar of the outputs, at x.
-
-    Attributes:
-        score: f(x), [batch].
-        classes: The class whose logit f is, int32 [batch]; None where f is no logit.
-        x: The inputs, as the model took them; of token ids, their embeddings.
-        input_gradient: ∇x f in x's structure, from which integer inputs are left out: of
-            {"image": float, "tokens": int} it is {"image": ∇x f}, of a list of both a list of one.
-        bias_gradients: {call name: ∇_{z_l} f ⊙ b_l, like the call's output} in call order. A call
-            whose intercept is zero by its kind (ReLU, pooling, a sum, …) has no entry. A further
-            call of a layer is name:1, name:2; an activation fused into a layer name/activation;
-            a further output of a call name/1; "target" the intercept of the scalar's own arithmetic
-            on the outputs, [batch]. Float32 or wider.
-        intercepts: The layer, kind and residue of each entry, in the same order.
-        rounding: The largest allowed error of the sum, relative to the sum of the terms' sizes.
-    """
-
-    score: tf.Tensor
-    classes: tf.Tensor | None
-    x: Any
-    input_gradient: Any
-    bias_gradients: dict[str, tf.Tensor]
-    intercepts: tuple[Intercept, ...] = ()
-    rounding: float = 1e-4
-
-    @property
-    def input_term(self) -> Any:
-        """∇x f ⊙ x in the structure of `input_gradient`; its sum is the input's share of f."""
-        pairs = zip(tf.nest.flatten(self.input_gradient), _float_inputs(self), strict=True)
-        products = [at_least_float32(g) * at_least_float32(t) for g, t in pairs]
-        return tf.nest.pack_sequence_as(self.input_gradient, products)
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"{n}: {list(t.shape)}" for n, t in self.bias_gradients.items())
-        inputs = tf.nest.map_structure(lambda t: list(t.shape), self.input_gradient)
-        return f"FullGradients(score={self.score}, input_gradient: {inputs}, {shapes})"
-
-    def total(self) -> tf.Tensor:
-        """∇x f · x + Σ_l ∇_{z_l} f · b_l, [batch], which equals `score` up to rounding."""
-        return self.sums().total
-
-    def completeness_error(self) -> tf.Tensor:
-        """abs(score − total) / max(abs(score), 1e-6), [batch]."""
-        return self.sums().error()
-
-    def adds_up(self, each: bool = False, *, sums: TermSums | None = None) -> tf.Tensor:
-        """Whether the terms sum to the score up to rounding; with `each` per example, [batch].
-
-        Rounding is relative to the sum of the terms' sizes. Terms so large that it could be as
-        large as what is summed (of constants such as −1e9 that cancel) count as a failure, as do
-        NaN and infinite values.
-
-        Args:
-            each: Whether the answer is one for each example.
-            sums: The result of `sums`; None computes it.
-        """
-        sums = sums or self.sums()
-        error, score = tf.abs(self.score - sums.total), tf.abs(self.score)
-        hidden = max(_HIDDEN, 5 * self.rounding)
-        fine = error <= self.rounding * (score + sums.size)
-        fine &= error <= hidden * (score + sums.largest)
-        fine &= tf.math.is_finite(error)
-        return fine if each else tf.reduce_all(fine)
-
-    def sums(self) -> TermSums:
-        """The sums of all terms over each example's entries, computed anew in every call."""
-        terms = [*tf.nest.flatten(self.input_term), *self.bias_gradients.values()]
-        return TermSums(terms, self.score)
 
 
 @output_meaning.takes_outputs("model")
@@ -187,7 +102,7 @@ def full_gradients(
 
 def _reason(full: FullGradients, network: keras.Model, target: Any) -> TfgradError:
     """The error that tells why the terms do not add up."""
-    if not all(map(_is_finite, _float_inputs(full))):
+    if not all(map(_is_finite, full.float_inputs())):
         return DataError("x: got NaN or infinite values; expected finite images.")
     who = f"model {network.name!r}"
     if not _is_finite(full.score):
@@ -254,7 +169,7 @@ def _of_probe(probe: Probe, target: Any) -> tuple[FullGradients, TermSums]:
     if not tf.executing_eagerly():
         # An image with a NaN must not make the others of its batch fail: its result is NaN.
         fine = full.adds_up(each=True, sums=sums)
-        for t in _float_inputs(full):
+        for t in full.float_inputs():
             fine |= ~tf.reduce_all(tf.math.is_finite(_flat(t)), axis=1)
         if xla.compiles():
             gradient = tf.nest.map_structure(
@@ -353,8 +268,3 @@ def misses(network: keras.Model) -> str:
         "depend on one another; or constants such as -1e9 cancel and leave nothing but rounding. "
         "Try putting it into a layer of its own."
     )
-
-
-def _float_inputs(full: FullGradients) -> list[tf.Tensor]:
-    """The inputs that were differentiated."""
-    return [t for t in tf.nest.flatten(full.x) if t.dtype.is_floating]
