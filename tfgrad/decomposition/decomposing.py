@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ import tensorflow as tf
 from tfgrad import second_order
 from tfgrad.decomposition.result import FullGradients
 from tfgrad.errors import ArgumentError, DataError, ModelError, TfgradError
-from tfgrad.gradients import embeddings, input_structure, model_checks, targets
+from tfgrad.gradients import axes, embeddings, input_structure, model_checks, targets
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.intercepts import TermSums
 from tfgrad.gradients.model_checks import check_no_probabilities, check_preprocessed
@@ -164,6 +165,8 @@ def _of_probe(probe: Probe, target: Any) -> tuple[FullGradients, TermSums]:
         terms,
         tuple(term for term, _ in pairs),
         _rounding(probe),
+        "score" if asked else "output" if probe.meaning == output_meaning.REGRESSION else "logit",
+        functools.partial(_layouts, probe.network, _specs(probe.point), bool(probe.sources.at)),
     )
     sums = full.sums()
     if not tf.executing_eagerly():
@@ -180,6 +183,35 @@ def _of_probe(probe: Probe, target: Any) -> tuple[FullGradients, TermSums]:
         else:
             tf.debugging.Assert(tf.reduce_all(fine), [misses(probe.network)])
     return full, sums
+
+
+def _specs(x: Any) -> Any:
+    return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x)
+
+
+def _layouts(network: keras.Model, specs: Any, embedded: bool) -> list[axes.InputAxes]:
+    """The axes of each input that was differentiated.
+
+    Args:
+        network: The network.
+        specs: What was differentiated, and integer inputs.
+        embedded: Whether some of it is the output of a layer, whose channels are last.
+    """
+    flat = tf.nest.flatten(specs)
+    if len(flat) == 1 and not embedded:
+        return [axes.of_input(network, flat[0])]
+    found = []
+    for place, spec in enumerate(flat):
+        rank = spec.shape.rank
+        if not spec.dtype.is_floating:
+            continue
+        if rank <= 2:
+            found.append(axes.InputAxes(rank, None))
+        elif embedded:
+            found.append(axes.InputAxes(rank, axes.default_axis(rank)))
+        else:
+            found.append(axes.analysed(network, specs).inputs[place])
+    return found
 
 
 def _beside(each: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:

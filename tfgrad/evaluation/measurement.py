@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.json_values import plain
 
 HIGHER, LOWER = "higher", "lower"
 
@@ -130,7 +131,7 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """All fields in a form that JSON can hold; numbers that are not finite become None."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Measurement:
@@ -211,14 +212,6 @@ def table_row(cells: Sequence[str]) -> str:
 def in_line(text: str) -> str:
     """The text on one line."""
     return " ".join(text.split())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _known_means(rows: np.ndarray) -> np.ndarray:

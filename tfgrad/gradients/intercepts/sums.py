@@ -16,6 +16,7 @@ class TermSums:
         score: The scalar that is decomposed, [batch], in whose dtype they are added.
 
     Attributes:
+        each: Σ of all entries of each term, [terms, batch].
         total: Σ of all entries of all terms, [batch].
         largest: Σ over the terms of abs(the term's own sum), [batch].
     """
@@ -24,9 +25,9 @@ class TermSums:
         self._score, self._axes = score, Axes()
         self._given = list(terms)  # kept alive, so that their ids stay their own
         self._terms = [tf.cast(t, score.dtype) for t in terms]
-        signed = tf.stack([self._of_examples(t) for t in self._terms])
-        self.total = tf.reduce_sum(signed, 0)
-        self.largest = tf.reduce_sum(tf.abs(signed), 0)
+        self.each = tf.stack([self._of_examples(t) for t in self._terms])
+        self.total = tf.reduce_sum(self.each, 0)
+        self.largest = tf.reduce_sum(tf.abs(self.each), 0)
 
     @functools.cached_property
     def size(self) -> tf.Tensor:
