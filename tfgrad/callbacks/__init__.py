@@ -1,12 +1,14 @@
-"""Keras callbacks: exact backups, a stop at NaN, a record, time left, the angle to a teacher."""
+"""Keras callbacks: exact backups, a stop at NaN, records, progress, maps of every epoch."""
 
 from tfgrad.callbacks.backup import Backup
+from tfgrad.callbacks.explanations import Explanations
 from tfgrad.callbacks.gradient_angle import GradientAngle
 from tfgrad.callbacks.progress import JsonLines, TimeLeft, read_json_lines
 from tfgrad.training.stop_on_non_finite import StopOnNonFinite
 
 __all__ = [
     "Backup",
+    "Explanations",
     "GradientAngle",
     "JsonLines",
     "StopOnNonFinite",

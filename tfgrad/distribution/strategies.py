@@ -62,6 +62,15 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes what all workers of a run would write alike.
+
+    True for the only process, and for worker 0 of several.
+    """
+    resolver = strategy.cluster_resolver if is_multi_worker(strategy) else None
+    return resolver is None or resolver.task_id in (None, 0)
+
+
 def _logical_cpus(count: int) -> list[str]:
     cpu = tf.config.list_physical_devices("CPU")[0]
     if len(tf.config.get_logical_device_configuration(cpu) or [None]) < count:

@@ -160,15 +160,20 @@ def write(figure: Figure, path: str | os.PathLike[str], is_text: bool = False) -
         WriteError: The path cannot be written.
     """
     path = os.fspath(path)
+    try:
+        files.write_bytes(path, png(figure, is_text))
+    except OSError as error:
+        raise files.cannot_write(error, "path", path) from error
+    return path
+
+
+def png(figure: Figure, is_text: bool = False) -> bytes:
+    """A figure as the content of a PNG file, of at most `MAX_BYTES` where that is possible."""
     for dpi, colours in _TEXT_QUALITIES if is_text else _QUALITIES:
         content = _png(figure, dpi, colours, dither=not is_text)
         if len(content) <= MAX_BYTES:
             break
-    try:
-        files.write_bytes(path, content)
-    except OSError as error:
-        raise files.cannot_write(error, "path", path) from error
-    return path
+    return content
 
 
 def _png(figure: Figure, dpi: int, colours: int | None, dither: bool = True) -> bytes:

@@ -15,6 +15,7 @@ from tfgrad.gradients.sources import keys_of
 from tfgrad.saliency import options
 from tfgrad.saliency.compiled import Shapes
 from tfgrad.saliency.explained import Explained, explained, said
+from tfgrad.saliency.inputs import Inputs
 
 
 class Explaining:
@@ -26,8 +27,12 @@ class Explaining:
         channels, inputs, at: See `MethodOptions`.
     """
 
+    # Whether `explain` consists of TensorFlow operations, so that it can be traced.
+    traceable: bool = True
     # Whether inputs that are held are differentiated, too.
     _every: bool = False
+
+    _inputs: Inputs
 
     def __init__(self, network: Any, dtype: str, channels: Any, inputs: Any, at: Any) -> None:
         self.network, self.dtype = network, dtype
@@ -48,6 +53,15 @@ class Explaining:
                     laid = map(_laid_spec, found.layouts, found.tensors)
                     self._laid[_lengths([*laid])] = found
             return known.explained
+
+    def checked(self, x: Any) -> Any:
+        """The inputs of a call as tensors in the network's dtypes.
+
+        Raises:
+            ArgumentError: They are not what the model takes.
+            DataError: One holds NaN or infinite values.
+        """
+        return self._inputs.check(self._inputs.tensors(x))
 
     def image(self, probe: Probe) -> tf.Tensor:
         """What feature maps are laid on: the input, or the main one of several."""
