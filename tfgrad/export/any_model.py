@@ -73,6 +73,8 @@ def save(
     outputs: Any,
     warmup: bool,
     further: Further | None = None,
+    version: int = 1,
+    training: Mapping[str, Any] | None = None,
 ) -> str:
     """Export a model with these signatures; arguments and errors: see `tfgrad.export.save`."""
     network = model_checks.network(model)
@@ -105,8 +107,10 @@ def save(
     variables = [v.value for v in network.variables]
     if further is not None:
         further = dataclasses.replace(further, network=network, lowest_target=lowest)
+    if training is not None:
+        metadata["training"] = dict(training)
     return publication.published(
-        network, variables, signatures, requests, metadata, directory, further
+        network, variables, signatures, requests, metadata, directory, further, version
     )
 
 

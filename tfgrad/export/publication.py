@@ -58,6 +58,7 @@ def published(
     metadata: Mapping[str, Any],
     directory: str | os.PathLike[str],
     further: Further | None = None,
+    version: int = 1,
 ) -> str:
     """The path of the new version, once everything is written.
 
@@ -69,6 +70,7 @@ def published(
         metadata: What is stated of this model; names and versions are added.
         directory: The model's directory.
         further: The files beside the SavedModel, or in its place.
+        version: The least number of the version.
 
     Raises:
         ModelError: A signature reads state that cannot be written.
@@ -103,7 +105,7 @@ def published(
             warmup_requests.write(path, entries["name"], requests)
 
     try:
-        return versions.publish(directory, write)
+        return versions.publish(directory, write, version)
     except (AssertionError, TypeError) as error:  # TensorFlow's errors for state it cannot find
         raise ModelError(
             f"model {network.name!r}: got state that Keras does not track ({error}); "

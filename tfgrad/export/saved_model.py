@@ -39,6 +39,7 @@ from tfgrad.export import any_model, checks, image_ranges, publication, warmup_r
 from tfgrad.export.portable import writing
 from tfgrad.export.portable.further import Further
 from tfgrad.export.signatures import Served, build_signatures, name_of, traced_preprocess
+from tfgrad.internal.arguments import integer
 from tfgrad.targets import Target
 
 
@@ -56,6 +57,8 @@ def save(
     formats: str | Sequence[str] = ("saved_model",),
     batch_size: int | None = 1,
     example: Any = None,
+    version: int = 1,
+    training: Mapping[str, Any] | None = None,
 ) -> str:
     """Export a model as the next version under a directory.
 
@@ -98,6 +101,10 @@ def save(
         batch_size: The number of examples in each request to the files beside the SavedModel.
         example: Real inputs to compare them on, {name: array [n, …]} or an array of images, which
             the page offers, too; None draws pixels of the range.
+        version: The least number of the version, an integer ≥ 1. TensorFlow Serving serves the
+            highest one, so a new version is always above those that exist.
+        training: What is known of the training, such as the epoch, stored in the metadata:
+            strings, numbers, and lists and dicts of these.
 
     Returns:
         The path written, `directory/<version>`.
@@ -122,6 +129,7 @@ def save(
     if methods is not None:
         checks.check_methods(methods)
     formats = writing.check(formats, batch_size)
+    integer("version", version)
     if any_model.is_needed(model, methods or (), checks.targets_of(targets)):
         if preprocess is not None or image_range is not None:
             raise ArgumentError(
@@ -137,6 +145,8 @@ def save(
             outputs,
             warmup and writing.SAVED_MODEL in formats,
             _further(model, formats, batch_size, example),
+            version,
+            training,
         )
     given = None if image_range is None else checks.image_range(image_range)
     served, preprocess = checks.served(model, preprocess, outputs)
@@ -173,6 +183,8 @@ def save(
         "methods": {method.name: method.options() for method in chosen},
         "left_out": {name: why for name, why in left_out.items() if why},
     }
+    if training is not None:
+        metadata["training"] = dict(training)
     if no_range is not None:
         image_ranges.warn_unknown(served.network)
     further = _further(served.network, formats, batch_size, example)
@@ -183,7 +195,7 @@ def save(
             lowest_target=served.lowest_target,
         )
     return publication.published(
-        served.network, variables, signatures, requests, metadata, directory, further
+        served.network, variables, signatures, requests, metadata, directory, further, version
     )
 
 

@@ -16,12 +16,13 @@ from tfgrad.internal import files
 _ATTEMPTS = 1000
 
 
-def publish(directory: str, write: Callable[[str], None]) -> str:
+def publish(directory: str, write: Callable[[str], None], lowest: int = 1) -> str:
     """Write the next version of a model and rename it into place.
 
     Args:
         directory: The model's directory; created if absent.
         write: Function that fills the temporary directory whose path it is given.
+        lowest: The least number of the version; it is always above those that exist.
 
     Returns:
         The path of the new version, `directory/<version>`.
@@ -34,7 +35,7 @@ def publish(directory: str, write: Callable[[str], None]) -> str:
     missing = absent(directory)
     try:
         os.makedirs(directory, exist_ok=True)
-        number = highest(directory) + 1
+        number = max(lowest, highest(directory) + 1)
         # Not a number, so that TensorFlow Serving, which may be watching, does not load it.
         name = f".tmp-{number}-{os.getpid()}-{threading.get_ident()}"
         temporary = os.path.join(directory, name)
@@ -88,7 +89,29 @@ def rename(temporary: str, directory: str, number: int) -> str:
 
 def highest(directory: str) -> int:
     """The highest version in a directory, 0 if there is none."""
-    return max((int(n) for n in os.listdir(directory) if n.isascii() and n.isdigit()), default=0)
+    return max(existing(directory), default=0)
+
+
+def existing(directory: str) -> dict[int, str]:
+    """{version: path} of a directory, in ascending order; nothing if it does not exist."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return {}
+    found = [int(name) for name in names if name.isascii() and name.isdigit()]
+    return {number: os.path.join(directory, str(number)) for number in sorted(found)}
+
+
+def withdraw(path: str) -> None:
+    """Remove a version; it disappears at once, before its files are removed.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".tmp-{name}-{os.getpid()}-{threading.get_ident()}")
+    os.rename(path, temporary)
+    shutil.rmtree(temporary)
 
 
 def absent(directory: str) -> list[str]:

@@ -112,6 +112,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "targets": (lambda v: _table(v) and all(map(_text, v.values())), "{signature: target}"),
     "methods": (lambda v: _table(v) and all(map(_table, v.values())), "{method: its options}"),
     "left_out": (lambda v: _table(v) and all(map(_text, v.values())), "{name: the reason}"),
+    "training": (_table, "{name: value}"),
     "tfgrad": (_text, "a version"),
     "keras": (_text, "a version"),
     "tensorflow": (_text, "a version"),
