@@ -27,7 +27,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from tfgrad import errors
 from tfgrad.internal import files
 
-from . import explainer, part_run
+from . import explainer, local_workers, part_run
 from .image_sources import Part
 from .part_run import Job
 
@@ -93,7 +93,8 @@ def runner_of(options: PipelineOptions) -> Any:
         return name
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     read = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)  # by workers
-    return FnApiRunner(provision_info=ExtendedProvisionInfo(read))
+    kind = local_workers.ProcessesRunner if _uses_processes(options) else FnApiRunner
+    return kind(provision_info=ExtendedProvisionInfo(read))
 
 
 def runner_name(options: PipelineOptions) -> str:
@@ -103,9 +104,12 @@ def runner_name(options: PipelineOptions) -> str:
 
 def is_shared_machine(options: PipelineOptions) -> bool:
     """Whether several processes of this machine compute at the same time."""
-    direct = options.view_as(DirectOptions)
-    several = direct.direct_running_mode == "multi_processing" and direct.direct_num_workers != 1
+    several = _uses_processes(options) and options.view_as(DirectOptions).direct_num_workers != 1
     return several and options.view_as(StandardOptions).runner in _DIRECT
+
+
+def _uses_processes(options: PipelineOptions) -> bool:
+    return options.view_as(DirectOptions).direct_running_mode == "multi_processing"
 
 
 def run(

@@ -87,6 +87,26 @@ def test_any_number_of_processes_writes_the_same_files(served, photos, tmp_path)
     assert refused.returncode == 64 and "holds finished maps" in refused.stderr
 
 
+def test_the_command_is_one_of_its_worker_processes(tmp_path):
+    """Each process imports TensorFlow: two workers are two processes, not three."""
+    import apache_beam as beam
+
+    from apps.map_dataset import beam_run
+
+    directory = str(tmp_path)
+    options = beam_run.options_of(TWO_PROCESSES)
+    with beam.Pipeline(runner=beam_run.runner_of(options), options=options) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(list(range(40)), reshuffle=False)
+            | beam.Reshuffle()
+            | beam.Map(lambda _: open(os.path.join(directory, str(os.getpid())), "w").close())
+        )
+    found = os.listdir(directory)
+    assert len(found) == 2 and str(os.getpid()) in found
+    assert beam_run.is_shared_machine(options), "options stay as they were given"
+
+
 def test_an_error_of_a_worker_is_one_line(served, photos, tmp_path):
     """A shard that cannot get its name: a directory stands there."""
     out = tmp_path / "maps"
