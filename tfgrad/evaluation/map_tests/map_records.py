@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import numpy as np
 
 from tfgrad.errors import ArgumentError, ResumeError
 from tfgrad.evaluation.map_tests import record_formats
+from tfgrad.evaluation.map_tests.map_files import MapFiles
 from tfgrad.internal.arguments import is_integer
 
 FORMAT = "tfgrad.map_records"
@@ -30,27 +30,10 @@ def shard_name(index: int, count: int, kind: str) -> str:
     return f"maps-{index:05d}-of-{count:05d}{record_formats.SUFFIXES[kind]}"
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordFiles:
-    """The files of a directory of records; what `ShardFiles` is for arrays.
+class RecordFiles(MapFiles):
+    """The files of a directory of records; `settings` is its manifest."""
 
-    Attributes:
-        directory: The directory.
-        settings: Its manifest.
-    """
-
-    directory: str
-    settings: Mapping[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of all maps, (n, H, W)."""
-        return tuple(self.settings["shape"])
-
-    @property
-    def size(self) -> int:
-        """The number of images in a shard; the last one may have fewer."""
-        return self.settings["shard_size"]
+    remedy = "Call apps.map_dataset again with --overwrite."
 
     @property
     def columns(self) -> record_formats.Schema:
@@ -64,14 +47,9 @@ class RecordFiles:
         has_arrow = importlib.util.find_spec("pyarrow") is not None
         return "parquet" if "parquet" in kinds and (has_arrow or len(kinds) == 1) else "tfrecord"
 
-    def bounds(self, index: int) -> tuple[int, int]:
-        """The first image of a shard, and the first one of the next."""
-        return index * self.size, min((index + 1) * self.size, self.shape[0])
-
     def path(self, index: int) -> str:
         """The file of a shard."""
-        count = -(-self.shape[0] // self.size)
-        return os.path.join(self.directory, shard_name(index, count, self.kind))
+        return os.path.join(self.directory, shard_name(index, self.count, self.kind))
 
     def readable(self, index: int) -> np.ndarray | None:
         """The maps of a shard; None if it is missing, cut short or something else."""
@@ -125,14 +103,12 @@ def _is_column(entry: Any) -> bool:
     return sizes and entry[0] in ("string", "float32", "int32", "int64")
 
 
-def check_column(files: Any, name: str) -> None:
+def check_column(files: MapFiles, name: str) -> None:
     """Check that maps have a column.
 
     Raises:
         ArgumentError: They have no such column.
     """
-    known = list(files.columns) if isinstance(files, RecordFiles) else []
-    if name not in known:
-        raise ArgumentError(
-            f"name: got {name!r}; expected one of the columns {', '.join(known) or '(none)'}."
-        )
+    if name not in files.columns:
+        known = ", ".join(files.columns) or "(none)"
+        raise ArgumentError(f"name: got {name!r}; expected one of the columns {known}.")

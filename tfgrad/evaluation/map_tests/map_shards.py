@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from tfgrad.errors import ArgumentError, DataError, ResumeError
 from tfgrad.evaluation.digests import digest
 from tfgrad.evaluation.map_tests import map_records
+from tfgrad.evaluation.map_tests.map_files import MapFiles
 from tfgrad.evaluation.map_tests.pixel_removal import finite_rows, ranked
 from tfgrad.evaluation.records import read_record
 from tfgrad.internal import regular_files
@@ -22,31 +21,10 @@ MANIFEST = "manifest.json"
 DTYPE = np.dtype(np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardFiles:
-    """The files of a directory of maps.
+class ShardFiles(MapFiles):
+    """The files of a directory of arrays; `settings` is its manifest."""
 
-    Attributes:
-        directory: The directory.
-        settings: What the maps depend on; `"shape"` and `"shard_size"` are among it.
-    """
-
-    directory: str
-    settings: Mapping[str, Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of all maps, (n, H, W), or (n, *positions) of series and volumes."""
-        return tuple(self.settings["shape"])
-
-    @property
-    def size(self) -> int:
-        """The number of maps in a shard; the last one may have fewer."""
-        return self.settings["shard_size"]
-
-    def bounds(self, index: int) -> tuple[int, int]:
-        """The first image of a shard, and the first one of the next."""
-        return index * self.size, min((index + 1) * self.size, self.shape[0])
+    remedy = "Call tfgrad.evaluation.saved_maps again, which computes the missing ones."
 
     def path(self, index: int) -> str:
         """The file of a shard; the settings' digest in its name keeps other maps apart."""
@@ -65,8 +43,7 @@ class ShardFiles:
 
     def missing(self) -> list[int]:
         """The indices of the shards that cannot be read."""
-        count = -(-self.shape[0] // self.size)
-        return [index for index in range(count) if self.readable(index) is None]
+        return [index for index in range(self.count) if self.readable(index) is None]
 
 
 class MapShards:
@@ -109,7 +86,7 @@ class MapShards:
                 "directory, and make the maps again."
             )
         self.settings = settings
-        self._files: ShardFiles | map_records.RecordFiles = ShardFiles(self.directory, settings)
+        self._files: MapFiles = ShardFiles(self.directory, settings)
         if map_records.is_written(settings):
             map_records.check_manifest(self.directory, settings)
             self._files = map_records.RecordFiles(self.directory, settings)
@@ -162,9 +139,9 @@ class MapShards:
             DataError: A shard is missing or damaged.
         """
         map_records.check_column(self._files, name)
-        count = -(-len(self) // self._files.size)
+        shards = range(self._files.count)
         try:
-            return np.concatenate([self._files.column(index, name) for index in range(count)])  # type: ignore[union-attr]
+            return np.concatenate([self._files.column(index, name) for index in shards])
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"maps: {self.directory!r} has a damaged shard ({error}); expected the column "
@@ -187,13 +164,10 @@ class MapShards:
             return self._last[1]
         found = self._files.readable(index)
         if found is None:
-            records = isinstance(self._files, map_records.RecordFiles)
-            maker = "apps.map_dataset" if records else "tfgrad.evaluation.saved_maps"
-            what = "with --overwrite" if records else ", which computes the missing ones"
             raise DataError(
                 f"maps: {self._files.path(index)!r} is missing or damaged; expected a shard of "
-                f"{self._files.size} maps. Call {maker} again{' ' if records else ''}{what}."
+                f"{self._files.size} maps. {self._files.remedy}"
             )
-        if isinstance(self._files, map_records.RecordFiles):  # arrays are mapped, and read by rows
+        if not isinstance(found, np.memmap):  # which reads the requested rows alone
             self._last = index, found
         return found
