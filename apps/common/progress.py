@@ -1,14 +1,19 @@
-"""Progress of a long command: a line every few seconds, with the time left."""
+"""Progress of a long command: how far it is, how fast, and the time left.
+
+In a terminal, one line is overwritten; where standard output is a pipe or a file, a line is printed
+every few seconds.
+"""
 
 import datetime
-import sys
 import time
+
+from tfgrad.internal import live_line
 
 SECONDS_BETWEEN_LINES = 5
 
 
 class Progress:
-    """Prints every few seconds how many items are done, and the time left.
+    """Shows how many items are done, how many a second, and the time left.
 
     Args:
         count: Number of items.
@@ -19,16 +24,27 @@ class Progress:
     def __init__(self, count: int, start: int = 0, what: str = "images") -> None:
         self.count, self.start, self.what = count, start, what
         self.began = self.printed = time.monotonic()
+        self._line = live_line.opened()
 
     def done(self, finished: int) -> None:
-        """Print a line if the last one is `SECONDS_BETWEEN_LINES` ago."""
+        """Show it; in a pipe, if the last line is `SECONDS_BETWEEN_LINES` ago."""
         now = time.monotonic()
-        if now - self.printed >= SECONDS_BETWEEN_LINES and self.start < finished < self.count:
-            each = (now - self.began) / (finished - self.start)
-            left = datetime.timedelta(seconds=round(each * (self.count - finished)))
-            done = f"{finished} of {self.count} {self.what}"
-            print(f"{done}  {each:.2f} s each, {left} left", flush=True)
+        going_on = self.start < finished < self.count
+        if self._line is not None:
+            if going_on:
+                text = f"{finished} of {self.count} {self.what}  {self._speed(finished, now)}"
+                self._line.show("", finished, self.count, text)
+            elif finished >= self.count:
+                self._line.close()
+        elif now - self.printed >= SECONDS_BETWEEN_LINES and going_on:
+            speed = self._speed(finished, now)
+            print(f"{finished} of {self.count} {self.what}  {speed}", flush=True)
             self.printed = now
+
+    def _speed(self, finished: int, now: float) -> str:
+        each = (now - self.began) / (finished - self.start)
+        left = datetime.timedelta(seconds=round(each * (self.count - finished)))
+        return f"{1 / max(each, 1e-9):.3g} a second, {left} left"
 
 
 class Counter:
@@ -43,13 +59,16 @@ class Counter:
 
     def __init__(self, what: str, count: int) -> None:
         self.what, self.count, self.printed = what, count, time.monotonic()
+        self._line = live_line.opened()
 
     def done(self, finished: int) -> None:
         """Show how far it is."""
         line, last = f"{self.what} {finished} of {self.count}", finished == self.count
-        if sys.stdout.isatty():
-            print(f"\r{line}", end="\n" if last else "", flush=True)
-            return
+        if self._line is not None:
+            self._line.show(self.what, finished, self.count, f"{finished} of {self.count}")
+            if not last:
+                return
+            self._line.close()
         now = time.monotonic()
         if last or now - self.printed >= SECONDS_BETWEEN_LINES:
             print(line, flush=True)

@@ -1,9 +1,15 @@
-"""Tables in a terminal: aligned, and folded to its width where they are wider."""
+"""Tables in a terminal: aligned, and folded to its width where they are wider.
+
+rich measures the cells; its own tables shorten or fold cells that do not fit, where these are
+transposed or shown in groups of columns.
+"""
 
 import re
 import shutil
 import sys
 from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
 
 Rows = Sequence[Sequence[str]]
 
@@ -78,7 +84,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _widths(rows: Rows) -> list[int]:
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
 
 
 def _width(rows: Rows) -> int:
@@ -87,5 +93,5 @@ def _width(rows: Rows) -> int:
 
 def _aligned(rows: Rows) -> list[str]:
     widths = _widths(rows)
-    padded = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    padded = ["| " + " | ".join(map(set_cell_size, row, widths)) + " |" for row in rows]
     return [padded[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *padded[1:]]

@@ -218,7 +218,8 @@ def fit(
         keras.callbacks.TensorBoard(run.path("tensorboard"), write_graph=False, profile_batch=0),
     ]
     if FLAGS.progress != "none":
-        hooks.append(callbacks.TimeLeft(run.epochs))
+        live = FLAGS.progress == "epoch"  # Keras draws its own bar of batches.
+        hooks.append(callbacks.TimeLeft(run.epochs, len(train), live))
     model.fit(
         batches,
         epochs=run.epochs,

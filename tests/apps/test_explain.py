@@ -305,7 +305,7 @@ def test_progress_says_what_is_left(capsys, monkeypatch):
     clock = progress.Progress(40)
     for finished in (5, 10, 15, 40):
         clock.done(finished)
-    assert capsys.readouterr().out == "10 of 40 images  1.00 s each, 0:00:30 left\n"
+    assert capsys.readouterr().out == "10 of 40 images  1 a second, 0:00:30 left\n"
 
 
 @pytest.mark.slow  # test_train.py reads the manual page of one command

@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 
 from apps.common import progress, terminal
+from tests.helpers import terminals
 from tfgrad.evaluation.measurement import Measurement, table_row
 
 METHODS = ("fullgrad", "input_gradient", "random")
@@ -66,6 +67,11 @@ def test_what_fits_is_aligned_only():
     assert lines == ["| a  | bbbb |", "|----|------|", "| cc | d    |"]
 
 
+def test_wide_characters_take_two_columns():
+    lines = terminal.fitted("| a | b |\n|---|---|\n| 猫 | d |\n| ab | e |", 80).split("\n")
+    assert lines == ["| a  | b |", "|----|---|", "| 猫 | d |", "| ab | e |"]
+
+
 def test_what_is_no_table_stays():
     for other in ("| one line", "| a | b |\n|---|---|\n| c |", "plain\n", ""):
         assert terminal.fitted(other, 10) == other
@@ -101,10 +107,16 @@ def test_counts_in_pipes_are_lines(capsys, monkeypatch):
         counter.done(done + 1)
     lines = ["steps: round 5 of 12", "steps: round 10 of 12", "steps: round 12 of 12"]
     assert capsys.readouterr().out == "\n".join(lines) + "\n"
-    with mock.patch.object(sys.stdout, "isatty", lambda: True):
+
+
+def test_counts_in_terminals_are_overwritten_and_remain_at_the_end(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("tfgrad.internal.live_line.time.monotonic", lambda: float(next(clock)))
+    with terminals.terminal() as shown:
+        counter = progress.Counter("steps: round", 12)
         for done in range(12):
             counter.done(done + 1)
-    assert capsys.readouterr().out.split("\r")[1::11] == [
-        "steps: round 1 of 12",
-        "steps: round 12 of 12\n",
-    ]
+        counts = [f"{done} of 12" for done in range(1, 13)]
+        *drawn, last = dict.fromkeys(line for line in shown.lines() if line)
+    assert [line.split("━ ")[-1].split("╺")[-1].lstrip("━ ") for line in drawn] == counts
+    assert last == "steps: round 12 of 12"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 
 import keras
 import numpy as np
@@ -234,28 +233,3 @@ def test_a_new_run_starts_a_new_record(tmp_path):
     for _ in range(2):
         fit_dense(dense(), 1, callbacks.JsonLines(path))
     assert len(callbacks.read_json_lines(path)) == 1
-
-
-# TimeLeft
-
-
-def test_time_left(capsys, monkeypatch):
-    now = iter([0.0, 10.0, 100.0, 120.0, 0.0, 30.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    hook = callbacks.TimeLeft(epochs=300)
-    for epoch in range(3):
-        hook.on_epoch_begin(epoch)
-        hook.on_epoch_end(epoch, {"loss": 0.123456, "accuracy": 0.5})
-    first, second, third = capsys.readouterr().out.splitlines()
-    # 299 epochs of 10 s, 298 of 15 s, 297 of 20 s.
-    assert first == "epoch 1/300  loss 0.1235  accuracy 0.5  10.0 s, 49:50 left"
-    assert second == "epoch 2/300  loss 0.1235  accuracy 0.5  20.0 s, 1:14:30 left"
-    assert third == "epoch 3/300  loss 0.1235  accuracy 0.5  30.0 s, 1:39:00 left"
-
-
-def test_time_left_in_fit(capsys):
-    fit_dense(dense(), 2, callbacks.TimeLeft(2))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("epoch 2/2  loss ")
-    assert lines[1].endswith(" s, 0:00 left")

@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from tfgrad.internal import files, ownership, regular_files
+from tfgrad.internal import files, live_line, ownership, regular_files
+from tfgrad.internal.arguments import integer
 
 
 class JsonLines(keras.callbacks.Callback):
@@ -90,31 +91,80 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class TimeLeft(keras.callbacks.Callback):
-    """Prints one line per epoch: metrics, seconds, and the time left for the whole run.
+    """Prints one line per epoch: metrics, seconds, throughput, and the time left for the whole run.
+
+    In a terminal a live line below shows the running epoch: steps, throughput, time left, and all
+    metrics so far, those of penalties among them. That takes rich (`pip install 'tfgrad[apps]'`);
+    pipes, files and notebooks receive the lines of the epochs alone.
 
     Args:
         epochs: Number of epochs of the whole run.
+        examples: Number of training examples of an epoch, for the throughput in examples per
+            second, without validation; None leaves it out.
+        live: Whether there is a live line; None: in a terminal.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, examples: int | None = None, live: bool | None = None) -> None:
         super().__init__()
         self.epochs = epochs
+        self.examples = None if examples is None else integer("examples", examples)
+        self.live = live
+        self._line: live_line.LiveLine | None = None
         self._seconds: list[float] = []
+        self._trained: float | None = None  # seconds of this epoch's steps
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Open the live line."""
+        self._seconds = []
+        self._line = None if self.live is False else live_line.opened()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Remove the live line."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
+        self._epoch, self._trained = epoch, None
         self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Draw the live line."""
+        self._trained = time.perf_counter() - self._start
+        if self._line is None:
+            return
+        done, count = batch + 1, self.params.get("steps")
+        each = self._trained / done
+        parts = [f"{done} of {count} steps" if count else f"{done} steps"]
+        if count:
+            if self.examples is not None:
+                parts.append(_rate(self.examples / count, each))
+            later = self.epochs - self._epoch - 1
+            whole = sum(self._seconds) / len(self._seconds) if self._seconds else count * each
+            parts.append(f"{_clock((count - done) * each + later * whole)} left")
+        title = f"epoch {self._epoch + 1}/{self.epochs}"
+        self._line.show(title, done, count, "  ".join(parts), _metrics(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Print the line; the time left is estimated from the mean of the last five epochs."""
-        self._seconds = [*self._seconds[-4:], time.perf_counter() - self._start]
+        seconds = time.perf_counter() - self._start
+        self._seconds = [*self._seconds[-4:], seconds]
         left = (self.epochs - epoch - 1) * sum(self._seconds) / len(self._seconds)
-        metrics = "  ".join(f"{k} {v:.4g}" for k, v in (logs or {}).items())
-        print(
-            f"epoch {epoch + 1}/{self.epochs}  {metrics}  "
-            f"{self._seconds[-1]:.1f} s, {_clock(left)} left",
-            flush=True,
-        )
+        parts = [f"{seconds:.1f} s"]
+        if self.examples is not None:
+            parts.append(_rate(self.examples, self._trained or seconds))
+        parts.append(f"{_clock(left)} left")
+        print(f"epoch {epoch + 1}/{self.epochs}  {_metrics(logs)}  {', '.join(parts)}", flush=True)
+
+
+def _metrics(logs: dict[str, Any] | None) -> str:
+    return "  ".join(f"{k} {v:.4g}" for k, v in (logs or {}).items())
+
+
+def _rate(examples: float, seconds: float) -> str:
+    rate = examples / max(seconds, 1e-9)
+    return f"{rate:,.0f} examples/s" if rate >= 10 else f"{rate:.2g} examples/s"
 
 
 def _clock(seconds: float) -> str:
