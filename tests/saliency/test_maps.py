@@ -255,7 +255,7 @@ class TestKerasVis:
 
     def test_cannot_be_exported(self):
         with pytest.raises(ModelError, match=r"'layercam', .* tf-keras-vis and cannot be traced"):
-            saliency.LayerCAM(network()).explain(tf.constant(images()))
+            tf.function(saliency.LayerCAM(network()).explain)(tf.constant(images()))
 
     def test_says_how_to_install_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "tf_keras_vis.layercam", None)

@@ -19,17 +19,22 @@ from tfgrad.decomposition.decomposing import (
     misses,
     of_probe,
     sums_of_probe,
+    term_sums_of_probe,
 )
 from tfgrad.decomposition.result import FullGradients
+from tfgrad.decomposition.term_shares import Share, Shares
 
 __all__ = [
     "MISSES",
     "NEEDS",
     "TARGET",
     "FullGradients",
+    "Share",
+    "Shares",
     "check",
     "full_gradients",
     "misses",
     "of_probe",
     "sums_of_probe",
+    "term_sums_of_probe",
 ]

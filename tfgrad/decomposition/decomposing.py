@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import second_order
+from tfgrad.decomposition import term_shares
 from tfgrad.decomposition.result import FullGradients
 from tfgrad.errors import ArgumentError, DataError, ModelError, TfgradError
 from tfgrad.gradients import axes, embeddings, input_structure, model_checks, targets
@@ -141,6 +142,12 @@ def of_probe(probe: Probe, target: Any) -> FullGradients:
 def sums_of_probe(probe: Probe, target: Any) -> TermSums:
     """The sums of the terms of `of_probe`, with which it was checked."""
     return probe.once("decomposition", target, lambda: _of_probe(probe, target))[1]
+
+
+def term_sums_of_probe(probe: Probe, target: Any) -> dict[str, tf.Tensor]:
+    """The sums of each term of `of_probe`, for `tfgrad.decomposition.term_shares.unpacked`."""
+    full, sums = probe.once("decomposition", target, lambda: _of_probe(probe, target))
+    return term_shares.packed(full.terms(), sums, full.score)
 
 
 def _of_probe(probe: Probe, target: Any) -> tuple[FullGradients, TermSums]:

@@ -75,9 +75,9 @@ class Shares:
         score = np.where(self.score == 0, np.nan, self.score)
         return self.sums / score[:, np.newaxis]
 
-    def some(self, start: int, stop: int) -> Shares:
+    def some(self, which: slice) -> Shares:
         """The same of some examples."""
-        return dataclasses.replace(self, sums=self.sums[start:stop], score=self.score[start:stop])
+        return dataclasses.replace(self, sums=self.sums[which], score=self.score[which])
 
     def rows(self, example: int | None = None) -> list[Share]:
         """The terms, those of the largest size first.
@@ -148,7 +148,7 @@ class Shares:
         rows = self.rows(example)
         cells = [
             [
-                *(row.name, row.kind, written(row.shape), f"{row.sum:.5g}"),
+                *(row.name, row.kind, _written(row.shape, "×"), f"{row.sum:.5g}"),
                 *(_percent(row.share), _percent(row.cumulated)),
             ]
             for row in rows[:most]
@@ -163,54 +163,45 @@ class Shares:
         return cells, notes
 
 
-def in_graph(terms: Terms, sums: TermSums) -> dict[str, tf.Tensor]:
-    """What `from_graph` makes shares of, batch first, so that chunks of a batch can be joined.
+def packed(terms: Terms, sums: TermSums, score: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What `unpacked` makes shares of: tensors, batch first, which parts of a batch are joined to.
 
     Args:
         terms: Names, kinds and shapes of the terms.
         sums: Their sums.
+        score: The scalar, [batch].
     """
     names, kinds, shapes = terms
-    texts = [list(names), list(kinds), [_packed(shape) for shape in shapes]]
-    return {"sums": tf.transpose(sums.each), "terms": tf.constant([texts])}
+    texts = [list(names), list(kinds), [_written(shape, " ") for shape in shapes]]
+    return {"sums": tf.transpose(sums.each), "score": score, "terms": tf.constant([texts])}
 
 
-def from_graph(found: Mapping[str, tf.Tensor], score: Any, scalar: str) -> Shares:
+def unpacked(found: Mapping[str, tf.Tensor], scalar: str) -> Shares:
     """The shares of what a compiled function returned.
 
     Args:
-        found: The result of `in_graph`; of several chunks, one after another.
-        score: The scalar, [batch].
-        scalar: What it is called.
+        found: The result of `packed`; of several parts of a batch, one after another.
+        scalar: What is decomposed: "logit", …
     """
-    # Every chunk has told the terms, which are those of all.
+    # Every part has told the terms, which are those of all.
     names, kinds, shapes = ([t.decode() for t in row] for row in found["terms"].numpy()[0])
     return Shares(
         tuple(names),
         tuple(kinds),
-        tuple(map(_unpacked, shapes)),
+        tuple(map(_lengths, shapes)),
         np.asarray(found["sums"], np.float64),
-        np.asarray(score, np.float64),
+        np.asarray(found["score"], np.float64),
         scalar,
     )
 
 
-def written(shape: Sequence[int | None]) -> str:
-    """A shape as text, "" of a number."""
-    return "×".join("?" if length is None else str(length) for length in shape)
+def _written(shape: Sequence[int | None], between: str) -> str:
+    return between.join("?" if length is None else str(length) for length in shape)
+
+
+def _lengths(text: str) -> tuple[int | None, ...]:
+    return tuple(None if length == "?" else int(length) for length in text.split())
 
 
 def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.2f} %"
-
-
-def _lengths(term: tf.Tensor) -> tuple[int | None, ...]:
-    return () if term.shape.rank is None else tuple(term.shape.as_list()[1:])
-
-
-def _packed(shape: Sequence[int | None]) -> str:
-    return " ".join("?" if length is None else str(length) for length in shape)
-
-
-def _unpacked(text: str) -> tuple[int | None, ...]:
-    return tuple(None if length == "?" else int(length) for length in text.split())
+    return "–" if math.isnan(share) else f"{round(100 * share, 2) + 0.0:.2f} %"  # no −0

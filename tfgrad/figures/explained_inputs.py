@@ -12,6 +12,7 @@ IMAGE, SERIES, TABLE, TOKENS, VOLUME, WORDS = (
     *("image", "series", "table", "tokens", "volume"),
     "words",
 )
+_BARS = 40  # values [n, F] up to which they are bars, and a curve above
 _CURVES = 16  # channels of a series up to which they are drawn
 
 
@@ -98,8 +99,10 @@ def explained_input(
 
 
 def _rows(name: str, values: np.ndarray, maps: np.ndarray) -> ExplainedInput:
-    if values.ndim == 2:
+    if values.ndim == 2 and values.shape[1] <= _BARS:
         return ExplainedInput(name, TABLE, values, maps)
+    if values.ndim == 2:
+        return ExplainedInput(name, SERIES, values[..., np.newaxis], maps)
     if values.ndim == 3 and values.shape[-1] <= _CURVES:
         return ExplainedInput(name, SERIES, values, maps)
     if values.ndim == 3:

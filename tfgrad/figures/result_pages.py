@@ -68,7 +68,7 @@ def result_html(
     method: str,
     inputs: Sequence[ExplainedInput],
     texts: Sequence[ExampleText],
-    first: int = 0,
+    numbers: Sequence[int] | None = None,
     left_out: str = "",
 ) -> Html:
     """Examples with their maps as one `<div>`, every text escaped; it loads nothing.
@@ -78,15 +78,16 @@ def result_html(
         method: The name of what the maps show.
         inputs: The inputs with their maps, of the examples that are shown.
         texts: What is said of each of these examples.
-        first: The number of the first one.
+        numbers: The number of each of these examples, and of others behind; None counts from 0.
         left_out: A sentence about those that are not shown.
     """
     drawn = [_Drawn(one, method) for one in inputs]
     parts = [_STYLE, f"<h3>{escaped(title)}</h3>"]
     for i, text in enumerate(texts):
+        number = i if numbers is None else numbers[i]
         facts = " · ".join(f"{what} {value}" for what, value in text.facts)
-        parts.append(f"<h4>example {first + i}</h4><p>{escaped(facts)}</p>")
-        pictures = [one.example(i, first + i) for one in drawn]
+        parts.append(f"<h4>example {number}</h4><p>{escaped(facts)}</p>")
+        pictures = [one.example(i, number) for one in drawn]
         if text.likeliest:
             rows = [[name, f"{p:.3f}"] for name, p in text.likeliest]
             pictures.append(_table(HtmlTable(["class", "probability"], rows)))

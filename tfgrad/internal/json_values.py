@@ -25,6 +25,8 @@ def plain(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, np.ndarray | np.generic | tf.Tensor):
         array = np.asarray(value)
+        if array.dtype.kind not in "biufSUO":  # such as bfloat16
+            array = array.astype(np.float64)
         finite = array.dtype.kind in "biu" or (array.dtype.kind == "f" and np.isfinite(array).all())
         return array.tolist() if finite else plain(array.tolist())
     return value

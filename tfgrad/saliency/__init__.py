@@ -2,6 +2,7 @@
 
 from tfgrad.internal.arguments import one_of
 from tfgrad.saliency.base import Method
+from tfgrad.saliency.explanation import Explanation
 from tfgrad.saliency.fullgrad import FullGrad, SimpleFullGrad, SmoothFullGrad
 from tfgrad.saliency.gradcam import GradCAM
 from tfgrad.saliency.guided_backprop import GuidedBackprop
@@ -58,6 +59,7 @@ def get(name: str) -> type[Method]:
 __all__ = [
     "METHODS",
     "BiasMap",
+    "Explanation",
     "FullGrad",
     "FullJacobianMap",
     "GradCAM",

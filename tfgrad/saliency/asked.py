@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -53,6 +53,27 @@ def some(target: Any, start: int, stop: int, batch: int) -> Any:
         for name, value in tensors(target).items()
     }
     return with_tensors(target, parts)
+
+
+def in_chunks(run: Callable[[Any, Any], Any], x: Any, target: Any, size: int | None) -> Any:
+    """A function's results for parts of a batch, joined along their first axis.
+
+    Args:
+        run: A function of inputs and a fixed target.
+        x: The inputs.
+        target: The fixed target.
+        size: Examples in a part, at most; None for all.
+    """
+    batch = tf.nest.flatten(x)[0].shape[0]
+    size = size or batch
+    if size >= batch:
+        return run(x, target)
+    found = []
+    for start in range(0, batch, size):
+        stop = min(start + size, batch)
+        part = tf.nest.map_structure(lambda t, a=start, b=stop: t[a:b], x)
+        found.append(run(part, some(target, start, stop, batch)))
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *found)
 
 
 def check_batch(target: Target, batch: int) -> None:

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfgrad.errors import ModelError, TfgradError
@@ -31,14 +30,15 @@ from tfgrad.internal.arguments import integer
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
 from tfgrad.saliency import asked, options
-from tfgrad.saliency.explaining import Explaining, fitting
+from tfgrad.saliency.explaining import fitting
+from tfgrad.saliency.explanation import explanation_of, report
 from tfgrad.saliency.inputs import Inputs
 from tfgrad.saliency.networks import Networks
+from tfgrad.saliency.resolving import Resolving
 from tfgrad.saliency.shared_passes import shared
-from tfgrad.saliency.tracing import traced
 
 
-class Method(Explaining):
+class Method(Resolving):
     """A function from inputs and a target to saliency maps of the target's scalar.
 
     A subclass computes the raw attributions of one forward pass in `attribute` and turns them into
@@ -139,6 +139,10 @@ class Method(Explaining):
         """Additional outputs of `explain`, batch first."""
         return {}
 
+    def term_sums(self, probe: Probe, target: Any) -> dict[str, Any]:
+        """Sums of the terms of a decomposition that the method computes; {} if it computes none."""
+        return {}
+
     def options(self) -> dict[str, Any]:
         """The constructor's own arguments other than the model, JSON-serialisable."""
         return {}
@@ -184,32 +188,53 @@ class Method(Explaining):
             DataError: An image holds NaN or infinite pixels.
         """
         if not tf.executing_eagerly():
-            return self.explain(x, target)["saliency"]
-        x = self._inputs.check(self._inputs.tensors(x))
-        fixed = self._resolved(target, x)
-        batch = tf.nest.flatten(x)[0].shape[0]
-        size = self.chunk_size or batch
-        if size >= batch:
-            return self._run(x, fixed)
-        maps = []
-        for start in range(0, batch, size):
-            stop = min(start + size, batch)
-            part = tf.nest.map_structure(lambda t, a=start, b=stop: t[a:b], x)
-            maps.append(self._run(part, asked.some(fixed, start, stop, batch)))
-        return tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *maps)
+            return self._computed(x, target)["saliency"]
+        return asked.in_chunks(self._run, *self._given_to(x, target), self.chunk_size)
 
     @tf.autograph.experimental.do_not_convert
-    def explain(self, x: Any, target: Any = None) -> dict[str, Any]:
-        """The map with its target's value, in TensorFlow operations only.
+    def explain(
+        self,
+        x: Any,
+        target: Any = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        tokens: Any = None,
+    ) -> Any:
+        """The maps with what belongs to them, as a result that shows itself.
+
+        The maps are those of a call, from the same forward pass as the scores and probabilities. A
+        second call with inputs of the same shape does not trace again.
 
         Args:
             x: Inputs as for a call.
             target: As for a call; in a graph, a class the model does not have fails at run time.
+            class_names: The name of each class, for texts; None for numbers.
+            tokens: The texts of token ids: a list of them for each example; of several inputs
+                {key: such lists}. None for the ids.
 
         Returns:
-            `saliency` [B, H, W] float32, of several inputs a nest; `score` [B] float32, the
-            target's value at x; `class` [B] int32, for targets that are classes; and the method's
-            own extras. Every output has the batch first.
+            An `Explanation`: `maps`, `scores`, `classes`, `probabilities`, …, `plot()`,
+            `summary()`. By name it holds tensors, every one with the batch first: `saliency` [B,
+            H, W] float32, of several inputs a nest; `score` [B] float32, the target's value at x;
+            `class` [B] int32, for targets that are classes; and the method's own extras. In a
+            graph, the dict of these tensors.
+
+        Raises:
+            ArgumentError: As for a call; or the names are not one for each class, or the texts not
+                one list for each example.
+            DataError: As for a call.
+        """
+        if not tf.executing_eagerly():
+            return self._computed(x, target)
+        x, fixed = self._given_to(x, target)
+        found = asked.in_chunks(self._reported, x, fixed, self.chunk_size)
+        return explanation_of(self, x, fixed, found, class_names, tokens)
+
+    def passed(self, x: Any, target: Any) -> tuple[Probe, Any, dict[str, Any]]:
+        """One forward pass: its probe, the fixed target, and the outputs of `explain`.
+
+        Args:
+            x, target: As for a call.
         """
         x = self._inputs.tensors(x)
         if tf.executing_eagerly() and 0 not in tf.nest.flatten(x)[0].shape:
@@ -228,7 +253,7 @@ class Method(Explaining):
         }
         if of_class:
             found["class"] = fixed
-        return {**found, **self.extras(probe, fixed, terms)}
+        return probe, fixed, {**found, **self.extras(probe, fixed, terms)}
 
     def terms(self, x: Any, target: Any, values: Mapping[str, tf.Tensor] | None = None) -> Any:
         """The raw attributions of one forward pass, which `Smooth` averages before `assemble`.
@@ -304,6 +329,15 @@ class Method(Explaining):
         given = {name: value for name, value in shared.items() if value is not None}
         return {**self.options(), **given}
 
+    def _computed(self, x: Any, target: Any) -> dict[str, Any]:
+        """What `explain` returns in a graph."""
+        return self.passed(x, target)[2]
+
+    def _given_to(self, x: Any, target: Any) -> tuple[Any, Any]:
+        """The checked inputs and the fixed target of an eager call."""
+        x = self.checked(x)
+        return x, self._resolved(target, x)
+
     def _finished(self, probe: Probe, target: Any, terms: Any) -> Any:
         """The maps of a probe, float32, with zeros at masked steps of token ids."""
         found = self.explained(probe.x)
@@ -323,19 +357,26 @@ class Method(Explaining):
             return tf.nest.pack_sequence_as(maps, flat)
         return found.packed_kept(flat)
 
-    def _target(self, target: Any) -> Any:
-        """What a call asks: its own target, or the method's."""
-        if target is None and self.target is not None:
-            return self.target
-        return asked.validated(target)
-
     def _run(self, x: Any, target: Any) -> Any:
+        """The maps of inputs and a fixed target, by the compiled method."""
+
+        def maps(inputs: Any, asks: Any) -> Any:
+            return self._computed(inputs, asks)["saliency"]
+
+        return self._compiled("maps", maps, x, target)
+
+    def _reported(self, x: Any, target: Any) -> dict[str, Any]:
+        """What `Explanation` is made of, by the compiled method; every tensor batch first."""
+        return self._compiled("report", lambda *given: report(self, *given), x, target)
+
+    def _compiled(self, what: str, run: Callable[..., Any], x: Any, target: Any) -> Any:
+        """A function of inputs and a target, in a graph that is traced once for each shape."""
         values = asked.tensors(target)
 
-        def maps(inputs: Any, given: dict[str, tf.Tensor]) -> Any:
-            return self.explain(inputs, asked.with_tensors(target, given))["saliency"]
+        def traced(inputs: Any, given: dict[str, tf.Tensor]) -> Any:
+            return run(inputs, asked.with_tensors(target, given))
 
-        function = self._shapes.function(x, asked.key(target), values, maps)
+        function = self._shapes.function(x, (what, asked.key(target)), values, traced)
         try:
             return function(x, values)
         except tf.errors.InvalidArgumentError as error:
@@ -345,56 +386,8 @@ class Method(Explaining):
                 self.probe(x, target).score(target)
             if self.explained(x).of_ids:
                 with contextlib.suppress(ModelError):
-                    self.explain(x, target)
+                    self._computed(x, target)
             translated = self.translated(error)
             if translated is None:
                 raise
             raise translated from error
-
-    def _check_logits(self, x: Any) -> None:
-        """Reject a network that does not return logits for inputs like these."""
-        with self._shapes.lock:
-            known = self._shapes.of(x)
-            if not known.returns_logits:
-                network = self.networks.of(None)
-                model_checks.check_outputs(network)
-                model_checks.check_logits(network, _specs(x))
-                known.returns_logits = True
-
-    def _class_count(self, x: Any) -> int | None:
-        """The number of logits K; None where the network leaves it open."""
-        network = self.networks.of(None)
-        declared = keras.tree.flatten(getattr(network, "outputs", None) or [])
-        if declared and declared[0].shape[-1] is not None:
-            return declared[0].shape[-1]
-        self._check_logits(x)
-        with self._shapes.lock:
-            known = self._shapes.of(x)
-            if known.outputs is None:
-                # A forward pass alone, which takes far less time to trace than the method.
-                graph = traced(network, _specs(x))
-                known.outputs = tf.nest.flatten(graph.structured_outputs)[0].shape
-            return known.outputs[-1] if known.outputs.rank else None
-
-    def _warn_if_assumed(self, count: int | None) -> None:
-        output_meaning.warn_if_assumed(self.networks.of(None), self.outputs, count)
-
-    def _resolved(self, target: Any, x: Any) -> Any:
-        """A `Target`, or the classes of a batch, int32 [B], −1 for the predicted one."""
-        target, batch = self._target(target), tf.nest.flatten(x)[0].shape[0]
-        if isinstance(target, Target):
-            asked.check_batch(target, batch)
-            return target
-        count = self._class_count(x)
-        self._warn_if_assumed(count)
-        if count is not None:
-            # Raises if the target does not fit the batch or the classes.
-            meaning = output_meaning.meaning(self.networks.of(None), self.outputs, count)
-            targets.classes(target, tf.zeros([batch, count]), meaning=meaning)
-        if isinstance(target, str):
-            return tf.fill([batch], -1)
-        return tf.broadcast_to(tf.cast(target, tf.int32), [batch])
-
-
-def _specs(x: Any) -> Any:
-    return tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x)

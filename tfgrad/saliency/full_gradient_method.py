@@ -125,6 +125,10 @@ class Decomposed(Placed):
             return self.map_of_main(x, laid)
         return tf.nest.pack_sequence_as(x, [*others[:main], laid, *others[main:]])
 
+    def term_sums(self, probe: Probe, target: Any) -> dict[str, Any]:
+        """The sums of the terms of the decomposition, which was checked with them."""
+        return decomposition.term_sums_of_probe(probe, target)
+
     def layer_term(self, term: Intercept, value: tf.Tensor, gradient: Any) -> tf.Tensor | None:
         """The term of a call, by default its bias-gradient f^b; None leaves the call out.
 

@@ -7,8 +7,6 @@ normalised.
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Unpack
 
@@ -27,6 +25,7 @@ from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning, pixel_range
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, INDEPENDENT
 from tfgrad.saliency import cam_layers
+from tfgrad.saliency.keras_vis_models import Listed, imported, require_plain
 from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS, STRETCH, Placed
 from tfgrad.saliency.placement import Laid
@@ -67,10 +66,10 @@ class _KerasVis(Placed):
             raise self._no_target(self.target)
         self.layer = layer
         self._recorded: str | None = None
-        _require_plain(self.network, self._dtypes)
+        require_plain(self.network, self._dtypes)
         if layer is not None:
             cam_layers.check_name(self.network, layer)
-        self._vis = getattr(_imported(self._module), self._class)
+        self._vis = getattr(imported(self._module), self._class)
 
     def _no_target(self, target: Any) -> ArgumentError:
         return ArgumentError(
@@ -78,7 +77,7 @@ class _KerasVis(Placed):
             "classes only; try 'gradcam'."
         )
 
-    def explain(self, x: Any, target: Any = None) -> dict[str, Any]:
+    def passed(self, x: Any, target: Any) -> Any:
         """Not available, as tf-keras-vis computes outside TensorFlow's graphs.
 
         Raises:
@@ -91,8 +90,8 @@ class _KerasVis(Placed):
         )
 
     def attribute(self, probe: Probe, target: Any) -> Any:
-        """Not available; see `explain`."""
-        return self.explain(probe.x)
+        """Not available; see `passed`."""
+        return self.passed(probe.x, target)
 
     def options(self) -> dict[str, Any]:
         """`layer`, as it was given, and `placement`."""
@@ -112,12 +111,9 @@ class _KerasVis(Placed):
         if isinstance(target, targets.Target):
             raise self._no_target(target)
         with unchanged_state():
-            count = self._class_count(x)
-            meaning = output_meaning.meaning(self.network, self.outputs, count)
-            (logits,) = keras.tree.flatten(self.network(x, training=False))
-            classes = targets.classes(target, logits, meaning=meaning)
+            _, classes, meaning = self._outputs(x, target)
             try:
-                maps = self._maps(_Listed.of(self.network), x, classes.numpy().tolist(), meaning)
+                maps = self._maps(Listed.of(self.network), x, classes.numpy().tolist(), meaning)
             except TfgradError:
                 raise
             except (AttributeError, ValueError) as error:
@@ -134,12 +130,33 @@ class _KerasVis(Placed):
             )
         return tf.constant(maps, tf.float32)
 
+    def _outputs(self, x: tf.Tensor, target: Any) -> tuple[tf.Tensor, tf.Tensor, str]:
+        """The logits, the explained classes, and what the logits mean."""
+        count = self._class_count(x)
+        meaning = output_meaning.meaning(self.network, self.outputs, count)
+        (logits,) = keras.tree.flatten(self.network(x, training=False))
+        return logits, targets.classes(target, logits, meaning=meaning), meaning
+
+    def _reported(self, x: Any, target: Any) -> dict[str, Any]:
+        maps = self._run(x, target)
+        with unchanged_state():
+            logits, classes, meaning = self._outputs(x, target)
+        logits = tf.cast(logits, tf.float32)
+        score = class_scores.logit(logits, classes, meaning)
+        found: dict[str, Any] = {
+            "outputs": {"saliency": maps, "score": score, "class": classes},
+            "terms": {},
+        }
+        if meaning != output_meaning.REGRESSION:
+            found["probabilities"] = class_scores.probabilities(logits, meaning)
+        return found
+
     def _maps(self, model: keras.Model, x: tf.Tensor, classes: list[int], meaning: str) -> Any:
         return self._cam(model, x, self._score(classes, meaning))
 
     def _score(self, classes: list[int], meaning: str) -> Any:
         """What tf-keras-vis differentiates: each image's logit, −f for class 0 of one logit f."""
-        scores = _imported("utils.scores")
+        scores = imported("utils.scores")
         return (scores.BinaryScore if meaning == BINARY else scores.CategoricalScore)(classes)
 
     def _cam(self, model: keras.Model, x: tf.Tensor, score: Any) -> Any:
@@ -315,8 +332,8 @@ def activation_maximization(
     if min(resolved) < 0:
         raise ArgumentError(f"classes: got {list(classes)}; expected classes ≥ 0.")
     options.setdefault("optimizer", keras.optimizers.RMSprop((high - low) / 255, rho=0.999))
-    maximization = _imported("activation_maximization").ActivationMaximization
-    images = maximization(_Listed.of(cam.network))(
+    maximization = imported("activation_maximization").ActivationMaximization
+    images = maximization(Listed.of(cam.network))(
         cam._score(resolved, output_meaning.meaning(cam.network, cam.outputs)),
         seed_input=start,
         input_range=(low, high),
@@ -324,76 +341,3 @@ def activation_maximization(
         **options,
     )
     return tf.clip_by_value(tf.cast(images, tf.float32), low, high)
-
-
-class _Listed(keras.Model):
-    """The same network as a functional model whose input is a list, as tf-keras-vis passes it."""
-
-    @classmethod
-    def of(cls, network: keras.Model) -> _Listed:
-        """The model around a network's layers."""
-        return cls(list(network.inputs), list(network.outputs))
-
-    def against_zero(self, column: int) -> _Listed:
-        """A model of the same layers that returns the logits [0, f] of one output f."""
-        logits = self.outputs[0][:, column : column + 1]
-        both = keras.ops.concatenate([keras.ops.zeros_like(logits), logits], -1)
-        return type(self)(list(self.inputs), [both])
-
-    def predict(self, x: Any, batch_size: int = 32, **_: Any) -> np.ndarray:
-        """The outputs for [images], without the progress bar of Keras's own."""
-        (images,) = x
-        parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-        outputs = [keras.tree.flatten(self([part], training=False)) for part in parts]
-        return np.concatenate([np.asarray(logits) for (logits,) in outputs])
-
-
-def _imported(module: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # tf-keras-vis imports functions of SciPy, and of its own, by deprecated names.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return importlib.import_module(f"tf_keras_vis.{module}")
-    except ImportError as error:
-        raise ArgumentError(
-            f"method: got one of tf-keras-vis, which cannot be imported ({error}); expected the "
-            'package to be installed; try pip install "tfgrad[vis]".'
-        ) from error
-
-
-def _require_plain(network: keras.Model, dtypes: Sequence[str]) -> None:
-    """Reject a network on which tf-keras-vis fails.
-
-    Raises:
-        ModelError: It is subclassed, holds another model, does not take images, or computes in
-            another dtype than these.
-    """
-    who, instead = f"model {network.name!r}", "try 'gradcam', which has no such limit."
-    if getattr(network, "inputs", None) is None:
-        raise ModelError(
-            f"{who}: got a subclassed model; expected a functional or Sequential one for "
-            f"tf-keras-vis; {instead}"
-        )
-    inner = next((layer for layer in network.layers if isinstance(layer, keras.Model)), None)
-    if inner is not None:
-        raise ModelError(
-            f"{who}: got a model that holds the model {inner.name!r}; expected none inside it for "
-            f"tf-keras-vis; {instead}"
-        )
-    if len(network.inputs) > 1:
-        raise ModelError(
-            f"{who}: got {len(network.inputs)} inputs; expected one of images for tf-keras-vis; "
-            f"{instead}"
-        )
-    if len(network.inputs[0].shape) != 4:
-        raise ModelError(
-            f"{who}: got an input of shape {tuple(network.inputs[0].shape)}; expected images "
-            "[batch, height, width, channels] for tf-keras-vis; try 'gradcam', which takes series "
-            "and volumes."
-        )
-    for layer in network.layers:
-        if layer.compute_dtype not in dtypes:
-            raise ModelError(
-                f"{who}: got layer {layer.name!r}, which computes in {layer.compute_dtype}; "
-                f"expected {' or '.join(dtypes)} for tf-keras-vis; {instead}"
-            )

@@ -8,12 +8,17 @@ import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfgrad import figures
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, in_line, table_row
+from tfgrad.figures.result_figures import words_figure
+from tfgrad.figures.result_pages import HtmlTable, table_html
 from tfgrad.internal import files
 from tfgrad.internal.arguments import one_of
+
+if TYPE_CHECKING:
+    from tfgrad.figures.canvas import Figure
 
 CONTROL = "random"
 STANDARD_ERROR = "standard error"
@@ -116,7 +121,7 @@ class Comparison:
 
         Costs are the last columns and never bold.
         """
-        titles = ["method", *map(self._heading, self.tests), COST, "input-gradients"]
+        titles = self._titles()
         best = {test: self.best(test) for test in self.tests}
         rows = [titles, ["---"] * len(titles)]
         for method in self.methods:
@@ -124,6 +129,16 @@ class Comparison:
             rows.append([method, *cells, *self._cost(method)])
         table = "\n".join(map(table_row, rows))
         return f"{table}\n\n" + "\n".join(f"- {in_line(note)}" for note in self._notes())
+
+    def _repr_html_(self) -> str:
+        """`markdown` as the page that a notebook shows; every text is escaped."""
+        rows, strong = [], set()
+        for i, method in enumerate(self.methods):
+            cells = [self._cell(test, method, False) for test in self.tests]
+            rows.append([method, *cells, *self._cost(method)])
+            strong |= {(i, 1 + j) for j, t in enumerate(self.tests) if self.best(t) == method}
+        table = HtmlTable(self._titles(), rows, [*self._notes()], frozenset(strong))
+        return table_html("", table)
 
     def rows(self) -> list[dict[str, Any]]:
         """One record per pair and point, failed pairs included; costs are repeated."""
@@ -145,6 +160,10 @@ class Comparison:
             "costs": {method: dataclasses.asdict(cost) for method, cost in self.costs.items()},
             **({"target": self.target} if self.target else {}),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as `to_json`."""
+        return self.to_json()
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Comparison:
@@ -170,6 +189,29 @@ class Comparison:
                 panels[f"{test}\n{self._first(test).direction} is better"] = finite
         return panels
 
+    def plot(
+        self, path: str | os.PathLike[str] | None = None, *, title: str | None = None
+    ) -> Figure:
+        """Draw bars for each test; the control's score is a line across them.
+
+        Args:
+            path: The PNG file to write; None writes none.
+            title: Title of the figure.
+
+        Returns:
+            The figure, which a notebook shows; it says so if there is no score to draw.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            WriteError: The path cannot be written.
+        """
+        panels = self.panels()
+        if not panels:
+            return words_figure(
+                path, [title or "Comparison", "Not drawn: there is no finite score."]
+            )
+        return figures.bars(path, panels, control=CONTROL, title=title)
+
     def draw(self, path: str | os.PathLike[str], title: str | None = None) -> str:
         """Draw bars for each test into one PNG; the control's score is a line across them.
 
@@ -186,6 +228,9 @@ class Comparison:
         """
         figures.bars(path, self.panels(), control=CONTROL, title=title)
         return os.fspath(path)
+
+    def _titles(self) -> list[str]:
+        return ["method", *map(self._heading, self.tests), COST, "input-gradients"]
 
     def _measured(self, test: str) -> Mapping[str, Measurement]:
         return self.measurements[one_of("test", test, self.tests)]
