@@ -1,7 +1,6 @@
 """`Method.explain`: maps with what belongs to them, and how they show themselves."""
 
 import functools
-import html.parser
 import json
 import sys
 
@@ -11,41 +10,12 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
+from tests.helpers.pages import Page
 from tests.helpers.saliency_cases import CLASSES, images, network
 from tfgrad import saliency, targets
 from tfgrad.errors import ArgumentError, DataError
 
 HOSTILE = ["<script>alert(1)</script>", 'a"b', "&amp;"]
-
-
-class Page(html.parser.HTMLParser):
-    """The tags of a page, which must be closed in order, and its text."""
-
-    EMPTY = ("img", "rect", "polyline", "meta")
-
-    def __init__(self, content):
-        super().__init__()
-        self.open, self.tags, self.text, self.attributes = [], [], "", []
-        self.feed(content)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.text += data
 
 
 @functools.cache
@@ -211,11 +181,11 @@ def test_a_page_escapes_and_loads_nothing():
 def test_large_batches_say_what_is_left_out(tmp_path):
     found = fullgrad().explain(np.repeat(images(), 4, 0))
     page = Page(found._repr_html_())
-    assert page.tags.count("img") == 2 * 8 and "8 of 12 examples; 4 more are left out" in page.text
+    assert page.tags.count("img") == 2 * 8 and "8 of 12 examples, 4 left out" in page.text
     assert "left out" not in Page(found._repr_html_(count=12)).text
     figure = found.plot(tmp_path / "a.png", count=2)
     texts = [text.get_text() for text in figure.texts]
-    assert any("2 of 12 examples; 10 more are left out" in text for text in texts)
+    assert any("2 of 12 examples, 10 left out" in text for text in texts)
     assert len(figure.axes) == 2 * 3 and (tmp_path / "a.png").stat().st_size > 0
     with pytest.raises(ArgumentError, match="count: got 0"):
         found.plot(count=0)
@@ -293,7 +263,8 @@ def test_another_target():
 
 def test_every_kind_of_input_is_drawn_or_named(tmp_path):
     texts = {"ids": [["<b>", "x", "y", "z"]] * 2}
-    found = saliency.FullGrad(several()).explain(inputs(), tokens=texts)
+    method = saliency.InputTimesGradient(several())
+    found = method.explain(inputs(), tokens=texts)
     assert {k: m.shape for k, m in found.maps.items()} == {
         "image": (2, 4, 5),
         "ids": (2, 4),
@@ -309,13 +280,12 @@ def test_every_kind_of_input_is_drawn_or_named(tmp_path):
     written = " ".join(t.get_text() for t in figure.texts).replace("\n", " ")
     assert "volume: Not drawn: a volume beside others." in written
     json.dumps(found.to_dict(), allow_nan=False)
-    assert {"input 'image'", "input 'ids'", "input 'table'"} <= set(found.shares.names)
     for wrong, words in (
         ({"ids": texts["ids"][:1]}, "for input 'ids'; expected a list of texts for each of 2"),
         ({"image": texts["ids"]}, "belong to no explained input of token ids"),
     ):
         with pytest.raises(ArgumentError, match=f"tokens: .*{words}"):
-            saliency.FullGrad(several()).explain(inputs(), tokens=wrong)
+            method.explain(inputs(), tokens=wrong)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +306,20 @@ def test_series_volumes_and_many_channels(shape, layer, tag):
     assert tag in page.tags and ("mean of 4 channels" in page.text) == (shape[-1] == 4)
     headings = [axes.get_title() for axes in found.plot().axes]
     assert ("mean of 4 channels" in headings) == (shape[-1] == 4)
+
+
+@pytest.mark.slow
+def test_several_inputs_have_a_term_each():
+    found = saliency.FullGrad(several()).explain(inputs())
+    names = {f"input '{name}'" for name in inputs()}
+    assert names <= set(found.shares.names) and found.completeness_error.max() < 1e-4
+    assert all(
+        name.replace("'", "") in Page(found._repr_html_()).text.replace("'", "") for name in names
+    )
+    only = saliency.GradCAM(several()).explain(inputs())
+    (one,) = only.explained_inputs()
+    assert (one.name, one.kind) == ("image", "image") and list(only.maps) == ["image"]
+    only.plot()
 
 
 def test_a_map_of_a_layer_is_said_in_words():

@@ -191,7 +191,7 @@ class FullGradients:
             )
             for i, facts in enumerate(self._facts(class_names, count))
         ]
-        inputs = [one.part(0, len(texts)) for one in self._explained()]
+        inputs = [one.part(0, len(texts)) for one in self.explained_inputs()]
         rest = captions.left_out(len(shares.score), count)
         return result_html("Full-gradients", "∇x f ⊙ x", inputs, texts, left_out=rest)
 
@@ -210,7 +210,7 @@ class FullGradients:
             found.append([*facts, ("completeness error", f"{errors[i]:.1e}")])
         return found
 
-    def _explained(self) -> list[ExplainedInput]:
+    def explained_inputs(self) -> list[ExplainedInput]:
         """The inputs under the sums of their terms over the channels."""
         values, terms = self.float_inputs(), tf.nest.flatten(self.input_term)
         layouts = [None] * len(values) if self.layouts is None else self.layouts()

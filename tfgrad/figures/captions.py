@@ -97,4 +97,4 @@ def left_out(examples: int, shown: int) -> str:
     """A sentence about the examples of a batch that are not drawn; "" if there are none."""
     if examples <= shown:
         return ""
-    return f"{shown} of {examples} examples; {examples - shown} more are left out"
+    return f"{shown} of {examples} examples, {examples - shown} left out"

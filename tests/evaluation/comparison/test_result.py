@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.helpers.pages import Page
 from tfgrad import figures
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation import Comparison, Cost, Measurement
@@ -187,3 +188,25 @@ def test_the_picture(result, tmp_path):
         Comparison(("a",), {"t": {}}).draw(path)
     with pytest.raises(ArgumentError, match=r"panels\['t'\]\['a'\]: got NaN"):
         figures.bars(path, {"t": {"a": (math.nan, 0)}})
+
+
+def test_a_page_for_notebooks(result):
+    found = Comparison(("<script>", *result.methods[1:]), {"<b>": {}}, {"<b>": {"b": "<i>no</i>."}})
+    content = found._repr_html_()
+    assert not any(tag in content for tag in ("<script", "<b>", "<i>"))
+    assert all(text in Page(content).text for text in ("<script>", "<b>", "<i>no</i>."))
+    content = result._repr_html_()
+    page = Page(content)
+    # The row of "a" with its mean, its deviation and its cost; the best of a column is bold.
+    assert "0.75 ± 0.1" in page.text and "2" in page.text and "failed" in page.text
+    assert result.best("single") == "a" and "<strong>-3 ± 9</strong>" in content
+    assert page.tags.count("strong") == sum(result.best(test) is not None for test in result.tests)
+    assert page.tags.count("tr") == 1 + len(result.methods)
+
+
+def test_bars_and_numbers(result, tmp_path):
+    figure = result.plot(tmp_path / "bars.png", title="t")
+    assert len(figure.axes) == 2 and (tmp_path / "bars.png").stat().st_size > 0
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == result.to_dict()
+    nothing = Comparison(("a",), {"t": {}}).plot()
+    assert "there is no finite score" in nothing.texts[0].get_text()

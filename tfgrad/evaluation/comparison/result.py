@@ -16,6 +16,7 @@ from tfgrad.figures.result_figures import words_figure
 from tfgrad.figures.result_pages import HtmlTable, table_html
 from tfgrad.internal import files
 from tfgrad.internal.arguments import one_of
+from tfgrad.internal.json_values import plain
 
 if TYPE_CHECKING:
     from tfgrad.figures.canvas import Figure
@@ -162,8 +163,8 @@ class Comparison:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as `to_json`."""
-        return self.to_json()
+        """The same as `to_json`, with no number that is not finite anywhere."""
+        return plain(self.to_json())
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Comparison:
