@@ -1,5 +1,6 @@
 """Penalties on gradients: what to differentiate, and which loss."""
 
+from tfgrad.penalties.advice import advise
 from tfgrad.penalties.attention import AttentionJacobianMatching, AttentionMatching
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.bias_gradients import (
@@ -32,6 +33,7 @@ __all__ = [
     "Penalty",
     "SaliencyFooling",
     "ScoreMatching",
+    "advise",
     "full_gradient_matching",
     "matching_layers",
 ]

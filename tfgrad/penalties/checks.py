@@ -50,18 +50,9 @@ def check_network(
     inspect = second_order.check if twice else second_order.inspect
     embedded = any(p.needs().at not in (None, False) for p in penalties)
     inspection = inspect(network, x, training=training, embeddings=embedded)
-    smooth = [p.name for p in penalties if p.wants_smooth]
-    if smooth and inspection.piecewise_linear and network not in _warned_of_relu:
-        _warned_of_relu.add(network)
-        warnings.warn(
-            f"network {network.name!r}: ReLU is its only non-linearity, so its Hessian is zero "
-            f"wherever it exists and {smooth[0]!r} has nothing to match; use a smooth activation, "
-            "e.g. tfgrad.layers.Softplus(10.0).",
-            SecondOrderWarning,
-            stacklevel=3,
-        )
+    _warn_once(_warned_of_relu, network, _flat(network, penalties, inspection))
     if training:
-        _warn_of_batch_norm(network, [p.name for p in penalties if p.wants_images_apart])
+        _warn_once(_warned_of_batch_norm, network, _coupled(network, penalties))
     if any(map(reads_outputs, penalties)):
         check_no_probabilities("network", network, inspection)
 
@@ -93,22 +84,58 @@ def own_head(head: Any) -> Any:
     return head[0] if isinstance(head, tuple) else head
 
 
-def _warn_of_batch_norm(network: keras.Model, names: list[str]) -> None:
+def cautions(network: keras.Model, penalties: Sequence[Any], x: Any = None) -> list[str]:
+    """What `check_network` warns of in training, each time it is asked.
+
+    Args:
+        network: A Keras model that passes the check.
+        penalties: The penalties to be computed on it.
+        x: A batch, for networks whose input shape is not known yet.
+    """
+    inspection = second_order.inspect(network, x)
+    found = [_flat(network, penalties, inspection), _coupled(network, penalties)]
+    if any(p.differentiates_twice for p in penalties):
+        slight = [str(one) for one in inspection.findings if one.severity == "warning"]
+        found += list(dict.fromkeys(slight))
+    return [words for words in found if words is not None]
+
+
+def _warn_once(warned: weakref.WeakSet[Any], network: keras.Model, words: str | None) -> None:
+    if words is not None and network not in warned:
+        warned.add(network)
+        warnings.warn(words, SecondOrderWarning, stacklevel=4)
+
+
+def _flat(
+    network: keras.Model, penalties: Sequence[Any], inspection: second_order.Inspection
+) -> str | None:
+    """What to know of a penalty on the Hessian of a network that has none."""
+    smooth = [p.name for p in penalties if p.wants_smooth]
+    if not smooth or not inspection.piecewise_linear:
+        return None
+    return (
+        f"network {network.name!r}: ReLU is its only non-linearity, so its Hessian is zero "
+        f"wherever it exists and {smooth[0]!r} has nothing to match; use a smooth activation, "
+        "e.g. tfgrad.layers.Softplus(10.0)."
+    )
+
+
+def _coupled(network: keras.Model, penalties: Sequence[Any]) -> str | None:
+    """What to know of a penalty on single images where batch norm couples them."""
+    names = [p.name for p in penalties if p.wants_images_apart]
     norms = [
         layer.name
         for layer in flatten_layers(network)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
-    if names and norms and network not in _warned_of_batch_norm:
-        _warned_of_batch_norm.add(network)
-        warnings.warn(
-            f"network {network.name!r}: in training mode batch norm ({norms[0]!r}) makes every "
-            f"logit depend on all images, so {names[0]!r} penalizes the trace of the batch and "
-            'hardly that of an image. Pass statistics="running" for the image\'s own, or take a '
-            "network without batch norm.",
-            SecondOrderWarning,
-            stacklevel=4,
-        )
+    if not names or not norms:
+        return None
+    return (
+        f"network {network.name!r}: in training mode batch norm ({norms[0]!r}) makes every "
+        f"logit depend on all images, so {names[0]!r} penalizes the trace of the batch and "
+        'hardly that of an image. Pass statistics="running" for the image\'s own, or take a '
+        "network without batch norm."
+    )
 
 
 def check_teacher(

@@ -1,6 +1,7 @@
 """Saliency methods: raw maps [B, H, W] of a model's logits for images."""
 
 from tfgrad.internal.arguments import one_of
+from tfgrad.saliency.applicability import applicable
 from tfgrad.saliency.base import Method
 from tfgrad.saliency.explanation import Explanation
 from tfgrad.saliency.fullgrad import FullGrad, SimpleFullGrad, SmoothFullGrad
@@ -79,5 +80,6 @@ __all__ = [
     "SmoothGrad",
     "SmoothGradSquared",
     "activation_maximization",
+    "applicable",
     "get",
 ]

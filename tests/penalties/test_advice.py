@@ -1,0 +1,113 @@
+"""What `advise` says of a model is what training does."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.helpers import conformance
+from tests.helpers.advice_cases import MODELS, layer_norm, relu, smooth, table
+from tests.helpers.variants import with_slow
+from tfgrad import PenalizedModel
+from tfgrad.errors import ArgumentError, TfgradError
+from tfgrad.penalties import Examples, advise
+from tfgrad.second_order import make_safe
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+pytestmark = pytest.mark.filterwarnings("ignore::tfgrad.errors.SecondOrderWarning")
+
+
+def trains(make, penalty):
+    """Whether a model with a penalty makes a step."""
+    network = make()
+    teacher = None if penalty.teacher_needs() is None else make()
+    flat = network.inputs[0]
+    x = np.random.default_rng(0).uniform(size=(2, *flat.shape[1:])).astype(flat.dtype)
+    outputs = network.outputs[0] if isinstance(network, keras.Sequential) else network.output
+    labels = tf.nest.map_structure(lambda t: np.zeros((2, *t.shape[1:-1]), "int32"), outputs)
+    losses = tf.nest.map_structure(lambda _: LOSS, outputs)
+    try:
+        model = PenalizedModel(network, [penalty], teacher=teacher)
+        model.compile("sgd", losses)
+        model.train_on_batch(Examples(x, {"derivatives": x, "mask": x}), labels)
+    except TfgradError:
+        return False
+    return all(np.isfinite(w).all() for w in network.get_weights())
+
+
+EVERY = tuple(conformance.CASES)
+SOME = ("GradientNorm", "ActivationMatching", "AttentionMatching", "BiasGradientNorm")
+
+
+@pytest.mark.parametrize(
+    ("name", "penalties"), with_slow([("table", SOME)], [(name, EVERY) for name in MODELS])
+)
+def test_what_fits_trains_and_nothing_else_does(name, penalties):
+    rows = advise(MODELS[name](), only=penalties)
+    assert {row.name for row in rows} == set(penalties)
+    for row in rows:
+        assert bool(row.fits or row.reason)
+        if row.tried is not None:
+            assert row.fits == trains(MODELS[name], row.tried), row
+
+
+def test_layer_normalisation_is_told_of_make_safe_which_helps():
+    network = layer_norm()
+    found = advise(network, only=["GradientNorm"])["GradientNorm"]
+    assert not found.fits and found.verdict == "no"
+    assert "layer 'norm' (LayerNormalization)" in found.reason
+    assert "tfgrad.layers.LayerNormalization; try tfgrad.second_order.make_safe" in found.advice
+    make_safe(network)
+    assert advise(network, only=["GradientNorm"]).fitting == ("GradientNorm",)
+
+
+def test_a_relu_network_is_told_of_smooth_activations_each_time():
+    network = relu()
+    for _ in range(2):
+        found = advise(network, only=["ScoreMatching"])["ScoreMatching"]
+        assert found.fits and found.verdict == "with care"
+        assert "its Hessian is zero" in found.reason
+        assert found.advice.startswith("use a smooth activation")
+
+
+def test_the_table_shows_itself_and_the_model_stays(monkeypatch):
+    network = table()
+    before = [v.numpy() for v in network.variables]
+    x = np.ones((3, 5), "float32")
+    found = advise(network, (Examples(x, {"derivatives": x, "mask": x}), np.array([0, 2, 1])))
+    for old, new in zip(before, network.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    lines = str(found).split("\n")
+    assert lines[0] == f"network '{network.name}':" and max(map(len, lines)) <= 100
+    assert sum(line.startswith(("GradientNorm ", '"label" ')) for line in lines) == 2
+    page = found._repr_html_()
+    assert page.count("<tr>") == 1 + len(found) and "&quot;label&quot;" in page
+    assert {one.name for one in found if one.kind == "penalty"} == conformance.public_penalties()
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["network"] == network.name and len(told["rows"]) == len(found)
+    assert {row["name"] for row in told["rows"] if row["fits"]} == set(found.fitting)
+    assert not found["Region"].fits and found["AttentionMatching"].tried is None
+    with pytest.raises(KeyError):
+        found["GradientNrom"]
+
+
+def test_wrong_arguments():
+    with pytest.raises(ArgumentError, match=r"model: got a str; expected a keras\.Model"):
+        advise("network")
+    with pytest.raises(ArgumentError, match="data: got no examples"):
+        advise(smooth(), np.zeros((0, 6, 6, 2), "float32"))
+
+    with pytest.raises(ArgumentError, match="only: got 'GradientNom'; did you mean 'GradientNorm'"):
+        advise(smooth(), only=["GradientNom"])
+
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    network = Subclassed()
+    network(np.ones((1, 2), "float32"))
+    with pytest.raises(ArgumentError, match=r"data: got None; .* does not declare its inputs"):
+        advise(network)
