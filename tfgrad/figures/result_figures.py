@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tfgrad.figures import explained_inputs as kinds
 from tfgrad.figures.canvas import finished, new_figure
-from tfgrad.figures.colouring import coloured, laid_over, stretched
+from tfgrad.figures.colouring import SCALES, coloured, laid_over, stretched
 from tfgrad.figures.explained_inputs import ExplainedInput
 from tfgrad.figures.image_grids import CAPTION, grid
 from tfgrad.figures.series import saliency_series
 from tfgrad.figures.several_inputs import saliency_of_inputs
 from tfgrad.figures.tokens import saliency_tokens
 from tfgrad.figures.volumes import saliency_slices
+from tfgrad.internal.arguments import one_of
 
 if TYPE_CHECKING:
     from tfgrad.figures.canvas import Figure
@@ -29,6 +30,7 @@ def result_figure(
     method: str,
     inputs: Sequence[ExplainedInput],
     notes: Sequence[str],
+    scale: str = "percentile",
 ) -> Figure:
     """Draw examples with their maps; what cannot be drawn is named in the figure.
 
@@ -38,11 +40,14 @@ def result_figure(
         method: The name of what the maps show.
         inputs: The inputs with their maps, of the examples that are drawn.
         notes: What is said of each example.
+        scale: See `saliency_grid`.
 
     Raises:
+        ArgumentError: There is no such scale.
         ImportError: matplotlib is not installed.
         WriteError: The path cannot be written.
     """
+    one_of("scale", scale, SCALES)
     drawn = [one for one in inputs if one.kind != kinds.WORDS]
     if len(inputs) > 1:  # volumes have rows of slices, which no column holds
         drawn = [one for one in drawn if one.kind != kinds.VOLUME]
@@ -55,16 +60,17 @@ def result_figure(
     notes = ["\n".join([notes[0], *said]), *notes[1:]]
     (one, *others) = drawn
     if others or len(inputs) > 1 or one.kind == kinds.TABLE:
-        return _in_columns(path, title, method, drawn, notes)
+        return _in_columns(path, title, method, drawn, notes, scale)
     if one.kind == kinds.IMAGE:
-        return _images(path, title, method, one, notes)
+        return _images(path, title, method, one, notes, scale)
     maps = {method: one.maps}
+    texts: dict[str, Any] = {"notes": notes, "title": title, "scale": scale}
     if one.kind == kinds.VOLUME:
-        return saliency_slices(path, one.values, maps, notes=notes, title=title)
+        return saliency_slices(path, one.values, maps, **texts)
     if one.kind == kinds.SERIES:
-        return saliency_series(path, one.values, maps, notes=notes, title=title)
+        return saliency_series(path, one.values, maps, **texts)
     assert one.tokens is not None
-    return saliency_tokens(path, one.tokens, maps, notes=notes, title=title)
+    return saliency_tokens(path, one.tokens, maps, **texts)
 
 
 def words_figure(path: str | os.PathLike[str] | None, lines: Sequence[str]) -> Figure:
@@ -83,8 +89,9 @@ def _images(
     method: str,
     one: ExplainedInput,
     notes: Sequence[str],
+    scale: str,
 ) -> Figure:
-    pixels, colours = stretched(one.values), coloured(one.maps)
+    pixels, colours = stretched(one.values), coloured(one.maps, scale=scale)
     rows = [
         [image, colour, laid_over(colour, image, _OVERLAY)]
         for image, colour in zip(pixels, colours, strict=True)
@@ -99,6 +106,7 @@ def _in_columns(
     method: str,
     drawn: Sequence[ExplainedInput],
     notes: Sequence[str],
+    scale: str,
 ) -> Figure:
     return saliency_of_inputs(
         path,
@@ -107,5 +115,6 @@ def _in_columns(
         tokens={one.name: one.tokens for one in drawn if one.tokens is not None},
         kinds={one.name: one.kind for one in drawn},
         notes=notes,
+        scale=scale,
         title=title,
     )

@@ -195,6 +195,7 @@ class Explanation:
         *,
         class_names: Sequence[str] | None = None,
         count: int = SHOWN,
+        scale: str = "percentile",
     ) -> Figure:
         """Draw each example: input, map and overlay; a curve, bars, slices or text of others.
 
@@ -204,12 +205,13 @@ class Explanation:
             path: The PNG file to write; None writes none.
             class_names: The name of each class; None for those given to `explain`.
             count: The largest number of examples that are drawn; the title says how many are not.
+            scale: How maps are scaled, see `tfgrad.figures.saliency_grid`.
 
         Returns:
             The figure, which a notebook shows.
 
         Raises:
-            ArgumentError: The names are not one for each class.
+            ArgumentError: The names are not one for each class, or an option does not exist.
             ImportError: matplotlib is not installed.
             WriteError: The path cannot be written.
         """
@@ -219,7 +221,8 @@ class Explanation:
             for i in range(len(drawn))
         ]
         title = "; ".join(part for part in (self._title(), self._left_out(count)) if part)
-        return result_figure(path, title, self.method, drawn.explained_inputs(), notes)
+        inputs = drawn.explained_inputs()
+        return result_figure(path, title, self.method, inputs, notes, scale)
 
     def _repr_html_(self, class_names: Sequence[str] | None = None, count: int = SHOWN) -> str:
         """The page that a notebook shows; needs no matplotlib. Arguments: see `plot`."""
