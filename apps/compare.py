@@ -20,7 +20,7 @@ from tfgrad.errors import ArgumentError, DataError
 from tfgrad.evaluation.network_tests import noise_robustness
 from tfgrad.internal import files
 
-from .common import terminal, work_directory
+from .common import invocation, terminal, work_directory
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +28,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Define all flags of this command."""
     flags.DEFINE_list(
-        "work_dirs", [], f"Work directories of finished runs of {command.named('train')}."
+        "work_dirs", [], f"Work directories of finished runs of {invocation.named('train')}."
     )
     flags.DEFINE_string("out", "runs/noise", "Prefix of the files that are written.")
     flags.DEFINE_string("title", "accuracy under input noise", "Title of the figure.")
@@ -44,7 +44,7 @@ def main() -> None:
         if results is None:
             raise DataError(
                 f"--work_dirs: got {directory!r}, which holds no finished run; expected a work "
-                f"directory of {command.named('train')}."
+                f"directory of {invocation.named('train')}."
             )
         flags_of_run = work_directory.read_json(os.path.join(directory, "run.json"))["flags"]
         label = f"{results['label']} ({flags_of_run['activation']})"

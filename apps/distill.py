@@ -27,7 +27,7 @@ Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite
 that another process uses, 74 a full disk, 75 a lost worker.
 """
 
-from .common import command, shared_flags
+from .common import command, invocation, shared_flags
 
 # isort: split
 import dataclasses
@@ -55,7 +55,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "teacher",
         None,
-        f"A .keras file, a work directory of {command.named('train')}, or {_names()}.",
+        f"A .keras file, a work directory of {invocation.named('train')}, or {_names()}.",
     )
     flags.DEFINE_float("teacher_width", 1.0, "Channel multiplier of a named teacher.", 0)
     flags.DEFINE_integer(
@@ -121,7 +121,7 @@ def _student(
     if classes != len(train.classes):
         raise ModelError(
             f"--teacher: got one of {classes} classes; expected {len(train.classes)}, those of "
-            f"{train.name!r}; try {command.named('transfer')}, which takes a teacher of other "
+            f"{train.name!r}; try {invocation.named('transfer')}, which takes a teacher of other "
             "classes."
         )
     # The same first weights whether or not a teacher was trained before.

@@ -35,7 +35,7 @@ from tfgrad import export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.internal.served_files import METADATA
 
-from .common import pixel_range, trained_networks
+from .common import invocation, pixel_range, trained_networks
 from .common.trained_networks import from_file, from_run
 
 FLAGS = flags.FLAGS
@@ -44,7 +44,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Define all flags of this command."""
     flags.DEFINE_string(
-        "work_dir", None, f"Work directory of a finished run of {command.named('train')}."
+        "work_dir", None, f"Work directory of a finished run of {invocation.named('train')}."
     )
     flags.DEFINE_string("model", None, ".keras or .h5 file of a classifier, instead of --work_dir.")
     pixel_range.define()

@@ -33,7 +33,7 @@ Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite
 that another process uses, 74 a full disk, 75 a lost worker.
 """
 
-from .common import command, shared_flags
+from .common import command, invocation, shared_flags
 
 # isort: split
 import dataclasses
@@ -76,7 +76,7 @@ BEFORE, AFTER = "before", "after"
 def define_flags() -> None:
     """Define all flags of this command."""
     flags.DEFINE_string(
-        "model", None, f"A .keras file, or a work directory of {command.named('train')}."
+        "model", None, f"A .keras file, or a work directory of {invocation.named('train')}."
     )
     flags.DEFINE_enum("construction", "fine_tune", CONSTRUCTIONS, "How gradients are fooled.")
     flags.DEFINE_integer("corner", None, "Side of the region in the corner, in pixels.", 1)

@@ -29,11 +29,11 @@ import numpy as np
 from absl import flags
 
 import tfgrad
-from tfgrad import callbacks, data, evaluation, figures, models, penalties
+from tfgrad import callbacks, data, evaluation, figures, penalties
 from tfgrad.errors import ModelError
 from tfgrad.internal import files
 
-from .common import compilation, terminal
+from .common import digits_network, terminal
 
 FLAGS = flags.FLAGS
 ROWS = 4
@@ -65,7 +65,9 @@ assert "tfgrad" not in sys.modules
 def define_flags() -> None:
     """Define all flags of this command."""
     flags.DEFINE_integer("epochs", 30, "Passes over the 1,437 training digits.", lower_bound=1)
-    flags.DEFINE_float("weight", 0.03, "Weight of the gradient norm.", lower_bound=0)
+    flags.DEFINE_float(
+        "weight", digits_network.WEIGHT, "Weight of the gradient norm.", lower_bound=0
+    )
     flags.DEFINE_integer("seed", 0, "Seed of everything random.")
     flags.DEFINE_string("work_dir", "runs/quickstart", "Directory of the tables and pictures.")
     flags.DEFINE_string("to", "saved_models/quickstart", "Directory of the SavedModel.")
@@ -108,18 +110,7 @@ def main() -> None:
 
 
 def _trained(train: data.Dataset, chosen: Sequence[penalties.Penalty]) -> keras.Model:
-    keras.utils.set_random_seed(FLAGS.seed)
-    network = models.get("vgg4", train.image_shape, len(train.classes), width=0.25)
-    model = compilation.compiled_model(network, chosen, keras.optimizers.Adam(1e-3))
-    model.fit(
-        data.pipeline(train, 64, training=True, seed=FLAGS.seed),
-        epochs=FLAGS.epochs,
-        steps_per_epoch=data.steps_per_epoch(train, 64),
-        shuffle=False,
-        verbose=0,
-        callbacks=[callbacks.StopOnNonFinite("nothing was exported"), _Dots(FLAGS.epochs)],
-    )
-    return network
+    return digits_network.train(train, chosen, FLAGS.epochs, FLAGS.seed, [_Dots(FLAGS.epochs)])
 
 
 def _explain(path: str, test: data.Dataset, picture: str) -> float:

@@ -36,7 +36,7 @@ Exit codes: 0 done, 64 usage, 65 bad data or model, 70 an image or logit that is
 74 a full disk.
 """
 
-from .common import command, shared_flags
+from .common import command, invocation, shared_flags
 
 # isort: split
 import dataclasses
@@ -84,7 +84,7 @@ class Start:
 def define_flags() -> None:
     """Define all flags of this command."""
     flags.DEFINE_string(
-        "model", None, f"A .keras file, or a work directory of {command.named('train')}."
+        "model", None, f"A .keras file, or a work directory of {invocation.named('train')}."
     )
     pixel_range.define()
     flags.adopt_module_key_flags(pixel_range)  # for --help

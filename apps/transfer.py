@@ -33,7 +33,7 @@ Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite
 that another process uses, 74 a full disk, 75 a lost worker.
 """
 
-from .common import command, shared_flags
+from .common import command, invocation, shared_flags
 
 # isort: split
 import dataclasses
@@ -60,7 +60,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Define all flags of this command."""
     flags.DEFINE_string(
-        "teacher", None, f"A .keras file, or a work directory of {command.named('train')}."
+        "teacher", None, f"A .keras file, or a work directory of {invocation.named('train')}."
     )
     flags.DEFINE_integer(
         "bound", None, "Number of images of each data set for Prop. 3's bound; default: none.", 1

@@ -86,3 +86,7 @@ class PlacementWarning(UserWarning):
 
 class PortabilityWarning(UserWarning):
     """An explanation cannot be had in a format beside the SavedModel."""
+
+
+class ClassNamesWarning(UserWarning):
+    """The names of a network's classes are not known."""

@@ -53,6 +53,7 @@ from tfgrad import models
 from tfgrad.errors import ArgumentError
 from tfgrad.internal import files
 from tfgrad.internal.arguments import one_of
+from tfgrad.loading.applications import APPLICATIONS
 
 from ..common import architectures, terminal, work_directory
 from . import (
@@ -153,7 +154,7 @@ def main() -> dict[str, Any] | None:
 def _known_models() -> tuple[str, ...]:
     """The names that --models may hold."""
     if FLAGS.suite in ("start", "portable"):
-        return (*saliency_maps.NETWORKS, *models.NAMES, *architectures.APPLICATIONS)
+        return (*saliency_maps.NETWORKS, *models.NAMES, *APPLICATIONS)
     return tuple(saliency_maps.NETWORKS)
 
 
@@ -221,7 +222,7 @@ def _network(name: str | None = None) -> keras.Model:
     """A network of that name, or that of the flags, on `side`×`side` colour images."""
     if name is not None and name in saliency_maps.NETWORKS:
         return saliency_maps.NETWORKS[name](FLAGS.side)
-    if name is not None and name in architectures.APPLICATIONS:
+    if name is not None and name in APPLICATIONS:
         return architectures.application(name, FLAGS.side, classes=10)
     return models.get(
         name or FLAGS.network,

@@ -4,7 +4,6 @@ Biases and batch-norm statistics are random, too: newly built networks have bias
 would hide what a decomposition misses.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,34 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad import models
-from tfgrad.internal.arguments import one_of
 from tfgrad.layers import Softplus
+from tfgrad.loading import applications
 
 L = keras.layers
 Build = Callable[[], keras.Model]
 
-# Every builder of keras.applications, those of MobileNetV3 included.
-APPLICATIONS = tuple(
-    sorted(
-        name
-        for name, value in vars(keras.applications).items()
-        if inspect.isfunction(value) and name[0].isupper()
-    )
-)
-
-
-def builder(name: str) -> Callable[..., keras.Model]:
-    """The function of keras.applications that builds an architecture.
-
-    Raises:
-        ArgumentError: There is no such architecture; the message names similar ones.
-    """
-    return getattr(keras.applications, one_of("--application", name, APPLICATIONS))
-
 
 def application(name: str, side: int, classes: int = 1000) -> keras.Model:
     """A keras.applications architecture with random weights that returns logits."""
-    return builder(name)(
+    return applications.builder(name)(
         weights=None, classifier_activation=None, input_shape=(side, side, 3), classes=classes
     )
 

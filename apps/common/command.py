@@ -8,7 +8,6 @@ import contextlib
 import glob
 import os
 import pathlib
-import re
 import sys
 import tempfile
 import warnings
@@ -25,11 +24,9 @@ except ImportError as missing:
         f"the commands need absl ({missing}); try pip install 'tfgrad[apps]'"
     ) from None
 
-from . import flag_names
+from . import flag_names, invocation
 
 USAGE, DATA, NON_FINITE, IN_USE, DISK, WORKER = 64, 65, 70, 73, 74, 75
-# The commands may be installed under another name than `apps`.
-PACKAGE = __package__.rpartition(".")[0]
 
 
 def _start_tensorflow() -> None:
@@ -59,23 +56,22 @@ def _start_tensorflow() -> None:
 _start_tensorflow()
 
 
-def named(command: str) -> str:
-    """Another command's name as `python -m` takes it, such as `apps.train`."""
-    return f"{PACKAGE}.{command}"
-
-
 def own_flags() -> dict[str, Any]:
     """{name: value} of the flags that this command defines; libraries define flags, too."""
     return {
         flag.name: flag.value
         for module, module_flags in flags.FLAGS.flags_by_module_dict().items()
-        if module.startswith(f"{PACKAGE}.") or module == sys.argv[0]
+        if module.startswith(f"{invocation.PACKAGE}.") or module == sys.argv[0]
         for flag in module_flags
     }
 
 
-def run(main: Callable[[], Any]) -> None:
+def run(main: Callable[[], Any], positional: str | None = None) -> None:
     """Run `main()` after parsing flags, and exit with the code of the outcome.
+
+    Args:
+        main: The command.
+        positional: Name of the list flag that arguments without a flag are appended to.
 
     Errors and warnings of the library take one line each, and name flags in place of arguments.
     """
@@ -87,7 +83,10 @@ def run(main: Callable[[], Any]) -> None:
         from tfgrad.internal import files, ownership
         from tfgrad.training import failures
 
-        if len(argv) > 1:
+        if len(argv) > 1 and positional:
+            given: Any = flags.FLAGS[positional].value
+            flags.FLAGS[positional].value = [*given, *argv[1:]]
+        elif len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; see --help", USAGE)
         try:
             with _warnings_of_one_line():
@@ -108,10 +107,9 @@ def run(main: Callable[[], Any]) -> None:
         finally:
             ownership.release_all()
 
-    # The manual pages, which --help prints, are written for the package's name in the repository.
     page = sys.modules["__main__"]
-    if page.__doc__ and PACKAGE != "apps":
-        page.__doc__ = re.sub(r"\bapps\.(?=[a-z])", f"{PACKAGE}.", page.__doc__)
+    if page.__doc__:
+        page.__doc__ = invocation.in_text(page.__doc__)
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=_parse)
 
@@ -149,6 +147,7 @@ def _parse(argv: list[str]) -> list[str]:
     # absl's --help lists the main module's own flags; the shared ones belong there too.
     for flag in flags.FLAGS.flags_by_module_dict().get(f"{__package__}.shared_flags", []):
         flags.FLAGS.register_key_flag_for_module(argv[0], flag)
+    flags.FLAGS.set_gnu_getopt()  # flags may follow arguments without a flag
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

@@ -12,7 +12,7 @@ from absl import flags
 from tfgrad import data, penalties
 from tfgrad.errors import ArgumentError, ModelError
 
-from . import command, run_report, shared_flags
+from . import invocation, run_report, shared_flags
 from .trained_networks import Learned, Statistics, note_unknown
 
 FLAGS = flags.FLAGS
@@ -92,7 +92,7 @@ def load(path: str) -> Learned:
     if not os.path.exists(path):
         raise ModelError(
             f"--teacher: got {path!r}, which does not exist; expected a .keras file or a work "
-            f"directory of {command.named('train')}."
+            f"directory of {invocation.named('train')}."
         )
     learned = Learned(path)
     print(f"the teacher: {learned}", flush=True)
@@ -186,7 +186,7 @@ def build(
         names = ", ".join(f"--{name}" for name in WEIGHTS if name in FLAGS)
         raise ArgumentError(
             f"{names}: got 0 for all; expected one above 0, or else the teacher has no effect; try "
-            f"{command.named('train')}, which needs none."
+            f"{invocation.named('train')}, which needs none."
         )
     return chosen
 

@@ -18,7 +18,7 @@ from tfgrad.gradients import class_scores
 from tfgrad.internal import regular_files
 from tfgrad.models import output_meaning
 
-from . import command, network_record, pixel_range, work_directory
+from . import invocation, network_record, pixel_range, work_directory
 
 FLAGS = flags.FLAGS
 
@@ -113,13 +113,13 @@ def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
     if results is None:
         raise ModelError(
             f"--work_dir: got {work_dir!r}, which holds no finished run (no results.json); "
-            f"expected a work directory of {command.named('train')}; try that command first."
+            f"expected a work directory of {invocation.named('train')}; try that command first."
         )
     record = network_record.checked(work_dir, results)
     if not {"normalize", "classes"} <= record.keys():
         raise ModelError(
             f"--work_dir: got {work_dir!r}, whose results.json is damaged; expected the record "
-            f"that {command.named('train')} writes; try that command again."
+            f"that {invocation.named('train')} writes; try that command again."
         )
     network = load_network(_network_file(work_dir))
     return on_pixels(network, record["normalize"]), record["classes"]
@@ -188,7 +188,7 @@ def file_digest(path: str) -> str:
     except OSError as error:
         raise ModelError(
             f"{path}: cannot be read ({error.strerror}); expected a .keras or .h5 file, or a "
-            f"directory of {command.named('train')}."
+            f"directory of {invocation.named('train')}."
         ) from error
 
 

@@ -1,22 +1,26 @@
 """Explain the predictions of a network: maps of images, their scores, and a picture.
 
-    python -m apps.explain --work_dir=runs/cifar --dataset=cifar10 --count=8 --out=runs/explained
-    python -m apps.explain --model=my_model.keras --images=photos,extra.jpg --out=runs/explained
-    python -m apps.explain --served=saved_models/mine --images=photos --out=runs/explained
-    python -m apps.explain --application=VGG16 --weights=vgg16.weights.h5 --images=photos \\
-        --layers=auto --out=runs/explained
+    python -m apps.explain cat.jpg --model=EfficientNetV2B0
+    python -m apps.explain photos extra.jpg --model=my_model.keras --top_maps=2
+    python -m apps.explain --model=saved_models/mine --images=photos --out=runs/explained
+    python -m apps.explain --model=runs/cifar --dataset=cifar10 --count=8 --layers=auto
+    python -m apps.explain --model=digits
 
-The model is exactly one of: a finished run of apps.train; a .keras or .h5 file of a classifier,
-whose last softmax or sigmoid is left out; a SavedModel written by apps.export, whose methods are
-its signatures; or an architecture of keras.applications with a file of weights. The normalisation
-of a run and the preprocessing of an application are part of the network, so that pixels are
-explained.
+The model is a name in keras.applications or of a preset of KerasHub's image classifiers, with its
+trained weights, which Keras or KerasHub downloads once; a .keras or .h5 file of a classifier, whose
+last softmax or sigmoid is left out; a finished run of apps.train; a SavedModel written by
+apps.export, whose methods are its signatures; or `digits`, a small network that is trained first,
+in some seconds, and needs no download. The normalisation of a run and the preprocessing of a named
+network are part of it, so that pixels are explained.
 
 Images are JPEG and PNG files and the folders that hold them, or a slice of a data set. They are
-resized to the model's input. A file that cannot be read is reported and omitted.
+resized to the model's input. A file that cannot be read is reported and omitted. Where none are
+given, a named network explains two photographs that scikit-learn brings, and `digits` its test
+images.
 
 The directory --out appears once everything is done, and is never incomplete. It holds
-  explanations.png   images beside their maps, a column for each method; at most --rows images
+  explanations.png   images beside their maps, a column for each method; at most --rows images,
+                     and a row for each of the --top_maps likeliest classes
   maps.npz           the raw maps [n, H, W] of every method; images (0 to 1), names, classes
   explanations.json  scores, classes, errors of the full-gradient decomposition, omitted files
 and with --layers
@@ -42,6 +46,7 @@ from tfgrad import figures
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation.measurement import table_row
 from tfgrad.internal import files
+from tfgrad.models import output_meaning
 
 from ..common import output_directory, terminal, work_directory
 from . import chosen_model, explanation, input_images, layer_maps
@@ -51,6 +56,8 @@ from .explanation import Explained
 FLAGS = flags.FLAGS
 FILES = {"explanations.png", "maps.npz", "explanations.json", "layers.png", "layers.npz"}
 TABLE = 20
+# The flag that arguments without a flag belong to.
+POSITIONAL = "images"
 
 
 def define_flags() -> None:
@@ -68,6 +75,9 @@ def define_flags() -> None:
         "batch_size", 8, "Images per batch; a smaller one needs less memory.", lower_bound=1
     )
     flags.DEFINE_integer("rows", 8, "Largest number of images in a picture.", lower_bound=1)
+    flags.DEFINE_integer(
+        "top_maps", 1, "Number of an image's likeliest classes that have maps.", lower_bound=1
+    )
     flags.DEFINE_bool("magnitude", False, "Draw signed maps by their absolute values.")
     flags.DEFINE_enum(
         "scale",
@@ -89,6 +99,7 @@ def main() -> dict[str, Any]:
     _check_flags()
     explainer = chosen_model.explainer()
     images = _images(explainer)
+    _check_top(explainer)
     if explainer.classes is None and len(images.classes) == explainer.outputs:
         explainer = dataclasses.replace(explainer, classes=images.classes)
     height, width = images.size
@@ -120,17 +131,36 @@ def main() -> dict[str, Any]:
         }
         files.write_json(os.path.join(directory, "explanations.json"), record)
     terminal.show(_table(explained.rows))
-    print(f"{len(explained.rows)} explained, {len(explained.skipped)} left out: {FLAGS.out}")
+    shown = os.path.join(FLAGS.out, "explanations.png")
+    print(f"{explained.images} images explained, {len(explained.skipped)} left out: {shown}")
     return record
 
 
 def _check_flags() -> None:
     chosen_model.check_flags()
-    layer_maps.check_flags()
-    if bool(FLAGS.images) == bool(FLAGS.dataset):
-        raise ArgumentError("--images, --dataset: got both or none; expected exactly one.")
-    if not FLAGS.served and FLAGS.methods == [] and not FLAGS.layers:
+    kind = chosen_model.kind()
+    layer_maps.check_flags(kind == chosen_model.SERVED)
+    if FLAGS.images and FLAGS.dataset:
+        raise ArgumentError("--images, --dataset: got both; expected one of them.")
+    own = kind in (chosen_model.NAME, chosen_model.DIGITS)  # these have images of their own
+    if not (FLAGS.images or FLAGS.dataset or own):
+        raise ArgumentError("--images, --dataset: got none; expected one of them.")
+    if kind != chosen_model.SERVED and FLAGS.methods == [] and not FLAGS.layers:
         raise ArgumentError("--methods: got none, and no --layers; expected at least one.")
+
+
+def _check_top(explainer: Explainer) -> None:
+    """Check that --top_maps fits the model."""
+    if FLAGS.top_maps == 1:
+        return
+    if FLAGS.target is not None:
+        raise ArgumentError("--top_maps: got with --target; expected only one of them.")
+    most = explainer.outputs or FLAGS.top_maps
+    if explainer.meaning == output_meaning.REGRESSION or most < FLAGS.top_maps:
+        raise ArgumentError(
+            f"--top_maps: got {FLAGS.top_maps} for {explainer.name}; expected at most the number "
+            "of its classes; try without the flag."
+        )
 
 
 def _images(explainer: Explainer) -> input_images.Images:
@@ -139,8 +169,10 @@ def _images(explainer: Explainer) -> input_images.Images:
     channels = explainer.shape[-1]
     if FLAGS.images:
         return input_images.from_files(FLAGS.images, size, channels)
+    if not FLAGS.dataset and chosen_model.kind() == chosen_model.NAME:
+        return input_images.from_files(input_images.photographs(), size, channels)
     return input_images.from_dataset(
-        FLAGS.dataset,
+        FLAGS.dataset or "digits",
         FLAGS.split,
         FLAGS.first,
         FLAGS.count,
@@ -194,4 +226,4 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, POSITIONAL)

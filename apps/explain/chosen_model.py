@@ -1,43 +1,66 @@
 """The model that flags name, as an `Explainer`."""
 
 import dataclasses
+import difflib
+import os
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 from absl import flags
 
-from tfgrad import saliency
-from tfgrad.errors import ArgumentError
+from tfgrad import loading, saliency
+from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.internal import regular_files
+from tfgrad.loading.applications import APPLICATIONS
 
-from ..common import command, pixel_range, shared_flags, trained_networks
+from ..common import (
+    architectures,
+    digits_network,
+    invocation,
+    pixel_range,
+    shared_flags,
+    trained_networks,
+)
 from . import explainers
 
 FLAGS = flags.FLAGS
-MODELS = ("work_dir", "model", "served", "application")
+MODELS = ("model", "work_dir", "served", "application")
 # The columns of the thesis's Fig. 3.3.
 METHODS = ["input_gradient", "integrated_gradients", "smoothgrad", "gradcam", "fullgrad"]
+
+FILES = (".keras", ".h5", ".hdf5")
+RUN, FILE, SERVED, NAME, DIGITS = "run", "file", "served", "name", "digits"
 
 
 def define_flags() -> None:
     """Define which model, and which methods explain it."""
-    train, export = command.named("train"), command.named("export")
-    flags.DEFINE_string("work_dir", None, f"Work directory of a finished run of {train}.")
-    flags.DEFINE_string("model", None, ".keras or .h5 file of a classifier, instead of --work_dir.")
-    flags.DEFINE_string("served", None, f"SavedModel of {export}, instead of --work_dir.")
+    train, export = invocation.named("train"), invocation.named("export")
     flags.DEFINE_string(
-        "application", None, "Architecture of keras.applications, instead of --work_dir."
+        "model",
+        None,
+        "Name in keras.applications, or of a preset of KerasHub's image classifiers; or a .keras "
+        f"or .h5 file of a classifier, a work directory of {train}, a SavedModel of {export}; or "
+        "'digits' for a network that is trained first, in some seconds.",
     )
-    flags.DEFINE_string("weights", None, ".weights.h5, .h5 or .keras file of --application.")
-    flags.DEFINE_bool("random_weights", False, "Try --application with random weights.")
-    pixel_range.define("--model or --served")
+    flags.DEFINE_string("work_dir", None, f"Work directory of {train}; the same as --model.")
+    flags.DEFINE_string("served", None, f"SavedModel of {export}; the same as --model.")
+    flags.DEFINE_string("application", None, "Name in keras.applications; the same as --model.")
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "File of weights (.weights.h5, .h5, .keras) of an architecture of keras.applications; "
+        "default: those that Keras downloads once and keeps.",
+    )
+    flags.DEFINE_bool("random_weights", False, "Try an architecture with random weights.")
+    pixel_range.define("a file or a SavedModel")
     trained_networks.define_outputs()
     flags.DEFINE_string("class_names", None, "Text file of the classes' names, one a line.")
     flags.DEFINE_list(
         "methods",
         None,
         f"Saliency methods among {', '.join(saliency.METHODS)}; default: {','.join(METHODS)}, or "
-        "all that --served has.",
+        "all that a SavedModel has.",
     )
     flags.DEFINE_integer("target", None, "Class to explain; default: the predicted one.")
 
@@ -47,26 +70,61 @@ def check_flags() -> None:
     given = [name for name in MODELS if getattr(FLAGS, name)]
     if len(given) != 1:
         raise ArgumentError(
-            f"{', '.join(f'--{name}' for name in MODELS)}: got "
-            f"{' and '.join(f'--{name}' for name in given) or 'none'}; expected exactly one of "
-            "them."
+            f"--model: got {' and '.join(f'--{name}' for name in given) or 'none'}; expected one "
+            "model; try --model=MobileNetV2, or --model=digits, which needs no download."
         )
-    if FLAGS.application and bool(FLAGS.weights) == FLAGS.random_weights:
+    found = kind()
+    if FLAGS.weights and FLAGS.random_weights:
+        raise ArgumentError("--weights, --random_weights: got both; expected at most one.")
+    if found != NAME and (FLAGS.weights or FLAGS.random_weights):
         raise ArgumentError(
-            "--weights, --random_weights: got both or none; expected the file of weights of "
-            "--application; try --random_weights without it."
+            f"--weights, --random_weights: got with --{given[0]}={getattr(FLAGS, given[0])}; "
+            "expected only with a name in keras.applications."
         )
-    if not FLAGS.application and (FLAGS.weights or FLAGS.random_weights):
+    if FLAGS.image_range and found not in (FILE, SERVED):
         raise ArgumentError(
-            f"--weights, --random_weights: got with --{given[0]}; expected only with --application."
+            f"--image_range: got with --{given[0]}={getattr(FLAGS, given[0])}, which has its own; "
+            "expected only with a file or a SavedModel."
         )
-    if FLAGS.image_range and not (FLAGS.model or FLAGS.served):
-        raise ArgumentError(
-            f"--image_range: got with --{given[0]}, which has its own; expected only with --model."
-        )
-    if not FLAGS.served:
+    if found != SERVED:
         for name in FLAGS.methods or METHODS:
             saliency.get(name)
+
+
+def kind() -> str:
+    """What the flags name: a run, a file, a SavedModel, a network by its name, or the digits'.
+
+    Raises:
+        ArgumentError: --model is none of them.
+    """
+    for flag, found in (("work_dir", RUN), ("served", SERVED), ("application", NAME)):
+        if getattr(FLAGS, flag):
+            return found
+    return kind_of(FLAGS.model)
+
+
+def kind_of(model: str) -> str:
+    """What a value of --model is."""
+    if os.path.isdir(model):
+        inside = os.listdir(model)
+        if "network.keras" in inside or "results.json" in inside:
+            return RUN
+        if loading.is_pretrained(model):
+            return NAME
+        return SERVED
+    if os.path.exists(model) or model.endswith(FILES):
+        return FILE
+    if model == DIGITS:
+        return DIGITS
+    if loading.is_pretrained(model):
+        return NAME
+    close = difflib.get_close_matches(model, APPLICATIONS, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    raise ArgumentError(
+        f"--model: got {model!r}, which is neither a file or directory nor the name of a network; "
+        f"{meant}expected a path, a name in keras.applications ({', '.join(APPLICATIONS)}), a "
+        "preset of KerasHub's image classifiers where keras-hub is installed, or digits."
+    )
 
 
 def explainer() -> explainers.Explainer:
@@ -86,20 +144,37 @@ def explainer() -> explainers.Explainer:
 
 def _without_names() -> explainers.Explainer:
     methods = METHODS if FLAGS.methods is None else FLAGS.methods
-    if FLAGS.served:
-        return explainers.served(FLAGS.served, FLAGS.methods, pixel_range.given())
-    if FLAGS.work_dir:
-        network, names = trained_networks.from_run(FLAGS.work_dir)
-        return explainers.live(FLAGS.work_dir, network, methods, names)
-    if FLAGS.application:
-        network = explainers.application(
-            FLAGS.application, shared_flags.image_size(), FLAGS.weights
-        )
-        return explainers.live(FLAGS.application, network, methods, None, (0.0, 255.0))
-    network, classes, image_range = trained_networks.from_file(FLAGS.model)
+    found, name = kind(), next(getattr(FLAGS, flag) for flag in MODELS if getattr(FLAGS, flag))
+    if found == SERVED:
+        return explainers.served(name, FLAGS.methods, pixel_range.given())
+    if found == RUN:
+        network, names = trained_networks.from_run(name)
+        return explainers.live(name, network, methods, names)
+    if found == DIGITS:
+        network, names = digits_network.trained()
+        return explainers.live("digits", network, methods, names)
+    if found == NAME:
+        one = _named(name)
+        return explainers.live(name, one.network, methods, one.class_names, one.image_range)
+    network, classes, image_range = trained_networks.from_file(name)
     if image_range != pixel_range.UNIT or FLAGS.image_range is not None:
-        image_range = pixel_range.known(FLAGS.model, network)
-    return explainers.live(FLAGS.model, network, methods, classes, image_range)
+        image_range = pixel_range.known(name, network)
+    return explainers.live(name, network, methods, classes, image_range)
+
+
+def _named(name: str) -> loading.Pretrained:
+    weights = None if FLAGS.random_weights else FLAGS.weights or "imagenet"
+    keras.utils.set_random_seed(0)
+    try:
+        found = loading.pretrained(name, weights, shared_flags.image_size())
+    except ModelError as error:
+        if FLAGS.weights:
+            raise
+        offline = f"{invocation.line('explain')} --model=digits"
+        raise ModelError(f"{error} Without a connection, {offline} works.") from error
+    if FLAGS.random_weights:
+        architectures.randomised(found.network)
+    return found
 
 
 def _class_names(path: str, expected: int | None) -> Sequence[str]:

@@ -2,13 +2,10 @@
 
 import dataclasses
 import functools
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfgrad import loading, saliency
@@ -17,7 +14,7 @@ from tfgrad.gradients import model_checks
 from tfgrad.models import output_meaning
 from tfgrad.saliency import FullGrad
 
-from ..common import architectures, command, pixel_range
+from ..common import invocation, pixel_range
 
 FULLGRAD = FullGrad.name
 
@@ -139,7 +136,7 @@ def served(
         if name not in signatures:
             raise ArgumentError(
                 f"--methods: got {name!r}; expected some of {', '.join(signatures) or 'none'}, the "
-                f"explanations of {model.path}; try python -m {command.named('export')} "
+                f"explanations of {model.path}; try {invocation.line('export')} "
                 f"--methods={name}."
             )
     if not chosen:
@@ -177,74 +174,3 @@ def served(
         lambda x: model.signatures["serving_default"](image=x)["logits"],
         meaning=meaning,
     )
-
-
-def application(name: str, size: tuple[int, int] | None, weights: str | None) -> keras.Model:
-    """An architecture of keras.applications that takes pixels 0 to 255 and returns logits.
-
-    Args:
-        name: Name of the architecture.
-        size: (height, width) of its images; None: the default of the architecture.
-        weights: File of its weights; None: random weights.
-
-    Raises:
-        ArgumentError: There is no such architecture, or not for images of this size.
-        ModelError: The weights cannot be loaded.
-    """
-    builder = architectures.builder(name)
-    keras.utils.set_random_seed(0)
-    try:
-        network = builder(
-            weights=None,
-            classifier_activation=None,
-            input_shape=None if size is None else (*size, 3),
-        )
-    except ValueError as error:
-        if size is None:
-            raise
-        raise ArgumentError(f"--image_size: got {size}, which {name} rejects ({error}).") from error
-    if weights is None:
-        architectures.randomised(network)
-    else:
-        _load_weights(network, weights)
-    pixels = keras.Input(network.input_shape[1:], name="pixels")
-    function = sys.modules[builder.__module__].preprocess_input
-    return keras.Model(pixels, network(Preprocess(function, name="preprocess")(pixels)), name=name)
-
-
-def _load_weights(network: keras.Model, path: str) -> None:
-    advice = "expected a file of weights of this architecture with 1000 classes"
-    if not os.path.isfile(path) or not path.endswith((".h5", ".keras")):
-        exists = "" if os.path.isfile(path) else ", which does not exist"
-        raise ModelError(
-            f"--weights: got {path!r}{exists}; expected a .weights.h5, .h5 or .keras file."
-        )
-    try:
-        if path.endswith(".keras"):
-            network.set_weights(loading.load(path, compile=False).get_weights())
-        else:
-            network.load_weights(path)
-    except ModelError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"--weights: {path!r} does not fit ({reason}); {advice}.") from error
-    if not all(np.isfinite(w).all() for w in network.get_weights()):
-        raise ModelError(f"--weights: {path!r} holds NaN or infinite values; {advice}.")
-
-
-class Preprocess(keras.layers.Layer):
-    """The preprocessing of a module of keras.applications, on pixels 0 to 255.
-
-    Args:
-        function: The module's `preprocess_input`.
-        kwargs: Arguments of `keras.layers.Layer`.
-    """
-
-    def __init__(self, function: Callable[[tf.Tensor], tf.Tensor], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.function = function
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Pixels as the module's networks take them."""
-        return self.function(x)

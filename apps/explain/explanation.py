@@ -17,6 +17,8 @@ from .explainers import Explainer
 from .input_images import Images
 
 FLAGS = flags.FLAGS
+# Number of likeliest classes that are recorded.
+LIKELIEST = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +26,15 @@ class Explained:
     """Explained images.
 
     Attributes:
-        rows: What is known of each image, with its scores.
+        images: Number of images.
+        rows: What is known of each image and explained class, with its scores.
         skipped: Files that could not be read, and why.
-        pixels: The first --rows images [rows, H, W, C] in [0, 1].
+        pixels: The images of the first rows [shown, H, W, C] in [0, 1]: of --rows images.
         x: The same as the model takes them.
         maps: {method: their maps [rows, H, W]}.
     """
 
+    images: int
     rows: list[dict[str, Any]]
     skipped: list[dict[str, Any]]
     pixels: np.ndarray
@@ -55,6 +59,7 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
         DataError: No image can be read.
         ModelError: The model fails, or its logits are not finite.
     """
+    top, most = FLAGS.top_maps, FLAGS.rows * FLAGS.top_maps
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     parts: list[dict[str, np.ndarray]] = []
@@ -62,9 +67,13 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
     for known, pixels in images.batches(FLAGS.batch_size, skipped):
         low, high = explainer.image_range
         x = tf.constant(low + (high - low) * pixels)
-        target = tf.fill([len(known)], -1 if FLAGS.target is None else FLAGS.target)
         try:
             logits = np.asarray(explainer.logits(x))
+            target = _explained_classes(explainer, logits)
+            if top > 1:
+                known = [about for about in known for _ in range(top)]
+                pixels, logits = np.repeat(pixels, top, 0), np.repeat(logits, top, 0)
+                x = tf.repeat(x, top, 0)
             answer, error = explainer.answer(x, target)
         except tf.errors.OpError as failure:
             raise ModelError(
@@ -73,11 +82,13 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
             ) from failure
         maps = {name: np.asarray(m) for name, m in answer.items()}
         for i, about in enumerate(known):
-            rows.append(about | _scores(explainer, logits[i], None if error is None else error[i]))
+            found = _scores(explainer, logits[i], int(target[i]))
+            found["completeness_error"] = None if error is None else float(error[i])
+            rows.append(about | found)
         arrays.add({"images": pixels, **maps})
-        if len(rows) - len(known) < FLAGS.rows:
+        if len(rows) - len(known) < most:
             parts.append({"images": pixels, "x": x.numpy(), **maps})
-        clock.done(len(rows) + len(skipped))
+        clock.done(len(rows) // top + len(skipped))
     if not rows:
         reasons = "; ".join(s["reason"] for s in skipped[:3])
         raise DataError(
@@ -86,23 +97,48 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
         )
     names = [str(row.get("file", row.get("index"))) for row in rows]
     arrays.save(names=np.array(names), classes=np.array([row["class"] for row in rows]))
-    shown = {k: np.concatenate([p[k] for p in parts])[: FLAGS.rows] for k in parts[0]}
-    return Explained(rows, skipped, shown.pop("images"), shown.pop("x"), shown)
+    shown = {k: np.concatenate([p[k] for p in parts])[:most] for k in parts[0]}
+    return Explained(len(rows) // top, rows, skipped, shown.pop("images"), shown.pop("x"), shown)
 
 
-def _scores(explainer: Explainer, logits: np.ndarray, error: Any) -> dict[str, Any]:
+def _explained_classes(explainer: Explainer, logits: np.ndarray) -> tf.Tensor:
+    """Classes [B·top]: of each image --target, or its --top_maps likeliest ones; −1: the predicted.
+
+    A model that has no more to tell than one output explains that.
+    """
+    if FLAGS.top_maps > 1:
+        likeliest = np.argsort(-_probabilities(explainer, logits), -1)[:, : FLAGS.top_maps]
+        return tf.constant(likeliest.ravel(), tf.int32)
+    return tf.fill([len(logits)], -1 if FLAGS.target is None else FLAGS.target)
+
+
+def _probabilities(explainer: Explainer, logits: np.ndarray) -> np.ndarray:
+    found = tf.constant(logits, tf.float64)
+    return np.asarray(class_scores.probabilities(found, explainer.meaning))
+
+
+def _scores(explainer: Explainer, logits: np.ndarray, target: int) -> dict[str, Any]:
     if not np.isfinite(logits).all():
         raise ModelError(
             f"{explainer.name}: got NaN or infinite logits; expected finite ones; check "
             "its weights."
         )
     found, meaning = tf.constant(logits[None], tf.float64), explainer.meaning
-    target = targets.validated(FLAGS.target, allow_all=False)
-    explained = int(targets.classes(target, found, meaning=meaning)[0])
-    predicted, probability = explained, None  # a regression predicts no class
+    chosen = targets.validated(None if target < 0 else target, allow_all=False)
+    explained = int(targets.classes(chosen, found, meaning=meaning)[0])
+    predicted, probability, likeliest = explained, None, []  # a regression predicts no class
     if meaning != REGRESSION:
         predicted = int(class_scores.predicted(found, meaning)[0])
-        probability = float(class_scores.probabilities(found, meaning)[0, explained])
+        probabilities = _probabilities(explainer, logits[None])[0]
+        probability = float(probabilities[explained])
+        likeliest = [
+            {
+                "class": int(k),
+                "class_name": explainer.class_name(int(k)),
+                "probability": float(probabilities[k]),
+            }
+            for k in np.argsort(-probabilities, kind="stable")[:LIKELIEST]
+        ]
     return {
         "class": explained,
         "class_name": explainer.class_name(explained),
@@ -110,5 +146,5 @@ def _scores(explainer: Explainer, logits: np.ndarray, error: Any) -> dict[str, A
         "probability": probability,
         "predicted": predicted,
         "predicted_name": explainer.class_name(predicted),
-        "completeness_error": None if error is None else float(error),
+        "likeliest": likeliest,
     }

@@ -1,6 +1,7 @@
 """The images to explain: files and folders of them, or a slice of a data set."""
 
 import dataclasses
+import importlib.resources
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,12 @@ def from_files(paths: Sequence[str], size: Size | None, channels: int) -> Images
                 yield {"file": path}, pixels
 
     return Images(stream(), len(files), size)
+
+
+def photographs() -> list[str]:
+    """The photographs that scikit-learn brings: a temple in China, and a flower."""
+    folder = importlib.resources.files("sklearn.datasets.images")
+    return [str(folder / name) for name in ("china.jpg", "flower.jpg")]
 
 
 def _files_at(path: str) -> list[str]:

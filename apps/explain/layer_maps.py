@@ -27,12 +27,15 @@ def define_flags() -> None:
     )
 
 
-def check_flags() -> None:
-    """Check that the model has layers."""
-    if FLAGS.served and FLAGS.layers:
+def check_flags(served: bool) -> None:
+    """Check that the model has layers.
+
+    Args:
+        served: Whether the model is a SavedModel.
+    """
+    if served and FLAGS.layers:
         raise ArgumentError(
-            "--layers: got with --served, which has no layers; expected --work_dir, --model or "
-            "--application."
+            "--layers: got with a SavedModel, which has no layers; expected another --model."
         )
 
 

@@ -26,7 +26,7 @@ figure, NAME.png are written again.
 Exit codes: 0 done, 64 usage, 65 bad data or model, 74 a full disk.
 """
 
-from ..common import command, shared_flags
+from ..common import command, invocation, shared_flags
 
 # isort: split
 import dataclasses
@@ -73,7 +73,7 @@ def define_flags() -> None:
     flags.DEFINE_list("seeds", [], "Seeds to run; default: all.")
     flags.DEFINE_bool("table_only", False, "Print the table of the finished cells; train nothing.")
     flags.DEFINE_string(
-        "teacher", None, f"Teacher: FILE.keras, or a work directory of {command.named('train')}."
+        "teacher", None, f"Teacher: FILE.keras, or a work directory of {invocation.named('train')}."
     )
     flags.DEFINE_string(
         "pretrained", None, "Network from which the pre-trained student of t2.3 starts."

@@ -11,9 +11,8 @@ import pytest
 import tensorflow as tf
 
 import tfgrad
-from apps.common import progress
+from apps.common import digits_network, progress
 from apps.explain import __main__ as explain
-from apps.explain import explainers
 from tests.apps.test_commands import ROOT
 from tests.helpers.app_run import in_process
 from tfgrad import saliency
@@ -81,7 +80,7 @@ def test_a_folder_with_broken_files(app, keras_file, folder, tmp_path, capsys):
     few = ("--batch_size=2", "--rows=3", f"--out={out}/")
     assert app(f"--model={keras_file}", f"--images={folder}", CHOSEN, *few) == 0
     printed = capsys.readouterr()
-    assert "4 explained, 3 left out" in printed.out
+    assert "4 images explained, 3 left out" in printed.out
     assert printed.err.count("left out: path: ") == 3
     assert sorted(os.listdir(out)) == ["explanations.json", "explanations.png", "maps.npz"]
     assert os.listdir(out.parent) == ["out"]
@@ -191,20 +190,47 @@ def test_a_served_model_gives_the_maps_of_the_live_one(app, folder, tmp_path):
         np.testing.assert_allclose(x["fullgrad"], y["fullgrad"], rtol=1e-3, atol=1e-4)
 
 
-def test_an_application_takes_pixels_and_its_weights(tmp_path):
-    one = explainers.application("MobileNet", (32, 32), None)
-    inner = one.get_layer("mobilenet_1.00_32")
-    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
-    expected = inner(keras.applications.mobilenet.preprocess_input(pixels.copy()))
-    np.testing.assert_allclose(one(pixels), expected, rtol=1e-5, atol=1e-5)
-    inner.save_weights(tmp_path / "its.weights.h5")
-    other = explainers.application("MobileNet", (32, 32), str(tmp_path / "its.weights.h5"))
-    np.testing.assert_allclose(other(pixels), expected, rtol=1e-5, atol=1e-5)
-    network().save_weights(tmp_path / "wrong.weights.h5")
-    (tmp_path / "damaged.weights.h5").write_bytes(b"HDF")
-    for name in ("wrong", "damaged"):
-        with pytest.raises(tfgrad.errors.ModelError, match=f"--weights: .*{name}.*does not fit"):
-            explainers.application("MobileNet", (32, 32), str(tmp_path / f"{name}.weights.h5"))
+def test_the_likeliest_classes_have_maps_of_their_own(app, keras_file, folder, tmp_path, capsys):
+    """Images may stand before the flags; a row of each class holds that class's map."""
+    out = tmp_path / "out"
+    asked = ("--methods=fullgrad", "--top_maps=3", "--batch_size=2", f"--out={out}")
+    assert app(folder / "a.png", folder / "c.png", f"--model={keras_file}", *asked) == 0
+    assert "2 images explained, 0 left out" in capsys.readouterr().out
+    model, rows = network(), record_of(out)["images"]
+    with np.load(out / "maps.npz") as maps:
+        x, classes = maps["images"], maps["classes"]
+        assert x.shape == (6, 8, 8, 1)
+        np.testing.assert_array_equal(x[0], x[2])
+        probabilities = tf.nn.softmax(model(x[::3])).numpy()
+        np.testing.assert_array_equal(classes.reshape(2, 3), np.argsort(-probabilities)[:, :3])
+        expected = saliency.FullGrad(model)(x, classes)
+        np.testing.assert_allclose(maps["fullgrad"], expected, rtol=1e-3, atol=1e-5)
+    for row, among in zip(rows[::3], probabilities, strict=True):
+        found = [one["class"] for one in row["likeliest"]]
+        assert found == np.argsort(-among)[:5].tolist()
+        given = [one["probability"] for one in row["likeliest"]]
+        np.testing.assert_allclose(given, np.sort(among)[:-6:-1], rtol=1e-4)
+    assert [os.path.basename(r["file"]) for r in rows] == ["a.png"] * 3 + ["c.png"] * 3
+
+
+def test_a_network_by_its_name_explains_photographs(app, tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = ("--random_weights", "--image_size=32,32", "--methods=input_gradient", "--top_maps=2")
+    assert app("--model=MobileNet", *asked, f"--out={out}") == 0
+    rows = record_of(out)["images"]
+    assert [os.path.basename(r["file"]) for r in rows] == ["china.jpg"] * 2 + ["flower.jpg"] * 2
+    assert record_of(out)["image_range"] == [0, 255] and rows[0]["class_name"].isdecimal()
+
+
+def test_digits_need_no_download(app, tmp_path, capsys, monkeypatch):
+    trained = digits_network.trained
+    monkeypatch.setattr(digits_network, "trained", lambda: trained(epochs=1))
+    asked = ("--methods=fullgrad", "--count=3", f"--out={tmp_path / 'out'}")
+    assert app("--model=digits", *asked) == 0
+    assert "training VGG-4" in capsys.readouterr().out
+    test = tfgrad.data.load("digits", "test")
+    rows = record_of(tmp_path / "out")["images"]
+    assert [r["label"] for r in rows] == test.labels[:3].tolist()
 
 
 # Refusals
@@ -216,9 +242,22 @@ RANDOM = "--random_weights"
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((DIGITS,), 64, "--work_dir, --model, --served, --application: got none; expected"),
-        (("--model=a", "--served=b", DIGITS), 64, "got --model and --served; expected exactly one"),
-        (("--model=a",), 64, "--images, --dataset: got both or none"),
+        (
+            (DIGITS,),
+            64,
+            "--model: got none; expected one model; try --model=MobileNetV2, or --model=digits",
+        ),
+        (
+            ("--model=a", "--served=b", DIGITS),
+            64,
+            "--model: got --model and --served; expected one",
+        ),
+        (("--model=a",), 64, "neither a file or directory nor the name of a network"),
+        (("--model=mobilenet",), 64, "did you mean 'MobileNet'?"),
+        (("--model=MODEL",), 64, "--images, --dataset: got none; expected one of them"),
+        (("--model=MODEL", DIGITS, "--images=FOLDER"), 64, "--images, --dataset: got both"),
+        (("--model=MODEL", DIGITS, "--top_maps=2", "--target=1"), 64, "--top_maps: got with"),
+        (("--model=MODEL", DIGITS, "--top_maps=11"), 64, "expected at most the number of its"),
         (("--model=MODEL", DIGITS, "--methods=gradcma"), 64, "did you mean 'gradcam'?"),
         (("--model=MODEL", DIGITS, "--methods="), 64, "--methods: got none, and no --layers"),
         (("--model=MODEL", DIGITS, "--target=10"), 64, "expected a class from 0 to 9"),
@@ -228,19 +267,23 @@ RANDOM = "--random_weights"
             "expected (8, 8), which the model takes",
         ),
         (("--model=MODEL", DIGITS, "--image_range=1,0"), 64, "--image_range: got 1,0"),
-        (("--work_dir=x", DIGITS, "--image_range=0,1"), 64, "expected only with --model"),
+        (
+            ("--work_dir=x", DIGITS, "--image_range=0,1"),
+            64,
+            "expected only with a file or a SavedModel",
+        ),
         (("--model=MODEL", DIGITS, "--class_names=FOLDER/notes.txt"), 64, "1 lines; expected 10"),
         (("--model=MODEL", DIGITS, "--layers=frist"), 64, "did you mean 'first'? Expected calls"),
         (("--model=MODEL", DIGITS, "--out=FOLDER"), 64, "an earlier result of this command"),
         (("--model=MODEL", DIGITS, "--out=FOLDER/notes.txt/x"), 64, "--out: .*cannot be written"),
-        (("--model=MODEL", DIGITS, RANDOM), 64, "expected only with --application"),
-        (("--served=x", DIGITS, "--layers=auto"), 64, "got with --served, which has no layers"),
+        (("--model=MODEL", DIGITS, RANDOM), 64, "expected only with a name"),
+        (("--served=x", DIGITS, "--layers=auto"), 64, "got with a SavedModel, which has no layers"),
         (("--application=VVG16", DIGITS, RANDOM), 64, "did you mean 'VGG16'?"),
-        (("--application=VGG16", DIGITS), 64, "expected the file of weights"),
+        (("--model=VGG16", DIGITS, RANDOM, "--weights=x.h5"), 64, "got both; expected at most"),
         (
             ("--application=VGG16", DIGITS, RANDOM, "--image_size=8,8"),
             64,
-            "got (8, 8), which VGG16 rejects",
+            "--image_size: got (8, 8), which VGG16 rejects",
         ),
         (
             ("--application=MobileNet", DIGITS, "--weights=no.h5"),

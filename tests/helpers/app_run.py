@@ -32,7 +32,7 @@ def in_process(module):
             flags.FLAGS[name].unparse()
         argv = [script, *map(str, arguments)]
         with mock.patch.object(sys, "argv", argv), pytest.raises(SystemExit) as exit_:
-            command.run(module.main)
+            command.run(module.main, getattr(module, "POSITIONAL", None))
         return exit_.value.code or 0
 
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...common import command
+from ...common import invocation
 from ..schema import Metric, Table
 from .cells import Records
 
@@ -80,7 +80,7 @@ def page(table: Table, records: Records, commands: Sequence[str], more: Sequence
 
 def command_line(arguments: Sequence[str]) -> str:
     """The command line of this run."""
-    return shlex.join(["python", "-m", command.named("reproduce"), *arguments])
+    return shlex.join([*invocation.words("reproduce"), *arguments])
 
 
 def _columns(table: Table) -> list[tuple[int, Metric]]:

@@ -1,0 +1,146 @@
+"""Trained classifiers of photographs by their names, ready to be explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgrad import images
+from tfgrad.errors import ArgumentError, ClassNamesWarning, ModelError
+from tfgrad.internal.arguments import is_integer, suggestion
+from tfgrad.loading import applications, hub_presets
+from tfgrad.loading.applications import APPLICATIONS, IMAGENET, IMAGENET_CLASSES
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A classifier of photographs, and what is known of it.
+
+    Attributes:
+        name: Name of the architecture or preset.
+        network: Keras model from pixels 0 to 255 [batch, height, width, 3] to logits
+            [batch, classes]; the preprocessing is inside.
+        class_names: Names of the classes; None where they are not known.
+        image_size: (height, width) of its images; None where it takes any.
+        image_range: The values of black and white, (0, 255).
+    """
+
+    name: str
+    network: keras.Model
+    class_names: tuple[str, ...] | None
+    image_size: tuple[int, int] | None
+    image_range: tuple[float, float] = (0.0, 255.0)
+
+    def read(self, *paths: str | os.PathLike[str]) -> tf.Tensor:
+        """Photographs as the network takes them: pixels 0 to 255 [files, height, width, 3].
+
+        Args:
+            *paths: JPEG and PNG files, resized to `image_size`; they are read as
+                `tfgrad.images.read` does.
+
+        Raises:
+            ArgumentError: There are none, or the network takes images of any size.
+            DataError: A file is no image.
+        """
+        if not paths:
+            raise ArgumentError("paths: got none; expected JPEG or PNG files; try read('cat.jpg').")
+        if self.image_size is None:
+            raise ArgumentError(
+                f"image_size: got none for {self.name}, which takes images of any size; expected "
+                "(height, width); try pretrained(name, image_size=(224, 224))."
+            )
+        return 255.0 * tf.stack([images.read(path, self.image_size) for path in paths])
+
+
+def pretrained(
+    name: str,
+    weights: str | os.PathLike[str] | None = IMAGENET,
+    image_size: tuple[int, int] | None = None,
+) -> Pretrained:
+    """A classifier by its name in `keras.applications` or KerasHub, with its trained weights.
+
+    The network takes pixels 0 to 255, as a photograph has them, and returns logits; its own
+    preprocessing is its first layer. Keras downloads weights and class names once and keeps them in
+    `~/.keras/models`, or in `models` of the directory that `KERAS_HOME` names; KerasHub has a cache
+    of its own. Where there is no connection, the error names the file, its address and its place.
+
+    Args:
+        name: One of `keras.applications`, such as "EfficientNetV2B0", or a preset of KerasHub's
+            image classifiers, such as "resnet_50_imagenet", "hf://…" or the directory of one.
+        weights: "imagenet" for the trained ones, or a file of weights (`.weights.h5`, `.h5`,
+            `.keras`) of an architecture of `keras.applications` with 1000 classes; None for random
+            ones.
+        image_size: (height, width); None: the network's own. Trained weights of
+            `keras.applications` fit the network's own only.
+
+    Returns:
+        The network with its class names; these are None where their file cannot be had, which a
+        warning says.
+
+    Warns:
+        ClassNamesWarning: The file of class names cannot be had.
+
+    Raises:
+        ArgumentError: There is no such architecture or preset, or not for images of this size.
+        ModelError: The weights cannot be had or loaded.
+
+    Example:
+
+    ```python
+    trained = tfgrad.loading.pretrained("EfficientNetV2B0")
+    x = trained.read("cat.jpg")
+    maps = tfgrad.saliency.FullGrad(trained.network)(x)
+    ```
+    """
+    _check(name, image_size)
+    if name in APPLICATIONS:
+        network = applications.application(name, weights, image_size)
+    else:
+        if weights not in (IMAGENET, None):
+            raise ArgumentError(
+                f"weights: got {os.fspath(weights)!r} for {name}, a preset of KerasHub; expected "
+                "'imagenet' for its own, or None; try the directory of a preset as its name."
+            )
+        network = hub_presets.preset(name, weights is not None, image_size)
+    height, width = network.input_shape[1:3]
+    return Pretrained(
+        name,
+        network,
+        _class_names(network) if weights is not None else None,
+        None if height is None or width is None else (height, width),
+    )
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether there is an architecture or preset of this name."""
+    return name in APPLICATIONS or hub_presets.is_preset(name)
+
+
+def _check(name: Any, image_size: Any) -> None:
+    if not isinstance(name, str) or not is_pretrained(name):
+        more = (*APPLICATIONS, *hub_presets.names())
+        hub = "" if hub_presets.hub() else ", or a preset of KerasHub (pip install keras-hub)"
+        raise ArgumentError(
+            f"name: got {name!r}; {suggestion(name, more)}{', '.join(APPLICATIONS)}{hub}."
+        )
+    if image_size is not None and (
+        len(image_size) != 2 or not all(is_integer(n) and n >= 1 for n in image_size)
+    ):
+        raise ArgumentError(
+            f"image_size: got {image_size!r}; expected (height, width), integers ≥ 1."
+        )
+
+
+def _class_names(network: keras.Model) -> tuple[str, ...] | None:
+    if network.output_shape[-1] != IMAGENET_CLASSES:
+        return None
+    try:
+        return applications.imagenet_classes()
+    except ModelError as error:
+        warnings.warn(f"{error} Until then classes have numbers.", ClassNamesWarning, stacklevel=4)
+        return None
