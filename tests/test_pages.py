@@ -104,6 +104,10 @@ def check_portable(names, directory, printed):
 def check_penalties(names, directory, printed):
     assert (directory / "runs/mine/state").is_dir() and names["done"] == 0
     assert (directory / "saved_models/mine/1/saved_model.pb").exists()
+    assert os.listdir(directory / "saved_models/epochs") == ["2"]
+    assert len(os.listdir(directory / "runs/maps")) == 4
+    assert "ScoreMatching              with care" in printed
+    assert "epoch 2/2" in printed and "examples/s, 0:00 left" in printed
 
 
 def check_saliency(names, directory, printed):

@@ -17,7 +17,10 @@ from tfgrad.second_order import make_safe
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-pytestmark = pytest.mark.filterwarnings("ignore::tfgrad.errors.SecondOrderWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::tfgrad.errors.SecondOrderWarning"),
+    pytest.mark.filterwarnings("ignore:.*received .from_logits=True.:UserWarning"),  # Keras's own
+]
 
 
 def trains(make, penalty):
