@@ -2,6 +2,7 @@
 
     python -m apps.export --work_dir=runs/cifar --to=saved_models/cifar
     python -m apps.export --model=my_model.keras --image_range=0,255 --to=saved_models/mine
+    python -m apps.export --model=MobileNetV2 --to=saved_models/mobilenet
 
 Writes saved_models/cifar/<version> with the signatures `serving_default` (image → logits,
 probabilities), one for each of --methods (image, target → saliency, score, class, …) and `encoded`
@@ -46,7 +47,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "work_dir", None, f"Work directory of a finished run of {invocation.named('train')}."
     )
-    flags.DEFINE_string("model", None, ".keras or .h5 file of a classifier, instead of --work_dir.")
+    flags.DEFINE_string(
+        "model",
+        None,
+        ".keras or .h5 file of a classifier, the name of one in keras.applications or KerasHub, or "
+        "'digits', instead of --work_dir.",
+    )
     pixel_range.define()
     flags.adopt_module_key_flags(pixel_range)  # for --help
     trained_networks.define_outputs()

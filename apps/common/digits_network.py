@@ -8,6 +8,7 @@ from tfgrad import callbacks, data, models, penalties
 
 from . import compilation
 
+NAME = "digits"
 WEIGHT = 0.03
 BATCH = 64
 

@@ -16,9 +16,10 @@ from tfgrad import data, loading, models
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import class_scores
 from tfgrad.internal import regular_files
+from tfgrad.loading import is_pretrained, pretrained
 from tfgrad.models import output_meaning
 
-from . import invocation, network_record, pixel_range, work_directory
+from . import digits_network, invocation, network_record, pixel_range, work_directory
 
 FLAGS = flags.FLAGS
 
@@ -31,27 +32,37 @@ class Learned:
     """A trained network without its penalties, and what is recorded of it.
 
     Args:
-        path: A .keras or .h5 file, or the work directory of a training run.
+        path: A .keras or .h5 file, the work directory of a training run, the name of a network
+            that `tfgrad.loading.pretrained` knows, or "digits" (`digits_network`).
         record: What is known of the network; default: what is written beside the file.
 
     Attributes:
-        path: The model file.
+        path: The model file, or the name.
         network: The network.
         record: What is known of it; "normalize" is also there if the network's first layers tell
             which range its images have.
-        told: Whether only its first layers tell it.
+        told: Whether its first layers tell it, or its name.
+        image_range: The values of black and white that a network known by its name takes.
         accuracy: Its test accuracy, or None.
     """
 
     def __init__(self, path: str, record: Mapping[str, Any] | None = None) -> None:
-        self.path = _network_file(path)
-        self.network = load_network(self.path)
+        self.image_range: pixel_range.Range | None = None
+        self.told, self.path = False, _network_file(path)
+        named = _by_name(path)
+        if named is None:
+            self.network = load_network(self.path)
+        else:
+            self.network, classes, self.image_range = named
+            self.told = self.image_range != pixel_range.UNIT
+            scaled = pixel_range.as_statistics(self.image_range, self.network.inputs[0].shape[-1])
+            record = record or {"classes": classes and list(classes), "normalize": scaled}
+            output_meaning.remember(self.network, getattr(FLAGS, "outputs", None))
         for beside in ("results.json", _stem(self.path) + ".json"):
             record = record or work_directory.read_json(
                 os.path.join(os.path.dirname(self.path), beside)
             )
         self.record = network_record.checked(self.path, record)
-        self.told = False
         found = None if "normalize" in self.record else models.image_range(self.network)
         if found is not None:
             statistics = pixel_range.as_statistics(found, self.network.inputs[0].shape[-1])
@@ -128,7 +139,7 @@ def from_run(work_dir: str) -> tuple[keras.Model, Sequence[str]]:
 def from_file(
     path: str,
 ) -> tuple[keras.Model, Sequence[str] | None, pixel_range.Range | None]:
-    """(network, class names, range of its pixels) of a .keras file, where they are known.
+    """(network, class names, range of its pixels) of a file or name, where they are known.
 
     A network whose record tells how its images were normalised is returned on pixels in [0, 1].
     --image_range is followed otherwise.
@@ -139,6 +150,13 @@ def from_file(
     """
     learned, asked = Learned(path), pixel_range.given()
     classes = learned.record.get("classes")
+    if learned.image_range is not None:
+        if asked is not None:
+            raise ArgumentError(
+                f"--image_range: got {asked} for {path}, which takes {learned.image_range}; "
+                "expected none."
+            )
+        return learned.network, classes, learned.image_range
     if learned.told or "normalize" not in learned.record:
         return learned.network, classes, asked
     if asked is not None:
@@ -182,6 +200,8 @@ def file_digest(path: str) -> str:
         ModelError: The file cannot be read.
     """
     path = _network_file(path)
+    if _is_name(path):
+        return hashlib.sha256(f"{path}, Keras {keras.__version__}".encode()).hexdigest()[:16]
     try:
         with regular_files.opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -219,6 +239,20 @@ def accuracy(network: keras.Model, images: np.ndarray, labels: np.ndarray) -> fl
 
 def _network_file(path: str) -> str:
     return os.path.join(path, "network.keras") if os.path.isdir(path) else path
+
+
+def _is_name(path: str) -> bool:
+    return not os.path.isfile(path) and (path == digits_network.NAME or is_pretrained(path))
+
+
+def _by_name(path: str) -> tuple[keras.Model, Sequence[str] | None, pixel_range.Range] | None:
+    """(network, class names, range of its pixels) of a network by its name; None for a path."""
+    if not _is_name(path):
+        return None
+    if path == digits_network.NAME:
+        return (*digits_network.trained(), pixel_range.UNIT)
+    found = pretrained(path)
+    return found.network, found.class_names, found.image_range
 
 
 def _stem(path: str) -> str:

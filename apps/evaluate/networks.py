@@ -25,7 +25,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "models",
         [],
-        "NAME=PATH,…, where PATH is the work directory of a run, or a .keras or .h5 file.",
+        "NAME=PATH,…, where PATH is the work directory of a run, a .keras or .h5 file, the name of "
+        "a network of keras.applications or KerasHub, or 'digits'.",
     )
     trained_networks.define_outputs()
     flags.adopt_module_key_flags(trained_networks)  # for --help

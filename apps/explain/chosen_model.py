@@ -30,7 +30,7 @@ MODELS = ("model", "work_dir", "served", "application")
 METHODS = ["input_gradient", "integrated_gradients", "smoothgrad", "gradcam", "fullgrad"]
 
 FILES = (".keras", ".h5", ".hdf5")
-RUN, FILE, SERVED, NAME, DIGITS = "run", "file", "served", "name", "digits"
+RUN, FILE, SERVED, NAME, DIGITS = "run", "file", "served", "name", digits_network.NAME
 
 
 def define_flags() -> None:
