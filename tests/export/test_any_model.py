@@ -1,5 +1,8 @@
 """Exports of models with several inputs, of token ids, without logits, and of targets."""
 
+import os
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -117,6 +120,17 @@ def test_token_ids_are_taken_and_masked(tmp_path, joined):
     np.testing.assert_allclose(answer["saliency"], live, rtol=1e-5, atol=1e-7)
     assert not np.any(answer["saliency"][0, 3:])
     assert np.all(answer["saliency"][0, :3])
+
+
+@pytest.mark.parametrize("name", ["depth map", "input-1", "_x", "class"])
+def test_names_that_no_argument_has_are_refused(name, tmp_path):
+    inputs = {"rgb": keras.Input((3,), name="rgb"), name: keras.Input((2,))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras's, about names that differ
+        network = keras.Model(inputs, L.Dense(2)(L.Concatenate()([*inputs.values()])))
+        with pytest.raises(ModelError, match=f"got inputs named .'{name}'.*letters, digits"):
+            export.save(network, tmp_path, ["input_gradient"])
+    assert not os.listdir(tmp_path)
 
 
 def test_what_is_refused(mixed, tmp_path):

@@ -17,7 +17,9 @@ input has that name.
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +38,9 @@ from tfgrad.models import output_meaning
 from tfgrad.models.output_meaning import REGRESSION
 from tfgrad.saliency import METHODS, Method
 from tfgrad.saliency.shared_passes import shared_passes
+
+# What TensorFlow keeps as it is in the name of an argument.
+_ARGUMENT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +164,7 @@ def described_as(network: keras.Model, outputs: Any) -> AnyModel:
     symbolic = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
     structure = _names(network, symbolic)
     flat = dict(zip(tf.nest.flatten(structure), keras.tree.flatten(symbolic), strict=True))
+    _check_names(network, [*flat])
     dtypes = {name: tf.as_dtype(t.dtype) for name, t in flat.items()}
     specs = {
         name: tf.TensorSpec(
@@ -184,6 +190,22 @@ def _names(network: keras.Model, symbolic: Any) -> Any:
             names = [f"input_{i}" for i in range(len(names))]
         return type(symbolic)(names)
     return "image" if tf.as_dtype(symbolic.dtype).is_floating else "token_ids"
+
+
+def _check_names(network: keras.Model, names: Sequence[str]) -> None:
+    """Check that signatures can have the names of inputs, which TensorFlow would change.
+
+    Raises:
+        ModelError: One is no name of an argument.
+    """
+    wrong = [n for n in names if not _ARGUMENT.fullmatch(n) or keyword.iskeyword(n)]
+    if wrong:
+        raise ModelError(
+            f"model {network.name!r}: got inputs named {wrong}; expected names that an argument "
+            "can have, of letters, digits and underscores, a letter first; try "
+            "keras.Model({'new_name': x}, model({'old name': x})) with x = keras.Input(…, "
+            "name='new_name') for each input."
+        )
 
 
 def methods_for(

@@ -93,6 +93,20 @@ def test_functions(function, operation):
     _checked(function, _draw(4, 6), absent=[operation])
 
 
+@pytest.mark.parametrize("name", ["Sum", "Mean", "Prod", "Max", "Min"])
+def test_reductions_over_no_axis(name):
+    operation = getattr(tf.raw_ops, name)
+    axes = np.zeros(0, "int32")
+    _checked(lambda x: operation(input=x, axis=axes), _draw(2, 3), absent=[name], tolerance=0)
+
+
+def test_gradients_of_einsum_sum_over_axes_alone():
+    """Both matrices have the batch, so that TensorFlow sums over no axis, and keeps none."""
+    x, y = _draw(1, 4, 2, 3), _draw(1, 4, 2, 3, seed=1)
+    product = _gradient(lambda x: tf.einsum("btnh,bsnh->bnts", x, y))
+    _checked(product, x, _draw(1, 2, 4, 4, seed=2), absent=["Sum"])
+
+
 def test_erf_of_all_sizes():
     from scipy import special
 

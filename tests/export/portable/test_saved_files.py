@@ -177,6 +177,28 @@ def test_several_inputs_and_a_target(tmp_path):
     np.testing.assert_allclose(got["saliency_extra"], live["extra"], atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_text_transformer_with_a_dictionary_of_inputs(tmp_path):
+    """Attention over tokens with a mask, as in KerasHub; its gradient sums over no axis."""
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((6,), dtype="int32", name="token_ids")
+    mask = keras.Input((6,), dtype="int32", name="padding_mask")
+    x = L.Embedding(9, 4)(tokens)
+    seen = keras.ops.cast(mask, "bool")[:, None, :]
+    x = L.MultiHeadAttention(2, 2)(x, x, attention_mask=seen) + x
+    network = keras.Model({"token_ids": tokens, "padding_mask": mask}, L.Dense(3)(x[:, 0]))
+    options = {"outputs": "exclusive", "formats": "openvino"}
+    path = export.save(network, tmp_path, ["input_gradient"], **options)
+    given = {
+        "token_ids": np.int32([[3, 1, 4, 1, 5, 0]]),
+        "padding_mask": np.int32([[1, 1, 1, 1, 1, 0]]),
+    }
+    live = saliency.InputGradient(network, outputs="exclusive").explain(given, [2])
+    got = openvino_files.run(path, "input_gradient", given | {"target": np.int32([2])})
+    (maps,) = (value for key, value in got.items() if key.startswith("saliency"))
+    np.testing.assert_allclose(maps, live["saliency"]["token_ids"], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("cell", [L.LSTM, L.GRU])
 def test_recurrent_layers_are_written_out(cell):
     """Loops that fill and read lists, and their gradients, as often as they run."""
@@ -290,6 +312,17 @@ def test_what_a_runtime_lacks_is_named(tmp_path):
         image_range=(0, 1),
         formats="onnx",
     )
+    assert not os.listdir(tmp_path)
+
+
+def test_a_runtime_that_fails_is_named(tmp_path, monkeypatch):
+    def failing(directory, name, inputs):
+        raise RuntimeError("node 7 \n failed to prepare")
+
+    monkeypatch.setattr(litert_files, "run", failing)
+    message = r"nothing can be had.*its runtime fails \(RuntimeError: node 7 failed to prepare\)"
+    options = {"image_range": (0, 1), "formats": "litert", "warmup": False}
+    _refused(ModelError, message, tmp_path, ["input_gradient"], **options)
     assert not os.listdir(tmp_path)
 
 

@@ -53,6 +53,12 @@ def _tile(operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]) 
     return tf.broadcast_to(x, shape)
 
 
+def _reduction(operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]) -> Any:
+    """A reduction over no axis, as in gradients of einsum, which OpenVINO and LiteRT reject."""
+    x, axes = tensors[0], values[1]
+    return x if isinstance(axes, np.ndarray) and not axes.size else None
+
+
 def _softmax_cross_entropy(
     operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]
 ) -> Any:
@@ -153,6 +159,7 @@ ELEMENTARY: dict[str, Rule] = {
     ),
     "SquaredDifference": _elementwise(lambda x, y: tf.square(x - y)),
     "Tile": _tile,
+    **dict.fromkeys(("Sum", "Mean", "Prod", "Max", "Min", "Any", "All"), _reduction),
     "MatrixDiagV3": _matrix_diag,
     "SoftmaxCrossEntropyWithLogits": _softmax_cross_entropy,
     "FusedBatchNormV3": _batch_norm,

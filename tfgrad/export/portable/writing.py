@@ -76,7 +76,8 @@ def specs_of(
                 raise ModelError(
                     f"model {network.name!r}: got the input {name!r} of shape "
                     f"{[None, *shape[1:]]}; expected fixed sizes, as the formats beside the "
-                    "SavedModel have no others; try a model with a keras.Input of one size."
+                    "SavedModel have no others; try keras.Model(inputs, model(inputs)) with a "
+                    "keras.Input of one size for each."
                 )
             if tensor.dtype == tf.string:
                 raise ModelError(
@@ -198,6 +199,10 @@ class _Format:
             got = self._module.run(directory, name, taken)
         except LookupError as error:
             self._left_out[name] = _lacks(error)
+            return False
+        except Exception as error:  # runtimes have no common class of errors
+            said = " ".join(str(error).split())[:300]
+            self._left_out[name] = f"its runtime fails ({type(error).__name__}: {said})"
             return False
         difference, output = verification.largest_error(live, got)
         fine = difference <= verification.TOLERANCE
