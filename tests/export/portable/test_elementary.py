@@ -100,6 +100,21 @@ def test_reductions_over_no_axis(name):
     _checked(lambda x: operation(input=x, axis=axes), _draw(2, 3), absent=[name], tolerance=0)
 
 
+@pytest.mark.parametrize("keep_dims", [False, True])
+@pytest.mark.parametrize("axes", [[0, 2, -2, 5], 3, [0, 2]])
+def test_reductions_of_many_axes_leave_out_those_of_length_1(axes, keep_dims):
+    x = _draw(1, 3, 1, 4, 1, 2, 1, 5)[..., None]
+    named = {"x": tf.TensorSpec(x.shape, tf.float32, "x")}
+    traced = tf.function(lambda x: {"y": tf.reduce_sum(x, axes, keepdims=keep_dims)})
+    traced = traced.get_concrete_function(**named)
+    new = rewritten(traced, named)
+    sums = [o for o in new.graph.get_operations() if o.type == "Sum"]
+    assert all(o.inputs[0].shape.rank == 4 for o in sums)
+    expected, found = traced(x=tf.constant(x))["y"], new(x=tf.constant(x))["y"]
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_gradients_of_einsum_sum_over_axes_alone():
     """Both matrices have the batch, so that TensorFlow sums over no axis, and keeps none."""
     x, y = _draw(1, 4, 2, 3), _draw(1, 4, 2, 3, seed=1)

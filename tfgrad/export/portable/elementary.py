@@ -17,6 +17,8 @@ from tfgrad.export.portable import axiswise, convolutions, pooling, slices
 
 Rule = Callable[[tf.Operation, list[tf.Tensor], list[Any]], Any]
 
+# As many axes every runtime reduces.
+_AXES = 4
 # The scales of SELU.
 _SELU, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
@@ -54,9 +56,30 @@ def _tile(operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]) 
 
 
 def _reduction(operation: tf.Operation, tensors: list[tf.Tensor], values: list[Any]) -> Any:
-    """A reduction over no axis, as in gradients of einsum, which OpenVINO and LiteRT reject."""
+    """A reduction over no axis, as in gradients of einsum, which OpenVINO and LiteRT reject.
+
+    The gradient of a repetition has twice the axes of its input, more than LiteRT sums over; those
+    of length 1 are left out.
+    """
     x, axes = tensors[0], values[1]
-    return x if isinstance(axes, np.ndarray) and not axes.size else None
+    if not isinstance(axes, np.ndarray):
+        return None
+    if not axes.size:
+        return x
+    if x.shape.rank is None or x.shape.rank <= _AXES or None in x.shape:
+        return None
+    shape = np.array(x.shape)
+    is_reduced = np.isin(np.arange(len(shape)), axes % len(shape))
+    kept = (
+        shape[~is_reduced]
+        if not operation.get_attr("keep_dims")
+        else np.where(is_reduced, 1, shape)
+    )
+    long = shape > 1
+    within = np.flatnonzero(is_reduced[long]).astype("int32")
+    short = tf.reshape(x, shape[long])
+    reduce = getattr(tf.raw_ops, operation.type)
+    return tf.reshape(reduce(input=short, axis=within) if within.size else short, kept)
 
 
 def _softmax_cross_entropy(
