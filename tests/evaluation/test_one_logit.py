@@ -34,6 +34,7 @@ def of_positive(network):
 
 TESTS = {
     "noise": lambda f: evaluation.noise_robustness(f, DATA, (0.0, 0.5, 2.0), repeats=2),
+    "attack": lambda f: evaluation.adversarial_robustness(f, DATA, (0.0, 0.2), value_range=None),
     "density of class 1": lambda f: evaluation.density_ratios(f, DATA, (0.1,), target=1),
     "energy of the logit": lambda f: evaluation.energy_share(f, DATA, MASK, target=1),
     "energy of the loss": lambda f: evaluation.energy_share(

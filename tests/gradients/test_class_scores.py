@@ -121,3 +121,32 @@ def test_a_penalty_on_the_slope_of_another_class(jacobian):
         penalty = value()
     exact = tape.gradient(penalty, kernel.value)
     assert worst_relative_error([exact], [numerical_gradient(value, kernel)]) < 1e-6
+
+
+def test_log_odds_against_a_class():
+    logits = tf.constant([[1.0, -0.5, 2.0], [0.3, 0.2, -1.0]], tf.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    own = p[[0, 1], [0, 1]]
+    found = class_scores.log_odds_against(logits, CHOSEN, EXCLUSIVE)
+    np.testing.assert_allclose(found, np.log((1 - own) / own), rtol=1e-12)
+    sigmoids = class_scores.log_odds_against(logits, CHOSEN, INDEPENDENT)
+    np.testing.assert_allclose(sigmoids, [-1.0, -0.2])
+    np.testing.assert_allclose(
+        class_scores.log_odds_against(logits[:, :1], CHOSEN, BINARY), [1.0, -0.3]
+    )
+
+
+def test_log_odds_have_a_gradient_where_the_cross_entropy_has_none():
+    """Its direction is that of the cross-entropy, taken in float64."""
+    logits = tf.Variable([[200.0, -3.0, 40.0]])
+
+    def slope(score, values):
+        with tf.GradientTape() as tape:
+            value = score(values, tf.constant([0]), EXCLUSIVE)
+        return tape.gradient(value, values).numpy()
+
+    assert not slope(class_scores.log_probability, logits).any()
+    exact = -slope(class_scores.log_probability, tf.Variable(tf.cast(logits, tf.float64)))
+    found = slope(class_scores.log_odds_against, logits)
+    np.testing.assert_allclose(found, [[-1, np.exp(-43.0), 1 - np.exp(-43.0)]], rtol=1e-5)
+    np.testing.assert_allclose(exact[0, 1] / exact[0, 2], found[0, 1] / found[0, 2], rtol=1e-5)

@@ -97,3 +97,14 @@ def test_a_batch_of_unknown_size():
 
 def test_an_empty_batch_has_no_noise():
     assert noise(examples=0, samples=2).shape == (0, 2, *SHAPE)
+
+
+def test_uniform_numbers():
+    like = tf.zeros([4000, 3])
+    found = Draws(2, 5).uniform(like, seed=1).numpy()
+    assert found.shape == (4000, 3) and -1 <= found.min() < -0.999 and 0.999 < found.max() <= 1
+    # The standard errors of mean and square of 12,000 numbers are 0.0053 and 0.0027.
+    assert abs(found.mean()) < 0.02 and np.mean(found**2) == pytest.approx(1 / 3, abs=0.011)
+    parts = [Draws(2, 5 + a).uniform(like[a:b], seed=1) for a, b in ((0, 7), (7, 4000))]
+    np.testing.assert_array_equal(np.concatenate(parts), found)
+    assert not np.array_equal(found, Draws(2, 5).uniform(like, seed=2))

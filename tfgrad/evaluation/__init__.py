@@ -14,6 +14,7 @@ from tfgrad.evaluation.map_tests.saved_maps import saved_maps
 from tfgrad.evaluation.map_tests.shift_agreement import shift_agreement
 from tfgrad.evaluation.map_tests.weak_dependence import weak_dependence
 from tfgrad.evaluation.measurement import Measurement
+from tfgrad.evaluation.network_tests.adversarial_robustness import adversarial_robustness
 from tfgrad.evaluation.network_tests.density_ratios import density_ratios
 from tfgrad.evaluation.network_tests.energy_share import energy_share
 from tfgrad.evaluation.network_tests.gan import gan_test
@@ -26,6 +27,7 @@ __all__ = [
     "MapShards",
     "Measurement",
     "TransferBound",
+    "adversarial_robustness",
     "bias_sensitivity",
     "class_flip",
     "compare",

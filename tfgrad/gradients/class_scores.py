@@ -7,6 +7,7 @@ class 0 is −f.
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from tfgrad import losses
@@ -89,6 +90,24 @@ def log_probability(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.T
     if meaning in (BINARY, INDEPENDENT):
         return -tf.math.softplus(-logit(logits, indices, meaning))
     return losses.log_probability(logits, indices)
+
+
+def log_odds_against(logits: tf.Tensor, indices: tf.Tensor, meaning: str) -> tf.Tensor:
+    """log((1 − p) / p) of the class that `indices` [batch] names, [batch].
+
+    With p = softmax(f)_y it is log Σ_{k≠y} exp f_k − f_y; with p = σ(f), −f. It rises with the
+    cross-entropy −log p, and both gradients have one direction. That of −log p is rounded to zero
+    where p is 1 in float32, this one is not.
+
+    Raises:
+        ArgumentError: The outputs are those of a regression.
+    """
+    check_classes(meaning, "the odds of a class")
+    if meaning in (BINARY, INDEPENDENT):
+        return -logit(logits, indices, meaning)
+    own = tf.one_hot(indices, tf.shape(logits)[1], on_value=True, off_value=False, dtype=tf.bool)
+    others = tf.where(own, tf.constant(-np.inf, logits.dtype), logits)
+    return tf.reduce_logsumexp(others, -1) - select(logits, indices)
 
 
 def sum_of_log_probabilities(logits: tf.Tensor, meaning: str) -> tf.Tensor:

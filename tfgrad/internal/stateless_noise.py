@@ -8,6 +8,7 @@ with the examples [a, b) uses only theirs.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -40,6 +41,21 @@ class Draws:
         Returns:
             `samples` tensors with the shape and dtype of `like`.
         """
+        return self._drawn(like, samples, seed, stream, _box_muller)
+
+    def uniform(self, like: tf.Tensor, seed: int, stream: int = 0) -> tf.Tensor:
+        """Numbers that are uniform in −1 to 1, one for each of `like`; arguments: see `normal`."""
+        return self._drawn(like, 1, seed, stream, _between_minus_one_and_one)[0]
+
+    def _drawn(
+        self,
+        like: tf.Tensor,
+        samples: int,
+        seed: int,
+        stream: int,
+        from_words: Callable[[tf.Tensor], tf.Tensor],
+    ) -> list[tf.Tensor]:
+        """`samples` tensors like `like` of the numbers that are made of words, one of each."""
         shape = tf.shape(like)
         per_example = tf.reduce_prod(shape[1:]) * samples
         counters = (per_example + _PER_COUNTER - 1) // _PER_COUNTER
@@ -52,7 +68,7 @@ class Draws:
             alg=_PHILOX,
             dtype=tf.uint32,
         )
-        flat = _box_muller(words)
+        flat = from_words(words)
         noise = tf.reshape(flat[:, :per_example], tf.concat([shape[:1], [samples], shape[1:]], 0))
         draws = tf.unstack(tf.cast(noise, like.dtype), num=samples, axis=1)
         return [tf.ensure_shape(d, like.shape) for d in draws]
@@ -74,3 +90,8 @@ def _box_muller(words: tf.Tensor) -> tf.Tensor:
     radius = tf.sqrt(-2.0 * tf.math.log(uniform[:, ::2]))
     angle = 2.0 * math.pi * uniform[:, 1::2]
     return tf.cast(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 1), tf.float32)
+
+
+def _between_minus_one_and_one(words: tf.Tensor) -> tf.Tensor:
+    """Uniform numbers in −1 to 1, float32, for words of uniform uint32."""
+    return tf.cast((tf.cast(words, tf.float64) + 0.5) * 2.0**-31 - 1, tf.float32)
