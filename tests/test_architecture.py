@@ -41,7 +41,8 @@ def test_every_file_that_architecture_names_exists():
         name
         for name in named
         if not any(path.as_posix().endswith(f"/{name}") for path in FILES)
-        and not list((ROOT / "tests").rglob(name))
+        and not any(list((ROOT / folder).rglob(name)) for folder in ("apps", "tests"))
+        and not (ROOT / name).exists()
     ]
     assert named and not missing
 

@@ -5,18 +5,21 @@ import inspect
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
 
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from tests.helpers.variants import with_slow
-from tfgrad import saliency
+from tfgrad import loading, saliency
 from tfgrad.evaluation.comparison.compare import TESTS
 
 ROOT = pathlib.Path(__file__).parent.parent
+PHOTOGRAPH = pathlib.Path(sklearn.datasets.__file__).parent / "images/flower.jpg"
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tfgrad/**/*.md"))
@@ -44,8 +47,18 @@ def run(page):
     return namespace
 
 
+def prepare_readme(directory, monkeypatch):
+    """A photograph, and a small network in place of the one that Keras would download."""
+    shutil.copy(PHOTOGRAPH, directory / "cat.jpg")
+    small = loading.pretrained("MobileNet", None, (32, 32))
+    monkeypatch.setattr(loading, "pretrained", lambda name: small)
+
+
 def check_readme(names, directory, printed):
-    assert sum(bool(line.strip()) for line in blocks("README.md")[0].splitlines()) <= 12
+    first, second = blocks("README.md")[:2]
+    assert all(sum(bool(line.strip()) for line in b.splitlines()) <= 12 for b in (first, second))
+    assert names["result"].maps.shape == (1, 32, 32) and "MobileNet" in printed
+    assert (directory / "explained.png").read_bytes().startswith(b"\x89PNG")
     assert names["path"].endswith("1")
     assert (directory / "saved_models/digits/1/saved_model.pb").exists()
 
@@ -130,6 +143,7 @@ def check_transfer(names, directory, printed):
     assert names["network"].output_shape == (None, 5) and "learns from" in printed
 
 
+PREPARATIONS = {"README.md": prepare_readme}
 CHECKS = {
     "README.md": check_readme,
     "docs/ask.md": check_ask,
@@ -149,6 +163,8 @@ CHECKS = {
 @pytest.mark.parametrize("page", with_slow(QUICK, [page for page in PAGES if page not in QUICK]))
 def test_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    if page in PREPARATIONS:
+        PREPARATIONS[page](tmp_path, monkeypatch)
     names = run(page)
     CHECKS[page](names, tmp_path, capsys.readouterr().out)
 
@@ -202,6 +218,37 @@ def test_code_is_marked_as_python():
             r"^```(\w*)\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE
         ):
             assert language == "python" or "tfgrad." not in code or "python -m" in code, path
+
+
+KERAS_CACHE = """
+import keras, sys
+keras.utils.set_random_seed(1)
+keras.applications.MobileNetV2(weights=None).save(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_the_first_screen_as_it_stands(tmp_path):
+    """The commands and the block of the README, with random weights in Keras's own place."""
+    shutil.copy(PHOTOGRAPH, tmp_path / "cat.jpg")
+    file = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
+    (tmp_path / "keras/models").mkdir(parents=True)
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path / "keras"), "PYTHONPATH": str(ROOT)}
+
+    def started(*command):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    started(sys.executable, "-c", KERAS_CACHE, str(tmp_path / "keras/models" / file))
+    commands = re.findall(r"^tfgrad (explain [^#\n]+)", text("README.md"), flags=re.MULTILINE)[:2]
+    for command in commands:
+        assert "explained" in started(sys.executable, "-m", "apps", *command.split())
+    assert (tmp_path / "runs/explained/explanations.png").exists()
+    assert "MobileNetV2" in started(sys.executable, "-c", blocks("README.md")[0])
+    assert (tmp_path / "explained.png").exists()
 
 
 @pytest.mark.slow

@@ -63,8 +63,14 @@ def commands():
     found = collections.defaultdict(set)
     for page in PAGES:
         text = (ROOT / page).read_text().replace("\\\n", " ")
-        for app, arguments in re.findall(r"python -m apps\.(\w+)([^\n`|]*)", text):
-            found[app] |= set(re.findall(r"--(\w+)", arguments))
+        called = re.findall(r"python -m apps\.(\w+)([^\n`|]*)", text)
+        shell = re.findall(
+            r"^```bash\n(.*?)^```|^    (tfgrad .*\n)", text, re.DOTALL | re.MULTILINE
+        )
+        for block in map("".join, shell):
+            called += re.findall(r"^tfgrad ([a-z][\w-]*)([^\n#]*)", block, re.MULTILINE)
+        for app, arguments in called:
+            found[app.replace("-", "_")] |= set(re.findall(r"--(\w+)", arguments))
     return found
 
 
