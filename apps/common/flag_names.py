@@ -17,6 +17,7 @@ _GIVEN_BY = {
     "layers": ("layers", "bias_layers"),
     "loss": ("gradient_norm_loss", "jacobian_loss"),
     "steps_per_epoch": ("batch_size",),
+    "step_size": ("step_size", "attack_step_size"),
 }
 # Arguments that are given by the flag that has their value.
 _PATHS = ("path", "directory")

@@ -1,4 +1,4 @@
-"""Tests of networks, a row for each network: noise, density, pixels, energy."""
+"""Tests of networks, a row for each network: noise, adversarial, density, pixels, energy."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from absl import flags
 from tfgrad import data, evaluation, saliency
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation import Measurement
-from tfgrad.evaluation.network_tests import density_ratios, noise_robustness
+from tfgrad.evaluation.network_tests import density_ratios
 from tfgrad.gradients import targets
 from tfgrad.internal.arguments import number
 
-from ..common import shared_flags
+from ..common import robustness, shared_flags
 from . import removal_flags
 from .networks import NetworkUnderTest
 from .report import Report, Rows
@@ -28,12 +28,8 @@ CORNER = 15 / 32
 
 def define_flags() -> None:
     """Define the flags of these tests."""
-    flags.DEFINE_list(
-        "noise_sigmas",
-        list(map(str, noise_robustness.SIGMAS)),
-        "Standard deviations of the noise in the noise test.",
-    )
-    flags.DEFINE_integer("repeats", 3, "Noise samples per image in the noise test.", lower_bound=1)
+    robustness.define_flags()
+    flags.adopt_module_key_flags(robustness)  # for --help
     flags.DEFINE_list(
         "density_sigmas",
         [f"{s:.3g}" for s in density_ratios.SIGMAS],
@@ -92,7 +88,7 @@ def check(tests: Sequence[str], names: Collection[str]) -> None:
         )
     saliency.get(FLAGS.method)
     targets.validated(shared_flags.target(), allow_all=False)
-    _sigmas("noise_sigmas")
+    robustness.check()
     _sigmas("density_sigmas")
     number("--temperature", FLAGS.temperature)
 
@@ -160,11 +156,12 @@ Found = Iterator[tuple[str, str, Measurement]]
 
 
 def _noise(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Found:
-    levels = _sigmas("noise_sigmas")
-    found = evaluation.noise_robustness(
-        tested.network, tested.batches(images), levels, FLAGS.repeats, FLAGS.seed
-    )
-    yield "noise", tested.name, found
+    yield "noise", tested.name, robustness.under_noise(tested, images)
+
+
+def _adversarial(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Found:
+    for attack, found in robustness.under_attack(tested, images).items():
+        yield "adversarial", f"{tested.name}, {attack}", found
 
 
 def _density(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Found:
@@ -217,6 +214,7 @@ def _energy(tested: Tested, images: data.Dataset, baseline: Tested | None) -> Fo
 
 TESTS: dict[str, Callable[[Tested, data.Dataset, Tested | None], Found]] = {
     "noise": _noise,
+    "adversarial": _adversarial,
     "density": _density,
     "pixels": _pixels,
     "energy": _energy,

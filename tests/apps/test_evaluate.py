@@ -22,9 +22,15 @@ FEW = (
     "--batch_size=16",
     "--noise_sigmas=0,0.3",
     "--repeats=2",
+    "--epsilons=0,8/255",
+    "--attack_steps=2",
     "--density_sigmas=0.001,0.1",
     "--fractions=0.1,0.5",
 )
+ATTACKS = {
+    "FGSM": {"attack": "fgsm"},
+    "PGD, 2 steps of 1.25 ε, 1 random start": {"attack": "pgd", "steps": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +78,13 @@ def test_every_test_of_every_model(app, models, tmp_path, capsys):
     named = f"--models=a={models}/bare.keras,b={models}/penalised.keras"
     assert app(named, *FEW, "--baseline=a", "--seed=3", f"--out={out}") == 0
     printed = capsys.readouterr().out
-    curves = {"noise", "density", "pixels", "pixels_of_baseline"}
+    curves = {"noise", "adversarial", "density", "pixels", "pixels_of_baseline"}
     files = {f"{t}.{s}" for t in curves for s in ("png", "csv")}
     assert set(os.listdir(out)) == files | {"energy.csv", "tables.md", "results.json"}
     assert os.listdir(out.parent) == ["out"]
     assert all((out / f"{test}.png").read_bytes().startswith(b"\x89PNG") for test in curves)
     text = (out / "tables.md").read_text()
-    assert text.strip() in printed and "8 of 8: energy of b" in printed
+    assert text.strip() in printed and "10 of 10: energy of b" in printed
     assert text.count("| noise σ → |") == 2 and text.count("| fraction of pixels → |") == 2
     assert "without the least salient pixels by other maps, of a: accuracy (%), higher" in text
 
@@ -96,6 +102,11 @@ def test_every_test_of_every_model(app, models, tmp_path, capsys):
         assert found["noise"][name] == noise
         ratios = evaluation.density_ratios(live, batches, (0.001, 0.1), seed=3)
         np.testing.assert_allclose(found["density"][name].values, ratios.values, rtol=1e-5)
+        for row, options in ATTACKS.items():
+            attacked = evaluation.adversarial_robustness(
+                live, batches, (0.0, 8 / 255), seed=3, **options
+            )
+            assert found["adversarial"][f"{name}, {row}"] == attacked
         mask = np.pad(np.ones((4, 4)), (0, 4))  # 15/32 of 8
         hot = evaluation.energy_share(live, batches, mask, of="loss", temperature=1e3)
         share = found["energy"][f"{name}, loss at T = 1000"].value
@@ -233,6 +244,12 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
             64,
             "--fractions: got 0.5,1.5; expected one or more numbers from 0 to 1",
         ),
+        (
+            ("--models=a={}/bare.keras", "--epsilons=1/0"),
+            64,
+            "--epsilons: got 1/0; expected one or",
+        ),
+        (("--models=a={}/bare.keras", "--attack_step_size=0"), 64, "--attack_step_size: got 0.0"),
         (("--models=a={}/bare.keras", "--noise_sigmas="), 64, "--noise_sigmas: got none; expect"),
         (
             ("--models=a={}/bare.keras", "--density_sigmas=1e-12"),

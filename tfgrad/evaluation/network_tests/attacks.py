@@ -43,6 +43,13 @@ class Attack:
         plural = "" if self.starts == 1 else "s"
         return f"PGD, {self.steps} steps of {size}, {self.starts} random start{plural}"
 
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `adversarial_robustness` that describe this attack."""
+        if self.name == FGSM:
+            return {"attack": FGSM}
+        options = {"steps": self.steps, "starts": self.starts, "step_size": self.step_size}
+        return {"attack": PGD, **options}
+
 
 def chosen(attack: Any, steps: Any, starts: Any, step_size: Any) -> Attack:
     """The attack that arguments describe; None for an option stands for its default.
