@@ -129,3 +129,8 @@ def test_what_is_refused():
             ArgumentError, match=r"rows: got 'b', which is .* the same test at the same"
         ):
             Measurement.markdown({"a": measurement(), "b": other})
+
+
+def test_a_notebook_shows_the_table_of_markdown():
+    table = Measurement.markdown({"a": measurement()})
+    assert table._repr_markdown_() == str(table) and "| a | 99.00 |" in table

@@ -12,6 +12,7 @@ from tests.helpers.advice_cases import MODELS, layer_norm, relu, smooth, table
 from tests.helpers.variants import with_slow
 from tfgrad import PenalizedModel
 from tfgrad.errors import ArgumentError, TfgradError
+from tfgrad.internal import suitability
 from tfgrad.penalties import Examples, advice, advise
 from tfgrad.second_order import make_safe
 
@@ -74,6 +75,14 @@ def test_a_relu_network_is_told_of_smooth_activations_each_time():
         assert found.fits and found.verdict == "with care"
         assert "its Hessian is zero" in found.reason
         assert found.advice.startswith("use a smooth activation")
+
+
+def test_each_of_two_cautions_has_its_reason_and_its_advice():
+    found = suitability.row("penalty", "p", True, ["one; use a smooth one.", "two. Pass b=1.", "c"])
+    assert (found.reason, found.advice) == ("one; two; c", "use a smooth one. Pass b=1.")
+    assert repr(suitability.Suitability("n", (found,))).startswith(
+        "network 'n':\np  with care  one;"
+    )
 
 
 def test_the_table_shows_itself_and_the_model_stays(monkeypatch):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfgrad.errors import ArgumentError
+from tfgrad.figures.text_tables import Markdown
 from tfgrad.internal.json_values import plain
 
 HIGHER, LOWER = "higher", "lower"
@@ -146,8 +147,10 @@ class Measurement:
         return Measurement(**{**content, **arrays, "columns": columns, "labels": labels})
 
     @staticmethod
-    def markdown(rows: Mapping[str, Measurement]) -> str:
+    def markdown(rows: Mapping[str, Measurement]) -> Markdown:
         """A Markdown table with one row per model: value ± deviation at each point.
+
+        It is a `str`, which a notebook shows as a table.
 
         A test of a single number shows its further columns, too. A last column states what the
         deviations are taken over, if rows differ in that.
@@ -179,7 +182,8 @@ class Measurement:
         if len({row.over for row in rows.values()}) > 1:
             titles.append("± over")
             cells = [[*line, row.over] for line, row in zip(cells, rows.values(), strict=True)]
-        return "\n".join([table_row(titles), "|---" * len(titles) + "|", *map(table_row, cells)])
+        rule = "|---" * len(titles) + "|"
+        return Markdown("\n".join([table_row(titles), rule, *map(table_row, cells)]))
 
     def _places(self) -> list[str]:
         """The points as tables show them."""

@@ -19,6 +19,15 @@ class Text(str):
         return str(self)
 
 
+class Markdown(Text):
+    """A table of Markdown, which a notebook shows as a table."""
+
+    __slots__ = ()
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
 def text_table(
     title: str,
     headings: Sequence[str],

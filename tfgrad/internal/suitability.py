@@ -47,14 +47,21 @@ class Row:
         return "with care" if self.advice else "yes"
 
 
-def row(kind: str, name: str, fits: bool, message: str = "", tried: Any = None) -> Row:
-    """A row of an error's or a warning's message, in which what to try comes last."""
+def row(kind: str, name: str, fits: bool, messages: Sequence[str], tried: Any = None) -> Row:
+    """A row of the messages of an error or of warnings, in each of which what to try comes last."""
+    parts = [_parted(message) for message in messages]
+    reason = "; ".join(reason for reason, _ in parts if reason)
+    advice = " ".join(advice for _, advice in parts if advice)
+    return Row(kind, name, fits, reason, advice, tried)
+
+
+def _parted(message: str) -> tuple[str, str]:
+    """(reason, what to try) of a message."""
     reason, advice = message.strip(), ""
-    for found in _ADVICE.finditer(reason):
+    if found := _ADVICE.search(reason):
         reason, advice = reason[: found.start()], reason[found.end() :]
-        break
     advice = "; ".join(line.strip(" ;") for line in advice.splitlines())
-    return Row(kind, name, fits, reason.strip(), advice, tried)
+    return reason.strip(), advice
 
 
 def chosen_of(known: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def chosen_of(known: Mapping[str, Any], only: Sequence[str] | None) -> dict[str,
     return {name: one for name, one in known.items() if name in only}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Suitability:
     """Which penalties, methods and targets fit a model; printed, a table.
 
@@ -125,11 +132,15 @@ class Suitability:
             lines += [f"{head}{parts[0]}".rstrip(), *(" " * left + part for part in parts[1:])]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
-        titles = "".join(f"<th>{t}</th>" for t in ("", "fits", "why", "what to try"))
+        left = ' style="text-align:left"'  # notebooks write cells at the right
+        titles = "".join(f"<th{left}>{t}</th>" for t in ("", "fits", "why", "what to try"))
         lines = [
             "".join(
-                f'<td style="text-align:left">{html.escape(text)}</td>'
+                f"<td{left}>{html.escape(text)}</td>"
                 for text in (one.name, one.verdict, one.reason, one.advice)
             )
             for one in self.rows

@@ -125,10 +125,10 @@ class _Trial:
                 self._trace(penalty)
                 told = cautions(self.network, [penalty], self.x)
         except TfgradError as error:
-            return row("penalty", name, False, str(error), penalty)
+            return row("penalty", name, False, [str(error)], penalty)
         if penalty.teacher_needs() is not None and self.teacher is self.network:
             told = [*told, "needs a teacher, in whose place the network was tried"]
-        return row("penalty", name, True, " ".join(told), penalty)
+        return row("penalty", name, True, told, penalty)
 
     def targets(self) -> dict[str, Callable[[], Any]]:
         """{name of each kind of target: function that makes one}."""
@@ -182,7 +182,7 @@ class _Trial:
                 )
                 probe.input_jacobian() if needs.jacobian else probe.input_gradient(target)
         except TfgradError as error:
-            return row("target", name, False, str(error), target)
+            return row("target", name, False, [str(error)], target)
         return Row("target", name, True, tried=target)
 
     def _labels(self) -> Any:

@@ -65,7 +65,7 @@ def _method_row(name: str, kind: Any, model: Any, x: Any) -> Row:
         method = kind(model)
         method(x)
     except TfgradError as error:
-        return row("method", name, False, str(error), method)
+        return row("method", name, False, [str(error)], method)
     layers = method.needs().layers
     reads = f"reads {', '.join(map(repr, layers))}" if layers else ""
     return Row("method", name, True, reads, tried=method)
@@ -77,5 +77,5 @@ def _target_row(name: str, make: Callable[[], Any], model: Any, x: Any) -> Row:
         target = make()
         InputGradient(model, target=target)(x)
     except TfgradError as error:
-        return row("target", name, False, str(error), target)
+        return row("target", name, False, [str(error)], target)
     return Row("target", name, True, tried=target)

@@ -39,6 +39,7 @@ def compare(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     outputs: Any = None,
+    costs: bool = True,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Comparison:
     """Evaluate saliency methods by tests on one model, in a table of methods × tests.
@@ -91,6 +92,7 @@ def compare(
         outputs: What the model's outputs mean: `"exclusive"`, `"binary"` (one logit of two
             classes), `"independent"` or `"regression"`; None for what its compiled loss says. See
             `tfgrad.models.output_meaning`. Methods that are built already have their own.
+        costs: Whether the time of a map is measured; without it equal runs have equal tables.
         on_progress: Called with (pairs done, pairs in all, the next pair).
 
     Returns:
@@ -117,7 +119,7 @@ def compare(
         model_checks.check_logits(network, compared.sample)
     found: dict[str, dict[str, Measurement]] = {test: {} for test in asked}
     failures: Failures = {}
-    costs: dict[str, Cost] = {}
+    measured: dict[str, Cost] = {}
     shared = sum(test.by_ranking for test in asked.values()) > 1
     done = 0
     # The control first: an argument or a logit that fails there is wrong for every method.
@@ -132,14 +134,15 @@ def compare(
                 done += 1
         cost_failures: Failures = {}
         with _failure_kept(cost_failures, COST, candidate):
-            costs[candidate.name] = measured_cost(compared, candidate)
+            if costs:
+                measured[candidate.name] = measured_cost(compared, candidate)
         _add_unless_known(failures, cost_failures, candidate.name)
     order = tuple(candidate.name for candidate in evaluated)
     found = {
         test: {method: row[method] for method in order if method in row}
         for test, row in found.items()
     }
-    return Comparison(order, found, failures, costs, "" if asks is None else repr(asks))
+    return Comparison(order, found, failures, measured, "" if asks is None else repr(asks))
 
 
 @contextlib.contextmanager

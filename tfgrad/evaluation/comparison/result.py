@@ -14,6 +14,7 @@ from tfgrad import figures
 from tfgrad.evaluation.measurement import HIGHER, Measurement, counted, in_line, table_row
 from tfgrad.figures.result_figures import words_figure
 from tfgrad.figures.result_pages import HtmlTable, table_html
+from tfgrad.figures.text_tables import Markdown
 from tfgrad.internal import files
 from tfgrad.internal.arguments import one_of
 from tfgrad.internal.json_values import plain
@@ -56,7 +57,8 @@ class Comparison:
         measurements: {test: {method: Measurement}}; a pair that failed is missing.
         failures: {test: {method: the reason}}; the reason is under `"ms per map"` if only the cost
             could not be measured.
-        costs: {method: Cost}; a method that never returned a map has none.
+        costs: {method: Cost}; a method that never returned a map has none. Empty, the table has
+            no columns for them.
         target: What is explained and measured, if it is no class.
     """
 
@@ -117,7 +119,7 @@ class Comparison:
 
         return first if all(clear(other) for other in scores if other != first) else None
 
-    def markdown(self) -> str:
+    def markdown(self) -> Markdown:
         """The table with the best of each column in bold, and the meaning of the columns below it.
 
         Costs are the last columns and never bold.
@@ -129,7 +131,8 @@ class Comparison:
             cells = [self._cell(test, method, best[test] == method) for test in self.tests]
             rows.append([method, *cells, *self._cost(method)])
         table = "\n".join(map(table_row, rows))
-        return f"{table}\n\n" + "\n".join(f"- {in_line(note)}" for note in self._notes())
+        notes = "\n".join(f"- {in_line(note)}" for note in self._notes())
+        return Markdown(f"{table}\n\n{notes}")
 
     def _repr_html_(self) -> str:
         """`markdown` as the page that a notebook shows; every text is escaped."""
@@ -231,7 +234,8 @@ class Comparison:
         return os.fspath(path)
 
     def _titles(self) -> list[str]:
-        return ["method", *map(self._heading, self.tests), COST, "input-gradients"]
+        costs = [COST, "input-gradients"] if self.costs else []
+        return ["method", *map(self._heading, self.tests), *costs]
 
     def _measured(self, test: str) -> Mapping[str, Measurement]:
         return self.measurements[one_of("test", test, self.tests)]
@@ -261,6 +265,8 @@ class Comparison:
         return shown + (f" ± {deviation}" if self.summary(test, method)[1] else "")
 
     def _cost(self, method: str) -> list[str]:
+        if not self.costs:
+            return []
         cost = self.costs.get(method)
         return [f"{cost.milliseconds:.3g}", f"{cost.gradients:.3g}"] if cost else ["", ""]
 
