@@ -11,6 +11,7 @@ from . import compilation
 NAME = "digits"
 WEIGHT = 0.03
 BATCH = 64
+EPOCHS = 10
 
 
 def train(
@@ -44,7 +45,7 @@ def train(
 
 
 def trained(
-    epochs: int = 10, said: Callable[[str], None] = lambda line: print(line, flush=True)
+    epochs: int = EPOCHS, said: Callable[[str], None] = lambda line: print(line, flush=True)
 ) -> tuple[keras.Model, Sequence[str]]:
     """(network on pixels from 0 to 1, class names), trained with a gradient-norm penalty.
 

@@ -48,7 +48,12 @@ def images() -> data.Dataset:
 
 def first(images: data.Dataset, count: int) -> data.Dataset:
     """The first images of a data set, all of them where there are fewer."""
-    return dataclasses.replace(images, images=images.images[:count], labels=images.labels[:count])
+    return with_examples(images, images.images[:count], images.labels[:count])
+
+
+def with_examples(dataset: data.Dataset, images: np.ndarray, labels: np.ndarray) -> data.Dataset:
+    """A data set with other images and labels."""
+    return dataclasses.replace(dataset, images=images, labels=labels)
 
 
 def _load(split: str) -> data.Dataset:
