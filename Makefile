@@ -6,6 +6,9 @@
 # make test-web     the page of `tfgrad.export.web` in headless Chromium: needs chromium and npm
 # make test-beam    maps of a data set through Apache Beam, in an environment with the extra `beam`
 # make test-servers the examples of servers, with the packages of KServe and TensorFlow Serving
+# make site         the documentation as a site in site/, to be read as files: some minutes, once
+# make test-site    the same, which a broken link or any other warning fails
+# make notebooks    execute the notebooks from scratch, and write their outputs: some minutes
 # make lint         style, types and import contracts alone
 # make structure    modules, import cycles, sizes of files and repeated lines
 # make wheel        build the wheel into dist/
@@ -22,8 +25,9 @@ ZOO := .venv-zoo
 WEB := .venv-web
 BEAM := .venv-beam
 SERVERS := .venv-servers
+SITE := .venv-site
 
-.PHONY: quickstart test test-all test-nightly test-zoo test-web chromium test-beam test-servers lint structure wheel clean
+.PHONY: quickstart test test-all test-nightly test-zoo test-web chromium test-beam test-servers site test-site lint notebooks structure wheel clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
@@ -59,11 +63,21 @@ test-beam: $(BEAM)/installed
 test-servers: $(VENV)/installed $(SERVERS)/installed
 	PYTHONPATH=$(SERVERS)/packages $(BIN)/python -m pytest -m servers tests/examples
 
+site: $(VENV)/installed $(SITE)/installed
+	PYTHONPATH=$(SITE)/packages $(BIN)/python -m properdocs build --quiet --clean --config-file mkdocs.yml
+	@echo "site/index.html"
+
+test-site: $(VENV)/installed $(SITE)/installed
+	PYTHONPATH=$(SITE)/packages $(BIN)/python -m pytest -m site tests/test_site.py
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+notebooks: $(VENV)/installed
+	$(BIN)/python -m tools.notebooks
 
 structure: $(VENV)/installed
 	$(BIN)/python tools/structure.py
@@ -129,6 +143,12 @@ $(SERVERS)/installed: requirements-servers.txt Makefile | $(VENV)/installed
 	--target $(SERVERS)/packages tensorflow-serving-api==2.21.0
 	touch $@
 
+# What builds the site, beside the environment of the tests, whose docstrings it shows.
+$(SITE)/installed: requirements-site.txt Makefile | $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	--target $(SITE)/packages --requirement requirements-site.txt
+	touch $@
+
 # The same pins, and Apache Beam.
 $(BEAM)/installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "tfgrad needs Python 3.11, 3.12 or 3.13 with venv; \
@@ -141,4 +161,4 @@ $(BEAM)/installed: requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(NIGHTLY) $(ZOO) $(WEB) $(BEAM) $(SERVERS) build dist *.egg-info
+	rm -rf $(VENV) $(NIGHTLY) $(ZOO) $(WEB) $(BEAM) $(SERVERS) $(SITE) site build dist *.egg-info

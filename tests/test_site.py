@@ -1,0 +1,140 @@
+"""What the documentation site is made of; `make test-site` builds it."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import tfgrad
+from tools.site import gallery, items, links, reference, sources
+
+ROOT = pathlib.Path(__file__).parent.parent
+LARGEST, LARGEST_TOGETHER = 100_000, 2_000_000  # bytes of the pictures of methods
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return sources.generated()
+
+
+def places(entries):
+    """The pages of a navigation, in its order."""
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for value in entry.values():
+                yield from places([value] if isinstance(value, str) else value)
+
+
+def test_every_penalty_and_method_has_a_page(pages):
+    classes = {item.cls for item in items.all_items()}
+    exported = vars(tfgrad.penalties).values()
+    penalties = {
+        cls
+        for cls in exported
+        if isinstance(cls, type) and issubclass(cls, tfgrad.penalties.Penalty)
+    }
+    assert classes >= {*tfgrad.saliency.METHODS.values(), *penalties} - {tfgrad.penalties.Penalty}
+    for item in items.all_items():
+        assert f"::: {item.path}\n" in pages[item.page] and item.advice["when"] in pages[item.page]
+
+
+@pytest.mark.parametrize("kind", [items.METHODS, items.PENALTIES])
+def test_a_new_one_without_advice_fails(kind, tmp_path, monkeypatch):
+    name = next(one.name for one in items.all_items() if one.kind is kind)
+    text = items.ADVICE.read_text().replace(f"[{kind.folder}.{name}]", f"[{kind.folder}.gone]")
+    (tmp_path / "advice.toml").write_text(text)
+    monkeypatch.setattr(items, "ADVICE", tmp_path / "advice.toml")
+    with pytest.raises(ValueError, match=rf"no entry \[{kind.folder}.{name}\]"):
+        items.all_items.__wrapped__()
+
+
+def test_pictures_are_there_and_small():
+    named = {ROOT / "docs" / one.picture[0] for one in items.all_items() if one.picture}
+    methods = [path.stat().st_size for path in (ROOT / "docs/methods").glob("*.png")]
+    assert len(methods) == len(tfgrad.saliency.METHODS) + 1 < len(named)
+    assert all(path.exists() for path in named)
+    assert max(methods) < LARGEST and sum(methods) < LARGEST_TOGETHER
+
+
+@pytest.mark.filterwarnings("ignore:.*:tfgrad.errors.SecondOrderWarning")
+def test_the_code_of_a_page_runs(pages):
+    student = tfgrad.models.vgg(4, (8, 8, 1), classes=10, width=0.05, activation="softplus")
+    teacher = tfgrad.models.vgg(4, (8, 8, 1), classes=10, width=0.05)
+    given = {"tfgrad": tfgrad, "network": student, "student": student, "teacher": teacher}
+    for item in items.all_items():
+        (code,) = re.findall(r"```python\n(.*?)```", pages[item.page], flags=re.DOTALL)
+        lines = [line for line in code.splitlines(keepends=True) if "compile" not in line]
+        made = {**given}
+        exec("".join(line for line in lines if "fit(" not in line and "(x)" not in line), made)
+        found = [made["method"]] if "method" in made else made["model"].penalties
+        assert any(isinstance(one, item.cls) for one in found), item.name
+
+
+def test_a_page_says_what_the_code_has(pages):
+    page = pages["penalties/ScoreMatching.md"]
+    assert "| `stability` | `0.0001` |" in page and "| `every` | `1` | by name only |" in page
+    assert re.search(r"\| score matching \| [\d.]+ \| [\d.]+ \|", page)
+    assert 'tfgrad.saliency.get("gradcam")' in pages["methods/gradcam.md"]
+    assert "| `model` | required |" in pages["methods/gradcam.md"]
+
+
+def test_the_reference_has_every_public_name(pages):
+    for module in ("tfgrad", *(f"tfgrad.{name}" for name in tfgrad.__all__ if name.islower())):
+        if f"api/{module}.md" not in pages:
+            continue
+        text = pages[f"api/{module}.md"]
+        for name in reference.public_names(module):
+            assert f"::: {module}.{name}\n" in text or f"[`{name}`]" in text, name
+    assert {"tfgrad.saliency", "tfgrad.second_order", "tfgrad.errors"} <= set(reference.modules())
+    assert "DerivativeError" not in reference.public_names("tfgrad.errors")
+    assert "SecondOrderError" in reference.public_names("tfgrad.errors")
+
+
+def test_every_page_has_one_place_in_the_navigation(pages):
+    found = list(places(sources.navigation()))
+    assert len(found) == len(set(found))
+    assert set(found) == {name for name in pages if name.endswith(".md")}
+
+
+def test_links_out_of_docs_lead_to_pages_and_files():
+    text = "[a](../README.md#two) [b](../examples/servers/kserve_explainer.py) [c](https://x.y)"
+    code = "\n```python\nf[x](missing.md)\n```\n"
+    moved, files = links.moved(text + code, "docs/ask.md", "ask.md")
+    assert moved == (
+        "[a](index.md#two) [b](files/examples/servers/kserve_explainer.py) [c](https://x.y)" + code
+    )
+    assert files == {"examples/servers/kserve_explainer.py"}
+    with pytest.raises(FileNotFoundError, match=r"docs/ask\.md: the link to gone\.md"):
+        links.moved("[a](gone.md)", "docs/ask.md", "ask.md")
+
+
+def test_the_home_page_contains_the_readme(pages):
+    assert "tfgrad explain --model=digits" in pages["index.md"] and "{{" not in pages["index.md"]
+    assert "(saliency.md#serving)" in pages["index.md"]
+
+
+def test_the_gallery_shows_every_picture(pages):
+    files = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.png")}
+    assert set(re.findall(r"\]\((\S+?\.png)\)", pages["gallery.md"])) == files
+    text = gallery.page({"results/one.md": "![Two\nlines](../quickstart.png)"})
+    assert "[![Two lines](quickstart.png)](results/one.md)" in text
+
+
+@pytest.mark.site
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_loads_nothing(tmp_path):
+    command = [sys.executable, "-m", "properdocs", "build", "--config-file", "mkdocs.yml"]
+    command += ["--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not re.findall(r"^WARNING +-.*", done.stderr, flags=re.MULTILINE)
+    for item in items.all_items():
+        page = (tmp_path / item.page).with_suffix(".html").read_text()
+        assert f'id="{item.path}"' in page and (item.picture is None or "<img" in page)
+    loads = r"<(?:script|img|link)[^>]*(?:src|href)=\"((?!data:)\w+:[^\"]*)\""
+    for path in tmp_path.rglob("*.html"):
+        assert not re.findall(loads, path.read_text()), path

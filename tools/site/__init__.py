@@ -1,0 +1,1 @@
+"""The documentation site: pages that are generated when it is built, and pictures of methods."""
