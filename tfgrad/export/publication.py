@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from tfgrad.errors import ModelError, TfgradError
 from tfgrad.export import versions, warmup_requests
 from tfgrad.export.portable.further import Further
 from tfgrad.export.signatures import python_operation
-from tfgrad.internal import files
+from tfgrad.internal import files, tensorflow_log
 from tfgrad.internal.served_files import METADATA
 
 
@@ -95,9 +96,13 @@ def published(
     def write(path: str) -> None:
         stated = dict(entries)
         if further is None or further.with_saved_model:
-            tf.saved_model.save(module, path, signatures=signatures)
+            # Not the name of the temporary directory, which is renamed.
+            with tensorflow_log.at_least(logging.WARNING):
+                tf.saved_model.save(module, path, signatures=signatures)
         if further is not None:
-            stated["formats"] = further.write(signatures, path, stated)
+            # Not the deprecation of what converters call.
+            with tensorflow_log.at_least(logging.ERROR):
+                stated["formats"] = further.write(signatures, path, stated)
         text = json.dumps(stated, indent=1, ensure_ascii=False, default=repr)
         os.makedirs(os.path.join(path, os.path.dirname(METADATA)))
         files.write_text(os.path.join(path, METADATA), text)

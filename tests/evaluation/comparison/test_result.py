@@ -191,6 +191,7 @@ def test_the_picture(result, tmp_path):
 
 
 def test_a_page_for_notebooks(result):
+    assert repr(result) == "Comparison(methods: a, b, c, random; tests: curve, single)"
     found = Comparison(("<script>", *result.methods[1:]), {"<b>": {}}, {"<b>": {"b": "<i>no</i>."}})
     content = found._repr_html_()
     assert not any(tag in content for tag in ("<script", "<b>", "<i>"))

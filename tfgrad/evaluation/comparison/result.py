@@ -48,7 +48,7 @@ class Cost:
     gradients: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     """Every method's result in every test, the cost of a map, and the failures.
 
@@ -133,6 +133,9 @@ class Comparison:
         table = "\n".join(map(table_row, rows))
         notes = "\n".join(f"- {in_line(note)}" for note in self._notes())
         return Markdown(f"{table}\n\n{notes}")
+
+    def __repr__(self) -> str:
+        return f"Comparison(methods: {', '.join(self.methods)}; tests: {', '.join(self.tests)})"
 
     def _repr_html_(self) -> str:
         """`markdown` as the page that a notebook shows; every text is escaped."""
