@@ -17,13 +17,13 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--text);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 56rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere; }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: .5rem 0 1rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .4rem; padding-top: .9rem;
   border-top: 1px solid var(--line); }
 p { margin: .5rem 0; }
 .how { color: var(--soft); font-size: .92rem; }
-.summary { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem;
+.summary { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: .7rem;
   margin: 1rem 0; padding: 0; }
 .summary div { border: 1px solid var(--line); border-radius: .5rem; padding: .55rem .75rem; }
 .summary dt { color: var(--soft); font-size: .8rem; }
@@ -32,11 +32,12 @@ nav ul { columns: 2 16rem; margin: .5rem 0; padding-left: 1.2rem; }
 a { color: var(--accent); }
 .table { overflow-x: auto; margin: .9rem 0 .3rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem; text-align: right; white-space: nowrap;
+th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 tbody tr:nth-child(odd) { background: var(--stripe); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: normal;
+  min-width: 7rem; }
 table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.facts td:first-child { color: var(--soft); white-space: nowrap; }
 .notes { color: var(--soft); font-size: .82rem; margin: .3rem 0 1rem; padding-left: 1.1rem; }

@@ -130,7 +130,12 @@ def _network(measured: Measured) -> Section:
         "network",
         "The network",
         "Read from the model and from the record of its training, where there is one.",
-        [facts(known), "Training:", facts(trained), "Versions at this report:", facts(versions)],
+        [
+            facts(known),
+            "Training:",
+            facts(trained),
+            f"Versions at this report: {_listed(versions)}.",
+        ],
         numbers,
     )
 
@@ -259,7 +264,7 @@ def _maps(measured: Measured) -> Section:
             continue
         maps = _maps_of(measured, chosen, missing)
         if maps:
-            blocks += [f"{what}:", Picture(_grid(measured, chosen, maps), what)]
+            blocks.append(Picture(_grid(measured, chosen, maps, what), what))
     blocks += [f"No maps by {name}: {reason}" for name, reason in missing.items()]
     return Section("maps", "Saliency maps", how, blocks, {**shown, "failed": missing})
 
@@ -279,7 +284,9 @@ def _maps_of(
     return found
 
 
-def _grid(measured: Measured, chosen: np.ndarray, maps: Mapping[str, np.ndarray]) -> Any:
+def _grid(
+    measured: Measured, chosen: np.ndarray, maps: Mapping[str, np.ndarray], title: str
+) -> Any:
     images = measured.images
     return figures.saliency_grid(
         None,
@@ -288,6 +295,7 @@ def _grid(measured: Measured, chosen: np.ndarray, maps: Mapping[str, np.ndarray]
         labels=[images.classes[i] for i in images.labels[chosen]],
         predictions=[images.classes[i] for i in measured.predicted[chosen]],
         probabilities=measured.probabilities.max(-1)[chosen],
+        title=title,
     )
 
 
@@ -377,6 +385,12 @@ def _curves(rows: Mapping[str, Measurement], label: str, log: bool = False) -> P
     curves = {name: row.curve() for name, row in rows.items()}
     figure = figures.curves(None, curves, x_label=one.along, y_label=one.score, log_x=log)
     return Picture(figure, label)
+
+
+def _listed(versions: Mapping[str, Any]) -> str:
+    """The versions, and the devices, in a line."""
+    parts = [f"{name} {one}" for name, one in versions.items() if name != "devices"]
+    return ", ".join([*parts, f"on {' and '.join(sorted(set(versions['devices'])))}"])
 
 
 def _shortened(names: Sequence[str], most: int = 12) -> str:

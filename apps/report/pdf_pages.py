@@ -15,7 +15,8 @@ _INNER = _WIDTH - 2 * _MARGIN
 _POINT = 1 / 72  # inches
 _DPI = 150  # of pictures
 _CELL_GAP = 0.16  # inches between the columns of a table
-_WIDEST = 42  # characters of a cell's line
+_WIDEST, _NAME = 70, 24  # characters of a cell's line, and of that of a row's name
+_SCALE = 0.65  # of pictures
 
 
 def content(report: Report) -> bytes:
@@ -92,11 +93,17 @@ class _Pages:
 
     def table(self, table: HtmlTable) -> None:
         """A table, in a size in which it fits; its headings are repeated on every page."""
-        rows = [[textwrap.wrap(cell, _WIDEST) or [""] for cell in row] for row in table.rows]
+        has_head = any(table.headings)
+        rows = [
+            [
+                textwrap.wrap(c, _NAME if has_head and j == 0 else _WIDEST) or [""]
+                for j, c in enumerate(row)
+            ]
+            for row in table.rows
+        ]
         heads = [textwrap.wrap(cell, 14) or [""] for cell in table.headings]
         size, widths = self._fitting([heads, *rows])
         height = 1.45 * size * _POINT
-        has_head = any(table.headings)
 
         def draw(row: Sequence[Sequence[str]], strong: Sequence[bool]) -> None:
             x = _MARGIN
@@ -130,7 +137,7 @@ class _Pages:
         from matplotlib.image import imread
 
         wide, high = picture.figure.get_size_inches()
-        scale = min(0.85, _INNER / wide, (_HEIGHT - 2 * _MARGIN) / high)
+        scale = min(_SCALE, _INNER / wide, (_HEIGHT - 2 * _MARGIN) / high)
         self.keep(scale * high)
         buffer = io.BytesIO()
         picture.figure.savefig(buffer, format="png", dpi=_DPI)
