@@ -1,6 +1,7 @@
 """What the documentation site is made of; `make test-site` builds it."""
 
 import pathlib
+import posixpath
 import re
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def test_every_penalty_and_method_has_a_page(pages):
     }
     assert classes >= {*tfgrad.saliency.METHODS.values(), *penalties} - {tfgrad.penalties.Penalty}
     for item in items.all_items():
-        assert f"::: {item.path}\n" in pages[item.page] and item.advice["when"] in pages[item.page]
+        page = pages[item.page]
+        assert f"::: {item.path}\n" in page and item.advice["when"].split("`")[0] in page
 
 
 @pytest.mark.parametrize("kind", [items.METHODS, items.PENALTIES])
@@ -110,6 +112,20 @@ def test_links_out_of_docs_lead_to_pages_and_files():
     assert files == {"examples/servers/kserve_explainer.py"}
     with pytest.raises(FileNotFoundError, match=r"docs/ask\.md: the link to gone\.md"):
         links.moved("[a](gone.md)", "docs/ask.md", "ask.md")
+
+
+def test_links_between_pages_lead_somewhere(pages):
+    docs = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.*")}
+    found = set()
+    for name, text in pages.items():
+        if not name.endswith(".md"):
+            continue
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)", prose):
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+            assert target.startswith("http") or place in docs | set(pages), (name, target)
+            found.add(place)
+    assert {item.page for item in items.all_items()} <= found
 
 
 def test_the_home_page_contains_the_readme(pages):

@@ -163,9 +163,9 @@ def _page(item: Item) -> str:
     if item.picture:
         file, caption = item.picture
         parts.append(f"![{caption}](../{file})\n\n*{caption}.*")
-    parts += [f"**Use it** {item.advice['when']}"]
-    parts += [f"**Do not use it** {item.advice['when_not']}", _code(item)]
-    parts += ["## Cost", item.advice["cost"]]
+    parts += [f"**Use it** {_linked(item, item.advice['when'])}"]
+    parts += [f"**Do not use it** {_linked(item, item.advice['when_not'])}", _code(item)]
+    parts += ["## Cost", _linked(item, item.advice["cost"])]
     if measured := _measured(item.advice.get("measured", [])):
         parts.append(measured)
     parts += ["## Options", _options(item), "## Reference"]
@@ -176,6 +176,15 @@ def _page(item: Item) -> str:
     parts.append(f"::: {item.path}\n    options:\n{block}")
     parts.append(f"See also [the guide](../{item.kind.guide}).")
     return "\n\n".join(parts) + "\n"
+
+
+def _linked(item: Item, text: str) -> str:
+    """The text with names of other penalties and methods as links to their pages."""
+    for other in all_items():
+        if other != item:
+            link = f"[`{other.class_name}`](../{other.page})"
+            text = re.sub(rf"(?<!\[)`{other.class_name}`", link, text)
+    return text
 
 
 def _code(item: Item) -> str:
@@ -233,7 +242,11 @@ def _list(kind: Kind) -> str:
     for item in all_items():
         if item.kind is kind:
             summary = item.summary.replace("|", "\\|")
-            rows.append(f"| [`{item.class_name}`]({item.name}.md) | {summary} |")
-    table = "\n".join(["| class | what it computes |", "|---|---|", *rows])
+            picture = f"![{item.class_name}]({item.name}.png){{ width=160 }}"
+            cells = [f"[`{item.class_name}`]({item.name}.md)", summary]
+            rows.append(" | ".join(["", *cells, *[picture] * (kind is METHODS), ""]).strip())
+    titles = ["class", "what it computes", *["the flower"] * (kind is METHODS)]
+    head = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    table = "\n".join([*head, *rows])
     guide = f"[The guide](../{kind.guide}) compares them."
     return f"# {kind.title}\n\n{kind.introduction} {guide}\n\n{table}\n"
