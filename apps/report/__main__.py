@@ -51,6 +51,7 @@ from ..common import (
     work_directory,
 )
 from . import html_page, measuring, pdf_pages
+from .measured import Measured
 from .sections import Report, Section
 
 FLAGS = flags.FLAGS
@@ -101,7 +102,7 @@ def main() -> None:
     tested = tested_networks.load(FLAGS.model, FLAGS.model, images, "--model")
     record = training_record.of(FLAGS.model)
     with output_directory.written_aside(FLAGS.out, FILES) as directory:
-        measured = measuring.Measured(tested, images, record)
+        measured = Measured(tested, images, record)
         report = _report(tested.network.name, list(measuring.sections(measured)))
         paths = [os.path.join(directory, name) for name in FILES]
         files.write_text(paths[0], html_page.page(report))
@@ -119,7 +120,7 @@ def _report(name: str, parts: list[Section]) -> Report:
         ("parameters", f"{found['network']['parameters']:,}"),
         _last("noise σ", found["noise"]["measurement"]),
     ]
-    for attack, measurement in found["adversarial"]["attacks"].items():
+    for attack, measurement in found["adversarial"].get("attacks", {}).items():
         summary.append(_last(f"{attack.split(',')[0]} ε", measurement))
     if "largest" in found["decomposition"]:
         summary.append(("completeness error", f"{found['decomposition']['largest']:.1e}"))

@@ -6,83 +6,41 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
-import tfgrad
-from tfgrad import data, evaluation, figures, saliency
-from tfgrad.errors import TfgradError
+from tfgrad import evaluation, figures
+from tfgrad.errors import NonFiniteError, TfgradError
 from tfgrad.evaluation import Measurement
 from tfgrad.evaluation.measurement import standard_error
 from tfgrad.figures.result_pages import HtmlTable
-from tfgrad.gradients import class_scores
 from tfgrad.internal.keras_private import flatten_layers
-from tfgrad.models import output_meaning
 
-from ..common import robustness, tested_networks, work_directory
-from ..common.tested_networks import TestedNetwork
-from ..common.training_record import TrainingRecord
+from ..common import robustness, work_directory
+from . import map_sections
+from .measured import Measured
 from .sections import Block, Picture, Section, facts, from_markdown
 
 FLAGS = flags.FLAGS
 
-TESTS = ("pixels", "pixels_most", "randomisation")
-_SCORE = "change of the top probability"
 _CLASSES = 20  # up to which each has a line
 
 
-class Measured:
-    """A network, the images, and the predictions that several sections read.
-
-    Args:
-        tested: The network.
-        images: The images to test on.
-        record: What is recorded of its training.
-    """
-
-    def __init__(self, tested: TestedNetwork, images: data.Dataset, record: TrainingRecord) -> None:
-        self.tested, self.images, self.record = tested, images, record
-        self.few = tested_networks.first(images, FLAGS.images)
-        logits = tested.network.predict(
-            data.pipeline(images, FLAGS.batch_size, training=False, normalize=tested.statistics),
-            verbose=0,
-        )
-        meaning = output_meaning.meaning(tested.network, count=logits.shape[-1])
-        self.predicted = class_scores.predicted(tf.constant(logits), meaning).numpy()
-        self.probabilities = class_scores.probabilities(tf.constant(logits), meaning).numpy()
-        self.right = self.predicted == images.labels
-
-    def all_images(self) -> str:
-        """All images, in words."""
-        return f"{len(self.images):,} images of {self.images.name!r}, split {self.images.split}"
-
-    def some_images(self) -> str:
-        """The first images, in words."""
-        return f"the first {len(self.few)} images of {self.images.name!r}"
-
-    def inputs(self, chosen: np.ndarray) -> np.ndarray:
-        """Some images, as the network takes them."""
-        picked = self.images.images[chosen], self.images.labels[chosen]
-        some = tested_networks.with_examples(self.images, *picked)
-        stream = data.pipeline(some, len(chosen), training=False, normalize=self.tested.statistics)
-        return next(iter(stream))[0].numpy()
-
-
 def sections(measured: Measured) -> Iterator[Section]:
-    """All sections, each as soon as it is measured."""
-    kinds: Sequence[tuple[str, Callable[[Measured], Section]]] = (
-        ("network", _network),
-        ("accuracy", _accuracy),
-        ("noise", _noise),
-        ("adversarial", _adversarial),
-        ("decomposition", _decomposition),
-        ("maps", _maps),
-        ("faithfulness", _faithfulness),
-        ("density", _density),
-    )
-    for i, (name, make) in enumerate(kinds):
-        print(f"{i + 1} of {len(kinds)}: {name}", flush=True)
-        yield make(measured)
+    """All sections, each as soon as it is measured.
+
+    A network that some of them cannot be measured of gets the reason in their place.
+    """
+    for i, (key, make) in enumerate(_MAKERS.items()):
+        print(f"{i + 1} of {len(_MAKERS)}: {key}", flush=True)
+        try:
+            yield make(measured)
+        except NonFiniteError:
+            raise
+        except TfgradError as error:
+            if key in _ALWAYS:
+                raise
+            title = key.capitalize()
+            yield Section(key, title, "Not measured.", [str(error)], {"failed": str(error)})
 
 
 def _network(measured: Measured) -> Section:
@@ -217,129 +175,6 @@ def _adversarial(measured: Measured) -> Section:
     )
 
 
-def _decomposition(measured: Measured) -> Section:
-    title = "Completeness of the decomposition"
-    how = (
-        "The logit of the predicted class is decomposed into input- and bias-gradients for "
-        f"{measured.some_images()}; the error is abs(logit − sum of the terms) / abs(logit)."
-    )
-    network = measured.tested.network
-    try:
-        errors = np.concatenate(
-            [
-                tfgrad.full_gradients(network, x).completeness_error().numpy()
-                for x, _ in measured.tested.batches(measured.few)
-            ]
-        )
-    except TfgradError as error:
-        return _unmeasured("decomposition", title, how, error)
-    largest, median = float(errors.max()), float(np.median(errors))
-    return Section(
-        "decomposition",
-        title,
-        how,
-        [f"Largest error {largest:.1e}, median {median:.1e}: the rounding of float32 is 1.2e-07."],
-        {"largest": largest, "median": median, "images": len(errors)},
-    )
-
-
-def _maps(measured: Measured) -> Section:
-    how = (
-        f"Maps of the predicted class by {', '.join(FLAGS.methods)}, each scaled by itself; right "
-        "predictions are the first ones, wrong predictions those with the highest probability, "
-        f"among {measured.all_images()}."
-    )
-    certain = measured.probabilities.max(-1)
-    right = np.flatnonzero(measured.right)[: FLAGS.shown]
-    wrong = np.flatnonzero(~measured.right)
-    wrong = wrong[np.argsort(-certain[wrong], kind="stable")][: FLAGS.shown]
-    blocks: list[Block] = []
-    shown: dict[str, Any] = {}
-    missing: dict[str, str] = {}
-    for what, chosen in (("Right predictions", right), ("Wrong predictions", wrong)):
-        key = what.split()[0].lower()
-        shown[key] = [_example(measured, int(i)) for i in chosen]
-        if not len(chosen):
-            blocks.append(f"{what}: none among these images.")
-            continue
-        maps = _maps_of(measured, chosen, missing)
-        if maps:
-            blocks.append(Picture(_grid(measured, chosen, maps, what), what))
-    blocks += [f"No maps by {name}: {reason}" for name, reason in missing.items()]
-    return Section("maps", "Saliency maps", how, blocks, {**shown, "failed": missing})
-
-
-def _maps_of(
-    measured: Measured, chosen: np.ndarray, missing: dict[str, str]
-) -> dict[str, np.ndarray]:
-    """{method: maps [n, H, W]} of the predicted classes; reasons are added to `missing`."""
-    found = {}
-    x, classes = measured.inputs(chosen), measured.predicted[chosen]
-    for name in FLAGS.methods:
-        try:
-            maps = saliency.get(name)(measured.tested.network)(x, classes)
-            found[name] = np.asarray(maps)
-        except TfgradError as error:
-            missing[name] = str(error)
-    return found
-
-
-def _grid(
-    measured: Measured, chosen: np.ndarray, maps: Mapping[str, np.ndarray], title: str
-) -> Any:
-    images = measured.images
-    return figures.saliency_grid(
-        None,
-        images.images[chosen],
-        maps,
-        labels=[images.classes[i] for i in images.labels[chosen]],
-        predictions=[images.classes[i] for i in measured.predicted[chosen]],
-        probabilities=measured.probabilities.max(-1)[chosen],
-        title=title,
-    )
-
-
-def _example(measured: Measured, i: int) -> dict[str, Any]:
-    classes = measured.images.classes
-    return {
-        "image": i,
-        "label": classes[measured.images.labels[i]],
-        "predicted": classes[measured.predicted[i]],
-        "probability": float(measured.probabilities[i].max()),
-    }
-
-
-def _faithfulness(measured: Measured) -> Section:
-    title = "Faithfulness of the maps"
-    how = (
-        f"Tests of maps of the predicted classes on {measured.some_images()}, with random maps as "
-        f"the control, seed {FLAGS.seed}: the change of the top probability without the least and "
-        "without the most salient pixels, and the rank correlation of maps after layers are "
-        "re-initialised."
-    )
-    score = {"score": _SCORE}
-    try:
-        found = evaluation.compare(
-            measured.tested.network,
-            measured.tested.batches(measured.few),
-            FLAGS.methods,
-            TESTS,
-            images=len(measured.few),
-            options={"pixels": score, "pixels_most": score},
-            seed=FLAGS.seed,
-            on_progress=lambda done, total, what: print(
-                f"  {done + 1} of {total}: {what}", flush=True
-            ),
-        )
-    except TfgradError as error:
-        return _unmeasured("faithfulness", title, how, error)
-    blocks: list[Block] = [from_markdown(found.markdown())]
-    if found.panels():
-        label = "Scores of the methods, and of random maps"
-        blocks.append(Picture(found.plot(), label))
-    return Section("faithfulness", title, how, blocks, {"comparison": found.to_dict()})
-
-
 def _density(measured: Measured) -> Section:
     title, record = "Density ratios", measured.record
     if not record.matches_scores:
@@ -371,10 +206,6 @@ def _density(measured: Measured) -> Section:
     )
 
 
-def _unmeasured(key: str, title: str, how: str, error: TfgradError) -> Section:
-    return Section(key, title, how, [f"Not measured: {error}"], {"failed": str(error)})
-
-
 def _table(rows: Mapping[str, Measurement]) -> HtmlTable:
     return from_markdown(Measurement.markdown(rows))
 
@@ -396,3 +227,16 @@ def _listed(versions: Mapping[str, Any]) -> str:
 def _shortened(names: Sequence[str], most: int = 12) -> str:
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+_MAKERS: Mapping[str, Callable[[Measured], Section]] = {
+    "network": _network,
+    "accuracy": _accuracy,
+    "noise": _noise,
+    "adversarial": _adversarial,
+    "decomposition": map_sections.decomposition,
+    "maps": map_sections.maps,
+    "faithfulness": map_sections.faithfulness,
+    "density": _density,
+}
+_ALWAYS = ("network", "accuracy", "noise")
