@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import tfgrad
-from tools.site import gallery, items, links, reference, sources
+from tools.site import gallery, items, links, names, reference, sources
 
 ROOT = pathlib.Path(__file__).parent.parent
 LARGEST, LARGEST_TOGETHER = 100_000, 2_000_000  # bytes of the pictures of methods
@@ -128,6 +128,21 @@ def test_links_between_pages_lead_somewhere(pages):
     assert {item.page for item in items.all_items()} <= found
 
 
+def test_names_become_links():
+    known = names.addresses()
+    assert known["FullGrad"] == "methods/fullgrad.html#tfgrad.saliency.FullGrad"
+    assert known["make_safe"] == "api/tfgrad.second_order.html#tfgrad.second_order.make_safe"
+    assert known["full_gradients"].startswith("api/tfgrad.decomposition.html#")
+    assert "get" not in known and "tfgrad.saliency.get" in known  # also a name in tfgrad.models
+    assert "Share" not in known and "NAMES" not in known  # of two packages
+    code = "<code>GradCAM</code>"
+    html = f"{code} <pre>{code}</pre> <h2>{code}</h2> <a>{code}</a> <code>Nothing</code>"
+    made = names.linked(html, "api/tfgrad.saliency.html", known)
+    link = '<a href="../methods/gradcam.html#tfgrad.saliency.GradCAM">'
+    assert made == html.replace(code, f"{link}{code}</a>", 1)
+    assert names.linked(html, "methods/gradcam.html", known) == html
+
+
 def test_the_home_page_contains_the_readme(pages):
     assert "tfgrad explain --model=digits" in pages["index.md"] and "{{" not in pages["index.md"]
     assert "(saliency.md#serving)" in pages["index.md"]
@@ -154,3 +169,6 @@ def test_the_site_builds_without_a_warning_and_loads_nothing(tmp_path):
     loads = r"<(?:script|img|link)[^>]*(?:src|href)=\"((?!data:)\w+:[^\"]*)\""
     for path in tmp_path.rglob("*.html"):
         assert not re.findall(loads, path.read_text()), path
+    for address in names.addresses().values():
+        page, _, anchor = address.partition("#")
+        assert not anchor or f'id="{anchor}"' in (tmp_path / page).read_text(), address

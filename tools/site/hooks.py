@@ -15,6 +15,7 @@ from mkdocs.structure.files import File  # noqa: E402
 
 # This file is no part of a package where the builder loads it.
 sources = importlib.import_module("tools.site.sources")
+names = importlib.import_module("tools.site.names")
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -28,3 +29,10 @@ def on_files(files: Any, config: Any) -> Any:
             files.append(File.generated(config, place, content=content))
     config.nav = sources.navigation()
     return files
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Link the names of the library."""
+    if page.file.src_uri in names.UNLINKED:
+        return html
+    return names.linked(html, page.file.dest_uri, names.addresses())

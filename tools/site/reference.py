@@ -14,7 +14,10 @@ INTERNAL = {"internal", "gradients", "training"}
 # Public, but in a module of a package.
 DEEPER = ("tfgrad.export.web", "tfgrad.models.output_meaning")
 # Names that pages use, and that a package does not export itself.
-MORE = {"tfgrad.penalties": ["fooling.corner"]}
+MORE = {
+    "tfgrad.penalties": ["fooling.corner"],
+    "tfgrad.saliency": ["options.MethodOptions", "placed_method.Placed"],
+}
 
 
 def modules() -> list[str]:
@@ -73,9 +76,9 @@ def _page(module: str) -> str:
     for name in names:
         if f"{module}.{name}" in linked:
             continue
-        value = getattr(importlib.import_module(module), name, None)
-        constant = value is not None and not (inspect.isclass(value) or callable(value))
-        options = ["show_if_no_docstring: true"] * constant
+        # A name below a module of the package is no attribute, and no constant.
+        value = getattr(importlib.import_module(module), name, len)
+        options = ["show_if_no_docstring: true"] * (not callable(value))
         parts.append(_directive(f"{module}.{name}", "show_root_heading: true", *options))
     return "\n\n".join(parts) + "\n"
 
