@@ -1,6 +1,7 @@
 """Exported models: names, numbers in another process, and nothing left behind on failure."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -207,6 +208,19 @@ def test_too_few_targets_fail_the_request(tmp_path):
     _, served = signatures(export.save(build(), tmp_path))
     with pytest.raises(tf.errors.InvalidArgumentError, match="one class for each image"):
         served["input_gradient"](image=tf.constant(images(3)), target=tf.constant([0]))
+
+
+def test_the_temporary_directory_is_not_logged(tmp_path, monkeypatch):
+    said, logger = [], tf.get_logger()
+    monkeypatch.setattr(logger, "handle", lambda record: said.append(record.getMessage()))
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        logger.info("before")
+        export.save(build(), tmp_path, methods=())
+    finally:
+        logger.setLevel(level)
+    assert said == ["before"]
 
 
 def test_versions_count_up_from_the_highest(tmp_path):
