@@ -138,6 +138,9 @@ def test_names_become_links():
     code = "<code>GradCAM</code>"
     html = f"{code} <pre>{code}</pre> <h2>{code}</h2> <a>{code}</a> <code>Nothing</code>"
     made = names.linked(html, "api/tfgrad.saliency.html", known)
+    assert known["fullgrad"] == known["FullGrad"] and "random" not in known
+    call = "<code>GradCAM(network, layer=None)</code>"
+    assert names.linked(call, "ask.html", known).endswith(f'GradCAM">{call}</a>')
     link = '<a href="../methods/gradcam.html#tfgrad.saliency.GradCAM">'
     assert made == html.replace(code, f"{link}{code}</a>", 1)
     assert names.linked(html, "methods/gradcam.html", known) == html

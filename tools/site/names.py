@@ -11,7 +11,9 @@ from . import items, reference
 UNLINKED = {"come_from.md", "project/changelog.md"}
 
 _CODE = re.compile(
-    r"<a\b.*?</a>|<pre\b.*?</pre>|<h\d\b.*?</h\d>|<code>([\w.]+)</code>", flags=re.DOTALL
+    r"<a\b.*?</a>|<pre\b.*?</pre>|<h\d\b.*?</h\d>"  # stay as they are
+    r"|<code>([\w.]+)(?:\([^<]*\))?</code>",  # a name, or a call
+    flags=re.DOTALL,
 )
 
 
@@ -37,6 +39,10 @@ def addresses() -> dict[str, str]:
         inner = sorted(paths - {f"tfgrad.{name}"}) or sorted(paths)
         if len(inner) == 1 and (name[0].isupper() or "_" in name.strip("_")):
             found.setdefault(name, found[inner[0]])
+    # Names of the registry, but that of the control, which is a word of many tables.
+    for item in items.all_items():
+        if item.kind is items.METHODS and item.name not in ("random", "smooth"):
+            found.setdefault(item.name, found[item.path])
     return found
 
 
