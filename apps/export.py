@@ -15,6 +15,9 @@ training is beside the file. The range of other networks is what their first lay
 --formats writes files for LiteRT, ONNX Runtime and OpenVINO, or a page that explains photographs in
 a browser, beside the SavedModel or in its place; see docs/portable.md.
 
+model_card.md in the version's directory tells what is served, how to ask for it, and what is
+recorded of the training: data, settings, penalties, accuracy, and accuracy under noise.
+
 The exported model is loaded again and compared with the network before this command reports it.
 
 Exit codes: 0 done, 64 usage, 65 bad model, 74 a full disk.
@@ -36,7 +39,7 @@ from tfgrad import export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.internal.served_files import METADATA
 
-from .common import invocation, pixel_range, trained_networks
+from .common import invocation, pixel_range, trained_networks, training_record
 from .common.trained_networks import from_file, from_run
 
 FLAGS = flags.FLAGS
@@ -99,6 +102,7 @@ def main() -> None:
         image_range=image_range,
         formats=FLAGS.formats,
         batch_size=FLAGS.batch_size,
+        card=training_record.of(FLAGS.work_dir or FLAGS.model).facts(),
     )
     _show_formats(path)
     if "saved_model" not in FLAGS.formats:

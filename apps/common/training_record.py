@@ -59,6 +59,20 @@ class TrainingRecord:
             return None
         return noise_robustness.measured(points=points, values=values, deviations=deviations)
 
+    def facts(self) -> dict[str, Any]:
+        """What is recorded, as the model card of an export takes it."""
+        found = dict(self.settings)
+        if self.penalties is not None:
+            found["penalties"] = "; ".join(map(repr, self.penalties)) or "none"
+        if self.accuracy is not None:
+            found["test accuracy at the end of training"] = f"{self.accuracy:.2%}"
+        if (noise := self.noise) is not None:
+            found["Test accuracy under Gaussian input noise"] = {
+                f"σ = {sigma:g}": f"{mean:.2%} ± {deviation:.2%}"
+                for sigma, (mean, deviation) in noise.curve().items()
+            }
+        return found
+
 
 def of(path: str) -> TrainingRecord:
     """What is recorded of a network.

@@ -80,6 +80,8 @@ def save(
     further: Further | None = None,
     version: int = 1,
     training: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    penalties: Sequence[Any] | None = None,
 ) -> str:
     """Export a model with these signatures; arguments and errors: see `tfgrad.export.save`."""
     network = model_checks.network(model)
@@ -115,7 +117,16 @@ def save(
     if training is not None:
         metadata["training"] = dict(training)
     return publication.published(
-        network, variables, signatures, requests, metadata, directory, further, version
+        network,
+        variables,
+        signatures,
+        requests,
+        metadata,
+        directory,
+        further,
+        version,
+        card,
+        penalties,
     )
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfgrad._version import __version__
 from tfgrad.errors import ModelError, TfgradError
-from tfgrad.export import versions, warmup_requests
+from tfgrad.export import model_card, versions, warmup_requests
 from tfgrad.export.portable.further import Further
 from tfgrad.export.signatures import python_operation
 from tfgrad.internal import files, tensorflow_log
@@ -60,6 +60,8 @@ def published(
     directory: str | os.PathLike[str],
     further: Further | None = None,
     version: int = 1,
+    card: Mapping[str, Any] | None = None,
+    penalties: Sequence[Any] | None = None,
 ) -> str:
     """The path of the new version, once everything is written.
 
@@ -72,6 +74,8 @@ def published(
         directory: The model's directory.
         further: The files beside the SavedModel, or in its place.
         version: The least number of the version.
+        card: Facts for the model card, as `model_card.checked` returns them.
+        penalties: The penalties that the model was trained with; None if nothing tells.
 
     Raises:
         ModelError: A signature reads state that cannot be written.
@@ -95,7 +99,8 @@ def published(
 
     def write(path: str) -> None:
         stated = dict(entries)
-        if further is None or further.with_saved_model:
+        has_saved_model = further is None or further.with_saved_model
+        if has_saved_model:
             # Not the name of the temporary directory, which is renamed.
             with tensorflow_log.at_least(logging.WARNING):
                 tf.saved_model.save(module, path, signatures=signatures)
@@ -106,7 +111,9 @@ def published(
         text = json.dumps(stated, indent=1, ensure_ascii=False, default=repr)
         os.makedirs(os.path.join(path, os.path.dirname(METADATA)))
         files.write_text(os.path.join(path, METADATA), text)
-        if requests and (further is None or further.with_saved_model):
+        page = model_card.text(stated, signatures, card or {}, penalties, has_saved_model)
+        files.write_text(os.path.join(path, model_card.NAME), page)
+        if requests and has_saved_model:
             warmup_requests.write(path, entries["name"], requests)
 
     try:

@@ -19,8 +19,8 @@ request with no images, or with NaN or infinite pixels, fails.
 
 The files hold the network's own variables and graph functions and nothing of Keras: a process with
 TensorFlow alone, or TensorFlow Serving, computes the same numbers. The version's directory also
-holds tfgrad.json, which describes the model and which Serving ignores, and one warm-up request for
-each signature, which Serving runs.
+holds tfgrad.json and model_card.md, which describe the model and which Serving ignores, and one
+warm-up request for each signature, which Serving runs.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ import tensorflow as tf
 
 from tfgrad import saliency
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.export import any_model, checks, image_ranges, publication, warmup_requests
+from tfgrad.export import any_model, checks, image_ranges, model_card, publication, warmup_requests
 from tfgrad.export.portable import writing
 from tfgrad.export.portable.further import Further
 from tfgrad.export.signatures import Served, build_signatures, name_of, traced_preprocess
 from tfgrad.internal.arguments import integer
 from tfgrad.targets import Target
+from tfgrad.training import PenalizedModel
 
 
 def save(
@@ -59,6 +60,7 @@ def save(
     example: Any = None,
     version: int = 1,
     training: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> str:
     """Export a model as the next version under a directory.
 
@@ -105,6 +107,10 @@ def save(
             highest one, so a new version is always above those that exist.
         training: What is known of the training, such as the epoch, stored in the metadata:
             strings, numbers, and lists and dicts of these.
+        card: Facts for the page model_card.md in the version's directory, {name: text, number, list
+            of these, or table {name: text or number}}, such as the data and the accuracy. The page
+            states by itself what is served, how to ask for it, and the penalties of a
+            `PenalizedModel`. TensorFlow Serving does not read it.
 
     Returns:
         The path written, `directory/<version>`.
@@ -130,6 +136,8 @@ def save(
         checks.check_methods(methods)
     formats = writing.check(formats, batch_size)
     integer("version", version)
+    card = model_card.checked(card)
+    penalties = model.penalties if isinstance(model, PenalizedModel) else None
     if any_model.is_needed(model, methods or (), checks.targets_of(targets)):
         if preprocess is not None or image_range is not None:
             raise ArgumentError(
@@ -147,6 +155,8 @@ def save(
             _further(model, formats, batch_size, example),
             version,
             training,
+            card,
+            penalties,
         )
     given = None if image_range is None else checks.image_range(image_range)
     served, preprocess = checks.served(model, preprocess, outputs)
@@ -195,7 +205,16 @@ def save(
             lowest_target=served.lowest_target,
         )
     return publication.published(
-        served.network, variables, signatures, requests, metadata, directory, further, version
+        served.network,
+        variables,
+        signatures,
+        requests,
+        metadata,
+        directory,
+        further,
+        version,
+        card,
+        penalties,
     )
 
 
