@@ -123,6 +123,11 @@ def check_penalties(names, directory, printed):
     assert "epoch 2/2" in printed and "examples/s, 0:00 left" in printed
 
 
+def check_report(names, directory, printed):
+    assert "| intended use | tests |" in printed and "GradientNorm(weight=0.03" in printed
+    assert names["path"].endswith("1")
+
+
 def check_saliency(names, directory, printed):
     assert names["maps"].shape == (2, 8, 8)
     methods = set(re.findall(r"^\| `(\w+)`", text("docs/saliency.md"), flags=re.MULTILINE))
@@ -153,6 +158,7 @@ CHECKS = {
     "docs/in_the_browser.md": check_in_the_browser,
     "docs/penalties.md": check_penalties,
     "docs/portable.md": check_portable,
+    "docs/report.md": check_report,
     "docs/saliency.md": check_saliency,
     "docs/serving_elsewhere.md": check_serving_elsewhere,
     "docs/transfer.md": check_transfer,

@@ -14,7 +14,13 @@ HOME = pathlib.Path(__file__).with_name("home.md")
 GUIDES = {
     "Explain": ["saliency.md", "ask.md", "decomposition.md", "faithfulness.md", "fooling.md"],
     "Train": ["penalties.md", "transfer.md", "density.md"],
-    "Serve": ["portable.md", "serving_elsewhere.md", "in_the_browser.md", "over_a_cluster.md"],
+    "Serve": [
+        "report.md",
+        "portable.md",
+        "serving_elsewhere.md",
+        "in_the_browser.md",
+        "over_a_cluster.md",
+    ],
 }
 COMING = "come_from.md"
 
