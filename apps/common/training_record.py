@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,7 +120,9 @@ def _penalties(path: str) -> Sequence[penalties.Penalty] | None:
     if not os.path.isfile(path):
         return None
     try:
-        model = loading.load(path, compile=False)
+        with warnings.catch_warnings():  # about training with these penalties
+            warnings.simplefilter("ignore")
+            model = loading.load(path, compile=False)
     except TfgradError:
         return None
     return list(model.penalties) if isinstance(model, tfgrad.PenalizedModel) else None
