@@ -26,7 +26,9 @@ def marked(notebook):
 
 
 def test_what_changes_from_run_to_run_is_left_out():
-    notebook = made("print(1)", "x", widgets={"a": 1}, language_info={"name": "python", "version": "3.11.2"})
+    notebook = made(
+        "print(1)", "x", widgets={"a": 1}, language_info={"name": "python", "version": "3.11.2"}
+    )
     first, second = notebook.cells
     first.metadata = {"execution": {"iopub.execute_input": "2026-01-01"}, "collapsed": True}
     first.execution_count = 4
