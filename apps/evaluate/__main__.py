@@ -11,9 +11,8 @@ last softmax or sigmoid is left out. Images are normalised as the record beside 
 
 Tests of networks, a row for each:
   noise    accuracy under Gaussian noise (thesis Table 2.2)
-  adversarial
-           accuracy under perturbations of size ε that raise the loss, by FGSM and by PGD (ε is in
-           the units of pixels in [0, 1], to which perturbed images are clipped)
+  adversarial  accuracy under perturbations of size ε that raise the loss, by FGSM and by PGD (ε is
+           in the units of pixels in [0, 1], to which perturbed images are clipped)
   density  E p(x+η|y) / p(x|y): does the implicit density prefer noise? (Fig. 5.1)
   pixels   accuracy without the least salient pixels, ranked by each network's own maps; with
            --baseline also that of one network, ranked by the maps of each (Fig. 5.3)

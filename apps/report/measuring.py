@@ -18,11 +18,12 @@ from tfgrad.internal.keras_private import flatten_layers
 from ..common import robustness, work_directory
 from . import map_sections
 from .measured import Measured
-from .sections import Block, Picture, Section, facts, from_markdown
+from .sections import Block, Picture, Section, facts, from_markdown, turned
 
 FLAGS = flags.FLAGS
 
 _CLASSES = 20  # up to which each has a line
+_COLUMNS = 9  # of a table that fits a page
 
 
 def sections(measured: Measured) -> Iterator[Section]:
@@ -207,7 +208,8 @@ def _density(measured: Measured) -> Section:
 
 
 def _table(rows: Mapping[str, Measurement]) -> HtmlTable:
-    return from_markdown(Measurement.markdown(rows))
+    table = from_markdown(Measurement.markdown(rows))
+    return turned(table) if len(table.headings) > _COLUMNS else table
 
 
 def _curves(rows: Mapping[str, Measurement], label: str, log: bool = False) -> Picture:

@@ -78,6 +78,13 @@ def facts(pairs: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> HtmlTable:
     return HtmlTable(["", ""], [[str(what), _shown(value)] for what, value in listed])
 
 
+def turned(table: HtmlTable) -> HtmlTable:
+    """A table with its rows as columns."""
+    headings, *rows = map(list, zip(table.headings, *table.rows, strict=True))
+    strong = frozenset((j - 1, i + 1) for i, j in table.strong if j > 0)
+    return HtmlTable(headings, rows, table.notes, strong)
+
+
 def _cells(line: str) -> list[str]:
     return [cell.strip().replace(r"\|", "|") for cell in _BAR.split(line.strip())[1:-1]]
 

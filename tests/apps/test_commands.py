@@ -67,7 +67,7 @@ def test_the_package_may_have_another_name(tmp_path):
     packages = [path.parent.name for path in (ROOT / "apps").glob("*/__main__.py")]
     modules = [path.stem for path in (ROOT / "apps").glob("[a-z]*.py") if path.stem != "distill"]
     names = [*modules, *(f"{package}.__main__" for package in packages)]
-    assert len(names) == 14
+    assert len(names) == 15
     done = subprocess.run(
         [sys.executable, "-c", UNDER_ANOTHER_NAME, *names],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},

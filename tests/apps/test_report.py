@@ -174,7 +174,9 @@ def test_what_cannot_be_measured_is_said(app, directory, capsys, monkeypatch):
         assert found["sections"][key] == {"failed": "network: got <one> that has none of it"}
     assert page.count("got &lt;one&gt; that has none of it") == 3
     assert "none recorded" in page and "nothing tells how it was trained" in page
-    assert "No maps by guided_backprop: " in page and list(found["sections"]["maps"]["failed"]) == ["guided_backprop"]
+    assert "No maps by guided_backprop: " in page and list(found["sections"]["maps"]["failed"]) == [
+        "guided_backprop"
+    ]
     assert "under FGSM" not in capsys.readouterr().out
 
 
@@ -216,6 +218,15 @@ def test_tables_of_markdown():
     assert table.headings == ["x|y →", "1", "2"] and table.rows == [["a|b", "0.5 ± 0.1", "0.25"]]
     bold = sections.from_markdown("| m | v |\n|---|---|\n| a | **1** ± 2 |\n\n- a note\n- b")
     assert bold == HtmlTable(["m", "v"], [["a", "1 ± 2"]], ["a note", "b"], frozenset({(0, 1)}))
+
+
+def test_a_wide_table_is_turned():
+    table = HtmlTable(
+        ["σ →", "1", "2"], [["a", "x", "y"], ["b", "z", "w"]], [], frozenset({(1, 2)})
+    )
+    found = sections.turned(table)
+    assert found.headings == ["σ →", "a", "b"]
+    assert found.rows == [["1", "x", "z"], ["2", "y", "w"]] and found.strong == {(1, 2)}
 
 
 def test_long_texts_and_tables_fit_the_pages():
