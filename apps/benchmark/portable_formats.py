@@ -92,12 +92,11 @@ def _of_network(
             return {"error": str(error)}
     with open(os.path.join(path, METADATA), encoding="utf-8") as file:
         said = json.load(file)["formats"]
-    inputs = {"image": image, "target": np.full(len(image), -1, np.int32)}
-    given = os.path.join(directory, "inputs.npz")
-    np.savez(given, image=image, target=inputs["target"])
     found: dict[str, Any] = {}
     for method in methods:
-        live = np.asarray(method(image))
+        target, live = _explained(method, image)
+        given = os.path.join(directory, f"{method.name}.npz")
+        np.savez(given, image=image, target=target)
         had = [f for f in FORMATS if method.name in said[f]["files"]]
         found[method.name] = _of_method(path, method.name, had, given, live, rounds)
         for one in FORMATS:
@@ -114,6 +113,19 @@ def _of_network(
                 flush=True,
             )
     return found
+
+
+def _explained(method: saliency.Method, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(class [1], its map): the predicted class, or the next likely one whose map is not all 0.
+
+    A map of 0 everywhere, which Grad-CAM's ReLU leaves of some classes, compares nothing.
+    """
+    logits = np.asarray(method.network(image, training=False))[0]
+    for target in np.argsort(-logits).astype(np.int32):
+        live = np.asarray(method(image, [target]))
+        if live.any():
+            return np.asarray([target]), live
+    raise ModelError(f"{method.name}: got a map of 0 for every class; expected another network.")
 
 
 def _of_method(
