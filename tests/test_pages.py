@@ -27,7 +27,7 @@ PAGES = sorted(
 )
 
 # Each of the others trains for a quarter of a minute; what they name is checked without running.
-QUICK = ["README.md", "docs/fooling.md", "docs/saliency.md", "docs/serving_elsewhere.md"]
+QUICK = ["README.md", "docs/fooling.md", "docs/saliency.md"]
 
 
 def text(page):

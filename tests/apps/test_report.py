@@ -229,6 +229,7 @@ def test_a_wide_table_is_turned():
     assert found.rows == [["1", "x", "z"], ["2", "y", "w"]] and found.strong == {(1, 2)}
 
 
+@pytest.mark.slow
 def test_long_texts_and_tables_fit_the_pages():
     figure = figures.curves(None, {"a": {0: (1, 0), 1: (2, 0)}}, x_label="x", y_label="y")
     wide = HtmlTable([f"heading {i}" for i in range(12)], [["1.23 ± 0.45"] * 12] * 80)

@@ -12,6 +12,7 @@ ALLOWED = {
     "gradients/intercepts/tangents.py": "transposes one call's backward pass to J·x",
     "internal/derivatives/crops.py": "differentiates the formula of one operation",
     "internal/derivatives/pooling.py": "differentiates the formula of one operation",
+    "penalties/advice.py": "the tape on the weights, of a step that is traced and not run",
     "saliency/placement/layout.py": "a tape on coordinates; computes no gradient of the network",
     "second_order/tracing.py": "inspects the operations of a graph and computes nothing",
     "training/penalized_model.py": "the tape on the weights",

@@ -155,7 +155,7 @@ def test_a_single_format_and_no_saved_model(tmp_path):
         formats="litert",
         example=_images(3),
     )
-    assert sorted(os.listdir(path)) == ["assets.extra", "model.tflite"]
+    assert sorted(os.listdir(path)) == ["assets.extra", "model.tflite", "model_card.md"]
     inputs = {"image": _images(1), "target": np.int32([1])}
     got = litert_files.run(path, "input_gradient", inputs)
     assert got["saliency"].shape == (1, 12, 12)
