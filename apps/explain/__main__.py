@@ -13,10 +13,10 @@ apps.export, whose methods are its signatures; or `digits`, a small network that
 in some seconds, and needs no download. The normalisation of a run and the preprocessing of a named
 network are part of it, so that pixels are explained.
 
-Images are JPEG and PNG files and the folders that hold them, or a slice of a data set. They are
-resized to the model's input. A file that cannot be read is reported and omitted. Where none are
-given, a named network explains two photographs that scikit-learn brings, and `digits` its test
-images.
+Images are JPEG and PNG files, the folders that hold them and those below, or a slice of a data set.
+They are resized to the model's input. A file that cannot be read is reported and omitted. Where
+none are given, a named network explains two photographs that scikit-learn brings, and `digits` its
+test images.
 
 The directory --out appears once everything is done, and is never incomplete. It holds
   explanations.png   images beside their maps, a column for each method; at most --rows images,
@@ -186,12 +186,12 @@ def _images(explainer: Explainer) -> input_images.Images:
 def _draw(path: str, explained: Explained, maps: Mapping[str, np.ndarray]) -> None:
     rows = explained.shown
     labelled = "label" in rows[0]
-    notes = []
+    notes, names = [], _names(rows)
     for row in rows:
         lines = [] if row["class"] == row["predicted"] else [f"explained: {row['class_name']}"]
         lines.append(f"logit = {row['score']:.2f}")
         if "file" in row:
-            lines.append(os.path.basename(row["file"]))
+            lines.append(names[row["file"]])
         notes.append("\n".join(lines))
     figures.saliency_grid(
         path,
@@ -208,13 +208,19 @@ def _draw(path: str, explained: Explained, maps: Mapping[str, np.ndarray]) -> No
     )
 
 
+def _names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """{file: its name in a table or picture}."""
+    return input_images.short_names([row["file"] for row in rows if "file" in row])
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "| image | label | predicted | explained | logit | p | completeness |",
         "|---" * 7 + "|",
     ]
+    names = _names(rows)
     for row in rows[:TABLE]:
-        name = os.path.basename(row["file"]) if "file" in row else row["index"]
+        name = names[row["file"]] if "file" in row else row["index"]
         error = row["completeness_error"]
         cells = [str(name), row.get("label_name", ""), row["predicted_name"], row["class_name"]]
         cells += [f"{row['score']:.3f}", f"{row['probability']:.3f}"]

@@ -155,7 +155,8 @@ def _without_names() -> explainers.Explainer:
         return explainers.live("digits", network, methods, names)
     if found == NAME:
         one = _named(name)
-        return explainers.live(name, one.network, methods, one.class_names, one.image_range)
+        shown = f"{name} with random weights" if FLAGS.random_weights else name
+        return explainers.live(shown, one.network, methods, one.class_names, one.image_range)
     network, classes, image_range = trained_networks.from_file(name)
     if image_range != pixel_range.UNIT or FLAGS.image_range is not None:
         image_range = pixel_range.known(name, network)
@@ -171,7 +172,10 @@ def _named(name: str) -> loading.Pretrained:
         if FLAGS.weights:
             raise
         offline = f"{invocation.line('explain')} --model=digits"
-        raise ModelError(f"{error} Without a connection, {offline} works.") from error
+        raise ModelError(
+            f"{error} Without a connection, {offline} works, and --random_weights shows what comes "
+            "out for this network."
+        ) from error
     if FLAGS.random_weights:
         architectures.randomised(found.network)
     return found

@@ -1,5 +1,6 @@
 """The images to explain: files and folders of them, or a slice of a data set."""
 
+import collections
 import dataclasses
 import importlib.resources
 import os
@@ -124,7 +125,7 @@ def photographs() -> list[str]:
 
 
 def _files_at(path: str) -> list[str]:
-    """A file, or the files in a folder that have the suffix of an image."""
+    """A file, or the files in a folder and those below it that have the suffix of an image."""
     if not os.path.isdir(path):
         if not os.path.lexists(path):
             raise DataError(
@@ -133,7 +134,7 @@ def _files_at(path: str) -> list[str]:
             )
         return [path]
     try:
-        inside = sorted(name for name in os.listdir(path) if name.lower().endswith(SUFFIXES))
+        inside = sorted(name for name in _below(path) if name.lower().endswith(SUFFIXES))
     except OSError as error:
         raise DataError(f"--images: {path!r} cannot be read ({error.strerror}).") from error
     if not inside:
@@ -142,6 +143,31 @@ def _files_at(path: str) -> list[str]:
             f"{', '.join(SUFFIXES)}."
         )
     return [os.path.join(path, name) for name in inside]
+
+
+def _below(path: str) -> Iterator[str]:
+    """The files in a folder and in those below it, as paths from there.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    for folder, _, names in os.walk(path, onerror=unreadable):
+        yield from (os.path.relpath(os.path.join(folder, name), path) for name in names)
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """{path: its last part, or with the folder where two files have the same name}."""
+    counts = collections.Counter(os.path.basename(path) for path in {*paths})
+    return {
+        path: os.path.basename(path)
+        if counts[os.path.basename(path)] == 1
+        else os.path.join(*path.split(os.sep)[-2:])
+        for path in paths
+    }
 
 
 def from_dataset(

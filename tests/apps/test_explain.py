@@ -213,6 +213,18 @@ def test_the_likeliest_classes_have_maps_of_their_own(app, keras_file, folder, t
     assert [os.path.basename(r["file"]) for r in rows] == ["a.png"] * 3 + ["c.png"] * 3
 
 
+def test_folders_below_a_folder_and_files_of_one_name(app, keras_file, folder, tmp_path, capsys):
+    for part in ("one", "two"):
+        (tmp_path / "all" / part).mkdir(parents=True)
+        (tmp_path / "all" / part / "a.png").write_bytes((folder / "a.png").read_bytes())
+    (tmp_path / "all/one/b.png").write_bytes((folder / "c.png").read_bytes())
+    out = tmp_path / "out"
+    assert app(tmp_path / "all", f"--model={keras_file}", "--methods=random", f"--out={out}") == 0
+    shown = capsys.readouterr().out
+    assert "| one/a.png |" in shown and "| two/a.png |" in shown and "| b.png |" in shown
+    assert len(record_of(out)["images"]) == 3
+
+
 def test_a_network_by_its_name_explains_photographs(app, tmp_path, capsys):
     out = tmp_path / "out"
     asked = ("--random_weights", "--image_size=32,32", "--methods=input_gradient", "--top_maps=2")

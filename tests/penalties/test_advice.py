@@ -131,3 +131,16 @@ def test_wrong_arguments():
     network(np.ones((1, 2), "float32"))
     with pytest.raises(ArgumentError, match=r"data: got None; .* does not declare its inputs"):
         advise(network)
+
+
+def test_pixels_up_to_255_need_another_weight():
+    """∇x f of a network that divides by 255 is 255 times smaller, and its square 65,025 times."""
+    inputs = keras.Input((6, 6, 1))
+    x = keras.layers.Conv2D(2, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    network = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+    found = advise(network, only=["GradientNorm"])["GradientNorm"]
+    assert found.fits and found.verdict == "with care"
+    assert "65,025 times smaller" in found.reason
+    assert found.advice == "use 65,025 times the weight"
+    without = keras.Model(network.layers[2].input, network.output)
+    assert advise(without, only=["GradientNorm"])["GradientNorm"].verdict == "yes"

@@ -73,8 +73,8 @@ def pretrained(
         name: One of `keras.applications`, such as "EfficientNetV2B0", or a preset of KerasHub's
             image classifiers, such as "resnet_50_imagenet", "hf://…" or the directory of one.
         weights: "imagenet" for the trained ones, or a file of weights (`.weights.h5`, `.h5`,
-            `.keras`) of an architecture of `keras.applications` with 1000 classes; None for random
-            ones.
+            `.keras`) of an architecture of `keras.applications` with 1000 classes; None for Keras's
+            random ones, whose biases are 0: what comes out has the right shapes and no meaning.
         image_size: (height, width); None: the network's own. Trained weights of
             `keras.applications` fit the network's own only.
 

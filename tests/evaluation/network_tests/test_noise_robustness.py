@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError
+from tfgrad.errors import ArgumentError, ImageRangeWarning
 from tfgrad.evaluation import noise_robustness
 from tfgrad.evaluation.network_tests.noise_robustness import SIGMAS
 
@@ -130,3 +130,16 @@ def test_errors():
     ):
         with pytest.raises(ArgumentError, match=f"batches: got {got}"):
             noise_robustness(linear(), batches(8).map(lambda x, y, c=change: (x, c(y))))
+
+
+def test_the_default_noise_is_not_seen_on_pixels_up_to_255():
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    network = keras.Model(inputs, keras.layers.Dense(2)(x))
+    images = np.random.default_rng(0).uniform(0, 255, (4, 4, 4, 1)).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices((images, [0, 1, 0, 1])).batch(2)
+    expected = r"sigmas: .*try sigmas=\(0, 25.5, 51, 76.5, 102\)"
+    with pytest.warns(ImageRangeWarning, match=expected) as told:
+        noise_robustness(network, batches)
+    assert told[0].filename == __file__
+    noise_robustness(network, batches, sigmas=[0.0, 51.0])  # warnings are errors

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfgrad import models
+from tfgrad.errors import ImageRangeWarning
 from tfgrad.evaluation.batches import (
     check_finite,
     noise_levels,
@@ -25,6 +28,8 @@ from tfgrad.internal.stateless_noise import Draws
 from tfgrad.models import output_meaning
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4)
+# The range of pixels in which the default noise levels are not seen.
+_WIDE = 10.0
 
 # Makes a measurement of this test, from new numbers or from those of a record.
 measured = functools.partial(
@@ -68,6 +73,10 @@ def noise_robustness(
     Returns:
         The accuracy in [0, 1] at each σ, its mean and standard deviation over the draws.
 
+    Warns:
+        ImageRangeWarning: The noise levels are the default ones, and the network takes pixels in
+            a range ten times as wide as 0 to 1, or wider.
+
     Raises:
         ArgumentError: A σ is negative or NaN, there is no σ, no repeat or no batch, or batches are
             no pairs of images that the network takes and integer labels; or no input is of floats.
@@ -75,6 +84,8 @@ def noise_robustness(
         NonFiniteError: A logit is NaN or infinite.
     """
     network = model_checks.returning_logits(network)
+    if sigmas is SIGMAS:
+        _warn_of_units(network)
     noises, repeats = noise_levels(sigmas), integer("repeats", repeats)
     levels = tf.constant(noises, tf.float32)
 
@@ -106,4 +117,20 @@ def noise_robustness(
         points=noises,
         examples=len(hits),
         seed=seed,
+    )
+
+
+def _warn_of_units(network: Any) -> None:
+    """Warn where the default noise levels are not seen, as those of pixels in 0 to 255."""
+    found = models.image_range(network) if getattr(network, "built", False) else None
+    if found is None or found[1] - found[0] < _WIDE:
+        return
+    width = found[1] - found[0]
+    wider = ", ".join(f"{width * sigma:g}" for sigma in SIGMAS)
+    warnings.warn(
+        f"sigmas: got the default ones, up to {max(SIGMAS):g}, for network {network.name!r}, whose "
+        f"first operations take pixels in {found}; expected noise levels in these units; try "
+        f"sigmas=({wider}).",
+        ImageRangeWarning,
+        stacklevel=5,
     )
