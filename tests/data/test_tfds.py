@@ -183,3 +183,9 @@ def test_a_real_set_where_there_is_one(tiny):
     assert (mean > 0).all()
     assert (mean < 1).all()
     assert (std > 0).all()
+
+
+def test_a_folder_is_no_name(tmp_path):
+    """Before anything says that TFDS is missing, which would not help."""
+    with pytest.raises(DataError, match=r"got the folder .*image_dataset_from_directory"):
+        data.load(str(tmp_path), "train")

@@ -96,6 +96,11 @@ def opened(name: str, split: str, data_dir: str | os.PathLike[str] | None, downl
     Raises:
         DataError: As for `tfgrad.data.load`.
     """
+    if os.sep in name and os.path.isdir(name):
+        raise DataError(
+            f"name: got the folder {name!r}; expected 'digits' or the name of a data set of TFDS; "
+            "try keras.utils.image_dataset_from_directory and fit of a PenalizedModel in Python."
+        )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
