@@ -1,5 +1,5 @@
 # make quickstart   train, export, serve and explain on the embedded digits
-# make test         lint, types and the tests that are not slow: a quarter of an hour at the most on two idle cores
+# make test         lint, types and the tests that are not slow: about twenty minutes on two idle cores
 # make test-all     every test: the whole of each battery, the pages, XLA, more replicas and networks, too
 # make test-nightly the tests of `make test`, with the newest nightly build of Keras
 # make test-zoo     models of other packages, in an environment of their own: half an hour
