@@ -223,7 +223,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         name = names[row["file"]] if "file" in row else row["index"]
         error = row["completeness_error"]
         cells = [str(name), row.get("label_name", ""), row["predicted_name"], row["class_name"]]
-        cells += [f"{row['score']:.3f}", f"{row['probability']:.3f}"]
+        p = row["probability"]  # None of a regression
+        cells += [f"{row['score']:.3f}", "" if p is None else f"{p:.3f}"]
         lines.append(table_row([*cells, "" if error is None else f"{error:.1e}"]))
     if len(rows) > TABLE:
         lines.append(f"and {len(rows) - TABLE} more in explanations.json")

@@ -13,6 +13,7 @@ from tfgrad import loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
 from tfgrad.internal import regular_files
 from tfgrad.loading.applications import APPLICATIONS
+from tfgrad.models import output_meaning
 
 from ..common import (
     architectures,
@@ -133,6 +134,12 @@ def explainer() -> explainers.Explainer:
     if FLAGS.class_names:
         names = _class_names(FLAGS.class_names, found.outputs)
         found = dataclasses.replace(found, classes=names)
+    several = found.meaning == output_meaning.REGRESSION and found.outputs != 1
+    if several and FLAGS.target is None:
+        raise ArgumentError(
+            f"--target: got none for {found.name}, a regression, which predicts no class; expected "
+            "the index of an output; try --target=0."
+        )
     if FLAGS.target is not None:
         highest = (found.outputs or np.iinfo("int32").max) - 1
         if not 0 <= FLAGS.target <= highest:

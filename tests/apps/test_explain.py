@@ -213,6 +213,25 @@ def test_the_likeliest_classes_have_maps_of_their_own(app, keras_file, folder, t
     assert [os.path.basename(r["file"]) for r in rows] == ["a.png"] * 3 + ["c.png"] * 3
 
 
+def test_a_regression_explains_the_output_that_is_named(app, tmp_path, capsys):
+    for outputs in (1, 2):
+        inputs = keras.Input((8, 8, 1))
+        model = keras.Model(inputs, keras.layers.Dense(outputs)(keras.layers.Flatten()(inputs)))
+        model.compile("sgd", "mse")
+        model.save(tmp_path / f"{outputs}.keras")
+    asked = (DIGITS, "--image_range=0,1", "--count=2", "--methods=fullgrad")
+    out = f"--out={tmp_path / 'out'}"
+    assert app(f"--model={tmp_path / '1.keras'}", *asked, out) == 0
+    assert app(f"--model={tmp_path / '2.keras'}", *asked, "--target=1", out) == 0
+    images = tfgrad.data.load("digits", "test").images[:2]
+    rows = record_of(tmp_path / "out")["images"]
+    expected = model.predict(images, verbose=0)[:, 1]
+    np.testing.assert_allclose([row["score"] for row in rows], expected, rtol=1e-4, atol=1e-6)
+    assert [row["probability"] for row in rows] == [None, None]
+    assert app(f"--model={tmp_path / '2.keras'}", *asked, out) == 64
+    assert "--target: got none for" in capsys.readouterr().err
+
+
 def test_folders_below_a_folder_and_files_of_one_name(app, keras_file, folder, tmp_path, capsys):
     for part in ("one", "two"):
         (tmp_path / "all" / part).mkdir(parents=True)
