@@ -84,6 +84,7 @@ def noise_robustness(
         NonFiniteError: A logit is NaN or infinite.
     """
     network = model_checks.returning_logits(network)
+    model_checks.check_preprocessed("network", network)
     if sigmas is SIGMAS:
         _warn_of_units(network)
     noises, repeats = noise_levels(sigmas), integer("repeats", repeats)
