@@ -49,7 +49,7 @@ def test_fit_makes_the_steps_of_preprocessed_images(teacher):
     for inside in (True, False):
         keras.utils.set_random_seed(1)
         model, x = task(), photographs()
-        chosen, options = [tfgrad.penalties.GradientNorm(0.5)], {}
+        chosen, options = [tfgrad.penalties.GradientNorm(8000.0)], {}
         if teacher:
             chosen = [tfgrad.penalties.JacobianMatching(0.5)]
             options = {"teacher": task()}
@@ -86,7 +86,7 @@ def test_a_model_without_its_softmax_keeps_the_preprocessor():
 def test_replicas_build_from_preprocessed_images():
     with tf.distribute.OneDeviceStrategy("cpu").scope():
         model, x = task(), photographs()
-        around = wrapped(model, tfgrad.penalties.GradientNorm(0.5))
+        around = wrapped(model, tfgrad.penalties.GradientNorm(8000.0))
     around.fit(x, LABELS, verbose=0)
     expected = model.predict(x, verbose=0)
     np.testing.assert_allclose(around.predict(x, verbose=0), expected, rtol=1e-5, atol=1e-6)

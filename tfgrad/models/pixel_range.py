@@ -49,6 +49,8 @@ _WITH_KERNEL = (
 )
 _MERGING = {"ConcatV2", "Pack", "AddN", "IdentityN"}
 _SIDE = 32
+# The width of a range from which on what is meant for pixels in 0 to 1 is too small.
+_WIDE = 10.0
 # Below it, mean and standard deviation may be those of 4-bit images (0 to 16).
 _LARGE = 16
 
@@ -108,6 +110,20 @@ def image_range(
     first = preprocess or (lambda x: preprocessed(network, x)[0])
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(_found, network, first, specs).result()
+
+
+def wide_range(network: Any) -> Range | None:
+    """`image_range` of a network whose pixels lie far apart, such as 0 to 255.
+
+    Args:
+        network: A Keras model, or any function of images.
+
+    Returns:
+        (black, white), ten times as far apart as 0 and 1 or more; else None, and where nothing
+        tells.
+    """
+    found = image_range(network) if getattr(network, "built", False) else None
+    return None if found is None or found[1] - found[0] < _WIDE else found
 
 
 def warn_of_scale(

@@ -21,11 +21,11 @@ from tfgrad.internal.suitability import Row, Suitability, chosen_of, row
 from tfgrad.internal.trial_inputs import inputs_of
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.internal.wrapper import Wrapper
-from tfgrad.models import image_range
+from tfgrad.models.pixel_range import wide_range
 from tfgrad.penalties.attention import AttentionJacobianMatching, AttentionMatching
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.bias_gradients import BiasGradientMatching, BiasGradientNorm
-from tfgrad.penalties.checks import cautions
+from tfgrad.penalties.checks import cautions, smaller_gradients
 from tfgrad.penalties.derivative_matching import DerivativeMatching
 from tfgrad.penalties.examples import Examples, apart, unpacked
 from tfgrad.penalties.fooling import SaliencyFooling
@@ -36,8 +36,6 @@ from tfgrad.penalties.logits_and_jacobians import ActivationMatching, JacobianMa
 from tfgrad.penalties.score_matching import AntiScoreMatching, ScoreMatching
 
 _EXAMPLES = 2
-# The range of pixels that makes the usual weight of a penalty too small.
-_WIDE = 10.0
 
 
 def advise(
@@ -129,13 +127,10 @@ class _Trial:
                 told = cautions(self.network, [penalty], self.x)
         except TfgradError as error:
             return row("penalty", name, False, [str(error)], penalty)
-        if isinstance(penalty, GradientNorm) and (width := self._width()) >= _WIDE:
-            told = [
-                *told,
-                f"the network takes pixels in a range of {width:g}, so that its squared gradients "
-                f"are {width**2:,.0f} times smaller than those of pixels in 0 to 1; use "
-                f"{width**2:,.0f} times the weight",
-            ]
+        wide = wide_range(self.network) if penalty.squares_input_gradients else None
+        if wide is not None:
+            times = (wide[1] - wide[0]) ** 2
+            told = [*told, f"{smaller_gradients(wide)}; use {times:,.0f} times the weight"]
         if penalty.teacher_needs() is not None and self.teacher is self.network:
             told = [*told, "needs a teacher, in whose place the network was tried"]
         return row("penalty", name, True, told, penalty)
@@ -194,11 +189,6 @@ class _Trial:
         except TfgradError as error:
             return row("target", name, False, [str(error)], target)
         return Row("target", name, True, tried=target)
-
-    def _width(self) -> float:
-        """The range of the network's pixels, white minus black, if it tells one; else 1."""
-        low, high = image_range(self.network) or (0.0, 1.0)
-        return high - low
 
     def _labels(self) -> Any:
         """Class 0 of each example, for every output."""

@@ -107,6 +107,11 @@ class Penalty:
         return False
 
     @property
+    def squares_input_gradients(self) -> bool:
+        """Whether its size is that of ∂/∂x squared, and so depends on the unit of the inputs."""
+        return False
+
+    @property
     def wants_images_apart(self) -> bool:
         """Whether logits that depend on the other images of the batch falsify the penalty."""
         return False

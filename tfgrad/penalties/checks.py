@@ -11,17 +11,19 @@ import keras
 import tensorflow as tf
 
 from tfgrad import second_order
-from tfgrad.errors import ArgumentError, SecondOrderWarning
+from tfgrad.errors import ArgumentError, ImageRangeWarning, SecondOrderWarning
 from tfgrad.gradients import layer_biases
 from tfgrad.gradients.model_checks import check_no_probabilities
 from tfgrad.gradients.targets import Target
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import flatten_layers
-from tfgrad.models import output_meaning
+from tfgrad.models import output_meaning, pixel_range
 
 # Networks whose user has been warned already.
 _warned_of_relu: weakref.WeakSet[Any] = weakref.WeakSet()
 _warned_of_batch_norm: weakref.WeakSet[Any] = weakref.WeakSet()
+# The weight of a squared gradient of pixels in 0 to 1 below which it has no effect to speak of.
+_NO_EFFECT = 1e-4
 
 
 def check_network(
@@ -77,6 +79,47 @@ def warn_of_assumed_outputs(network: keras.Model, penalties: Sequence[Any]) -> N
     for penalty in penalties:
         if penalty.reads_classes:
             output_meaning.warn_if_assumed(network, head=own_head(penalty.head))
+
+
+def warn_of_small_weights(network: Any, penalties: Sequence[Any]) -> None:
+    """Warn of weights that are meant for pixels in 0 to 1, where a network takes 0 to 255.
+
+    Args:
+        network: The network; what is not built yet tells no range.
+        penalties: The penalties that it is trained with. Weights that follow a schedule are not
+            looked at.
+
+    Warns:
+        ImageRangeWarning: A weight above 0 that counts like less than 1e-4.
+    """
+    small = [
+        penalty
+        for penalty in penalties
+        if penalty.squares_input_gradients
+        and isinstance(penalty.weight, float)
+        and penalty.weight > 0
+    ]
+    found = pixel_range.wide_range(network) if small else None
+    if found is None:
+        return
+    for penalty in small:
+        times = (found[1] - found[0]) ** 2
+        if penalty.weight < _NO_EFFECT * times:
+            warnings.warn(
+                f"weight: got {penalty.weight:g} for {penalty.name!r} and network "
+                f"{network.name!r}; {smaller_gradients(found)}; expected a weight of that scale; "
+                f"try {penalty.weight * times:g}, or pixels in 0 to 1.",
+                ImageRangeWarning,
+                stacklevel=3,
+            )
+
+
+def smaller_gradients(found: pixel_range.Range) -> str:
+    """How much smaller the gradients are with respect to pixels in a wide range."""
+    return (
+        f"the network takes pixels in {found}, so that its squared gradients are "
+        f"{(found[1] - found[0]) ** 2:,.0f} times smaller than those of pixels in 0 to 1"
+    )
 
 
 def own_head(head: Any) -> Any:

@@ -87,6 +87,11 @@ class GradientMask(Penalty):
         self.key, self.at = key, checked_at(at)
 
     @property
+    def squares_input_gradients(self) -> bool:
+        """True: under the masks."""
+        return True
+
+    @property
     def reads_classes(self) -> bool:
         """Whether it differentiates probabilities."""
         return is_of_classes(self.target) and self.of != "logit"

@@ -113,6 +113,11 @@ class GradientNorm(Penalty):
             )
 
     @property
+    def squares_input_gradients(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def reads_classes(self) -> bool:
         """Whether it differentiates a probability; a squared norm does not depend on the sign."""
         return self.loss == "cross_entropy"

@@ -96,6 +96,11 @@ class _TracePenalty(Penalty):
         self.seed = int(seed)
 
     @property
+    def squares_input_gradients(self) -> bool:
+        """True: second derivatives have the same unit."""
+        return True
+
+    @property
     def wants_smooth(self) -> bool:
         """True: a ReLU network's Hessian is zero."""
         return True

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfgrad import second_order
 from tfgrad.errors import ArgumentError
 from tfgrad.models.preprocessors import own_preprocessor
 from tfgrad.penalties.base import Penalty
@@ -162,3 +163,10 @@ def check_metrics(metrics: Any, taken: Iterable[str]) -> None:
                 f"metrics: got the name {name!r}, which is taken by a penalty; expected another. "
                 "Give the metric or the penalty its own name=."
             )
+
+
+def is_wrong_under_xla(network: keras.Model, penalties: list[Penalty]) -> bool:
+    """Whether a network is known to have a second derivative that only XLA falsifies."""
+    twice = any(penalty.differentiates_twice for penalty in penalties)
+    known = network.built and getattr(network, "inputs", None)
+    return bool(twice and known and second_order.inspect(network).under_xla)

@@ -25,6 +25,7 @@ from tfgrad.penalties.checks import (
     check_teacher,
     reads_outputs,
     warn_of_assumed_outputs,
+    warn_of_small_weights,
 )
 from tfgrad.penalties.teacher import Lesson, Teacher, needs_of
 from tfgrad.training import checks, reductions
@@ -135,6 +136,9 @@ class PenalizedModel(NetworkWrapper):
         `jit_compile="auto"`, the default, leaves XLA off for networks whose second derivatives it
         would falsify (max-pooling other than that of `tfgrad.layers`).
 
+        Warns:
+            ImageRangeWarning: A weight has no effect on pixels of 0 to 255.
+
         Raises:
             ArgumentError: The loss expects probabilities, or has a reduction that replicas cannot
                 share or that does not say what divides a penalty; a metric has the name of a
@@ -149,8 +153,9 @@ class PenalizedModel(NetworkWrapper):
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         self._reduction, self._reductions = reduced
         if kwargs.get("jit_compile", "auto") == "auto" and self.jit_compile:
-            self.jit_compile = not self._is_wrong_under_xla()
+            self.jit_compile = not checks.is_wrong_under_xla(self.network, self.penalties)
         output_meaning.remember(self.network, loss=loss)
+        warn_of_small_weights(self.network, self.penalties)
         steps = getattr(self.optimizer, "gradient_accumulation_steps", None)
         if steps and replicas > 1:
             raise ArgumentError(
@@ -158,12 +163,6 @@ class PenalizedModel(NetworkWrapper):
                 "expected None, because Keras's optimizers accumulate on one device only. Use a "
                 "larger batch instead."
             )
-
-    def _is_wrong_under_xla(self) -> bool:
-        """Whether the network is known to have a second derivative that only XLA falsifies."""
-        twice = any(penalty.differentiates_twice for penalty in self.penalties)
-        known = self.network.built and getattr(self.network, "inputs", None)
-        return bool(twice and known and second_order.inspect(self.network).under_xla)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was compiled, so that `fit` can continue."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfgrad import models
 from tfgrad.errors import ImageRangeWarning
 from tfgrad.evaluation.batches import (
     check_finite,
@@ -25,11 +24,9 @@ from tfgrad.evaluation.network_tests.noisy_inputs import NoisyInputs
 from tfgrad.gradients import class_scores, model_checks, output_heads
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.stateless_noise import Draws
-from tfgrad.models import output_meaning
+from tfgrad.models import output_meaning, pixel_range
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4)
-# The range of pixels in which the default noise levels are not seen.
-_WIDE = 10.0
 
 # Makes a measurement of this test, from new numbers or from those of a record.
 measured = functools.partial(
@@ -123,8 +120,8 @@ def noise_robustness(
 
 def _warn_of_units(network: Any) -> None:
     """Warn where the default noise levels are not seen, as those of pixels in 0 to 255."""
-    found = models.image_range(network) if getattr(network, "built", False) else None
-    if found is None or found[1] - found[0] < _WIDE:
+    found = pixel_range.wide_range(network)
+    if found is None:
         return
     width = found[1] - found[0]
     wider = ", ".join(f"{width * sigma:g}" for sigma in SIGMAS)
