@@ -90,3 +90,7 @@ class PortabilityWarning(UserWarning):
 
 class ClassNamesWarning(UserWarning):
     """The names of a network's classes are not known."""
+
+
+class ImagesLeftOutWarning(UserWarning):
+    """Images of a folder cannot be read, or belong to no class, and are left out."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tfgrad import data
+from tfgrad.data import memory
 from tfgrad.data import tfds as reader
 from tfgrad.errors import DataError
 
@@ -142,7 +143,7 @@ def test_a_truncated_file(tmp_path):
 
 
 def test_a_set_too_large_for_memory(tiny, monkeypatch):
-    monkeypatch.setattr(reader, "MEMORY_LIMIT", 400)  # 6 images of 4 · 6 · 3 are 432 bytes.
+    monkeypatch.setattr(memory, "LIMIT", 400)  # 6 images of 4 · 6 · 3 are 432 bytes.
     with pytest.raises(DataError, match=r"6 images of 4×6×3.*split='train\[:10000\]'"):
         data.load("tiny_photos/fixed", data_dir=tiny)
     assert len(data.load("tiny_photos/fixed", "train[:5]", data_dir=tiny)) == 5
@@ -183,9 +184,3 @@ def test_a_real_set_where_there_is_one(tiny):
     assert (mean > 0).all()
     assert (mean < 1).all()
     assert (std > 0).all()
-
-
-def test_a_folder_is_no_name(tmp_path):
-    """Before anything says that TFDS is missing, which would not help."""
-    with pytest.raises(DataError, match=r"got the folder .*image_dataset_from_directory"):
-        data.load(str(tmp_path), "train")

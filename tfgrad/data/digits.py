@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
-from tfgrad.errors import DataError
+from tfgrad.data import splits
 
 NAME = "digits"
 CLASSES = tuple("0123456789")
@@ -26,12 +24,7 @@ def read(split: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: The split is unknown, empty or reaches beyond the examples.
     """
-    match = re.fullmatch(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
-    if match is None:
-        raise DataError(
-            f"split: got {split!r}, which is unknown for 'digits'; expected 'train', 'test' or a "
-            "slice such as 'train[:100]' or 'train[:80%]'."
-        )
+    name, first, last = splits.parsed(split, ("train", "test"), NAME)
     from sklearn.datasets import load_digits  # Slow to import, and only needed here.
 
     digits = load_digits()
@@ -43,31 +36,6 @@ def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         members = random.permutation(np.flatnonzero(labels == label))
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
     order = np.argsort(position, kind="stable")
-    is_train = match[1] == "train"
-    chosen = np.sort(order[_TEST_EXAMPLES:] if is_train else order[:_TEST_EXAMPLES])
-    chosen = _sliced(chosen, split, match)
+    chosen = np.sort(order[_TEST_EXAMPLES:] if name == "train" else order[:_TEST_EXAMPLES])
+    chosen = chosen[splits.within(first, last, len(chosen), split, name, NAME)]
     return (digits.images[chosen, ..., None] / 16.0).astype(np.float32), labels[chosen]
-
-
-def _sliced(chosen: np.ndarray, split: str, match: re.Match[str]) -> np.ndarray:
-    bounds = [_slice_bound(text, len(chosen)) for text in match.groups()[1:]]
-    if any(bound is not None and abs(bound) > len(chosen) for bound in bounds):
-        raise DataError(
-            f"split: got {split!r}, which reaches beyond its {len(chosen)} {match[1]} examples in "
-            "'digits'; expected a slice within them."
-        )
-    part = chosen[slice(*bounds)]
-    if not len(part):
-        raise DataError(
-            f"split: got {split!r}, which is empty in 'digits'; expected at least one example. Try "
-            f"'{match[1]}'."
-        )
-    return part
-
-
-def _slice_bound(text: str | None, length: int) -> int | None:
-    if text is None:
-        return None
-    if text.endswith("%"):
-        return round(int(text[:-1]) * length / 100)  # TFDS rounds to the nearest example too.
-    return int(text)

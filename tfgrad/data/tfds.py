@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfgrad.data import memory
 from tfgrad.errors import DataError
 
-MEMORY_LIMIT = 4 * 2**30
 _BATCH = 512
 
 
@@ -96,18 +96,13 @@ def opened(name: str, split: str, data_dir: str | os.PathLike[str] | None, downl
     Raises:
         DataError: As for `tfgrad.data.load`.
     """
-    if os.sep in name and os.path.isdir(name):
-        raise DataError(
-            f"name: got the folder {name!r}; expected 'digits' or the name of a data set of TFDS; "
-            "try keras.utils.image_dataset_from_directory and fit of a PenalizedModel in Python."
-        )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(
             f"name: got {name!r}, which is read through tensorflow_datasets, but that cannot be "
-            f"imported ({error}); expected 'digits' without it. Run `pip install tfgrad[data]`, or "
-            "use name='digits'."
+            f"imported ({error}); expected 'digits' or the path of a folder without it. Run `pip "
+            "install tfgrad[data]`, or use name='digits'."
         ) from error
 
     if data_dir is not None:
@@ -148,7 +143,7 @@ def read(
     chosen = opened(name, split, data_dir, download)
     builder, count = chosen.builder, chosen.count
     shape = (count, *chosen.image_shape(image_size))
-    _check_memory(name, split, shape)
+    memory.check(name, split, shape)
     images, labels = np.empty(shape, np.uint8), np.empty(count, np.int32)
     filled = 0
     try:
@@ -191,18 +186,6 @@ def _image_shape(
     return height, width, channels
 
 
-def _check_memory(name: str, split: str, shape: tuple[int, int, int, int]) -> None:
-    count, height, width, channels = shape
-    size = count * height * width * channels
-    if size > MEMORY_LIMIT:
-        raise DataError(
-            f"split: got {split!r} of {name!r}, which needs {size / 2**30:.1f} GiB in memory "
-            f"({count} images of {height}×{width}×{channels}); expected at most "
-            f"{MEMORY_LIMIT / 2**30:g} GiB. Take a slice such as "
-            f"split='{split.partition('[')[0]}[:10000]', or a smaller image_size."
-        )
-
-
 def _stream(split: Split, image_size: tuple[int, int] | None) -> Any:
     """Batches of (images, labels) as arrays, in the set's stored order."""
     stream = split.encoded().map(
@@ -227,7 +210,7 @@ def _builder(tfds: Any, name: str, data_dir: str | None) -> Any:
         close = difflib.get_close_matches(name, sorted(known - {"digits"}), n=5)
         raise DataError(
             f"name: got {name!r}, a data set unknown to TFDS; expected 'digits' or the name of one "
-            f"of its image classification sets. Close matches: "
+            f"of its image classification sets, or an existing folder. Close matches: "
             f"{', '.join(map(repr, close)) or 'none'}."
         ) from error
     except Exception as error:  # The class depends on the set's configs and versions.
