@@ -46,12 +46,18 @@ def main() -> None:
 
 def commands() -> dict[str, str]:
     """{command: the first line of its manual page}, read without importing any."""
+    return {name: page.split("\n")[0] for name, page in manual_pages().items()}
+
+
+def manual_pages() -> dict[str, str]:
+    """{command: its manual page}, read without importing any."""
     found = {}
     for path in [*_HERE.glob("[a-z]*.py"), *_HERE.glob("[a-z]*/__main__.py")]:
         name = path.parent.name if path.stem == "__main__" else path.stem
-        page = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        if page and "if __name__ ==" in path.read_text(encoding="utf-8"):
-            found[name.replace("_", "-")] = page.split("\n")[0]
+        text = path.read_text(encoding="utf-8")
+        page = ast.get_docstring(ast.parse(text))
+        if page and "if __name__ ==" in text:
+            found[name.replace("_", "-")] = page
     return dict(sorted(found.items()))
 
 

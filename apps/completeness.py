@@ -3,10 +3,12 @@
     python -m apps.completeness --out=docs/results/completeness
     python -m apps.completeness --only=VGG16,EfficientNetV2B0
 
-builds each architecture with random weights, biases and batch-norm statistics, decomposes the
+Builds each architecture with random weights, biases and batch-norm statistics, decomposes the
 predicted logit of two random images into input-gradient and bias-gradients (tfgrad.full_gradients)
 and reports the relative error of the sum, abs(f − sum) / abs(f). Takes about half an hour on two
-cores. Writes OUT.json after every architecture, and resumes from it when started again; at the end
+cores.
+
+Writes OUT.json after every architecture, and resumes from it when started again; at the end
 OUT.md, a table.
 
 Exit codes: 0 all within the bound, 1 not all, 64 usage.

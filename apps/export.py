@@ -13,7 +13,8 @@ training is beside the file. The range of other networks is what their first lay
 --image_range gives; where nothing tells, `encoded` is left out.
 
 --formats writes files for LiteRT, ONNX Runtime and OpenVINO, or a page that explains photographs in
-a browser, beside the SavedModel or in its place; see docs/portable.md.
+a browser, beside the SavedModel or in its place. The docstring of tfgrad.export.save tells what
+each holds, and which extras to install.
 
 model_card.md in the version's directory tells what is served, how to ask for it, and what is
 recorded of the training: data, settings, penalties, accuracy, and accuracy under noise.

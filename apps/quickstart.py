@@ -9,7 +9,9 @@ On scikit-learn's 8×8 digits, without internet or GPU, in about a minute on two
 3. exports the penalised network to saved_models/quickstart/<version>;
 4. starts a process that imports only TensorFlow, loads that SavedModel and calls its signatures
    of FullGrad and the input-gradient;
-5. draws runs/quickstart/explained.png: images, their saliency maps, predictions.
+5. draws images, their saliency maps, predictions.
+
+Writes noise.md, noise.png and explained.png to runs/quickstart, and the SavedModel.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 70 a loss that is not finite, 74 a full disk.
 """

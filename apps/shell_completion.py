@@ -2,7 +2,7 @@
 
 import argparse
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 # The first import of the commands' common parts quietens TensorFlow.
 from .common import command  # noqa: F401
@@ -38,7 +38,7 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     parts = parser.add_subparsers()
     for name, line in commands.items():
         part = parts.add_parser(name, help=line.replace("%", "%%"))
-        for flag in _flags_of(name):
+        for flag in flags_of(name):
             if isinstance(flag, flags.BooleanFlag):
                 part.add_argument(f"--{flag.name}", f"--no{flag.name}", action="store_true")
                 continue
@@ -49,7 +49,7 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _flags_of(name: str) -> Iterable[flags.Flag]:
+def flags_of(name: str) -> list[flags.Flag]:
     """The flags of a command, which are undefined again: several define the same ones."""
     module = f"{__package__}.{name.replace('-', '_')}"
     package = importlib.import_module(module)

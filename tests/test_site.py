@@ -9,7 +9,9 @@ import sys
 import pytest
 
 import tfgrad
-from tools.site import gallery, items, links, names, reference, sources
+from apps import __main__ as program
+from apps import shell_completion
+from tools.site import commands, gallery, items, links, names, reference, sources
 
 ROOT = pathlib.Path(__file__).parent.parent
 LARGEST, LARGEST_TOGETHER = 100_000, 2_000_000  # bytes of the pictures of methods
@@ -84,6 +86,39 @@ def test_a_page_says_what_the_code_has(pages):
     assert "| `model` | required |" in pages["methods/gradcam.md"]
 
 
+def test_every_command_has_a_page_with_its_flags(pages):
+    for name, manual in program.manual_pages().items():
+        page = pages[f"commands/{name}.md"]
+        assert f"[`tfgrad {name}`]({name}.md)" in pages["commands/index.md"]
+        assert manual.split("\n")[0].split("apps.")[0] in page
+        assert "```bash\ntfgrad " in page and f"\ntfgrad {name}" in page
+        assert "apps." not in page and "## What it writes\n" in page, name
+        rows = dict(re.findall(r"^\| `--(?:\[no\])?(\w+)`\{ #flag-\1 \} \| (.*)$", page, re.M))
+        flags = {flag.name: flag for flag in shell_completion.flags_of(name)}
+        assert set(rows) == set(flags)
+        for flag in flags.values():
+            assert set(re.findall(r"\(#flag-(\w+)\)", page)) <= set(flags)
+            values = getattr(flag.parser, "enum_values", None) or ()
+            assert all(f"`{value}`" in rows[flag.name] for value in values), flag.name
+        codes = re.findall(r"^\| (\d+) \| \S", page.partition("## Exit codes")[2], re.M)
+        assert codes == re.findall(r"(?<=[ ,\n])(\d+)(?= )", manual.partition("Exit codes:")[2])
+
+
+def test_a_page_of_a_command_says_what_the_code_has(pages):
+    page = pages["commands/train.md"]
+    assert "```bash\ntfgrad train --gradient_norm=0.1 --work_dir=runs/digits\n" in page
+    assert "| `--epochs`{ #flag-epochs } | <code>10</code> | Passes over the training set." in page
+    assert "| `--[no]resume`{ #flag-resume } | on | Resume the run in [`--work_dir`]" in page
+    assert (
+        "`--seed`{ #flag-seed } | <code>0</code> " in page
+        and "in the range [0, 4294967295]" in page
+    )
+    assert "One of `relu`, `softplus`. |" in page and "| 70 | a loss that is not finite |" in page
+    assert "(../report.md)" in page
+    assert "\n-   `tables.md`: a table for each test," in pages["commands/evaluate.md"]
+    assert "| 130 |" not in pages["commands/index.md"] and "130" in pages["commands/index.md"]
+
+
 def test_the_reference_has_every_public_name(pages):
     for module in ("tfgrad", *(f"tfgrad.{name}" for name in tfgrad.__all__ if name.islower())):
         if f"api/{module}.md" not in pages:
@@ -141,6 +176,10 @@ def test_names_become_links():
     assert known["fullgrad"] == known["FullGrad"] and "random" not in known
     call = "<code>GradCAM(network, layer=None)</code>"
     assert names.linked(call, "ask.html", known).endswith(f'GradCAM">{call}</a>')
+    ours = "<code>tfgrad map-dataset --help</code>"
+    assert names.linked(ours, "ask.html", known) == (
+        f'<a href="commands/map-dataset.html">{ours}</a>'
+    )
     link = '<a href="../methods/gradcam.html#tfgrad.saliency.GradCAM">'
     assert made == html.replace(code, f"{link}{code}</a>", 1)
     assert names.linked(html, "methods/gradcam.html", known) == html
@@ -166,6 +205,8 @@ def test_the_site_builds_without_a_warning_and_loads_nothing(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not re.findall(r"^WARNING +-.*", done.stderr, flags=re.MULTILINE)
+    for page in commands.addresses().values():
+        assert re.search(r'<td><code id="flag-\w+">--', (tmp_path / page).read_text()), page
     for item in items.all_items():
         page = (tmp_path / item.page).with_suffix(".html").read_text()
         assert f'id="{item.path}"' in page and (item.picture is None or "<img" in page)

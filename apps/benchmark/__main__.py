@@ -7,8 +7,9 @@
 
 Every round times each variant once, in turn, and every ratio is taken within its round, so that a
 machine whose speed drifts affects all variants alike; medians over the rounds are reported. Peak
-memory is that of a separate process per variant (of the GPU, where there is one). Prints a table
-and writes JSON to --out.
+memory is that of a separate process per variant (of the GPU, where there is one).
+
+Writes JSON to --out, and prints a table.
 
 --suite=training compares steps with penalties with the plain step, which is stock Keras training of
 the same network; the matching steps include a teacher of the same architecture. --variants selects

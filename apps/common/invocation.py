@@ -19,24 +19,30 @@ def by_program() -> None:
     _called_by_program = True
 
 
-def named(command: str) -> str:
-    """Another command's name: `apps.map_dataset`, or `tfgrad map-dataset`."""
-    if _called_by_program:
+def named(command: str, program: bool | None = None) -> str:
+    """Another command's name: `apps.map_dataset`, or `tfgrad map-dataset`.
+
+    Args:
+        command: The name of its module.
+        program: Whether the program starts it; None: as it starts this one.
+    """
+    if _called_by_program if program is None else program:
         return f"{PROGRAM} {command.replace('_', '-')}"
     return f"{PACKAGE}.{command}"
 
 
-def words(command: str) -> list[str]:
+def words(command: str, program: bool | None = None) -> list[str]:
     """The words that start another command: python, -m, apps.train; or tfgrad, train."""
-    return named(command).split() if _called_by_program else ["python", "-m", named(command)]
+    name = named(command, program)
+    return name.split() if name.startswith(f"{PROGRAM} ") else ["python", "-m", name]
 
 
-def line(command: str) -> str:
+def line(command: str, program: bool | None = None) -> str:
     """What starts another command, as one line."""
-    return " ".join(words(command))
+    return " ".join(words(command, program))
 
 
-def in_text(text: str) -> str:
+def in_text(text: str, program: bool | None = None) -> str:
     """A text that names commands as `apps.train`, with their names as they are called here."""
-    text = re.sub(r"\bpython -m apps\.([a-z]\w*)", lambda found: line(found[1]), text)
-    return re.sub(r"\bapps\.([a-z]\w*)", lambda found: named(found[1]), text)
+    text = re.sub(r"\bpython -m apps\.([a-z]\w*)", lambda found: line(found[1], program), text)
+    return re.sub(r"\bapps\.([a-z]\w*)", lambda found: named(found[1], program), text)

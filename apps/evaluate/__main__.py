@@ -30,9 +30,10 @@ Tests of maps, with --methods, a row for each method and one for random maps:
   bias_sensitivity  does it change with the biases?
   weak_dependence   does it stay the same within a linear region?
   shift_agreement   is it the same for the same function of shifted images?
-docs/faithfulness.md explains what each shows, and what it does not. If a test cannot evaluate a
-method, its cell reads "failed", and the reason stands below the table. To test layers of your own,
-which this command cannot import, call tfgrad.evaluation.compare.
+The page "Is the map faithful?" of the documentation explains what each shows, and what it does
+not; so do the docstrings in tfgrad.evaluation. If a test cannot evaluate a method, its cell reads
+"failed", and the reason stands below the table. To test layers of your own, which this command
+cannot import, call tfgrad.evaluation.compare.
 
 The directory --out appears once everything is done, and is never incomplete. It holds
   tables.md     a table for each test, value ± standard deviation; with --methods first a table of

@@ -20,8 +20,8 @@ teacher trains it while the others wait. Teachers are kept in WORK_DIR/teachers;
 --teacher=FILE.keras, or the work directory of apps.train, uses another one. --rows, --sizes and
 --seeds select cells.
 
-After every cell, WORK_DIR/NAME.md (the table with the paper's numbers), NAME.json and, for a
-figure, NAME.png are written again.
+Writes WORK_DIR/NAME.md (the table with the paper's numbers), NAME.json and, for a figure, NAME.png
+again after every cell.
 
 Exit codes: 0 done, 64 usage, 65 bad data or model, 74 a full disk.
 """

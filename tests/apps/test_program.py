@@ -106,3 +106,9 @@ def test_the_wheel_holds_the_commands(tmp_path):
         assert "tfgrad = tfgrad_apps.__main__:main" in archive.read(points).decode()
     expected = {f"tfgrad_{p.relative_to(ROOT)}" for p in (ROOT / "apps").rglob("*.py")}
     assert expected <= held and not any(name.startswith(("apps/", "tests/")) for name in held)
+
+
+def test_manual_pages_lead_nowhere_that_an_installation_lacks():
+    """`--help` is read without a checkout, too."""
+    for name, page in program.manual_pages().items():
+        assert not re.search(r"docs/\w+\.md|README|BUILD\.md", page), name

@@ -98,8 +98,8 @@ def save(
             (model.tflite, with a signature for each method), `"onnx"` (METHOD.onnx),
             `"openvino"` (METHOD.xml, METHOD.bin) and `"web"` (a folder, web, with a page that
             explains photographs in a browser). Names of inputs and outputs are the SavedModel's,
-            and sizes are fixed. Each file is run here and compared with TensorFlow's outputs. See
-            docs/portable.md, also for the extras to install.
+            and sizes are fixed. Each file is run here and compared with TensorFlow's outputs, for
+            which the extras `litert`, `onnx` (also of the page) and `openvino` have the packages.
         batch_size: The number of examples in each request to the files beside the SavedModel.
         example: Real inputs to compare them on, {name: array [n, …]} or an array of images, which
             the page offers, too; None draws pixels of the range.

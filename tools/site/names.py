@@ -5,14 +5,15 @@ import functools
 import posixpath
 import re
 
-from . import items, reference
+from . import commands, items, reference
 
 # There the same names are those of other packages, or of other versions.
 UNLINKED = {"come_from.md", "project/changelog.md"}
 
 _CODE = re.compile(
     r"<a\b.*?</a>|<pre\b.*?</pre>|<h\d\b.*?</h\d>"  # stay as they are
-    r"|<code>([\w.]+)(?:\([^<]*\))?</code>",  # a name, or a call
+    r"|<code>(?:([\w.]+)(?:\([^<]*\))?"  # a name, or a call
+    r"|(tfgrad [a-z-]+)(?: [^<]*)?)</code>",  # or a command
     flags=re.DOTALL,
 )
 
@@ -25,7 +26,7 @@ def addresses() -> dict[str, str]:
     their full paths only.
     """
     pages = {item.path: item.page for item in items.all_items()}
-    found: dict[str, str] = {}
+    found: dict[str, str] = dict(commands.addresses())
     short = collections.defaultdict(set)
     for module in reference.modules():
         found[module] = f"api/{module}.html"
@@ -56,7 +57,7 @@ def linked(html: str, place: str, known: dict[str, str]) -> str:
     """
 
     def link(found: re.Match[str]) -> str:
-        address = known.get(found[1] or "")
+        address = known.get(found[1] or found[2] or "")
         if address is None or address.split("#")[0] == place:
             return found[0]
         there = posixpath.relpath(address, posixpath.dirname(place) or ".")

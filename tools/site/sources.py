@@ -4,7 +4,9 @@ import pathlib
 import re
 from typing import Any
 
-from . import gallery, items, links, reference
+from apps import __main__ as program
+
+from . import commands, gallery, items, links, reference
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -35,7 +37,7 @@ def generated() -> dict[str, str | pathlib.Path]:
         pages[page], needed = links.moved((ROOT / path).read_text(), path, page)
         files |= needed
     pages["index.md"], needed = links.moved(_home(), "README.md", "index.md")
-    pages |= items.pages() | reference.pages()
+    pages |= items.pages() | reference.pages() | commands.pages()
     pages["gallery.md"] = gallery.page(pages)
     copies = {links.page_of(path): ROOT / path for path in sorted(files | needed)}
     return {**pages, **{page: path for page, path in copies.items() if path.is_file()}}
@@ -59,6 +61,7 @@ def navigation() -> list[dict[str, Any]]:
     found: dict[str, Any] = {
         "Home": "index.md",
         **guides,
+        "Commands": _commands(),
         "More guides": others,
         "Results": results,
         "Gallery": "gallery.md",
@@ -72,6 +75,11 @@ def navigation() -> list[dict[str, Any]]:
 def _listed(kind: items.Kind) -> dict[str, Any]:
     pages = [{one.class_name: one.page} for one in items.all_items() if one.kind is kind]
     return {kind.title: [f"{kind.folder}/index.md", *pages]}
+
+
+def _commands() -> list[Any]:
+    listed = f"{commands.FOLDER}/index.md"
+    return [listed, *({name: commands.page_of(name)} for name in program.commands())]
 
 
 def _home() -> str:
