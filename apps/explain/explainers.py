@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from tfgrad.models import output_meaning
 from tfgrad.saliency import FullGrad
 
 from ..common import invocation, pixel_range
+from ..common.progress import Counter
 
 FULLGRAD = FullGrad.name
 
@@ -78,6 +79,8 @@ def live(
             "channels]."
         )
 
+    traced: set[tuple[int, ...]] = set()
+
     @functools.cache
     def compiled(function: Callable[..., Any], size: tuple[int, ...]) -> Any:
         """Traced once for images of a size, whatever the batch."""
@@ -88,13 +91,25 @@ def live(
     def answer(x: tf.Tensor, target: tf.Tensor) -> tuple[dict[str, Any], Any]:
         maps: dict[str, Any] = {}
         error = None
-        for m, method in methods.items():
+        for m, method in shown(methods, x):
             if m == FULLGRAD:  # map and error in one pass
                 explained = compiled(method.explain, tuple(x.shape[1:]))(x, target)
                 maps[m], error = explained["saliency"], explained["completeness_error"]
             else:
                 maps[m] = method(x, target)
         return maps, error
+
+    def shown(methods: Mapping[str, Any], x: tf.Tensor) -> Iterator[tuple[str, Any]]:
+        """The methods; with images of a new size, which trace each, how many are ready."""
+        size = tuple(x.shape[1:])
+        if size in traced:
+            yield from methods.items()
+            return
+        traced.add(size)
+        counter = Counter("methods ready:", len(methods))
+        for ready, item in enumerate(methods.items(), start=1):
+            yield item
+            counter.done(ready)
 
     def predict(x: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         return tf.cast(network(tf.cast(x, one.dtype), training=False), tf.float32)

@@ -63,7 +63,7 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     parts: list[dict[str, np.ndarray]] = []
-    clock = Progress(images.count)
+    clock: Progress | None = None
     for known, pixels in images.batches(FLAGS.batch_size, skipped):
         low, high = explainer.image_range
         x = tf.constant(low + (high - low) * pixels)
@@ -88,7 +88,10 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
         arrays.add({"images": pixels, **maps})
         if len(rows) - len(known) < most:
             parts.append({"images": pixels, "x": x.numpy(), **maps})
-        clock.done(len(rows) // top + len(skipped))
+        done = len(rows) // top + len(skipped)
+        if clock is None:  # the first batch, which traces each method, tells no speed
+            clock = Progress(images.count, start=done)
+        clock.done(done)
     if not rows:
         reasons = "; ".join(s["reason"] for s in skipped[:3])
         raise DataError(

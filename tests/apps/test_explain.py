@@ -195,7 +195,9 @@ def test_the_likeliest_classes_have_maps_of_their_own(app, keras_file, folder, t
     out = tmp_path / "out"
     asked = ("--methods=fullgrad", "--top_maps=3", "--batch_size=2", f"--out={out}")
     assert app(folder / "a.png", folder / "c.png", f"--model={keras_file}", *asked) == 0
-    assert "2 images explained, 0 left out" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 images explained, 0 left out" in shown
+    assert shown.count("methods ready: 1 of 1") == 1  # and not again for another batch
     model, rows = network(), record_of(out)["images"]
     with np.load(out / "maps.npz") as maps:
         x, classes = maps["images"], maps["classes"]
