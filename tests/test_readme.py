@@ -69,6 +69,7 @@ def commands():
         )
         for block in map("".join, shell):
             called += re.findall(r"^tfgrad ([a-z][\w-]*)([^\n#]*)", block, re.MULTILINE)
+        called += re.findall(r"`tfgrad ([a-z][\w-]*)([^`]*)`", text)
         for app, arguments in called:
             found[app.replace("-", "_")] |= set(re.findall(r"--(\w+)", arguments))
     return found
@@ -82,6 +83,13 @@ def test_commands_have_the_flags_that_pages_give_them(app):
         known = {"help", *flags.FLAGS, *PASSED_ON.get(app, ())}
     given = commands()[app]
     assert {name for name in given if not {name, name.removeprefix("no")} & known} == set()
+
+
+def test_pages_name_commands_as_an_installation_has_them():
+    """Where a page needs a checkout, such as to write into docs/, it is named here."""
+    names = {page: (ROOT / page).read_text().count("python -m apps") for page in PAGES}
+    told = {"BUILD.md": 4, "README.md": 1, "docs/results/completeness.md": 1}
+    assert {page: count for page, count in names.items() if count} == told
 
 
 def test_pictures_are_small():
