@@ -13,10 +13,10 @@ apps.export, whose methods are its signatures; or `digits`, a small network that
 in some seconds, and needs no download. The normalisation of a run and the preprocessing of a named
 network are part of it, so that pixels are explained.
 
-Images are JPEG and PNG files, the folders that hold them and those below, or a slice of a data set.
-They are resized to the model's input. A file that cannot be read is reported and omitted. Where
-none are given, a named network explains two photographs that scikit-learn brings, and `digits` its
-test images.
+Images are JPEG and PNG files, the folders that hold them and those below, or with --dataset a slice
+of a data set, such as a folder with a sub-folder for each class. They are resized to the model's
+input. A file that cannot be read is reported and omitted. Where none are given, a named network
+explains two photographs that scikit-learn brings, and `digits` its test images.
 
 The directory --out appears once everything is done, and is never incomplete. It holds
   explanations.png   images beside their maps, a column for each method; at most --rows images,
@@ -36,7 +36,7 @@ from ..common import command, shared_flags
 # isort: split
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,8 @@ def main() -> dict[str, Any]:
     _check_top(explainer)
     if explainer.classes is None and len(images.classes) == explainer.outputs:
         explainer = dataclasses.replace(explainer, classes=images.classes)
+    if explainer.classes is None and explainer.meaning == output_meaning.EXCLUSIVE:
+        print("classes are shown by their numbers; --class_names=FILE names them", flush=True)
     height, width = images.size
     calls = layer_maps.calls(explainer, images.size) if FLAGS.layers else []
     with output_directory.written_aside(FLAGS.out, FILES) as directory:
@@ -171,6 +173,10 @@ def _images(explainer: Explainer) -> input_images.Images:
         return input_images.from_files(FLAGS.images, size, channels)
     if not FLAGS.dataset and chosen_model.kind() == chosen_model.NAME:
         return input_images.from_files(input_images.photographs(), size, channels)
+    if FLAGS.dataset and shared_flags.is_folder():
+        return input_images.from_folder(
+            FLAGS.dataset, FLAGS.split, FLAGS.first, FLAGS.count, size, channels
+        )
     return input_images.from_dataset(
         FLAGS.dataset or "digits",
         FLAGS.split,
@@ -214,21 +220,31 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "| image | label | predicted | explained | logit | p | completeness |",
-        "|---" * 7 + "|",
-    ]
+    """What is known of each image; a column that would be empty is left out."""
     names = _names(rows)
-    for row in rows[:TABLE]:
-        name = names[row["file"]] if "file" in row else row["index"]
-        error = row["completeness_error"]
-        cells = [str(name), row.get("label_name", ""), row["predicted_name"], row["class_name"]]
-        p = row["probability"]  # None of a regression
-        cells += [f"{row['score']:.3f}", "" if p is None else f"{p:.3f}"]
-        lines.append(table_row([*cells, "" if error is None else f"{error:.1e}"]))
+    columns: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
+        "image": lambda row: names[row["file"]] if "file" in row else str(row["index"]),
+        "label": lambda row: row.get("label_name"),
+        "predicted": lambda row: row["predicted_name"],
+        "explained": lambda row: row["class_name"],
+        "logit": lambda row: f"{row['score']:.3f}",
+        "p": lambda row: _number(row["probability"], ".3f"),  # None of a regression
+        "completeness": lambda row: _number(row["completeness_error"], ".1e"),
+    }
+    shown = {
+        head: [cell(row) for row in rows[:TABLE]]
+        for head, cell in columns.items()
+        if cell(rows[0]) is not None
+    }
+    lines = [table_row([*shown]), "|---" * len(shown) + "|"]
+    lines += [table_row([str(c) for c in cells]) for cells in zip(*shown.values(), strict=True)]
     if len(rows) > TABLE:
         lines.append(f"and {len(rows) - TABLE} more in explanations.json")
     return "\n".join(lines)
+
+
+def _number(value: float | None, form: str) -> str | None:
+    return None if value is None else format(value, form)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,7 @@ def test_folders_below_a_folder_and_files_of_one_name(app, keras_file, folder, t
     out = tmp_path / "out"
     assert app(tmp_path / "all", f"--model={keras_file}", "--methods=random", f"--out={out}") == 0
     shown = capsys.readouterr().out
+    assert "--class_names=FILE" in shown and " label " not in shown and " completeness" not in shown
     assert "| one/a.png |" in shown and "| two/a.png |" in shown and "| b.png |" in shown
     assert len(record_of(out)["images"]) == 3
 
