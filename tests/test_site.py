@@ -1,16 +1,20 @@
 """What the documentation site is made of; `make test-site` builds it."""
 
+import html
 import pathlib
 import posixpath
 import re
 import subprocess
 import sys
+import urllib.parse
 
+import nbformat
 import pytest
 
 import tfgrad
 from apps import __main__ as program
 from apps import shell_completion
+from tools import notebooks
 from tools.site import commands, gallery, items, links, names, reference, sources
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -163,6 +167,39 @@ def test_links_between_pages_lead_somewhere(pages):
     assert {item.page for item in items.all_items()} <= found
 
 
+def test_every_notebook_has_a_page_with_its_outputs(pages):
+    for name in notebooks.names():
+        page, notebook = pages[f"notebooks/{name}.md"], notebooks.read(name)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert f"```python\n{cell.source}\n```" in page
+        shown = sum(len(cell.get("outputs", [])) for cell in notebook.cells)
+        rendered = [
+            output["data"]["text/markdown"]
+            for cell in notebook.cells
+            for output in cell.get("outputs", [])
+            if "text/markdown" in output.get("data", {})
+        ]
+        assert page.count('class="output"') + len(rendered) == shown >= 1
+        assert all(text in page for text in rendered)
+        assert f"(../files/notebooks/{name}.ipynb)" in page
+        assert f"(notebooks/{name}.md)" in pages["notebooks.md"]
+    assert "(../transfer.md)" in pages["notebooks/distil_with_jacobians.md"]
+
+
+def test_links_of_the_notebooks_themselves_lead_to_pages(pages):
+    found = set()
+    for name in notebooks.names():
+        place = f"files/notebooks/{name}.ipynb"
+        for cell in nbformat.reads(pages[place], as_version=4).cells:
+            if cell.cell_type == "markdown":
+                for link in re.findall(r"\]\(([^)#\s]+)", cell.source):
+                    there = posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
+                    assert link.startswith("https://") or there.replace(".html", ".md") in pages
+                    found.add(there)
+    assert {"transfer.html", "project/contributing.html"} <= found
+
+
 def test_names_become_links():
     known = names.addresses()
     assert known["FullGrad"] == "methods/fullgrad.html#tfgrad.saliency.FullGrad"
@@ -171,8 +208,8 @@ def test_names_become_links():
     assert "get" not in known and "tfgrad.saliency.get" in known  # also a name in tfgrad.models
     assert "Share" not in known and "NAMES" not in known  # of two packages
     code = "<code>GradCAM</code>"
-    html = f"{code} <pre>{code}</pre> <h2>{code}</h2> <a>{code}</a> <code>Nothing</code>"
-    made = names.linked(html, "api/tfgrad.saliency.html", known)
+    text = f"{code} <pre>{code}</pre> <h2>{code}</h2> <a>{code}</a> <code>Nothing</code>"
+    made = names.linked(text, "api/tfgrad.saliency.html", known)
     assert known["fullgrad"] == known["FullGrad"] and "random" not in known
     call = "<code>GradCAM(network, layer=None)</code>"
     assert names.linked(call, "ask.html", known).endswith(f'GradCAM">{call}</a>')
@@ -181,8 +218,8 @@ def test_names_become_links():
         f'<a href="commands/map-dataset.html">{ours}</a>'
     )
     link = '<a href="../methods/gradcam.html#tfgrad.saliency.GradCAM">'
-    assert made == html.replace(code, f"{link}{code}</a>", 1)
-    assert names.linked(html, "methods/gradcam.html", known) == html
+    assert made == text.replace(code, f"{link}{code}</a>", 1)
+    assert names.linked(text, "methods/gradcam.html", known) == text
 
 
 def test_the_home_page_contains_the_readme(pages):
@@ -213,6 +250,14 @@ def test_the_site_builds_without_a_warning_and_loads_nothing(tmp_path):
     loads = r"<(?:script|img|link)[^>]*(?:src|href)=\"((?!data:)\w+:[^\"]*)\""
     for path in tmp_path.rglob("*.html"):
         assert not re.findall(loads, path.read_text()), path
+    for path in tmp_path.rglob("*.html"):
+        written = re.sub(r"<(pre|script)\b.*?</\1>", "", path.read_text(), flags=re.DOTALL)
+        for link in re.findall(r'<(?:a|img)\b[^>]*\b(?:href|src)="([^":#?]+)["#?]', written):
+            there = path.parent / urllib.parse.unquote(html.unescape(link))
+            assert there.exists() or path.name == "404.html", (path, link)
+    for path in (tmp_path / "files").rglob("*.ipynb"):
+        for link in re.findall(r"\]\(([^)#:]+)[)#]", path.read_text()):
+            assert (path.parent / link).exists(), (path, link)
     for address in names.addresses().values():
         page, _, anchor = address.partition("#")
         assert not anchor or f'id="{anchor}"' in (tmp_path / page).read_text(), address

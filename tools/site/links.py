@@ -20,6 +20,7 @@ PROJECT = {
     "tfgrad/gradients/intercepts/README.md": "project/intercepts.md",
 }
 
+_FILES = "files/"
 _FENCED = re.compile(r"^```.*?^```", flags=re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 
@@ -28,16 +29,24 @@ def page_of(path: str) -> str:
     """The address in the site of a file of the repository."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return PROJECT.get(path, f"files/{path}")
+    if path.endswith(".ipynb"):
+        return path.removesuffix(".ipynb") + ".md"
+    return PROJECT.get(path, file_of(path))
 
 
-def moved(text: str, path: str, page: str) -> tuple[str, set[str]]:
+def file_of(path: str) -> str:
+    """The address in the site of a copy of a file that is no page."""
+    return f"{_FILES}{path}"
+
+
+def moved(text: str, path: str, page: str, built: bool = False) -> tuple[str, set[str]]:
     """A page's text with its links as they are in the site, and the files that they need there.
 
     Args:
         text: The text of a page, as Markdown.
         path: Where it is in the repository, such as "docs/saliency.md".
         page: Where it is in the site, such as "saliency.md".
+        built: Whether links lead to pages as they are built, such as "saliency.html".
 
     Returns:
         The text, and the paths of linked files that are neither pages nor in docs/.
@@ -54,9 +63,12 @@ def moved(text: str, path: str, page: str) -> tuple[str, set[str]]:
         found = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         if not (ROOT / found).exists():
             raise FileNotFoundError(f"{path}: the link to {target} leads to no file")
-        if not found.startswith("docs/") and found not in PROJECT:
+        place = page_of(found)
+        if place.startswith(_FILES):
             files.add(found)
-        return os.path.relpath(page_of(found), posixpath.dirname(page) or ".")
+        if built and place.endswith(".md"):
+            place = place.removesuffix(".md") + ".html"
+        return os.path.relpath(place, posixpath.dirname(page) or ".")
 
     return _outside_code(text, lambda prose: _LINK.sub(there, prose)), files
 

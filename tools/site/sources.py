@@ -6,7 +6,7 @@ from typing import Any
 
 from apps import __main__ as program
 
-from . import commands, gallery, items, links, reference
+from . import commands, gallery, items, links, notebook_pages, reference
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -25,6 +25,7 @@ GUIDES = {
     ],
 }
 COMING = "come_from.md"
+NOTEBOOKS = "notebooks.md"
 
 
 def generated() -> dict[str, str | pathlib.Path]:
@@ -36,9 +37,12 @@ def generated() -> dict[str, str | pathlib.Path]:
     for path, page in paths.items():
         pages[page], needed = links.moved((ROOT / path).read_text(), path, page)
         files |= needed
+    executed, needed = notebook_pages.pages()
+    files |= needed
     pages["index.md"], needed = links.moved(_home(), "README.md", "index.md")
     pages |= items.pages() | reference.pages() | commands.pages()
     pages["gallery.md"] = gallery.page(pages)
+    pages |= executed
     copies = {links.page_of(path): ROOT / path for path in sorted(files | needed)}
     return {**pages, **{page: path for page, path in copies.items() if path.is_file()}}
 
@@ -53,7 +57,7 @@ def navigation() -> list[dict[str, Any]]:
     pages = hand_written()
     results = [page for page in pages if page.startswith("results/")]
     named = {page for group in GUIDES.values() for page in group}
-    others = [page for page in pages if page not in {*results, *named, COMING}]
+    others = [page for page in pages if page not in {*results, *named, COMING, NOTEBOOKS}]
     guides: dict[str, list[Any]] = {part: [*pages] for part, pages in GUIDES.items()}
     guides["Explain"].append(_listed(items.METHODS))
     guides["Train"].append(_listed(items.PENALTIES))
@@ -62,6 +66,7 @@ def navigation() -> list[dict[str, Any]]:
         "Home": "index.md",
         **guides,
         "Commands": _commands(),
+        "Notebooks": [NOTEBOOKS, *notebook_pages.titles()],
         "More guides": others,
         "Results": results,
         "Gallery": "gallery.md",
