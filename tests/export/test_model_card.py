@@ -1,5 +1,6 @@
 """The model card beside an exported model: its content, its escapes, and its requests."""
 
+import base64
 import contextlib
 import io
 import json
@@ -11,6 +12,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfgrad
 from apps import export as export_command
@@ -76,24 +78,38 @@ def test_facts_are_tables_and_escaped(exported):
         assert len(counts) == 1
 
 
+def run(text):
+    """The names of a card's request in Python, which runs as it stands."""
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    assert "saliency" in printed.getvalue()
+    return names
+
+
 def test_its_requests_run(exported, monkeypatch):
     path, text = exported
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = run(text)
+    zeros = names["served"].signatures["serving_default"](image=np.zeros((1, 6, 6, 1), "float32"))
+    assert names["answer"]["class"].numpy() == np.argmax(zeros["logits"])
     monkeypatch.chdir(path)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(code, {})
-    assert "saliency" in printed.getvalue()
     (command,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     assert "/v1/models/digits%20of%20%3Cx%3E:predict" in command
+    photograph = tf.io.encode_jpeg(np.full((6, 6, 1), 100, "uint8")).numpy()
     with open(os.path.join(path, "photograph.jpg"), "wb") as file:
-        file.write(b"bytes")
+        file.write(photograph)
     shell = command.split("\\\n    | curl")[0]
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     os.remove(os.path.join(path, "photograph.jpg"))
     body = json.loads(done.stdout)
-    assert body["inputs"] == {"image_bytes": [{"b64": "Ynl0ZXM="}], "target": [0]}
-    assert body["signature_name"] == "encoded"
+    asked = body["inputs"]
+    assert asked["target"] == [-1] and body["signature_name"] == "encoded"
+    decoded = [base64.b64decode(one["b64"]) for one in asked["image_bytes"]]
+    assert decoded == [photograph]
+    encoded = names["served"].signatures["encoded"]
+    answer = encoded(image_bytes=tf.constant(decoded), target=tf.constant(asked["target"]))
+    assert answer["class"].numpy() == np.argmax(answer["logits"])
 
 
 def test_the_directory_is_loaded_as_before(exported):
@@ -102,14 +118,18 @@ def test_the_directory_is_loaded_as_before(exported):
     assert os.path.dirname(os.path.join(exported[0], model_card.NAME)) == exported[0]
 
 
-def test_the_card_of_any_model(tmp_path):
+def test_the_card_of_any_model(tmp_path, monkeypatch):
     """Inputs by name, without encoded images: the request has them as JSON."""
     inputs = {"a": keras.Input((3,), name="a"), "b": keras.Input((2,), name="b")}
     both = keras.layers.Concatenate()(list(inputs.values()))
     model = keras.Model(inputs, keras.layers.Dense(2)(both))
-    path = export.save(model, tmp_path / "two", ["input_gradient"], card={"penalties": "unknown"})
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second one is another version
+        path = export.save(model, "two é", ["input_gradient"], card={"penalties": "unknown"})
     with open(os.path.join(path, model_card.NAME), encoding="utf-8") as file:
         text = file.read()
+    assert 'tf.saved_model.load("two é/2")' in text
+    assert run(text)["answer"]["class"].shape == (1,)
     assert "| penalties | unknown |" in text and "penalties in training" not in text
     (command,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     shell = command.split("\\\n    | curl")[0].replace("python -c", f"{sys.executable} -c")
@@ -121,6 +141,19 @@ def test_the_card_of_any_model(tmp_path):
         "b": (1, 2),
         "target": (1,),
     }
+    assert body["inputs"]["target"] == [-1]
+
+
+def test_a_regression_predicts_no_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = export.save(
+        network(), tmp_path / "sizes", ["input_gradient"], outputs="regression", image_range=(0, 1)
+    )
+    with open(os.path.join(path, model_card.NAME), encoding="utf-8") as file:
+        text = file.read()
+    assert 'tf.saved_model.load("sizes/1")' in text
+    assert "target=tf.constant([0]),  # the first output" in text and '"target": [0]}' in text
+    run(text)
 
 
 def test_the_command_fills_the_card_from_the_record(tmp_path):

@@ -239,8 +239,12 @@ def test_two_writers_get_two_versions(tmp_path):
         with open(os.path.join(path, "file"), "w"):
             barrier.wait(10)  # both have chosen their number by now
 
+    def sign(path, final):
+        with open(os.path.join(path, "card"), "w") as file:
+            file.write(final)
+
     def run():
-        paths.append(versions.publish(str(tmp_path), write))
+        paths.append(versions.publish(str(tmp_path), write, sign=sign))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
@@ -249,6 +253,9 @@ def test_two_writers_get_two_versions(tmp_path):
         thread.join()
     assert sorted(paths) == [str(tmp_path / "1"), str(tmp_path / "2")]
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+    for path in paths:  # also in that of the second one, which took another number
+        with open(os.path.join(path, "card")) as file:
+            assert file.read() == path
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import urllib.parse
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError
+from tfgrad.models.output_meaning import REGRESSION
 
 NAME = "model_card.md"
 _NAMED = 50  # classes
@@ -49,7 +51,7 @@ def text(
     signatures: Mapping[str, Any],
     card: Mapping[str, Any],
     penalties: Sequence[Any] | None,
-    saved_model: bool,
+    path: str | None,
 ) -> str:
     """The page, in which every text of others is escaped.
 
@@ -58,7 +60,7 @@ def text(
         signatures: {name: concrete function}.
         card: What `checked` returned.
         penalties: The penalties of a `PenalizedModel`; None of a model without.
-        saved_model: Whether there is a SavedModel, which the requests are for.
+        path: Directory of the SavedModel, which the requests are for; None if there is none.
     """
     name = metadata["name"]
     parts = [f"# {escaped(name)}"]
@@ -79,8 +81,9 @@ def text(
     parts += _explanations(metadata, signatures)
     if left_out := metadata.get("left_out"):
         parts += ["## What is left out", _rows(left_out)]
-    if saved_model:
-        parts += _requests(name, signatures)
+    if path is not None:
+        predicts = metadata.get("meaning") not in (None, REGRESSION)
+        parts += _requests(name, signatures, _from_here(path), -1 if predicts else 0)
     return "\n\n".join(parts) + "\n"
 
 
@@ -170,12 +173,30 @@ def _explanations(metadata: Mapping[str, Any], signatures: Mapping[str, Any]) ->
     return parts
 
 
-def _requests(name: str, signatures: Mapping[str, Any]) -> list[str]:
+def _from_here(path: str) -> str:
+    """A path below the working directory as it is from there, any other as it is."""
+    return path.removeprefix(os.path.join(os.getcwd(), ""))
+
+
+def _requests(name: str, signatures: Mapping[str, Any], path: str, target: int) -> list[str]:
+    """A request in Python and one to TensorFlow Serving.
+
+    Args:
+        name: The model's name.
+        signatures: {name: concrete function}.
+        path: Directory of the SavedModel, from where the model was exported.
+        target: The class that they ask for; −1 of a model that predicts one.
+    """
     explained = next((n for n in sorted(signatures) if n not in _BUILT_IN), "serving_default")
     arguments, imports = [], ["import tensorflow as tf"]
     for key, spec in sorted(_specs(signatures[explained]).items()):
-        arguments.append(f"    {key}=tf.zeros({_example(spec)}, tf.{spec.dtype.name}),")
-    loaded = 'served = tf.saved_model.load(".")  # the directory of this file'
+        value = f"tf.zeros({_example(spec)}, tf.{spec.dtype.name}),"
+        if _is_class(key, spec):
+            value = f"tf.constant([{target}]),"
+            value += "  # -1: the likeliest class" if target < 0 else "  # the first output"
+        arguments.append(f"    {key}={value}")
+    quoted = json.dumps(path, ensure_ascii=False)
+    loaded = f"served = tf.saved_model.load({quoted})  # the directory of this file"
     call = [f"answer = served.signatures[{json.dumps(explained)}]("]
     lines = [*imports, "", loaded, *call, *arguments, ")", "print({**answer})"]
     parts = ["## Requests", "In Python, with TensorFlow alone:", _fenced("python", lines)]
@@ -184,18 +205,25 @@ def _requests(name: str, signatures: Mapping[str, Any]) -> list[str]:
     if "encoded" in signatures:
         body = (
             '{"signature_name": "encoded", "inputs": {"image_bytes": [{"b64": "%s"}], '
-            '"target": [0]}}'
+            f'"target": [{target}]}}}}'
         )
         made = f"printf {shlex.quote(body)} \"$(base64 < photograph.jpg | tr -d '\\n')\""
     else:
         inputs = ", ".join(
-            f"{json.dumps(key)}: numpy.zeros({_example(spec)}, {spec.dtype.name!r}).tolist()"
+            f"{json.dumps(key)}: [{target}]"
+            if _is_class(key, spec)
+            else f"{json.dumps(key)}: numpy.zeros({_example(spec)}, {spec.dtype.name!r}).tolist()"
             for key, spec in sorted(_specs(signatures[explained]).items())
         )
         asked = f'{{"signature_name": {json.dumps(explained)}, "inputs": {{{inputs}}}}}'
         made = f"python -c {shlex.quote(f'import json, numpy; print(json.dumps({asked}))')}"
     parts.append(_fenced("bash", [f"{made} \\", f"    | curl -d @- {shlex.quote(address)}"]))
     return parts
+
+
+def _is_class(key: str, spec: tf.TensorSpec) -> bool:
+    """Whether an input is the signatures' own one, an integer for each example."""
+    return key == "target" and spec.dtype == tf.int32 and spec.shape.rank == 1
 
 
 def _example(spec: tf.TensorSpec) -> list[int]:

@@ -97,9 +97,10 @@ def published(
         "tensorflow": tf.__version__,
     }
 
+    stated = dict(entries)
+    has_saved_model = further is None or further.with_saved_model
+
     def write(path: str) -> None:
-        stated = dict(entries)
-        has_saved_model = further is None or further.with_saved_model
         if has_saved_model:
             # Not the name of the temporary directory, which is renamed.
             with tensorflow_log.at_least(logging.WARNING):
@@ -111,13 +112,16 @@ def published(
         text = json.dumps(stated, indent=1, ensure_ascii=False, default=repr)
         os.makedirs(os.path.join(path, os.path.dirname(METADATA)))
         files.write_text(os.path.join(path, METADATA), text)
-        page = model_card.text(stated, signatures, card or {}, penalties, has_saved_model)
-        files.write_text(os.path.join(path, model_card.NAME), page)
         if requests and has_saved_model:
             warmup_requests.write(path, entries["name"], requests)
 
+    def sign(path: str, final: str) -> None:
+        place = final if has_saved_model else None
+        page = model_card.text(stated, signatures, card or {}, penalties, place)
+        files.write_text(os.path.join(path, model_card.NAME), page)
+
     try:
-        return versions.publish(directory, write, version)
+        return versions.publish(directory, write, version, sign)
     except (AssertionError, TypeError) as error:  # TensorFlow's errors for state it cannot find
         raise ModelError(
             f"model {network.name!r}: got state that Keras does not track ({error}); "

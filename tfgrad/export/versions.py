@@ -16,13 +16,20 @@ from tfgrad.internal import files
 _ATTEMPTS = 1000
 
 
-def publish(directory: str, write: Callable[[str], None], lowest: int = 1) -> str:
+def publish(
+    directory: str,
+    write: Callable[[str], None],
+    lowest: int = 1,
+    sign: Callable[[str, str], None] | None = None,
+) -> str:
     """Write the next version of a model and rename it into place.
 
     Args:
         directory: The model's directory; created if absent.
         write: Function that fills the temporary directory whose path it is given.
         lowest: The least number of the version; it is always above those that exist.
+        sign: Function that writes what names the version, called with the temporary directory and
+            the path that it is renamed to; again if another writer takes that path first.
 
     Returns:
         The path of the new version, `directory/<version>`.
@@ -48,7 +55,7 @@ def publish(directory: str, write: Callable[[str], None], lowest: int = 1) -> st
         ) from error
     try:
         write(temporary)
-        return rename(temporary, directory, number)
+        return rename(temporary, directory, number, sign)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         remove(missing)
@@ -68,7 +75,12 @@ def publish(directory: str, write: Callable[[str], None], lowest: int = 1) -> st
         raise
 
 
-def rename(temporary: str, directory: str, number: int) -> str:
+def rename(
+    temporary: str,
+    directory: str,
+    number: int,
+    sign: Callable[[str, str], None] | None = None,
+) -> str:
     """Rename to the first free version from `number` on, and return the new path.
 
     Another writer may have taken the number meanwhile.
@@ -78,6 +90,8 @@ def rename(temporary: str, directory: str, number: int) -> str:
     """
     for candidate in range(number, number + _ATTEMPTS):
         path = os.path.join(directory, str(candidate))
+        if sign is not None:
+            sign(temporary, path)
         try:
             os.rename(temporary, path)
             return path
