@@ -42,7 +42,7 @@ from tfgrad import callbacks, data, models
 from tfgrad.errors import ArgumentError, ModelError
 
 from .common import compilation, run_report, teacher_flags, training_run, work_directory
-from .common.trained_networks import file_digest
+from .common.trained_networks import file_digest, image_size
 from .common.training_run import Run
 
 FLAGS = flags.FLAGS
@@ -92,7 +92,7 @@ def main() -> dict[str, Any]:
     run = training_run.begin(None if named else {"teacher_digest": file_digest(FLAGS.teacher)})
     if run.results is not None:
         return run.results
-    whole, test = shared_flags.load_splits()
+    whole, test = shared_flags.load_splits(None if named else lambda: image_size(FLAGS.teacher))
     train = shared_flags.chosen_from(whole)
     path = _taught(run, train, whole, test) if named else FLAGS.teacher
     with run.strategy.scope():

@@ -58,7 +58,7 @@ from .common import (
     training_run,
     work_directory,
 )
-from .common.trained_networks import Learned, file_digest
+from .common.trained_networks import Learned, file_digest, image_size
 from .common.training_run import Run
 
 FLAGS = flags.FLAGS
@@ -112,7 +112,7 @@ def main() -> dict[str, Any]:
     run = training_run.begin({"model_digest": file_digest(FLAGS.model)})
     if run.results is not None:
         return run.results
-    train, test = shared_flags.load_splits()
+    train, test = shared_flags.load_splits(lambda: image_size(FLAGS.model))
     train = shared_flags.chosen_from(train)
     learned = _load(run, train)
     network = learned.network

@@ -48,7 +48,7 @@ import keras
 import numpy as np
 from absl import flags
 
-from tfgrad import data, evaluation, figures, sampling
+from tfgrad import evaluation, figures, sampling
 from tfgrad.errors import ArgumentError, DataError, ModelError
 from tfgrad.gradients import model_checks
 from tfgrad.internal import files
@@ -217,15 +217,14 @@ def _start(network: keras.Model) -> tuple[Start, Sequence[str] | None]:
             f"{network.output_shape[-1] - 1}, those of the model."
         )
     if FLAGS.start == "data":
-        return _from_data(wanted)
+        return _from_data(network, wanted)
     classes = np.repeat(wanted, FLAGS.count)
     images = sampling.noise(len(classes), _image_shape(network), FLAGS.seed)
     return Start(images, classes), None
 
 
-def _from_data(wanted: Sequence[int]) -> tuple[Start, Sequence[str]]:
-    size = shared_flags.image_size()
-    loaded = data.load(FLAGS.dataset, FLAGS.split, FLAGS.data_dir, FLAGS.download, size)
+def _from_data(network: keras.Model, wanted: Sequence[int]) -> tuple[Start, Sequence[str]]:
+    loaded = shared_flags.load(FLAGS.split, lambda: _own_size(network))
     members = [np.flatnonzero(loaded.labels == k)[: FLAGS.count] for k in wanted]
     for k, found in zip(wanted, members, strict=True):
         if len(found) < FLAGS.count:
@@ -238,6 +237,11 @@ def _from_data(wanted: Sequence[int]) -> tuple[Start, Sequence[str]]:
     clean = normalised(chosen, None)
     noised = sampling.noised(clean, FLAGS.sigma, FLAGS.seed)
     return Start(noised, chosen.labels, clean), loaded.classes
+
+
+def _own_size(network: keras.Model) -> tuple[int, int] | None:
+    height, width = network.input_shape[1:3]
+    return None if height is None or width is None else (height, width)
 
 
 def _image_shape(network: keras.Model) -> tuple[int, ...]:

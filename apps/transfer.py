@@ -51,7 +51,7 @@ from tfgrad.internal import files
 from tfgrad.models.heads import SOURCE, TARGET
 
 from .common import compilation, run_report, teacher_flags, terminal, training_run
-from .common.trained_networks import file_digest
+from .common.trained_networks import file_digest, image_size
 from .common.training_run import Run
 
 FLAGS = flags.FLAGS
@@ -90,7 +90,7 @@ def main() -> dict[str, Any]:
     run = training_run.begin({"teacher_digest": file_digest(FLAGS.teacher)})
     if run.results is not None:
         return run.results
-    whole, test = shared_flags.load_splits()
+    whole, test = shared_flags.load_splits(lambda: image_size(FLAGS.teacher))
     train = shared_flags.chosen_from(whole)
     with run.strategy.scope():
         learned = teacher_flags.load(FLAGS.teacher)

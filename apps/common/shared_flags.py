@@ -1,12 +1,14 @@
 """Flags that several commands share, and the objects that they describe."""
 
 import math
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import keras
 from absl import flags
 
 from tfgrad import data, models, penalties
+from tfgrad.data import folder_listing, named_sets
 from tfgrad.errors import ArgumentError
 
 from . import command
@@ -14,24 +16,33 @@ from .trained_networks import Statistics
 
 FLAGS = flags.FLAGS
 Number = TypeVar("Number", int, float)
+Size: TypeAlias = tuple[int, int]
 PENALTIES = ("gradient_norm", "score_matching", "anti_score_matching")
 
 
 def define_dataset(default: str | None = "digits") -> None:
     """Define which data set."""
     flags.DEFINE_string(
-        "dataset", default, "Data set: 'digits' (embedded), or an image set of TFDS."
+        "dataset",
+        default,
+        "Data set: 'digits' (embedded), a folder of images with a sub-folder for each class (and, "
+        "above these, folders train and test, if any), or an image set of TFDS.",
     )
     flags.DEFINE_string("data_dir", None, "Data directory of TFDS; default: its own.")
     flags.DEFINE_bool("download", False, "Let TFDS download a data set that is not prepared.")
-    flags.DEFINE_list("image_size", None, "HEIGHT,WIDTH to which images are resized.")
+    flags.DEFINE_list(
+        "image_size",
+        None,
+        "HEIGHT,WIDTH to which images are resized; default: their own, and those of a folder are "
+        "resized to what a trained network takes.",
+    )
 
 
 def define_data() -> None:
     """Define which images to train and test on."""
     define_dataset()
-    flags.DEFINE_string("train_split", "train", "TFDS split or slice to train on.")
-    flags.DEFINE_string("test_split", "test", "TFDS split or slice to test on.")
+    flags.DEFINE_string("train_split", "train", "Split or slice to train on.")
+    flags.DEFINE_string("test_split", "test", "Split or slice to test on.")
     flags.DEFINE_integer("per_class", None, "Number of training examples per class; default: all.")
     flags.DEFINE_bool("normalize", False, "Normalise channels by the training set's statistics.")
     flags.DEFINE_bool("augment", False, "Train on random flips and padded crops.")
@@ -120,15 +131,38 @@ def numbers(
     return values
 
 
-def load_splits() -> tuple[data.Dataset, data.Dataset]:
-    """(training set, test set), complete."""
-    common: dict[str, Any] = {
-        "data_dir": FLAGS.data_dir,
-        "download": FLAGS.download,
-        "image_size": image_size(),
-    }
-    train = data.load(FLAGS.dataset, FLAGS.train_split, **common)
-    return train, data.load(FLAGS.dataset, FLAGS.test_split, **common)
+def load(split: str, own_size: Callable[[], Size | None] | None = None) -> data.Dataset:
+    """A split of --dataset.
+
+    Args:
+        split: A split, or a slice of one.
+        own_size: Function that returns the (height, width) that a network takes, to which the
+            images of a folder are resized without --image_size.
+    """
+    size = image_size()
+    if size is None and own_size is not None and is_folder():
+        size = own_size()
+    return data.load(FLAGS.dataset, split, FLAGS.data_dir, FLAGS.download, size)
+
+
+def is_folder() -> bool:
+    """Whether --dataset is a folder of images."""
+    return named_sets.is_folder(FLAGS.dataset, FLAGS.data_dir)
+
+
+def part_of(split: str, first: int, count: int) -> str:
+    """The slice of a split of --dataset from `first` on, at most of `count` examples."""
+    last = first + count
+    if is_folder():  # whose slices must lie within it
+        last = min(last, len(folder_listing.listed(FLAGS.dataset, split).files))
+    return f"{split}[{first}:{last}]"
+
+
+def load_splits(
+    own_size: Callable[[], Size | None] | None = None,
+) -> tuple[data.Dataset, data.Dataset]:
+    """(training set, test set), complete; see `load`."""
+    return load(FLAGS.train_split, own_size), load(FLAGS.test_split, own_size)
 
 
 def augmentation() -> bool | str:

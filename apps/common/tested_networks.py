@@ -39,10 +39,15 @@ def define_flags() -> None:
     )
 
 
-def images() -> data.Dataset:
-    """The images to test on, the first --count of --split."""
+def images(path: str) -> data.Dataset:
+    """The images to test on, the first --count of --split.
+
+    Args:
+        path: The network whose size the images of a folder take without --image_size.
+    """
     whole = FLAGS.count is None or "[" in FLAGS.split
-    found = _load(FLAGS.split if whole else f"{FLAGS.split}[:{FLAGS.count}]")
+    split = FLAGS.split if whole else shared_flags.part_of(FLAGS.split, 0, FLAGS.count)
+    found = _load(split, path)
     return found if FLAGS.count is None else first(found, FLAGS.count)
 
 
@@ -56,9 +61,8 @@ def with_examples(dataset: data.Dataset, images: np.ndarray, labels: np.ndarray)
     return dataclasses.replace(dataset, images=images, labels=labels)
 
 
-def _load(split: str) -> data.Dataset:
-    size = shared_flags.image_size()
-    return data.load(FLAGS.dataset, split, FLAGS.data_dir, FLAGS.download, size)
+def _load(split: str, path: str) -> data.Dataset:
+    return shared_flags.load(split, lambda: trained_networks.image_size(path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +147,7 @@ def load(name: str, path: str, images: data.Dataset, flag: str = "--models") -> 
     if learned.told:  # so that noise and black are those of pixels in [0, 1]
         network = trained_networks.on_pixels(network, learned.record["normalize"])
     elif known or FLAGS.normalize:
-        statistics = learned.statistics(images if known else _load(FLAGS.train_split))
+        statistics = learned.statistics(images if known else _load(FLAGS.train_split, path))
     else:
         trained_networks.note_unknown(learned)
     print(f"{name}: {learned}", flush=True)

@@ -167,6 +167,21 @@ def from_file(
     return learned.on_pixels(), classes, pixel_range.UNIT
 
 
+def image_size(path: str) -> tuple[int, int] | None:
+    """(height, width) of the images that a network takes; None where it takes any.
+
+    Args:
+        path: See `Learned`. Of a work directory, its record tells.
+    """
+    record = work_directory.read_json(os.path.join(path, "results.json"))
+    shape = record.get("input_shape") if isinstance(record, Mapping) else None
+    if not isinstance(shape, list) or not all(isinstance(side, int) for side in shape):
+        shape = Learned(path).network.input_shape[1:]
+    if len(shape) != 3 or None in shape:
+        return None
+    return shape[0], shape[1]
+
+
 def on_pixels(network: keras.Model, statistics: Any) -> keras.Model:
     """The network with its normalisation in front, so that it takes pixels in [0, 1].
 

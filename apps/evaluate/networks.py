@@ -12,8 +12,6 @@ from ..common import tested_networks
 
 FLAGS = flags.FLAGS
 
-images = tested_networks.images
-
 
 def define_flags() -> None:
     """Define which networks and images."""
@@ -39,6 +37,11 @@ def paths() -> dict[str, str]:
     if len(set(names)) < len(names):
         raise ArgumentError(f"--models: got the names {', '.join(names)}; expected different ones.")
     return {name: path for name, _, path in pairs}
+
+
+def images() -> data.Dataset:
+    """The images to test on; those of a folder in the size that the first network takes."""
+    return tested_networks.images(next(iter(paths().values())))
 
 
 class NetworkUnderTest(tested_networks.TestedNetwork):

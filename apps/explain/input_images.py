@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfgrad import data, images
+from tfgrad.data import folder_listing
 from tfgrad.errors import ArgumentError, DataError, ModelError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -193,10 +194,7 @@ def from_dataset(
     chosen = slice(first, first + count) if sliced else slice(None)
     pixels, labels = loaded.images[chosen], loaded.labels[chosen]
     if not len(pixels):
-        raise DataError(
-            f"--first: got {first}; expected less than {len(loaded)}, the number of examples in "
-            f"{split!r}."
-        )
+        raise _none_behind(first, len(loaded), split)
 
     def stream() -> Stream:
         for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
@@ -205,6 +203,43 @@ def from_dataset(
             yield known, _in_channels(image, channels)
 
     return Images(stream(), len(pixels), loaded.image_shape[:2], loaded.classes)
+
+
+def from_folder(
+    folder: str, split: str, first: int, count: int, size: Size | None, channels: int
+) -> Images:
+    """Labelled images of a folder with a sub-folder for each class.
+
+    Args:
+        folder: The folder.
+        split: Split, or a slice of a split.
+        first: Index of the first image of `split`.
+        count: Largest number of images.
+        size: (height, width) that they are resized to.
+        channels: Number of channels, 1 or 3.
+
+    Raises:
+        ArgumentError: There is no size.
+        DataError: The folder has another layout, or there are no such images.
+    """
+    found = folder_listing.listed(folder, split)
+    chosen = range(len(found.files))[first : first + count]
+    if not chosen:
+        raise _none_behind(first, len(found.files), split)
+    files = from_files([found.path(found.files[i]) for i in chosen], size, channels)
+
+    def stream() -> Stream:
+        for i, (known, pixels) in zip(chosen, files.stream, strict=True):
+            label = found.labels[i]
+            yield {**known, "label": label, "label_name": found.classes[label]}, pixels
+
+    return dataclasses.replace(files, stream=stream(), classes=found.classes)
+
+
+def _none_behind(first: int, count: int, split: str) -> DataError:
+    return DataError(
+        f"--first: got {first}; expected less than {count}, the number of examples in {split!r}."
+    )
 
 
 def _in_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -44,7 +44,16 @@ from tfgrad.internal import ownership
 
 from ..common import pixel_range
 from ..common.progress import Progress
-from . import explainer, image_sources, output, part_run, pipeline_flags, storage, tfrecord_files
+from . import (
+    explainer,
+    folder_sources,
+    image_sources,
+    output,
+    part_run,
+    pipeline_flags,
+    storage,
+    tfrecord_files,
+)
 from .explainer import LABEL, PREDICTED, Explainer, Model
 from .image_sources import Part, Source
 from .part_run import Job
@@ -212,11 +221,13 @@ def check_flags() -> None:
 
 
 def _source() -> Source:
+    if FLAGS.dataset and shared_flags.is_folder():
+        return folder_sources.LabelledFolder(FLAGS.dataset, FLAGS.split)
     if FLAGS.dataset:
         data_dir, size = FLAGS.data_dir, shared_flags.image_size()
         return image_sources.Named(FLAGS.dataset, FLAGS.split, data_dir, FLAGS.download, size)
     if FLAGS.images:
-        return image_sources.Folder(FLAGS.images)
+        return folder_sources.Folder(FLAGS.images)
     return image_sources.Records(
         tfrecord_files.paths(FLAGS.tfrecords), FLAGS.image_key, FLAGS.label_key
     )

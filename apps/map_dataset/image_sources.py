@@ -20,7 +20,6 @@ from tfgrad.errors import ArgumentError, DataError
 from . import storage, tfrecord_files
 
 _READ = 64  # examples that are read at a time
-SUFFIXES = (".jpg", ".jpeg", ".png")
 Size: TypeAlias = tuple[int, int]
 # From the encoded content (or pixels) of an image to its pixels, which `Decoder` scales.
 Decode: TypeAlias = Callable[[Any], Any]
@@ -153,7 +152,7 @@ class Named(Source):
                 index += 1
         except (tf.errors.OpError, OSError) as again:
             error = again
-        reason = f"{self.name}: got a damaged file behind example {index} ({_first(error)})"
+        reason = f"{self.name}: got a damaged file behind example {index} ({first_line(error)})"
         yield from _unreadable(range(index, part.last), str, reason)
 
     def pixels(self, size: Size, channels: int) -> Decode:
@@ -190,68 +189,6 @@ def _opened(source: Named) -> tfds.Split:
 @functools.lru_cache(maxsize=1)
 def _embedded(source: Named) -> data.Dataset:
     return data.load(source.name, source.split, image_size=source.size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Folder(Source):
-    """The JPEG and PNG files in a folder and the folders below it, in the order of their paths."""
-
-    path: str
-
-    def describe(self) -> dict[str, Any]:
-        """Names, sizes and numbers."""
-        names = self._names
-        return {"images": len(names), "names": tfrecord_files.digest(names)}
-
-    def count(self) -> int:
-        """The number of images."""
-        return len(self._names)
-
-    def parts(self, size: int) -> list[Part]:
-        """All images, in parts of `size`."""
-        names = self._names
-        return [
-            dataclasses.replace(part, where=tuple(names[part.first : part.last]))
-            for part in super().parts(size)
-        ]
-
-    @functools.cached_property
-    def _names(self) -> list[str]:
-        return _image_names(self.path)
-
-    def read(self, part: Part) -> Iterator[Item]:
-        """The images of a part."""
-        for index, name in enumerate(part.where, part.first):
-            path = storage.join(self.path, name)
-            try:
-                content = storage.read(path, images.MAX_BYTES)
-            except (OSError, ValueError) as error:
-                reason = f"{path!r}: got a file that cannot be read ({_first(error)})"
-                yield Item(index, name, None, reason=reason)
-            else:
-                yield Item(index, name, content)
-
-
-def _image_names(path: str) -> list[str]:
-    if not storage.exists(path):
-        raise DataError(
-            f"images: got {path!r}, which does not exist; expected a folder. Check the working "
-            "directory."
-        )
-    try:
-        names = storage.walk(path)
-    except OSError as error:
-        raise DataError(
-            f"images: got {path!r}, which cannot be read ({error.strerror}); expected a readable "
-            "folder. Check its permissions."
-        ) from error
-    names = [name for name in names if name.lower().endswith(SUFFIXES)]
-    if not names:
-        raise DataError(
-            f"images: got {path!r}, a folder without images; expected files that end in "
-            f"{', '.join(SUFFIXES)}."
-        )
-    return names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +255,7 @@ class Records(Source):
                     yield self._item(index, key(index), record)
                     index += 1
             except (tf.errors.OpError, OSError) as error:
-                reason = f"{path!r}: got a damaged record or one behind it ({_first(error)})"
+                reason = f"{path!r}: got a damaged record or one behind it ({first_line(error)})"
                 yield from _unreadable(range(index, stop), key, reason)
                 index = stop
 
@@ -339,7 +276,8 @@ def _unreadable(indices: Sequence[int], key: Callable[[int], str], reason: str) 
         yield Item(index, key(index), None, reason=reason)
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without a full stop."""
     text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
     return (text.strip() or type(error).__name__).splitlines()[0].rstrip(".")
 

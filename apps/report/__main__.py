@@ -98,7 +98,7 @@ def main() -> None:
         saliency.get(name)
     robustness.check()
     canvas.new_figure((1, 1))  # raises at once where there is no matplotlib
-    images = tested_networks.images()
+    images = tested_networks.images(FLAGS.model)
     tested = tested_networks.load(FLAGS.model, FLAGS.model, images, "--model")
     record = training_record.of(FLAGS.model)
     with output_directory.written_aside(FLAGS.out, FILES) as directory:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.map_dataset import image_sources, pipeline_flags, storage, tfrecord_files
+from apps.map_dataset import folder_sources, image_sources, pipeline_flags, storage, tfrecord_files
 from apps.map_dataset.part_run import _in_a_line
 from tests.helpers import map_dataset_cases as cases
 from tfgrad import data
@@ -147,7 +147,7 @@ def test_examples_before_a_damaged_one_are_read(encoded):
 def test_a_worker_gets_no_listing_of_all_files(tmp_path):
     for index in range(50):
         (tmp_path / f"{index:02d}.jpg").write_bytes(b"")
-    source = image_sources.Folder(str(tmp_path))
+    source = folder_sources.Folder(str(tmp_path))
     part = source.parts(20)[1]
     content = pickle.dumps(source)
     assert len(content) < 500
@@ -159,7 +159,7 @@ def test_unreadable_files_are_items_with_a_reason(tmp_path):
     (tmp_path / "a.png").mkdir()
     (tmp_path / "a.png" / "b.png").write_bytes(b"content")
     (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
-    source = image_sources.Folder(str(tmp_path))
+    source = folder_sources.Folder(str(tmp_path))
     items = list(source.read(source.parts(9)[0]))
     assert [(item.key, item.content) for item in items] == [
         ("a.png/b.png", b"content"),

@@ -63,7 +63,7 @@ def test_broken_images_are_left_out_and_counted(pets):
     assert sorted(values) == [0, 1, 2, 4, *range(60, 70)]
     np.testing.assert_array_equal(values // 60, found.labels)
     messages = sorted(str(one.message) for one in warned)
-    assert "1 images of" in messages[0] and "'beside.png'" in messages[0]
+    assert "in which 1 images lie" in messages[0] and "'beside.png'" in messages[0]
     assert "2 of the 16 images of 'all'" in messages[1]
     assert "picture.webp': got a WebP" in messages[1]  # the first in stored order
 

@@ -101,15 +101,15 @@ def _check_left_out(found: Listing, broken: dict[int, DataError]) -> None:
         raise _none_readable(folder, of_class, found.labels.count(label), first)
     if broken:
         warnings.warn(
-            f"name: {len(broken)} of the {count} images of {split!r} of {folder!r} cannot be read "
-            f"and are left out; the first: {next(iter(broken.values()))}",
+            f"name: got {folder!r}, in which {len(broken)} of the {count} images of {split!r} "
+            f"cannot be read, and are left out; the first: {next(iter(broken.values()))}",
             ImagesLeftOutWarning,
             stacklevel=4,
         )
     if found.loose:
         warnings.warn(
-            f"name: {len(found.loose)} images of {folder!r} lie in no folder of a class and are "
-            f"left out; the first: {found.loose[0]!r}",
+            f"name: got {folder!r}, in which {len(found.loose)} images lie in no folder of a "
+            f"class, and are left out; the first: {found.loose[0]!r}",
             ImagesLeftOutWarning,
             stacklevel=4,
         )

@@ -1,0 +1,115 @@
+"""`--dataset=FOLDER`: a folder of labelled images in the commands."""
+
+import json
+
+import numpy as np
+import pytest
+
+from apps import train
+from apps.common import trained_networks
+from apps.evaluate import __main__ as evaluating
+from apps.explain import __main__ as explaining
+from apps.map_dataset import folder_sources
+from apps.report import __main__ as reporting
+from tests.helpers.app_run import in_process
+from tests.helpers.image_folders import write, write_folder
+from tfgrad import data
+
+SIDE = 8
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """Photographs of several sizes; one of them is broken."""
+    root = write_folder(tmp_path_factory.mktemp("pets"), {"cat": 6, "dog": 6, "elk": 6})
+    for i in range(6):
+        write(root / f"cat/{i:03d}", 7, (12, 9 + i))
+    (root / "dog/zz.jpg").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(pets, tmp_path_factory):
+    """The work directory of a training on the folder."""
+    directory = tmp_path_factory.mktemp("run") / "run"
+    with in_process(train) as app, pytest.warns(match="'train' cannot be read, and are left out"):
+        code = app(
+            *(f"--dataset={pets}", f"--image_size={SIDE},{SIDE}", "--network=vgg4"),
+            *("--width=0.1", "--epochs=1", "--noise=0", f"--work_dir={directory}"),
+        )
+    assert code == 0
+    return directory
+
+
+def test_a_run_knows_the_classes_of_the_folder(run):
+    results = json.loads((run / "results.json").read_text())
+    assert results["classes"] == ["cat", "dog", "elk"]
+    assert results["input_shape"] == [SIDE, SIDE, 3]
+    assert trained_networks.image_size(str(run)) == (SIDE, SIDE)
+    assert trained_networks.image_size(str(run / "network.keras")) == (SIDE, SIDE)
+
+
+def test_training_asks_for_a_size(pets, tmp_path, capsys):
+    with in_process(train) as app:
+        assert app(f"--dataset={pets}", f"--work_dir={tmp_path}") == 65
+        assert app("--dataset=./nowhere", f"--work_dir={tmp_path}") == 65
+    message = capsys.readouterr().err
+    assert "train: --image_size: got None for" in message and "try --image_size=64,64" in message
+    assert "--dataset: got './nowhere', which does not exist" in message
+
+
+def test_a_folder_is_explained_in_the_size_of_the_network(pets, run, tmp_path, capsys):
+    with in_process(explaining) as app:
+        code = app(
+            *(f"--model={run}", f"--dataset={pets}", "--split=all", "--count=30"),
+            *("--methods=input_gradient", f"--out={tmp_path / 'out'}"),
+        )
+    assert code == 0
+    found = json.loads((tmp_path / "out/explanations.json").read_text())
+    assert len(found["images"]) == 18 and found["image_size"] == [SIDE, SIDE]
+    for row in found["images"]:
+        assert row["file"].startswith(f"{pets}/{row['label_name']}/")
+        assert row["label_name"] == ["cat", "dog", "elk"][row["label"]]
+    assert [one["file"] for one in found["skipped"]] == [f"{pets}/dog/zz.jpg"]
+    assert "left out: path:" in capsys.readouterr().err
+
+
+def test_a_folder_is_tested_on_in_the_size_of_the_network(pets, run, tmp_path):
+    with in_process(evaluating) as app:
+        code = app(
+            *(f"--models=mine={run}", f"--dataset={pets}", "--count=50", "--tests=noise"),
+            *("--noise_sigmas=0", f"--out={tmp_path / 'out'}"),
+        )
+    assert code == 0
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert found["flags"]["image_size"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::tfgrad.errors.ImagesLeftOutWarning")
+def test_a_report_on_a_folder(pets, run, tmp_path):
+    with in_process(reporting) as app:
+        code = app(
+            *(f"--model={run}", f"--dataset={pets}", "--split=all", "--images=4"),
+            f"--out={tmp_path / 'out'}",
+        )
+    assert code == 0
+    found = json.loads((tmp_path / "out/report.json").read_text())["sections"]
+    assert found["accuracy"]["images"] == 18 and {*found["accuracy"]["classes"]} == {
+        "cat",
+        "dog",
+        "elk",
+    }
+
+
+def test_labelled_files_for_maps_of_a_data_set(pets):
+    source = folder_sources.LabelledFolder(str(pets), "test")
+    parts = source.parts(2)
+    items = [item for part in parts for item in source.read(part)]
+    assert source.count() == len(items) == 3 and source.describe()["count"] == 3
+    loaded = data.load(pets, "test", image_size=(SIDE, SIDE))
+    assert [item.label for item in items] == loaded.labels.tolist()
+    decode = source.pixels((SIDE, SIDE), 3)
+    pixels = np.stack([decode(item.content) for item in items])
+    np.testing.assert_allclose(255 * pixels, loaded.images, atol=0.51)
+    assert all(item.key.startswith(loaded.classes[item.label] + "/") for item in items)
