@@ -79,10 +79,33 @@ def test_a_relu_network_is_told_of_smooth_activations_each_time():
 
 def test_each_of_two_cautions_has_its_reason_and_its_advice():
     found = suitability.row("penalty", "p", True, ["one; use a smooth one.", "two. Pass b=1.", "c"])
-    assert (found.reason, found.advice) == ("one; two; c", "use a smooth one. Pass b=1.")
+    assert (found.reason, found.advice) == ("one; two; c", "use a smooth one; pass b=1")
     assert repr(suitability.Suitability("n", (found,))).startswith(
         "network 'n':\np  with care  one;"
     )
+
+
+def test_a_list_of_layers_has_the_reasons_of_all_and_then_what_to_try():
+    message = "network 'n': wrong here:\n  layer 'a': drops it; use A\n  layer 'b': is off; use B"
+    found = suitability.row(
+        "penalty", "p", False, [f"{message}\n  try mending.", "c. Try mending."]
+    )
+    assert found.reason == "network 'n': wrong here: layer 'a': drops it; layer 'b': is off; c"
+    assert found.advice == "use A; use B; try mending"
+
+
+def test_what_would_be_told_next_is_told_at_once():
+    inputs = keras.Input((6,))
+    x = keras.layers.BatchNormalization(name="bn")(keras.layers.LayerNormalization()(inputs))
+    x = keras.layers.Dense(4, "relu")(x)
+    network = keras.Model(inputs, keras.layers.Dense(3, "softmax", name="last")(x))
+    found = advise(network, only=["ScoreMatching", "GradientNorm"])
+    for row in found:
+        assert not row.fits and "(LayerNormalization): tf.nn.moments" in row.reason
+        assert "its layer 'last' returns probabilities" in row.reason
+        assert "tfgrad.models.logits(model)" in row.advice
+    assert "batch norm ('bn')" in found["ScoreMatching"].reason
+    assert "batch norm" not in found["GradientNorm"].reason
 
 
 def test_the_table_shows_itself_and_the_model_stays(monkeypatch):

@@ -13,9 +13,8 @@ from tfgrad.errors import ArgumentError
 from tfgrad.internal.arguments import one_of
 
 # The words of an error or a warning that begin what to try; the dialect of `tfgrad.errors`.
-_ADVICE = re.compile(
-    r"(?:[;.:,]\s+(?:or\s+)?|\n\s*)(?=(?:[Tt]ry|[Uu]se|[Pp]ass|[Aa]dd|[Bb]uild|[Nn]ame)\s)"
-)
+_VERBS = r"(?:[Tt]ry|[Uu]se|[Pp]ass|[Aa]dd|[Bb]uild|[Nn]ame)\s"
+_ADVICE = re.compile(rf"[;.:,]\s+(?:or\s+)?(?={_VERBS})")
 _WIDTH = 100  # characters of a printed line
 
 
@@ -48,20 +47,26 @@ class Row:
 
 
 def row(kind: str, name: str, fits: bool, messages: Sequence[str], tried: Any = None) -> Row:
-    """A row of the messages of an error or of warnings, in each of which what to try comes last."""
-    parts = [_parted(message) for message in messages]
-    reason = "; ".join(reason for reason, _ in parts if reason)
-    advice = " ".join(advice for _, advice in parts if advice)
+    """A row of the messages of an error or of warnings.
+
+    What to try comes last in each line of a message. A line of a list is a message of its own.
+    """
+    parts = [_parted(*line) for text in messages for line in enumerate(text.strip().splitlines())]
+    reason = "; ".join(reason for reason, _ in parts if reason).replace(":; ", ": ")
+    advice = "; ".join(dict.fromkeys(advice for _, advice in parts if advice))
     return Row(kind, name, fits, reason, advice, tried)
 
 
-def _parted(message: str) -> tuple[str, str]:
-    """(reason, what to try) of a message."""
-    reason, advice = message.strip(), ""
-    if found := _ADVICE.search(reason):
-        reason, advice = reason[: found.start()], reason[found.end() :]
-    advice = "; ".join(line.strip(" ;") for line in advice.splitlines())
-    return reason.strip(), advice
+def _parted(number: int, line: str) -> tuple[str, str]:
+    """(reason, what to try) of a line; all of a further one may be what to try."""
+    line, end = line.strip().rstrip(".;"), 0
+    start = 0 if number and re.match(_VERBS, line) else None
+    if start is None and (found := _ADVICE.search(line)):
+        start, end = found.span()
+    if start is None:
+        return line, ""
+    advice = line[end:]
+    return line[:start], advice[:1].lower() + advice[1:]
 
 
 def chosen_of(known: Mapping[str, Any], only: Sequence[str] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgrad.errors import ArgumentError, SecondOrderWarning, TfgradError
+from tfgrad.errors import ArgumentError, SecondOrderError, SecondOrderWarning, TfgradError
 from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
@@ -25,7 +25,7 @@ from tfgrad.models.pixel_range import wide_range
 from tfgrad.penalties.attention import AttentionJacobianMatching, AttentionMatching
 from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.bias_gradients import BiasGradientMatching, BiasGradientNorm
-from tfgrad.penalties.checks import cautions, smaller_gradients
+from tfgrad.penalties.checks import behind, cautions, smaller_gradients
 from tfgrad.penalties.derivative_matching import DerivativeMatching
 from tfgrad.penalties.examples import Examples, apart, unpacked
 from tfgrad.penalties.fooling import SaliencyFooling
@@ -52,7 +52,8 @@ def advise(
 
     Penalties are tried with their default options. Those that take layers, masks or known
     derivatives are tried with some that the model has; without a `teacher` the network stands in
-    for one. What fits may still have a `reason`, a `SecondOrderWarning` of training.
+    for one. What fits may still have a `reason`, a `SecondOrderWarning` of training. Where second
+    derivatives are wrong, every layer at fault is named, and what training would tell next.
 
     Args:
         model: A built Keras model, as `PenalizedModel` takes it, or a `PenalizedModel`.
@@ -125,6 +126,9 @@ class _Trial:
                 warnings.simplefilter("ignore", SecondOrderWarning)  # told by `cautions`
                 self._trace(penalty)
                 told = cautions(self.network, [penalty], self.x)
+        except SecondOrderError as error:
+            further = [] if penalty is None else behind(self.network, penalty, self.x)
+            return row("penalty", name, False, [str(error), *further], penalty)
         except TfgradError as error:
             return row("penalty", name, False, [str(error)], penalty)
         wide = wide_range(self.network) if penalty.squares_input_gradients else None

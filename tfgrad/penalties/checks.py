@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfgrad import second_order
-from tfgrad.errors import ArgumentError, ImageRangeWarning, SecondOrderWarning
+from tfgrad.errors import ArgumentError, ImageRangeWarning, ModelError, SecondOrderWarning
 from tfgrad.gradients import layer_biases
 from tfgrad.gradients.model_checks import check_no_probabilities
 from tfgrad.gradients.targets import Target
@@ -140,6 +140,27 @@ def cautions(network: keras.Model, penalties: Sequence[Any], x: Any = None) -> l
     if any(p.differentiates_twice for p in penalties):
         slight = [str(one) for one in inspection.findings if one.severity == "warning"]
         found += list(dict.fromkeys(slight))
+    return [words for words in found if words is not None]
+
+
+def behind(network: keras.Model, penalty: Any, x: Any = None) -> list[str]:
+    """What `check_network` would tell next of a network whose second derivatives it rejects.
+
+    Args:
+        network: A Keras model that raised a `SecondOrderError`.
+        penalty: The penalty to be computed on it.
+        x: A batch, for networks whose input shape is not known yet.
+    """
+    try:
+        inspection = second_order.inspect(network, x)
+    except ValueError:  # a call that is repeated in the backward pass, which no trace passes
+        return []
+    found = [_flat(network, [penalty], inspection), _coupled(network, [penalty])]
+    if reads_outputs(penalty):
+        try:
+            check_no_probabilities("network", network, inspection)
+        except ModelError as error:
+            found.append(str(error))
     return [words for words in found if words is not None]
 
 
