@@ -22,7 +22,8 @@ The directory --out appears once everything is done, and is never incomplete. It
   explanations.png   images beside their maps, a column for each method; at most --rows images,
                      and a row for each of the --top_maps likeliest classes
   maps.npz           the raw maps [n, H, W] of every method; images (0 to 1), names, classes
-  explanations.json  scores, classes, errors of the full-gradient decomposition, omitted files
+  explanations.json  scores, classes, errors of the full-gradient decomposition, omitted files,
+                     and which maps are 0 everywhere
 and with --layers
   layers.png         images, the input's term and the bias-gradients of layers (thesis Fig. 3.1)
   layers.npz         the same as raw maps [rows, H, W]
@@ -36,17 +37,18 @@ from ..common import command, shared_flags
 # isort: split
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from tfgrad import figures
+from tfgrad import figures, saliency
 from tfgrad.errors import ArgumentError
 from tfgrad.evaluation.measurement import table_row
 from tfgrad.internal import files
 from tfgrad.models import output_meaning
+from tfgrad.saliency import zero_maps
 
 from ..common import output_directory, terminal, work_directory
 from . import chosen_model, explanation, input_images, layer_maps
@@ -133,6 +135,8 @@ def main() -> dict[str, Any]:
         }
         files.write_json(os.path.join(directory, "explanations.json"), record)
     terminal.show(_table(explained.rows))
+    for line in _notes(explained.rows, explainer.methods):
+        print(line)
     shown = os.path.join(FLAGS.out, "explanations.png")
     print(f"{explained.images} images explained, {len(explained.skipped)} left out: {shown}")
     return record
@@ -241,6 +245,25 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     if len(rows) > TABLE:
         lines.append(f"and {len(rows) - TABLE} more in explanations.json")
     return "\n".join(lines)
+
+
+def _notes(rows: Sequence[Mapping[str, Any]], methods: Iterable[str]) -> list[str]:
+    """What the table does not show, and why."""
+    names, found = _names(rows), []
+    if methods and rows[0]["completeness_error"] is None:
+        found.append(
+            "no completeness: none of these methods is the whole decomposition of the logit, as "
+            "fullgrad is"
+        )
+    for method in methods:
+        zero = [
+            names[row["file"]] if "file" in row else f"example {row['index']}"
+            for row in rows
+            if method in row["zero_maps"]
+        ]
+        reason = saliency.METHODS.get(method, saliency.Method).zero_map
+        found.append(zero_maps.sentence(method, list(dict.fromkeys(zero)), reason))
+    return [line for line in found if line]
 
 
 def _number(value: float | None, form: str) -> str | None:

@@ -83,6 +83,7 @@ def explain(explainer: Explainer, images: Images, arrays: GrowingArrays) -> Expl
         maps = {name: np.asarray(m) for name, m in answer.items()}
         for i, about in enumerate(known):
             found = _scores(explainer, logits[i], int(target[i]))
+            found["zero_maps"] = [name for name, m in maps.items() if not m[i].any()]
             found["completeness_error"] = None if error is None else float(error[i])
             rows.append(about | found)
         arrays.add({"images": pixels, **maps})

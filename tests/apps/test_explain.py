@@ -117,6 +117,28 @@ def test_a_folder_with_broken_files(app, keras_file, folder, tmp_path, capsys):
         assert 0 <= row["completeness_error"] < 1e-4
 
 
+def test_maps_of_zeros_and_no_completeness_are_told_below_the_table(app, tmp_path, capsys):
+    """Of a class that one feature argues against, Grad-CAM is 0; its logit is −2 mean(x)."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(1, 1, activation="relu", use_bias=False)(inputs)
+    x = keras.layers.Dense(2, use_bias=False)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, x)
+    model.set_weights([np.ones((1, 1, 1, 1)), np.array([[1.0, -2.0]])])
+    model.save(tmp_path / "m.keras")
+    given = (f"--model={tmp_path}/m.keras", "--dataset=digits", "--count=2", f"--out={tmp_path}/a")
+    given += ("--image_range=0,1", "--target=1")
+    assert app(*given, "--methods=gradcam,input_gradient") == 0
+    out = capsys.readouterr().out
+    told = "gradcam is 0 everywhere for example 0, example 1: negative values are left out"
+    assert out.count(told) == 1 and "input_gradient is 0" not in out
+    assert out.count("no completeness: none of these methods") == 1
+    rows = record_of(tmp_path / "a")["images"]
+    assert [row["zero_maps"] for row in rows] == [["gradcam"]] * 2
+    assert app(*given, "--methods=fullgrad") == 0
+    out = capsys.readouterr().out
+    assert "0 everywhere" not in out and "no completeness" not in out
+
+
 def test_a_data_set_a_class_and_the_layers(app, keras_file, tmp_path):
     out = tmp_path / "out"
     asked = ("--dataset=digits", "--first=5", "--count=3", "--target=8", "--methods=fullgrad")
@@ -242,7 +264,9 @@ def test_folders_below_a_folder_and_files_of_one_name(app, keras_file, folder, t
     out = tmp_path / "out"
     assert app(tmp_path / "all", f"--model={keras_file}", "--methods=random", f"--out={out}") == 0
     shown = capsys.readouterr().out
-    assert "--class_names=FILE" in shown and " label " not in shown and " completeness" not in shown
+    assert (
+        "--class_names=FILE" in shown and " label " not in shown and "| completeness" not in shown
+    )
     assert "| one/a.png |" in shown and "| two/a.png |" in shown and "| b.png |" in shown
     assert len(record_of(out)["images"]) == 3
 

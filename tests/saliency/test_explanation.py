@@ -342,3 +342,44 @@ def test_channels_first():
     (one,) = found.explained_inputs()
     assert one.kind == "image"
     np.testing.assert_allclose(one.values, x.transpose(0, 2, 3, 1))
+
+
+def one_channel(kernel, bias):
+    """f = the sum of one convolution's positive part, of which kernel and bias are given."""
+    inputs = keras.Input([4, 4, 1])
+    conv = keras.layers.Conv2D(1, 1, activation="relu", name="conv")
+    head = keras.layers.Dense(2, name="head")
+    model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(conv(inputs))))
+    conv.set_weights([np.full((1, 1, 1, 1), kernel, "float32"), np.full(1, bias, "float32")])
+    head.set_weights([np.array([[1.0, -1.0]], "float32"), np.zeros(2, "float32")])
+    return model
+
+
+def test_a_map_of_zeros_says_so_and_why():
+    x = np.ones([2, 4, 4, 1], "float32")
+    x[1] *= -1  # all ReLUs are inactive for example 1 alone
+    found = saliency.InputGradient(one_channel(1.0, 0.0)).explain(x, 0)
+    assert found.maps[0].all() and not found.maps[1].any()
+    summary = " ".join(found.summary().split())
+    assert (
+        "input_gradient is 0 everywhere for 1: the score does not change with the input" in summary
+    )
+    assert max(map(len, found.summary().splitlines())) <= 100
+    assert "0 everywhere" not in found[0].summary() and "for 1:" in found[1].summary()
+    page = found._repr_html_()
+    assert page.count("input_gradient is 0 everywhere: the score does not change") == 1
+    assert page.index("example 1") < page.index("0 everywhere")
+    pytest.importorskip("matplotlib")
+    texts = found.plot().findobj(lambda artist: hasattr(artist, "get_text"))
+    assert sum("map 0 everywhere" in text.get_text() for text in texts) == 1
+
+
+def test_grad_cam_of_a_class_that_is_argued_against_names_the_negative_values():
+    found = saliency.GradCAM(one_channel(1.0, 0.0)).explain(np.ones([1, 4, 4, 1], "float32"), 1)
+    assert not found.maps.any() and found.scores[0] == -1
+    assert "gradcam is 0 everywhere for 0: negative values are left out" in found.summary()
+
+
+def test_a_bias_map_without_biases_says_that_there_are_none():
+    found = saliency.BiasMap(one_channel(1.0, 0.0)).explain(np.ones([1, 4, 4, 1], "float32"), 0)
+    assert not found.maps.any() and "the network adds no constants" in found.summary()

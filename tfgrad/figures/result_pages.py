@@ -55,12 +55,14 @@ class ExampleText:
         likeliest: (class, its probability) pairs, the likeliest first.
         table: A table that is folded below the pictures; None for none.
         summary: The line to click on.
+        note: A sentence below the facts.
     """
 
     facts: Sequence[tuple[str, str]]
     likeliest: Sequence[tuple[str, float]] = ()
     table: HtmlTable | None = None
     summary: str = ""
+    note: str = ""
 
 
 def result_html(
@@ -87,6 +89,8 @@ def result_html(
         number = i if numbers is None else numbers[i]
         facts = " · ".join(f"{what} {value}" for what, value in text.facts)
         parts.append(f"<h4>example {number}</h4><p>{escaped(facts)}</p>")
+        if text.note:
+            parts.append(f"<p>{escaped(text.note)}</p>")
         pictures = [one.example(i, number) for one in drawn]
         if text.likeliest:
             rows = [[name, f"{p:.3f}"] for name, p in text.likeliest]

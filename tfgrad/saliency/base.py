@@ -29,7 +29,7 @@ from tfgrad.gradients.targets import Target
 from tfgrad.internal.arguments import integer
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning
-from tfgrad.saliency import asked, options
+from tfgrad.saliency import asked, options, zero_maps
 from tfgrad.saliency.explaining import fitting
 from tfgrad.saliency.explanation import explanation_of, report
 from tfgrad.saliency.inputs import Inputs
@@ -73,6 +73,7 @@ class Method(Resolving):
     """
 
     name: str = ""
+    zero_map: str = zero_maps.UNCHANGED  # Why a map may be 0 everywhere.
     asks_gradients_alone: bool  # What a class may say of itself, see `shared_passes`.
 
     def __init__(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from tfgrad.internal.arguments import integer, is_integer
 from tfgrad.internal.json_values import plain
 from tfgrad.internal.precision import at_least_float32
 from tfgrad.models.output_meaning import REGRESSION
+from tfgrad.saliency import zero_maps
 from tfgrad.saliency.shown_inputs import Shown, shown_inputs
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 _LIKELIEST = 3  # classes on a page
 _ROWS = 12  # terms in a table of a page
 _LINES = 32  # examples in a table of text
+_WIDTH = 100  # characters of a sentence below it
 _MAPS, _SCORE, _CLASS = "saliency", "score", "class"
 _ERROR, _GAP = "completeness_error", "convergence_gap"
 
@@ -65,6 +68,7 @@ class Explanation:
         class_names: The name of each class; None for numbers.
         numbers: The place of each example in the batch that was explained.
         shown: How the inputs are drawn.
+        zero_map: Why a map of this method may be 0 everywhere, which tables and pages then say.
     """
 
     method: str
@@ -78,6 +82,7 @@ class Explanation:
     class_names: list[str] | None
     numbers: range
     shown: tuple[Shown, ...]
+    zero_map: str
 
     # The arrays
 
@@ -183,7 +188,9 @@ class Explanation:
             for i, one in enumerate(facts[:_LINES])
         ]
         rest = captions.left_out(len(self), _LINES)
-        parts = [text_table(self._title(), headings, rows, [rest] if rest else [])]
+        zero = [self.numbers[i] for i in np.flatnonzero(self._zero())]
+        notes = textwrap.wrap(zero_maps.sentence(self.method, zero, self.zero_map), _WIDTH)
+        parts = [text_table(self._title(), headings, rows, [*([rest] if rest else []), *notes])]
         if self.shares is not None:
             which = f"example {self.numbers[0]}" if len(self) == 1 else "the batch"
             parts.append(self.shares.text(f"Terms of the {self.scalar} of {which}"))
@@ -216,9 +223,10 @@ class Explanation:
             WriteError: The path cannot be written.
         """
         names, drawn = self._names(class_names), self._first(count)
+        zero = [["map 0 everywhere"] if is_zero else [] for is_zero in drawn._zero()]
         notes = [
-            "\n".join([f"example {self.numbers[i]}", *map(" ".join, self._facts(i, names))])
-            for i in range(len(drawn))
+            "\n".join([f"example {self.numbers[i]}", *map(" ".join, self._facts(i, names)), *told])
+            for i, told in enumerate(zero)
         ]
         title = "; ".join(part for part in (self._title(), self._left_out(count)) if part)
         inputs = drawn.explained_inputs()
@@ -227,12 +235,14 @@ class Explanation:
     def _repr_html_(self, class_names: Sequence[str] | None = None, count: int = SHOWN) -> str:
         """The page that a notebook shows; needs no matplotlib. Arguments: see `plot`."""
         names, drawn = self._names(class_names), self._first(count)
+        zero = drawn._zero()
         texts = [
             ExampleText(
                 self._facts(i, names),
                 self._likeliest(i, names),
                 None if self.shares is None else self.shares.table(i, _ROWS),
                 f"terms by share of the {self.scalar}",
+                f"{self.method} is 0 everywhere: {self.zero_map}." if zero[i] else "",
             )
             for i in range(len(drawn))
         ]
@@ -266,6 +276,10 @@ class Explanation:
 
     def _first(self, count: int) -> Explanation:
         return self[: integer("count", count)]
+
+    def _zero(self) -> np.ndarray:
+        """Whether the map of each example is 0 everywhere."""
+        return zero_maps.zero_everywhere(tf.nest.flatten(self.maps))
 
     def _left_out(self, count: int) -> str:
         return captions.left_out(len(self), count)
@@ -347,6 +361,7 @@ def explanation_of(
         shares=unpacked(found["terms"], scalar) if found["terms"] else None,
         class_names=None,
         numbers=range(tf.nest.flatten(x)[0].shape[0]),
+        zero_map=method.zero_map,
         shown=shown_inputs(method, x, len(tf.nest.flatten(found["outputs"][_MAPS])), tokens),
     )
     return dataclasses.replace(made, class_names=_checked(class_names, made))

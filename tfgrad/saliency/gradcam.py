@@ -13,7 +13,7 @@ from tfgrad.gradients.forward_pass import Needs
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.precision import at_least_float32
-from tfgrad.saliency import cam_layers
+from tfgrad.saliency import cam_layers, zero_maps
 from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS, Placed
 from tfgrad.saliency.placement import Laid
@@ -48,6 +48,7 @@ class GradCAM(Placed):
     """
 
     name = "gradcam"
+    zero_map = zero_maps.CUT_OFF
 
     def __init__(
         self,

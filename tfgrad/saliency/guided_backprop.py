@@ -12,6 +12,7 @@ from tfgrad.errors import ModelError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import call_hooks
 from tfgrad.internal.keras_private import with_mask_of
+from tfgrad.saliency import zero_maps
 from tfgrad.saliency.channels import ChannelReduced, in_float32
 from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.tracing import operations, traced
@@ -73,6 +74,7 @@ class GuidedBackprop(ChannelReduced):
     """
 
     name = "guided_backprop"
+    zero_map = zero_maps.CUT_OFF
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfgrad.errors import ModelError
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal.arguments import one_of
-from tfgrad.saliency import term_layout
+from tfgrad.saliency import term_layout, zero_maps
 from tfgrad.saliency.full_gradient_method import INPUT, Decomposed
 from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS
@@ -101,6 +101,7 @@ class BiasMap(FullJacobianMap):
     """
 
     name = "bias_map"
+    zero_map = zero_maps.NO_BIASES
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from tfgrad.internal.keras_private import output_of_call
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.models import output_meaning, pixel_range
 from tfgrad.models.output_meaning import BINARY, EXCLUSIVE, INDEPENDENT
-from tfgrad.saliency import cam_layers
+from tfgrad.saliency import cam_layers, zero_maps
 from tfgrad.saliency.keras_vis_models import Listed, imported, require_plain
 from tfgrad.saliency.options import MethodOptions
 from tfgrad.saliency.placed_method import CELLS, STRETCH, Placed
@@ -49,6 +49,7 @@ class _KerasVis(Placed):
     """
 
     traceable = False
+    zero_map = zero_maps.CUT_OFF
     _module: ClassVar[str] = ""
     _class: ClassVar[str] = ""
     _dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16", "float64")
