@@ -36,6 +36,12 @@ def places(entries):
                 yield from places([value] if isinstance(value, str) else value)
 
 
+def links_of(notebook):
+    """The targets of the links in a notebook's text, without anchors."""
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return re.findall(r"\]\(([^)#\s]+)", "\n".join(texts))
+
+
 def test_every_penalty_and_method_has_a_page(pages):
     classes = {item.cls for item in items.all_items()}
     exported = vars(tfgrad.penalties).values()
@@ -191,12 +197,10 @@ def test_links_of_the_notebooks_themselves_lead_to_pages(pages):
     found = set()
     for name in notebooks.names():
         place = f"files/notebooks/{name}.ipynb"
-        for cell in nbformat.reads(pages[place], as_version=4).cells:
-            if cell.cell_type == "markdown":
-                for link in re.findall(r"\]\(([^)#\s]+)", cell.source):
-                    there = posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
-                    assert link.startswith("https://") or there.replace(".html", ".md") in pages
-                    found.add(there)
+        for link in links_of(nbformat.reads(pages[place], as_version=4)):
+            there = posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
+            assert link.startswith("https://") or there.replace(".html", ".md") in pages
+            found.add(there)
     assert {"transfer.html", "project/contributing.html"} <= found
 
 
@@ -256,8 +260,8 @@ def test_the_site_builds_without_a_warning_and_loads_nothing(tmp_path):
             there = path.parent / urllib.parse.unquote(html.unescape(link))
             assert there.exists() or path.name == "404.html", (path, link)
     for path in (tmp_path / "files").rglob("*.ipynb"):
-        for link in re.findall(r"\]\(([^)#:]+)[)#]", path.read_text()):
-            assert (path.parent / link).exists(), (path, link)
+        for link in links_of(nbformat.read(path, as_version=4)):
+            assert link.startswith("https://") or (path.parent / link).exists(), (path, link)
     for address in names.addresses().values():
         page, _, anchor = address.partition("#")
         assert not anchor or f'id="{anchor}"' in (tmp_path / page).read_text(), address
