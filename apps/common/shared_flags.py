@@ -1,7 +1,7 @@
 """Flags that several commands share, and the objects that they describe."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import keras
@@ -49,9 +49,17 @@ def define_data() -> None:
     flags.DEFINE_bool("crops", True, "Crop with --augment; score matching needs --nocrops.")
 
 
-def define_network(default: str = "vgg4") -> None:
-    """Define which network."""
-    flags.DEFINE_enum("network", default, models.NAMES, "Architecture of the network.")
+def define_network(default: str = "vgg4", more: Sequence[str] = ()) -> None:
+    """Define which network.
+
+    Args:
+        default: Name of the default.
+        more: Names that the command takes in addition to those of `tfgrad.models`.
+    """
+    what = "Architecture of the network."
+    if more:
+        what += " Those of keras.applications start from trained weights, see --weights."
+    flags.DEFINE_enum("network", default, [*models.NAMES, *more], what)
     flags.DEFINE_float("width", 1.0, "Channel multiplier of the network.", lower_bound=0)
     flags.DEFINE_enum("activation", "relu", ("relu", "softplus"), "Activation function.")
     flags.DEFINE_float("beta", 10.0, "Beta of the softplus.", lower_bound=0)
@@ -131,16 +139,19 @@ def numbers(
     return values
 
 
-def load(split: str, own_size: Callable[[], Size | None] | None = None) -> data.Dataset:
+def load(
+    split: str, own_size: Callable[[], Size | None] | None = None, always: bool = False
+) -> data.Dataset:
     """A split of --dataset.
 
     Args:
         split: A split, or a slice of one.
         own_size: Function that returns the (height, width) that a network takes, to which the
             images of a folder are resized without --image_size.
+        always: Whether those of other data sets are, too.
     """
     size = image_size()
-    if size is None and own_size is not None and is_folder():
+    if size is None and own_size is not None and (always or is_folder()):
         size = own_size()
     return data.load(FLAGS.dataset, split, FLAGS.data_dir, FLAGS.download, size)
 
@@ -159,10 +170,12 @@ def part_of(split: str, first: int, count: int) -> str:
 
 
 def load_splits(
-    own_size: Callable[[], Size | None] | None = None,
+    own_size: Callable[[], Size | None] | None = None, always: bool = False
 ) -> tuple[data.Dataset, data.Dataset]:
     """(training set, test set), complete; see `load`."""
-    return load(FLAGS.train_split, own_size), load(FLAGS.test_split, own_size)
+    splits = FLAGS.train_split, FLAGS.test_split
+    train, test = (load(split, own_size, always) for split in splits)
+    return train, test
 
 
 def augmentation() -> bool | str:
@@ -210,7 +223,9 @@ def build_penalties(head: str | None = None) -> list[penalties.Penalty]:
         "target": target(),
         "head": head,
     }
-    if (FLAGS.score_matching or FLAGS.anti_score_matching) and FLAGS.activation == "relu":
+    is_own = FLAGS.network in models.NAMES  # others have activations of their own
+    needs_smooth = FLAGS.score_matching or FLAGS.anti_score_matching
+    if is_own and needs_smooth and FLAGS.activation == "relu":
         raise ArgumentError(
             "--activation: got relu with score matching; expected softplus, because the Hessian of "
             "a ReLU network is zero wherever it exists; try --activation=softplus."

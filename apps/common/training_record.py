@@ -17,7 +17,7 @@ from . import digits_network, network_record, work_directory
 # Flags of training runs that say how a network was trained, in the order in which they are told.
 _TOLD = (
     *("dataset", "train_split", "per_class", "image_size", "normalize", "augment"),
-    *("network", "width", "activation", "batch_norm", "dtype_policy"),
+    *("network", "weights", "frozen", "width", "activation", "batch_norm", "dtype_policy"),
     *("epochs", "batch_size", "optimizer", "learning_rate", "decay_epochs", "weight_decay", "seed"),
 )
 

@@ -15,6 +15,7 @@ from absl import flags
 
 import tfgrad
 from tfgrad import callbacks, data, distribution
+from tfgrad.internal.keras_private import flatten_layers
 
 from . import compilation, recorded_lessons, shared_flags, work_directory
 from .trained_networks import Statistics
@@ -130,10 +131,10 @@ def begin(described: Mapping[str, Any] | None = None) -> Run:
 
 
 def regularised(network: keras.Model) -> keras.Model:
-    """The network with --weight_decay on its kernels."""
+    """The network with --weight_decay on the kernels that are trained."""
     if FLAGS.weight_decay:
-        for layer in network.layers:
-            if hasattr(layer, "kernel_regularizer"):
+        for layer in flatten_layers(network):
+            if hasattr(layer, "kernel_regularizer") and layer.trainable:
                 layer.kernel_regularizer = keras.regularizers.L2(FLAGS.weight_decay)
                 layer.kernel.regularizer = layer.kernel_regularizer
     return network

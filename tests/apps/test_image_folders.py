@@ -1,5 +1,7 @@
 """`--dataset=FOLDER`: a folder of labelled images in the commands."""
 
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -11,11 +13,12 @@ from apps.evaluate import __main__ as evaluating
 from apps.explain import __main__ as explaining
 from apps.map_dataset import folder_sources
 from apps.report import __main__ as reporting
+from tests.helpers import tiny_application
 from tests.helpers.app_run import in_process
 from tests.helpers.image_folders import write, write_folder
-from tfgrad import data
+from tfgrad import PenalizedModel, data, loading
 
-SIDE = 8
+SIDE = tiny_application.SIDE
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +32,27 @@ def pets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(pets, tmp_path_factory):
-    """The work directory of a training on the folder."""
-    directory = tmp_path_factory.mktemp("run") / "run"
-    with in_process(train) as app, pytest.warns(match="'train' cannot be read, and are left out"):
+def complete(pets, tmp_path_factory):
+    """The work directory of a training on the folder, and what it printed."""
+    directory, out = tmp_path_factory.mktemp("run") / "run", io.StringIO()
+    with (
+        tiny_application.in_place(),
+        in_process(train) as app,
+        contextlib.redirect_stdout(out),
+        pytest.warns(match="'train' cannot be read, and are left out"),
+    ):
         code = app(
-            *(f"--dataset={pets}", f"--image_size={SIDE},{SIDE}", "--network=vgg4"),
-            *("--width=0.1", "--epochs=1", "--noise=0", f"--work_dir={directory}"),
+            *(f"--dataset={pets}", "--network=MobileNetV2", "--weights=random", "--frozen"),
+            *("--gradient_norm=0.01", "--weight_decay=0.1", "--epochs=1", "--noise=0"),
+            f"--work_dir={directory}",
         )
     assert code == 0
-    return directory
+    return directory, out.getvalue()
+
+
+@pytest.fixture
+def run(complete):
+    return complete[0]
 
 
 def test_a_run_knows_the_classes_of_the_folder(run):
@@ -47,6 +61,19 @@ def test_a_run_knows_the_classes_of_the_folder(run):
     assert results["input_shape"] == [SIDE, SIDE, 3]
     assert trained_networks.image_size(str(run)) == (SIDE, SIDE)
     assert trained_networks.image_size(str(run / "network.keras")) == (SIDE, SIDE)
+
+
+def test_a_new_layer_is_trained_on_frozen_features(complete):
+    directory, printed = complete
+    assert "MobileNetV2 with random weights, which is not trained; a new layer for 3" in printed
+    assert "make_safe corrected in layers of BatchNormalization (1), LayerNormal" in printed
+    network, _ = trained_networks.from_run(str(directory))
+    features, head = network.layers[-2:]
+    assert not features.trainable and head.kernel_regularizer is not None
+    assert features.get_layer("conv").kernel_regularizer is None  # not trained
+    model = loading.load(directory / "model.keras")
+    assert isinstance(model, PenalizedModel)
+    assert {variable.path.split("/")[-2] for variable in model.trainable_variables} == {"head"}
 
 
 def test_training_asks_for_a_size(pets, tmp_path, capsys):

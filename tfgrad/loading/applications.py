@@ -15,14 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfgrad.errors import ArgumentError, ModelError
-from tfgrad.gradients.model_checks import nonfinite_weight
 from tfgrad.internal.arguments import one_of
-from tfgrad.loading.keras_file import load
+from tfgrad.loading import weight_files
 
 IMAGENET = "imagenet"
 IMAGENET_CLASSES = 1000
 # Of the images of an architecture that takes any size.
 SIDE = 224
+WHITE = 255.0
 # Every builder of keras.applications, those of MobileNetV3 included.
 APPLICATIONS = tuple(
     sorted(
@@ -31,6 +31,20 @@ APPLICATIONS = tuple(
         if inspect.isfunction(value) and name[0].isupper()
     )
 )
+
+
+# Where it is not SIDE.
+_SIDES = {
+    "InceptionV3": 299,
+    "InceptionResNetV2": 299,
+    "Xception": 299,
+    "NASNetLarge": 331,
+    **{f"EfficientNetB{i + 1}": side for i, side in enumerate((240, 260, 300, 380, 456, 528, 600))},
+    **{f"EfficientNetV2B{i + 1}": side for i, side in enumerate((240, 260, 300))},
+    "EfficientNetV2S": 384,
+    "EfficientNetV2M": 480,
+    "EfficientNetV2L": 480,
+}
 
 
 @keras.saving.register_keras_serializable(package="tfgrad")
@@ -72,30 +86,67 @@ def builder(name: str, argument: str = "name") -> Callable[..., keras.Model]:
     return getattr(keras.applications, one_of(argument, name, APPLICATIONS))
 
 
+def image_size(name: str) -> tuple[int, int]:
+    """(height, width) of the images that an architecture was trained on.
+
+    Args:
+        name: Name of the architecture.
+    """
+    side = _SIDES.get(name, SIDE)
+    return side, side
+
+
 def application(
-    name: str, weights: str | os.PathLike[str] | None, image_size: tuple[int, int] | None
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    image_size: tuple[int, int] | None,
+    white: float = 255.0,
 ) -> keras.Model:
-    """An architecture that takes pixels 0 to 255 and returns logits.
+    """An architecture that takes pixels and returns logits.
 
     Args:
         name: Name of the architecture.
         weights: "imagenet", a file of weights for 1000 classes, or None for random ones.
         image_size: (height, width) of its images; None: the architecture's own.
+        white: The value of a white pixel.
 
     Raises:
         ArgumentError: There is no such architecture, or not for images of this size.
         ModelError: The weights cannot be had or loaded.
     """
+    network = built(name, weights, image_size)
+    if weights is not None and weights != IMAGENET:
+        weight_files.load_whole(network, os.fspath(weights))
+    return on_pixels(name, network, white)
+
+
+def built(
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    image_size: tuple[int, int] | None,
+    **options: Any,
+) -> keras.Model:
+    """What the builder of `keras.applications` returns, on preprocessed images.
+
+    Args:
+        name: Name of the architecture.
+        weights: "imagenet" for Keras's own weights; anything else for random ones.
+        image_size: (height, width) of its images; None: the architecture's own.
+        options: Options of the builder.
+
+    Raises:
+        ArgumentError: There is no such architecture, or not for images of this size.
+        ModelError: The weights cannot be had.
+    """
     build = builder(name)
-    asked = None if weights is None or weights == IMAGENET else os.fspath(weights)
     try:
         with warnings.catch_warnings():
-            # MobileNetV3 takes images of any size, and warns that its weights are those of 224².
+            # MobileNets take images of any size, and warn that their weights are those of 224².
             warnings.filterwarnings("ignore", "`input_shape` is undefined")
-            network = build(
+            return build(
                 weights=IMAGENET if weights == IMAGENET else None,
-                classifier_activation=None,
                 input_shape=None if image_size is None else (*image_size, 3),
+                **{"classifier_activation": None, **options},
             )
     except Exception as error:
         missing = unfetched(error, "weights", f"the weights of {name}")
@@ -112,12 +163,25 @@ def application(
             f"image_size: got {image_size}, which {name} rejects ({reason}); expected a size that "
             "it takes; try None."
         ) from error
-    if asked is not None:
-        _load_weights(network, asked)
+
+
+def on_pixels(
+    name: str, network: keras.Model, white: float, head: keras.layers.Layer | None = None
+) -> keras.Model:
+    """A network with the preprocessing of its architecture in front.
+
+    Args:
+        name: Name of the architecture.
+        network: Network of preprocessed images.
+        white: The value of a white pixel, 255 or 1.
+        head: Layer that follows the network, or None.
+    """
     height, width, channels = network.input_shape[1:]
-    pixels = keras.Input((height or SIDE, width or SIDE, channels), name="pixels")
-    scaled = Preprocess(name, name="preprocess")(pixels)
-    return keras.Model(pixels, network(scaled), name=name)
+    x = pixels = keras.Input((height or SIDE, width or SIDE, channels), name="pixels")
+    if white != WHITE:
+        x = keras.layers.Rescaling(WHITE / white, name="rescale")(x)
+    x = network(Preprocess(name, name="preprocess")(x))
+    return keras.Model(pixels, x if head is None else head(x), name=name)
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -164,25 +228,3 @@ def unfetched(error: Exception, argument: str, what: str) -> ModelError | None:
             "copy it there. KERAS_HOME names another directory than ~/.keras."
         )
     return None
-
-
-def _load_weights(network: keras.Model, path: str) -> None:
-    advice = f"expected a file of weights of this architecture with {IMAGENET_CLASSES} classes"
-    if not os.path.isfile(path) or not path.endswith((".h5", ".keras")):
-        exists = "" if os.path.isfile(path) else ", which does not exist"
-        raise ModelError(
-            f"weights: got {path!r}{exists}; expected a .weights.h5, .h5 or .keras file; try "
-            f"{IMAGENET!r} for Keras's own."
-        )
-    try:
-        if path.endswith(".keras"):
-            network.set_weights(load(path, compile=False).get_weights())
-        else:
-            network.load_weights(path)
-    except ModelError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"weights: {path!r} does not fit ({reason}); {advice}.") from error
-    if nonfinite_weight(network.weights) is not None:
-        raise ModelError(f"weights: {path!r} holds NaN or infinite values; {advice}.")
