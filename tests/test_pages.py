@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
+from tests.helpers import tiny_application
+from tests.helpers.image_folders import write_folder
 from tests.helpers.variants import with_slow
 from tfgrad import loading, saliency
 from tfgrad.evaluation.comparison.compare import TESTS
+from tfgrad.loading import applications
 
 ROOT = pathlib.Path(__file__).parent.parent
 PHOTOGRAPH = pathlib.Path(sklearn.datasets.__file__).parent / "images/flower.jpg"
@@ -148,7 +151,24 @@ def check_transfer(names, directory, printed):
     assert names["network"].output_shape == (None, 5) and "learns from" in printed
 
 
-PREPARATIONS = {"README.md": prepare_readme}
+def prepare_your_own_images(directory, monkeypatch):
+    """A folder of photographs, and small features in place of those that Keras would download."""
+    write_folder(directory / "photos", {"cat": 8, "dog": 8}, size=(40, 30), suffix=".jpg")
+    monkeypatch.setattr(applications, "built", tiny_application.built)
+
+
+def check_your_own_images(names, directory, printed):
+    assert names["start"].class_names == ("cat", "dog") and names["result"].maps.shape[0] == 3
+    assert (directory / "explained.png").read_bytes().startswith(b"\x89PNG")
+    assert names["answer"]["saliency"].shape == (1, 224, 224)
+    assert {*names["robustness"].curve()} == {0, 0.1}
+    assert names["photographs"].numpy().max() <= 1
+
+
+PREPARATIONS = {
+    "README.md": prepare_readme,
+    "docs/your_own_images.md": prepare_your_own_images,
+}
 CHECKS = {
     "README.md": check_readme,
     "docs/ask.md": check_ask,
@@ -162,6 +182,7 @@ CHECKS = {
     "docs/saliency.md": check_saliency,
     "docs/serving_elsewhere.md": check_serving_elsewhere,
     "docs/transfer.md": check_transfer,
+    "docs/your_own_images.md": check_your_own_images,
 }
 
 

@@ -15,7 +15,7 @@ HOME = pathlib.Path(__file__).with_name("home.md")
 # The guides in the order of the three paths; pages that are not named here are in the last list.
 GUIDES = {
     "Explain": ["saliency.md", "ask.md", "decomposition.md", "faithfulness.md", "fooling.md"],
-    "Train": ["penalties.md", "transfer.md", "density.md"],
+    "Train": ["your_own_images.md", "penalties.md", "transfer.md", "density.md"],
     "Serve": [
         "report.md",
         "portable.md",
