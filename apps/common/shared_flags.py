@@ -161,6 +161,15 @@ def is_folder() -> bool:
     return named_sets.is_folder(FLAGS.dataset, FLAGS.data_dir)
 
 
+def images_digest() -> dict[str, str]:
+    """What tells whether the images of a folder are those that a run began with."""
+    if not is_folder():
+        return {}
+    splits = FLAGS.train_split, FLAGS.test_split
+    listings = [folder_listing.listed(FLAGS.dataset, split) for split in splits]
+    return {"dataset_digest": folder_listing.digest(listings)}
+
+
 def part_of(split: str, first: int, count: int) -> str:
     """The slice of a split of --dataset from `first` on, at most of `count` examples."""
     last = first + count

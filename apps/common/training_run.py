@@ -119,7 +119,9 @@ def begin(described: Mapping[str, Any] | None = None) -> Run:
     worker = getattr(strategy.cluster_resolver, "task_id", 0) if strategy.cluster_resolver else 0
     directory = os.path.join(FLAGS.work_dir, f"worker-{worker}") if worker else FLAGS.work_dir
     work_directory.open_directory(
-        directory, {**shared_flags.resolved(), **(described or {})}, FLAGS.resume
+        directory,
+        {**shared_flags.resolved(), **shared_flags.images_digest(), **(described or {})},
+        FLAGS.resume,
     )
     run = Run(strategy, directory, FLAGS.epochs, FLAGS.batch_size, shared_flags.augmentation())
     if run.results is not None:

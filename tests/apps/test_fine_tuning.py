@@ -1,7 +1,6 @@
 """`train --network=` with a network of keras.applications; test_image_folders has a whole run."""
 
 import json
-import urllib.error
 
 import numpy as np
 import pytest
@@ -12,6 +11,8 @@ from tests.helpers import tiny_application
 from tests.helpers.app_run import in_process
 from tests.helpers.image_folders import write_folder
 from tfgrad import callbacks, loading
+from tfgrad.errors import ModelError
+from tfgrad.loading import applications
 
 SIDE = 32
 
@@ -75,21 +76,16 @@ def test_score_matching_needs_a_smooth_network(app, pets, tmp_path, capsys):
 
 
 def test_without_a_connection(app, pets, tmp_path, monkeypatch, capsys):
-    from keras.src.utils import file_utils
+    def unreachable(*_, **__):
+        raise ModelError("weights: the weights of MobileNetV2 cannot be downloaded.")
 
-    def unreachable(*_):
-        raise urllib.error.URLError("no route")
-
-    monkeypatch.setattr(file_utils, "urlretrieve", unreachable)
-    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path / "keras"))
-    (tmp_path / "keras/models").mkdir(parents=True)
-    code = app(
-        *(f"--dataset={pets}", "--network=MobileNetV3Small", f"--work_dir={tmp_path / 'run'}"),
-        f"--image_size={SIDE},{SIDE}",
-    )
+    monkeypatch.setattr(applications, "built", unreachable)
+    arguments = f"--dataset={pets}", "--network=MobileNetV2", f"--image_size={SIDE},{SIDE}"
+    assert app(*arguments, f"--work_dir={tmp_path / 'run'}") == 65
     message = capsys.readouterr().err
-    assert code == 65 and "the weights of MobileNetV3Small cannot be downloaded" in message
-    assert "no_top" in message and "--weights=random starts from random weights" in message
+    assert "cannot be downloaded. Without a connection, --weights=random starts from" in message
+    assert app(*arguments, "--weights=no.h5", f"--work_dir={tmp_path / 'file'}") == 65
+    assert "Without a connection" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

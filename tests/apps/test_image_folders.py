@@ -10,6 +10,7 @@ import pytest
 from apps import train
 from apps.common import trained_networks
 from apps.evaluate import __main__ as evaluating
+from apps.evaluate import networks
 from apps.explain import __main__ as explaining
 from apps.map_dataset import folder_sources
 from apps.report import __main__ as reporting
@@ -19,6 +20,10 @@ from tests.helpers.image_folders import write, write_folder
 from tfgrad import PenalizedModel, data, loading
 
 SIDE = tiny_application.SIDE
+TUNED = (
+    *("--network=MobileNetV2", "--weights=random", "--frozen", "--gradient_norm=0.01"),
+    *("--weight_decay=0.1", "--epochs=1", "--noise=0"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +46,7 @@ def complete(pets, tmp_path_factory):
         contextlib.redirect_stdout(out),
         pytest.warns(match="'train' cannot be read, and are left out"),
     ):
-        code = app(
-            *(f"--dataset={pets}", "--network=MobileNetV2", "--weights=random", "--frozen"),
-            *("--gradient_norm=0.01", "--weight_decay=0.1", "--epochs=1", "--noise=0"),
-            f"--work_dir={directory}",
-        )
+        code = app(f"--dataset={pets}", *TUNED, f"--work_dir={directory}")
     assert code == 0
     return directory, out.getvalue()
 
@@ -76,6 +77,16 @@ def test_a_new_layer_is_trained_on_frozen_features(complete):
     assert {variable.path.split("/")[-2] for variable in model.trainable_variables} == {"head"}
 
 
+def test_a_run_does_not_go_on_with_other_images(pets, run, capsys):
+    arguments = (f"--dataset={pets}", *TUNED, f"--work_dir={run}")
+    with in_process(train) as app:
+        assert app(*arguments) == 0
+        added = write(pets / "elk/new", 0)
+        assert app(*arguments) == 64
+        added.unlink()
+    assert "holds a run with other flags: --dataset_digest was" in capsys.readouterr().err
+
+
 def test_training_asks_for_a_size(pets, tmp_path, capsys):
     with in_process(train) as app:
         assert app(f"--dataset={pets}", f"--work_dir={tmp_path}") == 65
@@ -101,15 +112,20 @@ def test_a_folder_is_explained_in_the_size_of_the_network(pets, run, tmp_path, c
     assert "left out: path:" in capsys.readouterr().err
 
 
-def test_a_folder_is_tested_on_in_the_size_of_the_network(pets, run, tmp_path):
+@pytest.mark.filterwarnings("ignore::tfgrad.errors.ImagesLeftOutWarning")
+def test_a_folder_is_tested_on_in_the_size_of_the_network(pets, run, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(evaluating, "main", lambda: loaded.append(networks.images()))
     with in_process(evaluating) as app:
-        code = app(
-            *(f"--models=mine={run}", f"--dataset={pets}", "--count=50", "--tests=noise"),
-            *("--noise_sigmas=0", f"--out={tmp_path / 'out'}"),
-        )
-    assert code == 0
-    found = json.loads((tmp_path / "out/results.json").read_text())
-    assert found["flags"]["image_size"] is None
+        arguments = f"--models=mine={run}", f"--dataset={pets}", "--split=all"
+        assert app(*arguments, "--count=50") == 0  # more than there are
+        assert app(*arguments, "--count=4") == 0
+        assert app(*arguments, "--image_size=5,6") == 0
+    assert [one.images.shape for one in loaded] == [
+        (18, SIDE, SIDE, 3),
+        (4, SIDE, SIDE, 3),
+        (18, 5, 6, 3),
+    ]
 
 
 @pytest.mark.slow

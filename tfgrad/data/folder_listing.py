@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tfgrad.data import splits
 from tfgrad.errors import DataError
@@ -48,6 +48,16 @@ class Listing:
     def path(self, file: str) -> str:
         """The path of one of the files."""
         return os.path.join(os.path.expanduser(self.folder), *file.split("/"))
+
+
+def digest(listings: Iterable[Listing]) -> str:
+    """A digest of the names and sizes of files, which tells whether any was added or removed."""
+    found = hashlib.sha256()
+    for one in listings:
+        for file in one.files:
+            size = os.path.getsize(one.path(file)) if os.path.exists(one.path(file)) else -1
+            found.update(f"{file}:{size}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:16]
 
 
 def listed(folder: str, split: str) -> Listing:
