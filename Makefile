@@ -1,7 +1,8 @@
 # make quickstart   train, export, serve and explain on the embedded digits
-# make test         lint, types and the tests that are not slow: about twenty minutes on two idle cores
+# make test         lint, types and the quick tests: about ten minutes on two idle cores
+# make test-long    the tests of `make test`'s kind that take seconds each; CI runs both
 # make test-all     every test: the whole of each battery, the pages, XLA, more replicas and networks, too
-# make test-nightly the tests of `make test`, with the newest nightly build of Keras
+# make test-nightly both, with the newest nightly build of Keras
 # make test-zoo     models of other packages, in an environment of their own: half an hour
 # make test-web     the page of `tfgrad.export.web` in headless Chromium: needs chromium and npm
 # make test-beam    maps of a data set through Apache Beam, in an environment with the extra `beam`
@@ -27,13 +28,16 @@ BEAM := .venv-beam
 SERVERS := .venv-servers
 SITE := .venv-site
 
-.PHONY: quickstart test test-all test-nightly test-zoo test-web chromium test-beam test-servers site test-site lint notebooks structure wheel clean
+.PHONY: quickstart test test-long test-all test-nightly test-zoo test-web chromium test-beam test-servers site test-site lint notebooks structure wheel clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m apps.quickstart
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not long" -n 2 --dist loadfile --no-loadscope-reorder
+
+test-long: $(VENV)/installed
+	$(BIN)/python -m pytest -m "long and not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -45,6 +49,7 @@ test-nightly: $(NIGHTLY)/installed
 	$(NIGHTLY)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-zoo: $(ZOO)/installed
+	$(ZOO)/bin/python -m pytest -m hub tests/loading/test_hub_presets.py
 	$(ZOO)/bin/python -m tools.zoo
 
 test-web: chromium $(VENV)/installed $(WEB)/installed

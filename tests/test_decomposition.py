@@ -40,6 +40,7 @@ def images(n=4):
     return np.random.default_rng(5).normal(size=(n, *IMAGE))
 
 
+@pytest.mark.long
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("name", architectures.KINDS)
 def test_complete_on_one_of_each_kind(name):
@@ -58,6 +59,7 @@ def test_complete_on_applications(name):
     assert np.min(np.abs(inputs - 1)) > 1e-2  # the biases matter, or the test would show nothing
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", [None, "predicted", 0, 2, -1, [0, 1, 2, -1], (2, 2, 2, 2)])
 def test_the_target_says_which_logit(target, float64):
     net, x = network(), images()
@@ -115,6 +117,7 @@ def test_weights_of_now_and_not_of_then():
     np.testing.assert_allclose(explain(x).numpy() - before, picked, atol=1e-6)
 
 
+@pytest.mark.long
 def test_second_order_of_every_term_against_differences(float64):
     """Σ (f^b)² of each call: what a penalty on bias-gradients differentiates."""
     net, x = network(), tf.constant(images(2))

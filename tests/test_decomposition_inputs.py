@@ -110,6 +110,7 @@ MIXED = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MIXED)
 def test_layers_of_several_float_types(kind):
     model = _mixed(kind)

@@ -29,6 +29,7 @@ def made(case):
     return network(), target()
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @every_case
 def test_it_is_exact_in_float64(float64, case):

@@ -117,6 +117,7 @@ def test_float32_pays_for_large_shifts_what_the_docstring_says(scale):
     assert np.abs(after[1] - before[1]).max() <= 8 * epsilon * scale + 4 * rounded
 
 
+@pytest.mark.long
 def test_what_maps_show():
     """InputGradient: of logits the picture, of losses what it showed before."""
     net, x = network(), images()
@@ -143,6 +144,7 @@ def waves(frequency=40.0):
     return Picture(MASK, scale=[0.0, frequency, -frequency])
 
 
+@pytest.mark.long
 @PRECISIONS
 @pytest.mark.parametrize("epsilon", [0.01, 0.5, 3.0])
 def test_losses_move_by_no_more_than_the_bound(rounding, epsilon):

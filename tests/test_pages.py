@@ -186,6 +186,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.parametrize("page", with_slow(QUICK, [page for page in PAGES if page not in QUICK]))
 def test_a_page_runs(page, tmp_path, monkeypatch, capsys):

@@ -94,6 +94,7 @@ def test_another_image_size_is_judged():
         second_order.check(network, tf.TensorSpec([None, 12, 12, 1]))
 
 
+@pytest.mark.long
 def test_state_outside_the_networks_variables_is_refused():
     class Noise(L.Layer):
         def call(self, x, training=False):

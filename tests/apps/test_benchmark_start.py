@@ -56,6 +56,7 @@ def test_nodes_are_those_of_what_runs():
     np.testing.assert_allclose(tf.reduce_sum(gradient(IMAGES), -1), expected, rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["maps", "fit"])
 def test_first_calls_have_seconds(part):
     for way in first_calls.PARTS[part].ways:
@@ -63,6 +64,7 @@ def test_first_calls_have_seconds(part):
         assert list(found) == ["seconds", "cpu_seconds"] and min(found.values()) > 0
 
 
+@pytest.mark.long
 def test_exports_are_what_is_loaded(tmp_path, monkeypatch):
     served = {}
     monkeypatch.setattr(first_calls, "timed", lambda call: ({"seconds": 1.0}, call()))

@@ -37,6 +37,7 @@ def trained(tmp_path_factory):
     return directory
 
 
+@pytest.mark.long
 def test_quickstart(tmp_path, capsys):
     with in_process(quickstart) as run_quickstart:
         asked = ("--epochs=2", f"--work_dir={tmp_path}/q", f"--to={tmp_path}/served")
@@ -61,6 +62,7 @@ runpy.run_module("tfgrad_apps.distill", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.long
 def test_the_package_may_have_another_name(tmp_path):
     """Every command can be imported, and its manual page names the commands as they are called."""
     shutil.copytree(ROOT / "apps", tmp_path / "tfgrad_apps")

@@ -73,6 +73,7 @@ def results_of(out):
     }
 
 
+@pytest.mark.long
 def test_every_test_of_every_model(app, models, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     named = f"--models=a={models}/bare.keras,b={models}/penalised.keras"
@@ -163,6 +164,7 @@ def test_a_region_and_a_target_of_ones_own(app, models, tmp_path):
     assert "a, loss at T = 10" in found
 
 
+@pytest.mark.long
 def test_count_is_of_the_slice(app, models, tmp_path, capsys):
     out, named = tmp_path / "out", f"--models=a={models}/bare.keras"
     rest = ("--tests=noise", "--noise_sigmas=0", "--split=test[100:]", f"--out={out}")

@@ -45,6 +45,7 @@ def comparisons(out):
     return record, {name: Comparison.from_json(one) for name, one in record["models"].items()}
 
 
+@pytest.mark.long
 def test_methods_by_tests_of_one_model(app, models, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     asked = ("--methods=input_times_gradient,random", "--tests=pixels,class_flip,completeness")
@@ -116,6 +117,7 @@ def test_several_models_and_a_method_that_fails(app, models, tmp_path, capsys):
     )
 
 
+@pytest.mark.long
 def test_a_result_of_networks_is_replaced_by_one_of_maps(app, models, tmp_path):
     out, named = tmp_path / "out", f"--models=a={models}/flat.keras"
     assert app(named, *FEW, "--tests=noise", "--noise_sigmas=0", f"--out={out}") == 0

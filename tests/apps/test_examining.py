@@ -195,6 +195,7 @@ def test_networks_of_different_settings_have_different_names():
     assert len(names) == 5
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 @pytest.mark.parametrize("scale", ["small", pytest.param("paper", marks=pytest.mark.slow)])
 def test_declared_networks_can_be_built(scale):

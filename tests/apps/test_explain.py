@@ -75,6 +75,7 @@ def record_of(out):
     return json.loads((out / "explanations.json").read_text())
 
 
+@pytest.mark.long
 def test_a_folder_with_broken_files(app, keras_file, folder, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     few = ("--batch_size=2", "--rows=3", f"--out={out}/")
@@ -167,6 +168,7 @@ def test_a_data_set_a_class_and_the_layers(app, keras_file, tmp_path):
     assert len(record_of(out)["images"]) == 2 and os.listdir(tmp_path) == ["out"]
 
 
+@pytest.mark.long
 def test_a_run_is_explained_on_pixels(app, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     run.mkdir()
@@ -187,6 +189,7 @@ def test_a_run_is_explained_on_pixels(app, tmp_path):
         assert list(layers) == ["input", "second", "normalize"]
 
 
+@pytest.mark.long
 def test_a_served_model_gives_the_maps_of_the_live_one(app, folder, tmp_path):
     model, names = network(3), [*"abcdefghij"]
     tfgrad.export.save(
@@ -212,6 +215,7 @@ def test_a_served_model_gives_the_maps_of_the_live_one(app, folder, tmp_path):
         np.testing.assert_allclose(x["fullgrad"], y["fullgrad"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_likeliest_classes_have_maps_of_their_own(app, keras_file, folder, tmp_path, capsys):
     """Images may stand before the flags; a row of each class holds that class's map."""
     out = tmp_path / "out"
@@ -237,6 +241,7 @@ def test_the_likeliest_classes_have_maps_of_their_own(app, keras_file, folder, t
     assert [os.path.basename(r["file"]) for r in rows] == ["a.png"] * 3 + ["c.png"] * 3
 
 
+@pytest.mark.long
 def test_a_regression_explains_the_output_that_is_named(app, tmp_path, capsys):
     for outputs in (1, 2):
         inputs = keras.Input((8, 8, 1))
@@ -271,6 +276,7 @@ def test_folders_below_a_folder_and_files_of_one_name(app, keras_file, folder, t
     assert len(record_of(out)["images"]) == 3
 
 
+@pytest.mark.long
 def test_a_network_by_its_name_explains_photographs(app, tmp_path, capsys):
     out = tmp_path / "out"
     asked = ("--random_weights", "--image_size=32,32", "--methods=input_gradient", "--top_maps=2")
@@ -280,6 +286,7 @@ def test_a_network_by_its_name_explains_photographs(app, tmp_path, capsys):
     assert record_of(out)["image_range"] == [0, 255] and rows[0]["class_name"].isdecimal()
 
 
+@pytest.mark.long
 def test_digits_need_no_download(app, tmp_path, capsys, monkeypatch):
     trained = digits_network.trained
     monkeypatch.setattr(digits_network, "trained", lambda: trained(epochs=1))

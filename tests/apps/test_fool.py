@@ -64,6 +64,7 @@ def normalised(results):
     return (test.images - mean) / deviation, test.labels
 
 
+@pytest.mark.long
 def test_an_exact_shift(fooled, model, tmp_path, capsys):
     results = fooled("--construction=shift", "--scale=300")
     before, after = results["before"], results["after"]

@@ -101,6 +101,7 @@ def test_maps_of_a_folder(run, served, folder, tmp_path, capfd):
     assert summary == {"images": 13, "maps": 10, "broken": 3, "not_finite": 0}
 
 
+@pytest.mark.long
 def test_maps_of_records_with_labels(run, served, tmp_path):
     """Several files, one damaged; a label that is no class; records of something else."""
     files, pixels = cases.pictures(11)
@@ -135,6 +136,7 @@ def test_maps_of_records_with_labels(run, served, tmp_path):
     np.testing.assert_array_equal(maps.column("label")[good], labels[good - 2])
 
 
+@pytest.mark.long
 def test_a_data_set_by_its_name_is_what_saved_maps_reads(tmp_path, capfd):
     network, directory = cases.exported(str(tmp_path / "served"), (8, 8, 1))
     digits = data.load("digits", "test[:70]")

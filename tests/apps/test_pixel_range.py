@@ -77,6 +77,7 @@ def test_a_range_that_contradicts_the_network_is_followed_and_named(folder, tmp_
     assert "take pixels in (0.0, 255.0); the flag is followed" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_export_serves_encoded_images_in_that_range(folder, tmp_path, name):

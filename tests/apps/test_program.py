@@ -85,6 +85,7 @@ def test_completion_knows_the_flags_and_values_of_each_command():
     assert re.search(r"explain___scale_choices=\([^)]*\bcontrast\b", script)
 
 
+@pytest.mark.long
 def test_a_command_runs_under_the_program():
     """In a process of its own, as users run it."""
     command = [sys.executable, "-m", "apps", "map-dataset", "--help"]

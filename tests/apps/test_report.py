@@ -99,6 +99,7 @@ def made(app, directory):
     return out
 
 
+@pytest.mark.long
 def test_the_page_is_self_contained_and_its_texts_are_escaped(made):
     assert set(os.listdir(made)) == {"report.html", "report.pdf", "report.json"}
     page = (made / "report.html").read_text()

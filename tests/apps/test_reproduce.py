@@ -31,6 +31,7 @@ def complete(tmp_path_factory):
     return work_dir, run(tiny(), work_dir)
 
 
+@pytest.mark.long
 def test_a_run_from_the_first_cell_to_the_table(complete):
     work_dir, records = complete
     assert set(records) == {cell.id for cell in tiny().cells()}

@@ -150,6 +150,7 @@ TO_BUILD = [(name, papers.SCALES[0]) for name in IMAGES] + [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("name, scale", TO_BUILD)
 def test_every_row_of_every_experiment_can_be_built(name, scale):
@@ -172,6 +173,7 @@ def test_every_row_of_every_experiment_can_be_built(name, scale):
                 assert shapes[0][1] == shapes[1][1]
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("name, row", [("t4.2", 6), ("t2.3", 5)])
 def test_the_rows_with_most_terms_get_all_lessons(name, row):

@@ -43,6 +43,7 @@ def run_directory(tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_ascent_from_noise_before_a_judge(app, model, tmp_path, capsys):
     out = tmp_path / "out"
     few = ("--classes=3,1", "--count=3", "--steps=20", "--columns=2", "--batch_size=4")

@@ -23,6 +23,7 @@ def file(tmp_path):
     return tmp_path / "mine.h5", model
 
 
+@pytest.mark.long
 def test_export(file, tmp_path, capsys):
     path, model = file
     to = tmp_path / "served"

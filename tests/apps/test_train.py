@@ -324,6 +324,7 @@ def test_an_unknown_data_set(refused, tmp_path):
     assert "cifar10" in message
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite(refused, monkeypatch, tmp_path):
     directory = tmp_path / "run"
     arguments = [*UNPENALISED, "--progress=none", f"--work_dir={directory}"]

@@ -48,6 +48,7 @@ def refused(capsys):
 # A student and its teacher
 
 
+@pytest.mark.long
 def test_a_student_and_the_teacher_it_asked_for(distilled):
     files = {"run.json", "history.jsonl", "tensorboard", "state", "network.keras", "model.keras"}
     files |= {"results.json", "noise.md", "history.png"}
@@ -153,6 +154,7 @@ def test_a_teacher_that_changed_is_refused(distilled, refused, tmp_path):
     assert "Try another --work_dir" in message
 
 
+@pytest.mark.long
 def test_answers_that_do_not_fit_are_not_recorded(monkeypatch, capsys):
     def lessons():
         train = data.subset(data.load("digits"), 2, 0)
@@ -289,6 +291,7 @@ def test_new_classes_beside_the_old_ones(transferred, distilled):
     assert network.output_shape == (None, 2) and classes == ["even", "odd"]
 
 
+@pytest.mark.long
 def test_the_bound_before_and_after(transferred):
     bound = results_of(transferred)["bound"]
     assert list(bound) == ["before training", "after training"]

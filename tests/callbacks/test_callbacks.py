@@ -107,6 +107,7 @@ def weights_of_dense(model):
     return [v.numpy() for v in model.weights]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["while writing", "before the rename", "before the removal"])
 def test_killed_while_saving(tmp_path, monkeypatch, moment):
     model = dense()

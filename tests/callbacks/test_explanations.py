@@ -106,6 +106,7 @@ def run(tmp_path_factory):
     return path, keep.weights, maps, traces, ends
 
 
+@pytest.mark.long
 def test_every_method_is_traced_once(run):
     assert run[3] == dict.fromkeys(METHODS, 1)
 

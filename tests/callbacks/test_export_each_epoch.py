@@ -45,6 +45,7 @@ def versions_of(directory):
     return found
 
 
+@pytest.mark.long
 def test_versions_serve_the_weights_of_their_epoch(tmp_path):
     expected = []
     keep = keras.callbacks.LambdaCallback(
@@ -73,6 +74,7 @@ def test_every_second_epoch_the_last_one_and_numbers_above_those_of_others(tmp_p
     assert versions_of(tmp_path) == {6: 4, 7: 5}
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_no_half_version_and_writes_none_twice(tmp_path, monkeypatch):
     state, directory = tmp_path / "state", tmp_path / "served"
     model, backup = compiled(), Backup(state)

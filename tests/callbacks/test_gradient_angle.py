@@ -125,6 +125,7 @@ def test_all_pixels_of_an_image_count_together():
     assert angle(*networks, *images()) == pytest.approx(math.degrees(math.acos(70 / 72)), abs=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 1000])
 def test_batches_and_data_sets_measure_the_same(batch_size):
@@ -190,6 +191,7 @@ def of_activation(kind, seed, units, activation):
     return keras.Sequential([keras.Input((4,)), *layers])
 
 
+@pytest.mark.long
 @pytest.mark.diagonal
 @pytest.mark.parametrize("kind", ["sequential", "subclassed"])
 @pytest.mark.parametrize(("units", "activation"), [(2, "softmax"), (1, "sigmoid")])
@@ -223,6 +225,7 @@ def test_the_one_output_of_a_student_that_fit_builds(activation):
     assert found == [pytest.approx(angle(plain, teacher, outputs="binary"), abs=1e-4)]
 
 
+@pytest.mark.long
 def test_a_student_that_learns_under_a_softmax_is_followed():
     teacher, student = linear(at(0), at(0)), of_activation("sequential", 0, 2, "softmax")
     hook = GradientAngle(teacher, ROWS, LABELS)
@@ -268,6 +271,7 @@ def test_real_training_moves_the_student_only():
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+@pytest.mark.long
 def test_the_student_of_a_penalized_model_is_its_network():
     teacher, student, (x, y) = small_network(1), small_network(2), images()
     expected = angle(student, teacher, x, y)
@@ -313,6 +317,7 @@ def test_early_stopping_can_watch_it():
     assert len(fit(linear(at(60), at(60)), hook, stop, epochs=9)["loss"]) == 2
 
 
+@pytest.mark.long
 def test_one_trace_and_one_visit_to_the_teacher(monkeypatch):
     teacher, student, (x, y) = small_network(1), small_network(2), images()
     visits = []

@@ -153,6 +153,7 @@ def test_slices_partition_a_batch(size, count):
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None)
 @given(
     n=st.integers(1, 40), batch_size=st.integers(1, 12), count=st.integers(1, 4), drop=st.booleans()

@@ -68,6 +68,7 @@ def test_a_tfds_set(tiny):
     np.testing.assert_array_equal(again.images, train.images[2:4])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", ["train", "train[1:]+test", "train[:50%]+train[50%:]"])
 def test_a_split_is_read_in_parts(tiny, split):
     whole = data.load("tiny_photos/fixed", split, data_dir=tiny)
@@ -169,6 +170,7 @@ def _real_data():
     return directory if directory.is_dir() else None
 
 
+@pytest.mark.long
 def test_a_real_set_where_there_is_one(tiny):
     """CIFAR-10 where TFGRAD_DATA_DIR or a directory beside the checkout has it."""
     directory = _real_data()

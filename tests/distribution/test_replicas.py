@@ -55,6 +55,7 @@ def one_device(tmp_path_factory):
 
 
 # Two strategies of different size in one process abort, so every count has its own.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("replicas", "feed", "penalties"),
     with_slow(
@@ -87,6 +88,7 @@ def test_the_replica_run_moves_the_weights(one_device):
     assert min(moved) > 1e-3
 
 
+@pytest.mark.long
 def test_two_workers_through_the_app_equal_one_process(tmp_path):
     """The same global batches of 100, 100 and 30 on two processes and on one."""
     common = [

@@ -86,6 +86,7 @@ def test_data_that_are_no_batches_of_images_and_labels(test, network, batches, m
         test(network, batches)
 
 
+@pytest.mark.long
 @pytest.mark.diagonal
 @EVERY_TEST
 @pytest.mark.parametrize("wrong", [-1, 4])
@@ -143,6 +144,7 @@ def test_several_outputs_are_refused(test):
         test(keras.Model(x, heads), [(images(), labels())])
 
 
+@pytest.mark.long
 @EVERY_TEST
 @pytest.mark.parametrize("where", ["bias", "pixel"])
 def test_logits_that_are_not_finite(test, network, where):

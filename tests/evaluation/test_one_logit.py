@@ -73,6 +73,7 @@ def test_the_numbers_are_those_of_two_logits(name):
     check_equal(TESTS[name](one), TESTS[name](two))
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("score", ["accuracy", "probability of the label"])
 def test_pixel_perturbation(score):
@@ -86,6 +87,7 @@ def test_pixel_perturbation(score):
     assert found.columns[change] == pytest.approx(expected.columns[change], rel=1e-5)
 
 
+@pytest.mark.long
 def test_labels_in_every_form():
     one, _ = compiled_pair()
     of_integers = evaluation.noise_robustness(one, DATA, (0.0,))
@@ -110,6 +112,7 @@ def test_compare_counts_both_classes():
         assert accuracies[0] == accuracies[1]
 
 
+@pytest.mark.long
 def test_the_argument_and_a_regression():
     one, _ = pair()
     with pytest.warns(errors.OutputMeaningWarning):
@@ -131,6 +134,7 @@ def test_the_transfer_bound():
     assert found.gradient == pytest.approx(expected.gradient, rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("y", [Y, np.eye(2)[Y]])
 def test_the_angle_to_a_teacher(y):
@@ -145,6 +149,7 @@ def test_the_angle_to_a_teacher(y):
     assert 0 < angles[0] < 180 and angles[0] == pytest.approx(angles[1], rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("rule", [sampling.gradient_ascent, sampling.langevin])
 def test_samples(rule):
@@ -158,6 +163,7 @@ def test_samples(rule):
     assert np.array_equal(run(one, "predicted", X).classes, one.predict(X, verbose=0)[:, 0] > 0)
 
 
+@pytest.mark.long
 def test_fooled_models():
     one, two = compiled_pair()
     picture = fooling.Picture(MASK, 3.0)

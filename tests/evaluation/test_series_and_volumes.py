@@ -64,6 +64,7 @@ TESTS = {
 QUICK = ["pixels", "regions", "density"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "names"),
     with_slow([("series", QUICK)], [("series", [*TESTS]), ("volumes", [*TESTS])]),

@@ -48,6 +48,7 @@ TESTS = {
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("test", "method"),
     [
@@ -145,6 +146,7 @@ def test_what_token_ids_cannot_do():
             test(network, IDS, saliency.InputTimesGradient, outputs="exclusive")
 
 
+@pytest.mark.long
 def test_nothing_tells_which_input_is_meant():
     whole, _ = pair()
     x = {"a": FIRST, "b": FIRST[:, :3]}

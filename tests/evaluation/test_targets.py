@@ -45,6 +45,7 @@ METHODS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
@@ -66,6 +67,7 @@ def test_a_target_is_measured_as_the_only_output_of_a_regression(name):
         np.testing.assert_allclose(measurement.values, expected.values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_choices_are_made_at_the_images_as_they_came():
     """Of a contrast with the runner-up, by which classes of each image."""
     keras.utils.set_random_seed(0)

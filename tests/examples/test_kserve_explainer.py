@@ -35,6 +35,7 @@ def asked(verb, payload):
     return asyncio.run(verb(payload))
 
 
+@pytest.mark.long
 def test_explanations_are_those_of_the_saved_model(explainer, signatures, images):
     assert explainer.ready
     instances = [

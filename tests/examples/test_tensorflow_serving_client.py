@@ -15,6 +15,7 @@ def address(signatures):
         yield found
 
 
+@pytest.mark.long
 def test_arrays_get_the_outputs_of_the_signature(example, address, signatures, images):
     over_rest = example("tensorflow_serving_client").over_rest
     inputs = {"image": images, "target": np.int32([2, -1, 0])}

@@ -86,6 +86,7 @@ def test_bad_requests_fail(mixed, tmp_path):
             run(**{**x, "target": target, **change})
 
 
+@pytest.mark.long
 def test_a_mask_comes_with_each_request(tmp_path):
     network = segmenter()
     region = targets.Region(2, mask=None)

@@ -31,6 +31,7 @@ def path(network, tmp_path_factory):
     return export.save(network, directory, METHODS, image_range=(0, 1), warmup=False)
 
 
+@pytest.mark.long
 def test_one_function_is_written_for_each_custom_gradient_of_the_network(path):
     written = saved_model_pb2.SavedModel()
     with open(f"{path}/saved_model.pb", "rb") as file:

@@ -30,6 +30,7 @@ def pngs(pixels):
     return tf.constant([tf.io.encode_png(p.astype("uint8")).numpy() for p in pixels])
 
 
+@pytest.mark.long
 @pytest.mark.sample(4, start=1)
 @pytest.mark.parametrize("case", FIRST)
 def test_encoded_images_get_the_logits_of_their_pixels(tmp_path, case):
@@ -45,6 +46,7 @@ def test_encoded_images_get_the_logits_of_their_pixels(tmp_path, case):
     np.testing.assert_allclose(got["logits"], model(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_accuracy_through_encoded_images_is_that_through_pixels(tmp_path):
     """Bright images against dark ones: in [0, 1], every image is as dark as −1."""
     inputs = keras.Input((16, 16, 3))
@@ -72,6 +74,7 @@ def test_a_range_that_nothing_tells_is_asked_for(tmp_path):
     assert "image_range= of export.save tells it" in loaded.metadata["left_out"]["encoded"]
 
 
+@pytest.mark.long
 def test_a_range_that_contradicts_the_network_is_named_and_followed(tmp_path):
     model = network(keras.layers.Rescaling(1 / 255))
     with pytest.warns(ImageRangeWarning, match=r"got \(0.0, 1.0\) .* take pixels in \(0.0, 255.0"):
@@ -95,6 +98,7 @@ def first_channels(width):
     return keras.Sequential([*first, inner]), inner
 
 
+@pytest.mark.long
 @pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("width", [9, 3])
 def test_encoded_images_reach_a_network_with_channels_first(tmp_path, width):
@@ -120,6 +124,7 @@ def test_columns_are_no_channels(tmp_path):
     assert "[None, 5, 8, 3]; encoded images need [None, channels, height, width]" in told
 
 
+@pytest.mark.long
 def test_a_preprocessing_that_resizes_channels_first(tmp_path):
     def resized(x):
         return keras.ops.image.resize(x, (8, 9), data_format="channels_first")
@@ -138,6 +143,7 @@ def test_a_preprocessing_that_resizes_channels_first(tmp_path):
 # Own preprocessors
 
 
+@pytest.mark.long
 @pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("activation", [None, "softmax"])
 @pytest.mark.filterwarnings("ignore:model 'task':tfgrad.errors.LogitsWarning")
@@ -158,6 +164,7 @@ def test_a_served_task_predicts_as_the_task_does(tmp_path, activation):
     np.testing.assert_allclose(maps, saliency.FullGrad(model)(x, target), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_task_of_any_size_takes_encoded_images_in_its_preprocessors(tmp_path):
     model = task(shape=(None, None, 3))
     _, served = signatures(export.save(model, tmp_path, []))
@@ -169,6 +176,7 @@ def test_a_task_of_any_size_takes_encoded_images_in_its_preprocessors(tmp_path):
     np.testing.assert_allclose(got, model.predict(small, verbose=0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_subclassed_model_with_a_preprocessor_is_rejected(tmp_path):
     class Own(keras.Model):
         def __init__(self):

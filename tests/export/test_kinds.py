@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 # Inputs
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:FullGrad of model:tfgrad.errors.PlacementWarning")
 @pytest.mark.parametrize(
     ("shape", "reason"),
@@ -55,6 +56,7 @@ def test_other_inputs_have_no_encoded_signature(tmp_path, shape, reason):
     assert out["saliency"].shape == [3, *sides[:2]]
 
 
+@pytest.mark.long
 def test_gray_images_and_no_method(tmp_path):
     network = build((8, 9, 1))
     loaded, served = signatures(export.save(network, tmp_path, methods=(), image_range=(0, 1)))
@@ -71,6 +73,7 @@ def test_gray_images_and_no_method(tmp_path):
     assert loaded.metadata["methods"] == {}
 
 
+@pytest.mark.long
 def test_a_model_that_takes_a_dict_of_one_image(tmp_path):
     network = build()
     image = keras.Input((8, 9, 3), name="image")
@@ -119,11 +122,13 @@ def test_the_wire_format_of_a_warm_up_request(tmp_path):
     assert record == field(6, field(1, request))  # PredictionLog.predict_log, PredictLog.request
 
 
+@pytest.mark.long
 def test_warm_up_can_be_left_out(tmp_path):
     path = export.save(build(), tmp_path, warmup=False, image_range=(0, 1))
     assert os.listdir(os.path.join(path, "assets.extra")) == ["tfgrad.json"]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:FullGrad of model:tfgrad.errors.PlacementWarning")
 def test_warm_up_finds_a_size_that_a_model_takes(tmp_path):
     inputs = keras.Input((None, None, 3))
@@ -227,6 +232,7 @@ def test_ranges_that_are_refused(tmp_path, pair):
 # Methods
 
 
+@pytest.mark.long
 def test_methods_with_options(tmp_path):
     network = build()
     method = saliency.IntegratedGradients(PenalizedModel(network), baseline=0.5, steps=3)
@@ -244,6 +250,7 @@ def test_methods_with_options(tmp_path):
     np.testing.assert_allclose(explained["saliency"], expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_smoothed_method_has_a_name_and_preprocessing_a_range(tmp_path):
     network = build()
     smooth = saliency.Smooth(saliency.InputGradient(network), samples=2)

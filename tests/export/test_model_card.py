@@ -156,6 +156,7 @@ def test_a_regression_predicts_no_class(tmp_path, monkeypatch):
     run(text)
 
 
+@pytest.mark.long
 def test_the_command_fills_the_card_from_the_record(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

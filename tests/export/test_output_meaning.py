@@ -30,6 +30,7 @@ def one_and_two(tmp_path_factory):
     ]
 
 
+@pytest.mark.long
 def test_one_logit_is_served_as_two_classes(one_and_two):
     (one, metadata), (two, _) = one_and_two
     found, expected = (s["serving_default"](image=X) for s in (one, two))
@@ -67,6 +68,7 @@ def three_outputs(loss):
     return network
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("loss", "options", "meaning"),

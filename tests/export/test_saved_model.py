@@ -106,6 +106,7 @@ def test_another_process_with_only_tensorflow_gets_the_same_numbers(tmp_path):
                 np.testing.assert_allclose(answer, value, rtol=1e-6, atol=1e-6, err_msg=key)
 
 
+@pytest.mark.long
 def test_names_and_shapes_are_the_contract(tmp_path):
     loaded, served = signatures(export.save(build(), tmp_path))
     inputs = {n: s.structured_input_signature[1] for n, s in served.items()}
@@ -124,6 +125,7 @@ def test_names_and_shapes_are_the_contract(tmp_path):
     del loaded
 
 
+@pytest.mark.long
 def test_only_the_variables_that_inference_reads_are_kept(tmp_path):
     network = build()
     network.compile("adam", "mse", metrics=["mae"])
@@ -147,6 +149,7 @@ def test_metadata_lies_where_serving_does_not_look(tmp_path):
     assert metadata["signatures"] == ["fullgrad", "input_gradient", "serving_default"]
 
 
+@pytest.mark.long
 def test_a_penalized_model_exports_its_network(tmp_path):
     network = build()
     _, served = signatures(export.save(PenalizedModel(network), tmp_path))
@@ -156,6 +159,7 @@ def test_a_penalized_model_exports_its_network(tmp_path):
     )
 
 
+@pytest.mark.long
 @pytest.mark.sample(4, start=1)
 @pytest.mark.filterwarnings("ignore:FullGrad of model:tfgrad.errors.PlacementWarning")
 @pytest.mark.parametrize("kind", ["functional", "subclassed", "flat", "mixed"])
@@ -194,6 +198,7 @@ def test_other_kinds_of_networks(tmp_path, kind):
         np.testing.assert_allclose(value, expected[key], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("target", [[3, 0], [0, -2]])
 def test_an_absent_class_fails_the_request(tmp_path, target):
@@ -204,6 +209,7 @@ def test_an_absent_class_fails_the_request(tmp_path, target):
         served["input_gradient"](image=tf.constant(images(2)), target=tf.constant(target))
 
 
+@pytest.mark.long
 def test_too_few_targets_fail_the_request(tmp_path):
     _, served = signatures(export.save(build(), tmp_path))
     with pytest.raises(tf.errors.InvalidArgumentError, match="one class for each image"):

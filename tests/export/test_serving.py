@@ -77,6 +77,7 @@ def served(exported):
     return signatures(exported[1])[1]
 
 
+@pytest.mark.long
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fresh_process_gets_the_live_methods_numbers(exported, name):
@@ -148,6 +149,7 @@ def test_warm_up_requests_replay(exported, served):
             assert inputs["target"].tolist() == [-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["input_gradient", "encoded"])
 @pytest.mark.parametrize("target", [[4, 0], [0, -2], [0]])
 def test_bad_targets_fail_the_request(served, name, target):

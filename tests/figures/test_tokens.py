@@ -96,6 +96,7 @@ def test_a_row_of_hebrew_runs_from_the_right():
     assert x["סרט"] < x[")"] < x["זה"] and x["a"] < x["("] < x["film"]
 
 
+@pytest.mark.long
 def test_many_tokens_are_broken_into_lines_and_stay_small(tmp_path):
     tokens = [[f"word{i % 60}" for i in range(512)]]
     path = tmp_path / "a.png"

@@ -83,6 +83,7 @@ def test_probabilities_beside_a_masked_class(meaning):
     np.testing.assert_array_equal(probabilities[:, 2], [0, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["input_gradient", "fullgrad", "gradcam"])
 def test_maps_are_those_of_the_network_without_a_mask(name):
     masked, plain = (saliency.get(name)(network(last)) for last in (Hidden(), None))

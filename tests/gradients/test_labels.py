@@ -73,6 +73,7 @@ def fitted(loss, y):
     return model.fit(examples()[0], y, 12, verbose=0).history["gradient_norm"][0]
 
 
+@pytest.mark.long
 def test_fit_takes_the_labels_that_keras_takes():
     _, y = examples()
     sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

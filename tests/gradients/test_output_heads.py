@@ -121,6 +121,7 @@ def test_networks_that_will_not_do(make, message):
 # Training
 
 
+@pytest.mark.long
 def test_a_step_is_that_of_the_written_out_loss():
     """Cross-entropy of the labels on one head, the teacher's logits and gradients on the other."""
     penalties = [
@@ -188,6 +189,7 @@ def test_a_teacher_with_heads_of_its_own():
         ActivationMatching(head=("source", "target")).per_example(net, x(), teacher=taught)
 
 
+@pytest.mark.long
 def test_evaluate_and_predict():
     model = compiled([ActivationMatching(0.1, head="source")])
     y = {"target": LABELS}
@@ -205,6 +207,7 @@ def test_evaluate_and_predict():
     assert "val_accuracy" in history and "val_activation_matching" not in history
 
 
+@pytest.mark.long
 def test_saved_and_loaded(tmp_path):
     model = compiled([ActivationMatching(0.1, head="source")], optimizer=keras.optimizers.Adam(0.1))
     fit(model)

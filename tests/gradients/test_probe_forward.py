@@ -103,6 +103,7 @@ def test_state_that_keras_does_not_know_of_is_refused():
 # Half precision
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("training", [False, True])
 def test_in_float32_is_the_float32_network(policy, training):

@@ -129,6 +129,7 @@ def test_cmyk_jpeg_and_palette_png():
         np.testing.assert_allclose(gray, color @ [0.299, 0.587, 0.114], atol=1 / 255)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encode", [png, jpeg])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resizing_is_bilinear_with_antialiasing_and_the_same_in_a_graph(encode, channels):

@@ -258,6 +258,7 @@ def test_second_derivative_is_right(float64):
         assert penalty_error(BiasNoise(inner, 0.5, seed=0)) <= 1e-7
 
 
+@pytest.mark.long
 def test_it_trains_under_penalties_without_a_warning():
     x = np.random.default_rng(0).normal(size=(8, 4, 4, 2)).astype("float32")
     y = np.arange(8) % 2

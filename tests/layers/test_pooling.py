@@ -79,6 +79,7 @@ def xla_error(layer, x):
     return float(tf.reduce_max(abs(compiled[2] - expected)) / tf.reduce_max(abs(expected)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("case", "padding"), [("overlapping", "same"), ("apart", "valid")])
 def test_xla_computes_what_the_graph_computes(case, padding):
     ours, _ = pair(case, padding)

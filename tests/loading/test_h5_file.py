@@ -31,6 +31,7 @@ def good(tmp_path_factory):
     return path, network
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compile", [True, False])
 def test_a_sound_file(good, compile):
     path, network = good

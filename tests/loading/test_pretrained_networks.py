@@ -51,6 +51,7 @@ def mobilenet():
     )
 
 
+@pytest.mark.long
 def test_a_file_of_weights_and_the_preprocessing(mobilenet, index, tmp_path):
     mobilenet.save_weights(tmp_path / "its.weights.h5")
     found = loading.pretrained("MobileNet", tmp_path / "its.weights.h5", (SIDE, SIDE))
@@ -74,6 +75,7 @@ def test_every_kind_of_preprocessing_is_its_own_and_is_saved(name):
     assert layer.get_config()["application"] == name
 
 
+@pytest.mark.long
 def test_weights_in_the_cache_of_keras(offline):
     """The dry run of a download: a file of Keras's name, in Keras's place."""
     keras.utils.set_random_seed(1)
@@ -127,6 +129,7 @@ def test_refusals(arguments, kind, message):
         loading.pretrained(*arguments)
 
 
+@pytest.mark.long
 def test_weights_of_another_network(mobilenet, tmp_path):
     inputs = keras.Input((4,))
     keras.Model(inputs, keras.layers.Dense(3)(inputs)).save_weights(tmp_path / "a.weights.h5")

@@ -38,6 +38,7 @@ def test_maps(model):
     np.testing.assert_allclose(maps, EXPECTED["fullgrad"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_the_next_step():
     logs = tfgrad.loading.load(SAVED / "penalized.keras").train_on_batch(X, Y, return_dict=True)

@@ -29,6 +29,7 @@ def good(tmp_path_factory):
 # --- what works -------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_served_models(good):
     directory, network = good
     x = tf.ones((2, 4, 4, 1))

@@ -87,6 +87,7 @@ RESNET = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("depth", RESNET)
 def test_resnet_is_the_papers(depth):
     parameters, blocks = RESNET[depth]
@@ -152,6 +153,7 @@ def test_logits_are_no_probabilities():
     assert not np.allclose(np.asarray(logits).sum(axis=-1), 1.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", models.NAMES)
 def test_get_builds_what_it_names(name):
     model = models.get(name, input_shape=SHAPE, classes=7, width=0.1)

@@ -134,6 +134,7 @@ def test_matching(float64, case, batch_norm):
     check_value_and_gradient(values, net, expected, f"matching {case}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "matching", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["norm", "matching"]
 )
@@ -165,6 +166,7 @@ def test_blocks_in_training(float64, matching):
     assert np.abs(inference - expected).max() > 1e-3
 
 
+@pytest.mark.long
 def test_fused_activations_and_no_bias(float64):
     """z is the pre-activation; a block needs no bias of the convolution's own."""
     net = filled(

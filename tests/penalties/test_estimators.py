@@ -93,6 +93,7 @@ def test_draws_follow_seed_and_step(float64):
     np.testing.assert_array_equal(again, value[1, 1])
 
 
+@pytest.mark.long
 def test_running_statistics_are_those_of_before_the_step():
     """In `fit` the clean and the noisy logits come from one state of the batch norm."""
 

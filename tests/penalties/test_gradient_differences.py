@@ -152,6 +152,7 @@ def trained(penalty, weights=None, loss=LOSS, layers=(), **options):
     return net.get_weights(), model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("every", "reduction"),
     [(1, "sum_over_batch_size"), pytest.param(2, "sum", marks=pytest.mark.slow)],
@@ -171,6 +172,7 @@ def test_training(every, reduction):
     assert model.get_metrics_result()["gradient_norm"] > 0
 
 
+@pytest.mark.long
 def test_statistics_and_seeds_move_once():
     def layers():
         return BatchNormalization(), L.Dropout(0.5, seed=3)

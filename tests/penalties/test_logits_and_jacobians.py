@@ -89,6 +89,7 @@ def test_value_and_weight_gradient(float64, case, batch_norm):
     check_value_and_gradient(values, net, oracle(penalty, net, taught, x, LABELS), case)
 
 
+@pytest.mark.long
 @pytest.mark.sample(3, start=2)
 @pytest.mark.parametrize("case", ["activation", "jacobian_label", "cross_entropy_all"])
 def test_weight_gradient_through_batch_statistics(float64, case):

@@ -81,6 +81,7 @@ def test_logits_of_any_shape_are_matched(float64):
         ActivationMatching().per_example(net, x, teacher=small)
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("form", [dict, list])
 def test_a_detector_trains_with_losses_of_its_heads(form):

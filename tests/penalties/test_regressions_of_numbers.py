@@ -78,6 +78,7 @@ def maps(seed):
     return randomised(keras.Model(inputs, L.Reshape(())(outputs)), seed)
 
 
+@pytest.mark.long
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 def test_every_penalty_trains_a_regression(loss):

@@ -25,6 +25,7 @@ def with_gradient(penalty, net, x, teacher):
     return value, tape.gradient(total, sources, unconnected_gradients="zero")
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_and_gradients_equal_those_of_images(float64, kind):

@@ -56,6 +56,7 @@ def data(n=7):
     return images(n).astype("float32"), (np.arange(n) % 3).astype("int32")
 
 
+@pytest.mark.long
 def test_fit_leaves_the_teacher_as_it_is():
     taught = teacher()
     assert taught.trainable and taught.trainable_variables
@@ -106,6 +107,7 @@ def counted(monkeypatch):
     return passes
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("penalties", "expected"),
@@ -218,6 +220,7 @@ def test_lessons_in_evaluate_predict_and_validation():
     )
 
 
+@pytest.mark.long
 def test_lessons_for_other_penalties():
     x, y = data()
     lessons = compiled([ActivationMatching()]).lessons(x, y)
@@ -298,6 +301,7 @@ def test_a_teacher_in_half_precision_and_a_student_in_half_precision():
         assert all(np.isfinite(v).all() for v in history.values())
 
 
+@pytest.mark.long
 def test_a_subclassed_student_trains():
     @keras.saving.register_keras_serializable("tests")
     class Own(keras.Model):

@@ -69,6 +69,7 @@ def vit(read):
     return keras.Model(inputs, L.Dense(2)(read(x)))
 
 
+@pytest.mark.long
 def test_tokens_lie_on_the_grid_of_the_feature_map_they_come_from():
     same(vit(L.GlobalAveragePooling1D()), "after")
     network = vit(L.GlobalAveragePooling1D())
@@ -76,6 +77,7 @@ def test_tokens_lie_on_the_grid_of_the_feature_map_they_come_from():
     assert method.terms(tf.constant(images()), tf.constant([0, 1])).shape == (2, 4, 4)
 
 
+@pytest.mark.long
 def test_after_the_last_attention_only_the_class_token_counts():
     """∂f/∂(patch tokens) is zero there, so that the map would be."""
     network = vit(lambda x: x[:, 0])

@@ -93,6 +93,7 @@ def images():
 MADE_OF_OTHERS = ("smoothgrad_squared", "smooth_fullgrad")
 
 
+@pytest.mark.long
 @pytest.mark.sample(6, start=1)
 @pytest.mark.parametrize(
     "name",
@@ -129,6 +130,7 @@ def test_methods_that_take_channels_last_say_so(last, name):
         saliency.get(name)(permuted(last))(x, 1)
 
 
+@pytest.mark.long
 def test_penalties_and_evaluations_follow_the_network(last):
     x, first = images(), first_everywhere(last)
     turned, y = x.transpose(0, 3, 1, 2), np.array([0, 2])

@@ -272,6 +272,7 @@ def test_aligned_and_half_pixel_resizing_by_hand(float64):
     np.testing.assert_array_equal(own, [[[0.0, 1.0]]])
 
 
+@pytest.mark.long
 def test_tokens_are_laid_out_row_by_row_and_gates_are_left_out():
     vit = architectures.randomised(architectures.KINDS["vision transformer"]())
     x = architectures.random_inputs(vit)

@@ -37,6 +37,7 @@ class OneHot(keras.Model):
         return tf.nn.softmax(self.head(tf.concat([words, x["table"]], -1)))
 
 
+@pytest.mark.long
 def test_the_softmax_of_a_model_whose_ids_must_be_integers_is_left_out():
     model = OneHot()
     x = {"ids": IDS, "table": np.ones((2, 2), "float32")}
@@ -57,6 +58,7 @@ def test_the_softmax_of_a_model_whose_ids_must_be_integers_is_left_out():
     np.testing.assert_allclose(full(x), tfgrad.models.logits(model)(x)[:, 1], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_ids_that_an_embedding_lacks():
     model, _, _ = tokens("float32")
     message = r"x: got ids from 1 to 9 for layer 'embed'; expected 0 to 8, the 9 rows"
@@ -72,6 +74,7 @@ def test_ids_that_an_embedding_lacks():
         tfgrad.full_gradients(nested, ids)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "options"),
     with_slow(

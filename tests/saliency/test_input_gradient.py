@@ -133,6 +133,7 @@ class TestIntegratedGradients:
             method = saliency.IntegratedGradients(model, baseline=baseline, steps=steps)
             np.testing.assert_allclose(method(x, 1), expected, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.long
     def test_completeness(self):
         """Σ IG = f(x) − f(x′), and the error falls with the square of the steps."""
         with policy("float64"):

@@ -130,6 +130,7 @@ class TestGuidedBackprop:
         model.set_weights([np.array(w, "float32") for w in weights])
         return model
 
+    @pytest.mark.long
     @pytest.mark.sample(2)
     @pytest.mark.parametrize("way", RELUS)
     def test_by_hand(self, way):
@@ -149,6 +150,7 @@ class TestGuidedBackprop:
         # A ReLU whose input is negative hands on nothing, as ever.
         np.testing.assert_array_equal(guided(-x, 0), [[0.0, 0.0]])
 
+    @pytest.mark.long
     def test_masks_pass_the_gate(self):
         """Where nothing is negative the guided gradient is the gradient, masked steps included."""
         inputs = keras.Input((3, 2))
@@ -180,6 +182,7 @@ class TestGuidedBackprop:
 
 
 class TestRandom:
+    @pytest.mark.long
     def test_a_function_of_seed_and_pixels(self):
         model, x = network(), images(2)
         maps = saliency.Random(model)(x)
@@ -223,6 +226,7 @@ class TestKerasVis:
         expected = tf.nn.relu(tf.reduce_sum(positive * features, -1))
         np.testing.assert_allclose(saliency.LayerCAM(model)(x, 1), expected, rtol=1e-5)
 
+    @pytest.mark.long
     def test_activation_maximization(self):
         model = network()
         shown = saliency.activation_maximization(model, [0, 2], steps=15, value_range=(-1, 2))

@@ -162,6 +162,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("crop", CROPS)
 def test_maps_lie_where_the_network_looks(crop):
@@ -188,6 +189,7 @@ def test_the_peak_is_at_its_cause():
         assert np.abs(off[0]).max() <= 2 < np.abs(off[1]).max()
 
 
+@pytest.mark.long
 def test_a_transformer_has_the_grid_of_its_patches():
     model = architectures.randomised(architectures.KINDS["vision transformer"]())
     method = saliency.GradCAM(model)

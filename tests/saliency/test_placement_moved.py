@@ -83,6 +83,7 @@ MOVES = {
 DECOMPOSED = ("transposed images", "a quarter", "half", "tokens, columns first")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", with_slow([n for n in MOVES if n != "half"], ["half"]))
 def test_the_peak_is_at_its_cause(name):
     model = network(MOVES[name])

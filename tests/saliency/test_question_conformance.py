@@ -81,6 +81,7 @@ def of_example(target, i):
     return targets.Contrast([int(target.a[i])], None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "kind", "target"), with_slow(QUICK, [cell for cell in EVERY if cell not in QUICK])
 )
@@ -153,6 +154,7 @@ def test_every_form_of_a_network_has_the_same_maps(name, form):
     close(got, expected, 1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "form"),
     crossed([("input_gradient", "subclassed")], METHODS, ["nested", "subclassed"]),

@@ -64,6 +64,7 @@ class Flipped(L.Layer):
         return x[:, ::-1] if self.axis is None else tf.reverse(x, [self.axis])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", with_slow(["flipped after", "bidirectional"], ["backwards"]))
 def test_terms_of_recurrent_layers_that_go_backwards_are_at_their_steps(name):
     cell, layers, call = NETWORKS[name]
@@ -139,6 +140,7 @@ def transformer():
     return filled(keras.Model(inputs, L.Dense(3)(h[:, 0])))
 
 
+@pytest.mark.long
 def test_a_learned_token_is_no_step():
     method = saliency.BiasMap(transformer())
     with pytest.warns(PlacementWarning, match="attention/arithmetic"):

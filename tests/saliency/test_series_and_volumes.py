@@ -236,6 +236,7 @@ def test_gradient_of_a_map_of_a_series(name):
     assert worst_relative_error([exact], [numerical]) < 1e-6
 
 
+@pytest.mark.long
 def test_grad_cam_takes_the_last_layer_with_positions():
     shape = (4, 5, 6, 1)
     model = built(shape, L.Conv3D(2, 2, name="conv"), L.GlobalMaxPooling3D(), L.Dense(2))
@@ -312,6 +313,7 @@ class Turned(L.Layer):
         return tf.image.rot90(x, 2)
 
 
+@pytest.mark.long
 def test_an_image_turned_by_half_can_be_stretched():
     conv = L.Conv2D(2, 1, name="conv")
     model = built((4, 6, 1), Turned(), conv, L.GlobalAveragePooling2D(), L.Dense(2))

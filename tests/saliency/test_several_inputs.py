@@ -43,6 +43,7 @@ def test_each_gradient_is_that_of_its_input(form):
     assert shapes == {"image": (2, 6, 5), "table": (2, 4), "ids": (2, TOKENS)}
 
 
+@pytest.mark.long
 def test_structure_in_structure_out():
     x = batch(3, "float32")
     whole = saliency.InputTimesGradient(several("float32"))(x)
@@ -60,6 +61,7 @@ def test_structure_in_structure_out():
     np.testing.assert_allclose(traced["ids"], whole["ids"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_integrated_gradients_sum_to_the_change_from_the_baselines():
     model, x = several(), batch(2)
     own = {"image": 0.2, "table": [1.0, 0.0, -1.0, 0.5], "ids": 4}
@@ -165,6 +167,7 @@ def test_noise_is_scaled_to_the_range_of_each_input():
     assert list(table_only(small)) == ["table"]
 
 
+@pytest.mark.long
 def test_terms_of_layers_are_laid_on_the_image_and_each_input_has_its_own_term():
     model, x = several(), batch(2)
     plain = {"part": "signed", "rescale": None}
@@ -258,6 +261,7 @@ def test_options_that_do_not_fit(options, words):
         saliency.InputGradient(several("float32"), **options)(X)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("baseline", "words"),
     [

@@ -57,6 +57,7 @@ def outputs(function):
     return {key: value.numpy() for key, value in function(tf.constant(IMAGES), TARGET).items()}
 
 
+@pytest.mark.long
 def test_values_are_those_of_methods_alone():
     own = network()
     alone = [outputs(traced(method)) for method in methods(own)]
@@ -70,6 +71,7 @@ def test_values_are_those_of_methods_alone():
             np.testing.assert_allclose(value, one[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
+@pytest.mark.long
 def test_one_trace_serves_all_that_ask_gradients_alone():
     own = network()
     made = methods(own)[:-1]

@@ -33,6 +33,7 @@ METHODS = with_slow(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "options"), METHODS)
 def test_maps_of_ids_are_those_of_their_embeddings(name, options):
     """Of the same network without its embedding, on what the embedding returns."""
@@ -43,6 +44,7 @@ def test_maps_of_ids_are_those_of_their_embeddings(name, options):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_integrated_gradients_start_from_a_token():
     model, tail, table = tokens()
     method = saliency.IntegratedGradients(model, baseline=3, steps=8)
@@ -78,6 +80,7 @@ def test_masked_steps_get_zero(name, options):
     assert size[0, :4].max() > 0 and size[1].max() > 0
 
 
+@pytest.mark.long
 def test_masked_steps_stay_on_the_path():
     model, _, _ = tokens(mask_zero=True)
     ids = IDS.copy()

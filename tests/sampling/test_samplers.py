@@ -69,6 +69,7 @@ def test_ascent_finds_the_mode_where_score_and_pull_balance():
     np.testing.assert_allclose(samples.images, np.broadcast_to(mode, (2, *SHAPE)), atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fraction", [0.1, 0.5])
 def test_langevin_has_the_covariance_of_its_step(fraction):
     """s² / (1 − ε / (2s²)): a wrong sign, or √ε for √(2ε), is far off."""
@@ -88,6 +89,7 @@ def test_langevin_has_the_covariance_of_its_step(fraction):
     assert np.abs(correlations).max() < 0.13
 
 
+@pytest.mark.long
 def test_langevin_draws_for_an_image_what_it_draws_in_any_batch(network):
     start = sampling.noise(5, SHAPE)
     common = {"steps": 7, "step_size": 0.01, "seed": 2}

@@ -157,6 +157,7 @@ def test_attention_and_branches_are_silent():
     assert second_order.check(network).findings == ()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("application", "batch_norms"),
     with_slow([("MobileNet", 27)], [("MobileNetV3Small", 34), ("EfficientNetV2B0", 59)]),

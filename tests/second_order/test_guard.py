@@ -186,6 +186,7 @@ def test_inside_a_function_a_tape_and_a_strategy():
     assert gradient.shape == (2, *SHAPE)
 
 
+@pytest.mark.long
 def test_cached_for_the_life_of_the_network(monkeypatch):
     traces = []
     trace = guard.trace

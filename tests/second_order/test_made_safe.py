@@ -154,6 +154,7 @@ def test_files_do_not_depend_on_it(tmp_path):
     assert len(found(loaded)) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_saved_penalised_model_goes_on(tmp_path, xla):
     network = convolutional(L.LayerNormalization(), L.MaxPooling2D())
@@ -171,6 +172,7 @@ def test_a_saved_penalised_model_goes_on(tmp_path, xla):
     assert "made_safe" not in trained(convolutional()).get_config()
 
 
+@pytest.mark.long
 def test_a_compiled_step_is_made_anew():
     results = []
     for late in (False, True):
@@ -211,6 +213,7 @@ class Traced(keras.Model):
         return self.head(tf.reshape(self.normalised(x), (-1, 256)))
 
 
+@pytest.mark.long
 def test_functions_that_were_traced_before():
     x, gradients = tf.constant(images()), []
     for norm in (layers.LayerNormalization(), L.LayerNormalization()):
@@ -260,6 +263,7 @@ def test_pooling_that_xla_compiles():
         np.testing.assert_allclose(b, a, rtol=0, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "pool",
     [

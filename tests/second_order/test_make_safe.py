@@ -155,6 +155,7 @@ def functional(norm=L.LayerNormalization):
     return keras.Model(x, L.Dense(2)(L.Flatten()(y)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [Whole, pytest.param(functional, marks=pytest.mark.slow)])
 def test_the_penalty_s_gradient_is_that_of_differences(make):
     keras.config.set_dtype_policy("float64")

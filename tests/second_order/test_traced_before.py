@@ -72,6 +72,7 @@ def _difference(network: keras.Model, weight: Any) -> tuple[np.ndarray, float]:
     return direction, (values[0] - values[1]) / 2e-5
 
 
+@pytest.mark.long
 def test_fit_of_a_network_with_a_shared_traced_helper_is_right() -> None:
     helper = tf.function(_normalised)
     network, unsafe = _network(helper), _network(helper)  # building them traces the helper
@@ -92,6 +93,7 @@ def test_fit_of_a_network_with_a_shared_traced_helper_is_right() -> None:
     assert "StopGradient" in {operation.type for operation in graph.get_operations()}
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("with_inputs", [True, False])
 def test_fit_of_a_traced_model_is_right(with_inputs: bool) -> None:

@@ -85,6 +85,7 @@ def test_cells_that_were_changed_afterwards_are_found():
     assert "changed after they were executed" in problem
 
 
+@pytest.mark.long
 def test_one_is_written_and_one_that_fails_is_not(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
     good = made("import pathlib\nprint(pathlib.Path('new').write_text('four'))", "assert 2 > 1")

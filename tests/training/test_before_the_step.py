@@ -62,6 +62,7 @@ def test_single_batches_are_traced_once():
 METRICS = {"a name": "accuracy", "a metric": keras.metrics.SparseTopKCategoricalAccuracy(2)}
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", METRICS)
 def test_training_is_that_of_a_step_that_builds_its_own(metric, monkeypatch):

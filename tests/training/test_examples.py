@@ -56,6 +56,7 @@ def test_arrays_data_sets_and_sequences():
     assert logs["derivative_matching"] == pytest.approx(expected(), rel=1e-5)
 
 
+@pytest.mark.long
 def test_validation_and_evaluation():
     plain, penalized = compiled(), compiled(evaluate_penalties=True)
     (one, whole) = (

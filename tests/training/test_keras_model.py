@@ -30,6 +30,7 @@ from tfgrad.penalties import GradientNorm, ScoreMatching
 # Evaluation
 
 
+@pytest.mark.long
 def test_evaluate_reports_supervised_metrics_unless_asked():
     x, y = examples()
     model = compiled(sequential(), both())
@@ -54,6 +55,7 @@ def test_evaluate_reports_supervised_metrics_unless_asked():
         np.testing.assert_allclose(reported[name], np.mean(values), rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("evaluate_penalties", [False, True])
 def test_validation_during_fit(evaluate_penalties):
@@ -118,6 +120,7 @@ def test_no_retracing_across_epochs():
     assert len(traced) == first
 
 
+@pytest.mark.long
 def test_stock_callbacks(tmp_path):
     x, y = examples()
     model = compiled(sequential(), both())
@@ -166,6 +169,7 @@ def dropout_model():
     return compiled(with_dropout(), penalties, keras.optimizers.Adam(0.01))
 
 
+@pytest.mark.long
 def test_a_saved_model_goes_on_bit_identically(tmp_path):
     x, y = examples()
     model = dropout_model()
@@ -186,6 +190,7 @@ def test_a_saved_model_goes_on_bit_identically(tmp_path):
     assert np.abs(weights_of(again)[0] - weights_of(model)[0]).max() > 1e-5
 
 
+@pytest.mark.long
 def test_weights_files_restore_seeds_draws_and_penalty_weights(tmp_path):
     x, y = examples()
     model = dropout_model()
@@ -201,6 +206,7 @@ def test_weights_files_restore_seeds_draws_and_penalty_weights(tmp_path):
     assert_identical(weights_of(other), weights_of(model))
 
 
+@pytest.mark.long
 def test_the_network_is_a_plain_keras_model(tmp_path):
     x, y = examples()
     model = compiled(functional(), both())

@@ -43,6 +43,7 @@ def test_evaluate_is_that_of_preprocessed_images():
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("teacher", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_fit_makes_the_steps_of_preprocessed_images(teacher):
     ended = []

@@ -62,6 +62,7 @@ def by_hand(network, reduction, weights):
     return np.average(reports, axis=0, weights=[5, 5, 2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reduction", "weights"),
     [*((reduction, WEIGHTS) for reduction in ALL), ("mean_with_sample_weight", None)],

@@ -34,6 +34,7 @@ STUDENTS = with_slow(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("results", "student"), STUDENTS)
 def test_two_replicas_take_the_steps_of_one(results, student, request):
     """Batches of 16, 16 and 3, weighed but with two heads; the run checks the teacher's bits."""

@@ -36,6 +36,7 @@ from tfgrad.penalties import GradientNorm, Penalty
 # The update
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", with_slow(["graph", "eager", "class_weight"], ["xla"]))
 def test_three_steps_equal_a_loop_by_hand(mode):
     # 5, 5 and 2 examples: the ragged batch counts by its own size, like any other.
@@ -62,6 +63,7 @@ def test_three_steps_equal_a_loop_by_hand(mode):
         np.testing.assert_allclose(history[name], np.mean(w * each), rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "network",
     with_slow(
@@ -91,6 +93,7 @@ def test_steps_per_execution():
     assert int(model._draws_made.numpy()) == 3
 
 
+@pytest.mark.long
 def test_without_penalties_it_is_keras():
     x, y = examples()
     histories, weights = [], []
@@ -178,6 +181,7 @@ def test_mixed_float16_uses_its_loss_scale():
 # State that a forward pass moves
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*trace of the batch:tfgrad.errors.SecondOrderWarning")
 def test_batch_norm_statistics_move_once_per_step():
     x, y = examples()
@@ -244,6 +248,7 @@ def test_a_penalty_of_the_user_s_own():
     assert "LogitNorm" in model.get_metrics_result()
 
 
+@pytest.mark.long
 def test_sample_weights_of_a_list_of_heads():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))

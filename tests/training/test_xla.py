@@ -49,6 +49,7 @@ def fitted(network, **options):
     return weights_of(model)
 
 
+@pytest.mark.long
 def test_a_penalised_step_of_a_max_pooling_network():
     plain = fitted(pooling(keras.layers))
     assert_same(fitted(pooling(tfgrad.layers), jit_compile=True), plain, atol=1e-5)
@@ -98,6 +99,7 @@ def broken(what):
     return x, y
 
 
+@pytest.mark.long
 @pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize(
     ("what", "match"),

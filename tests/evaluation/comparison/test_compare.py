@@ -57,6 +57,7 @@ def test_the_truth_wins_and_random_loses():
     assert value("pixels", "truth") == pytest.approx(np.mean(falls), rel=2e-4)
 
 
+@pytest.mark.long
 def test_each_test_is_its_function_s(batches):
     model, method = network(), saliency.InputTimesGradient
     asked = [*TESTS]
@@ -95,6 +96,7 @@ def test_each_test_is_its_function_s(batches):
     assert control["class_flip"].columns["pixels removed"][0] == pytest.approx(0.2, abs=0.01)
 
 
+@pytest.mark.long
 def test_a_function_is_asked_with_int32_whatever_the_labels(batches):
     """For its cost, too, and what fails there alone is said beside other failures."""
     model = network(False)
@@ -119,6 +121,7 @@ def test_a_function_is_asked_with_int32_whatever_the_labels(batches):
     assert found.failures["shift_agreement"]["m"].startswith("methods: 'm' is a function")
 
 
+@pytest.mark.long
 def test_tests_and_methods_of_ones_own(batches):
     asked = []
 
@@ -166,6 +169,7 @@ def test_a_pair_that_fails_is_reported_and_the_rest_goes_on(batches):
     assert "which explains one model" in shifted.failures["shift_agreement"]["pixels themselves"]
 
 
+@pytest.mark.long
 def test_an_exception_of_a_method_of_ones_own_loses_no_other_pair(batches):
     model, calls = network(False), []
 
@@ -199,6 +203,7 @@ def test_an_exception_of_a_method_of_ones_own_loses_no_other_pair(batches):
         compare(model, batches, "input_gradient", {"mine": lambda *_: 1 / 0})
 
 
+@pytest.mark.long
 def test_a_method_of_another_model_is_refused_where_that_is_asked(batches):
     model, method = network(False), saliency.InputGradient(network(True))
     of_maps, of_models = ["pixels", "class_flip"], ["randomisation", "completeness"]
@@ -224,6 +229,7 @@ def test_a_method_of_another_model_is_refused_where_that_is_asked(batches):
     assert got == pytest.approx(direct.values, rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_model_is_the_same_behind_its_penalties_or_a_dict_of_inputs(batches):
     inner = network(False)
     penalized = tfgrad.PenalizedModel(inner)
@@ -240,6 +246,7 @@ def test_a_model_is_the_same_behind_its_penalties_or_a_dict_of_inputs(batches):
         assert found.summary("shift_agreement", "gradient")[0] == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.long
 def test_images_without_a_map_are_counted_below_the_table(batches):
     def holed(x, y):
         maps = np.array(x[..., 0])

@@ -29,6 +29,7 @@ def counted(function):
     return maps
 
 
+@pytest.mark.long
 def test_maps_that_tests_share_are_computed_once(batches, monkeypatch):
     monkeypatch.setattr(cost, "_SECONDS", 0)
     # One of each size that warms up, and three.
@@ -49,6 +50,7 @@ def test_maps_that_tests_share_are_computed_once(batches, monkeypatch):
     assert found.measurements["pixels"]["counted"].values == pytest.approx(direct.values)
 
 
+@pytest.mark.long
 def test_half_a_set_of_maps_is_not_taken_for_the_rest(batches):
     """A method that fails once, in the first test's second batch."""
     model, calls = network(False), []
@@ -112,6 +114,7 @@ def test_images_that_change_between_passes_are_refused(batches, changing):
     assert not one.failures
 
 
+@pytest.mark.long
 def test_a_fixed_shuffle_is_as_good_as_none(batches):
     fixed = batches.unbatch().shuffle(COUNT, seed=1, reshuffle_each_iteration=False).batch(16)
     both = ["pixels", "pixels_most"]
@@ -119,6 +122,7 @@ def test_a_fixed_shuffle_is_as_good_as_none(batches):
     assert not found.failures
 
 
+@pytest.mark.long
 def test_data_that_change_late_are_nobody_s_failure():
     """The control has seen the same images twice, the next method has not."""
     x, passes = np.random.default_rng(0).uniform(size=(8, 4, 4, 1)).astype("float32"), []

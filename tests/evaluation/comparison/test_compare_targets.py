@@ -28,6 +28,7 @@ def data():
     return [{key: value[:3] for key, value in x.items()}, {k: v[3:] for k, v in x.items()}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("key", "fill"), [pytest.param("table", 0.5, marks=pytest.mark.slow), ("ids", 2)]
 )
@@ -58,6 +59,7 @@ def test_numbers_are_those_of_the_tests(key, fill):
     assert set(found.costs) == {"input_times_gradient", "random"}
 
 
+@pytest.mark.long
 def test_methods_tell_the_target_and_agree_on_it():
     model, batches = network(), data()
     method = saliency.InputTimesGradient(model, target=lambda o: o["price"][:, 0], inputs="table")

@@ -176,6 +176,7 @@ def test_records_and_json(result, tmp_path):
     assert Comparison.from_json(json.loads(json.dumps(named.to_json()))) == named
 
 
+@pytest.mark.long
 def test_the_picture(result, tmp_path):
     path = tmp_path / "bars.png"
     assert result.draw(path, title="title") == str(path)

@@ -22,6 +22,7 @@ def test_a_type_error_inside_a_method_is_no_wrong_signature():
         built(lambda model, more: None, None)
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("axiom", ALL)
 def test_bad_input(axiom):

@@ -26,6 +26,7 @@ def bias_terms(m, factor=1.0):
     return maps
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_biases_move_full_gradients_and_not_the_input_gradient():
     """Within a region each f^b scales with its bias, and no gradient moves."""
@@ -54,6 +55,7 @@ def test_biases_move_full_gradients_and_not_the_input_gradient():
     assert (result.direction, result.examples) == ("higher", 6)
 
 
+@pytest.mark.long
 def test_fullgrad_moves_in_float32_too_and_random_does_not():
     network, x = relu(), images()
     result = bias_sensitivity(network, x, saliency.get("fullgrad"), 0.01)
@@ -89,6 +91,7 @@ def test_the_intercept_of_a_batch_norm_is_scaled_as_a_whole():
         np.testing.assert_allclose(found[0], expected, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_the_step_is_halved_until_the_region_stays():
     network, x = relu(), images()
     result = bias_sensitivity(network, x, signed, 5.0)
@@ -116,6 +119,7 @@ def test_an_image_at_the_edge_of_its_region_is_left_out():
     assert all(r.examples == 6 - number(r, "regions left") for r in found.values())
 
 
+@pytest.mark.long
 def test_a_bias_that_nothing_reaches():
     with pytest.raises(ModelError, match=r"no weight called bias, beta, moving_mean that is not z"):
         bias_sensitivity(relu(bias=0), images(), GRADIENT)

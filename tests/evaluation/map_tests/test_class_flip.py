@@ -42,6 +42,7 @@ def difference(network, x, source, to):
     return (direction * x.astype("float64")).sum(-1).reshape(len(x), -1)
 
 
+@pytest.mark.long
 @pytest.mark.diagonal
 @pytest.mark.parametrize(("source", "to"), [(8, 3), (3, 0)])
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 1.0])
@@ -98,6 +99,7 @@ def test_any_map_and_fill_against_numpy_ties_included(fill):
     assert result.columns["turned"] == ((after.argmax(1) == 3).mean(),)
 
 
+@pytest.mark.long
 def test_the_truth_beats_the_control_and_the_opposite():
     network, data = linear(), batched(*images(60))
     truth = saliency.InputTimesGradient(network)

@@ -17,6 +17,7 @@ def test_completeness_of_a_network_without_biases():
     assert (result.direction, result.along, result.examples) == ("lower", "", 6)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("baseline", [None, 0.25])
 def test_completeness_against_numpy(baseline):
@@ -72,6 +73,7 @@ def test_half_and_twice_are_equally_far_from_complete():
         assert found.value == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_map_that_says_the_opposite_or_nothing_has_the_worst_value():
     network, x = relu(bias=0), images()
     for sign in (0, -1):

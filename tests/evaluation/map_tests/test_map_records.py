@@ -90,6 +90,7 @@ def test_rows_are_the_images_positions(tmp_path, kind):
     assert list(found.column("key")) == ["", f"image 1{byte}", f"image 2{byte}", *[""] * 4]
 
 
+@pytest.mark.long
 def test_tests_of_maps_take_them(tmp_path):
     maps, images = numbers(), dataset()
     found = MapShards(written(tmp_path / "maps", maps))
@@ -136,6 +137,7 @@ def test_a_manifest_of_another_form_is_an_error(tmp_path, settings):
         MapShards(directory)
 
 
+@pytest.mark.long
 def test_saved_maps_reads_them_for_the_same_method_and_images(tmp_path):
     images, method = dataset(), saliency.InputGradient(network())
     maps = method(images.images / np.float32(255)).numpy()

@@ -233,6 +233,7 @@ def test_a_class_flip_of_tokens():
     assert found.columns["pixels removed"][0] == pytest.approx(np.mean(shares), abs=1e-6)
 
 
+@pytest.mark.long
 def test_what_several_inputs_and_tokens_do_not_take():
     network, x = advert(), batch()
     every = saliency.InputTimesGradient(network, target=PRICE)

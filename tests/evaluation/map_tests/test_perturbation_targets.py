@@ -111,6 +111,7 @@ def two_heads():
     return keras.Model(x, heads)
 
 
+@pytest.mark.long
 def test_a_target_comes_with_the_method_or_the_test_and_needs_no_labels():
     network, x = two_heads(), images().astype("float32")
     price = targets.Output("price")

@@ -77,6 +77,7 @@ def test_exactly_k_pixels_are_replaced(maps):
     assert result.examples == 7
 
 
+@pytest.mark.long
 @pytest.mark.diagonal
 @pytest.mark.parametrize("remove", ["least", "most"])
 @pytest.mark.parametrize("fill", ["image_mean", 0.25, (0.1, 0.9)])
@@ -159,6 +160,7 @@ def test_a_model_that_looks_at_one_patch():
     assert 0 < chance[1] < 1
 
 
+@pytest.mark.long
 def test_another_networks_maps_judge_this_one():
     judged, other, x = random_network(0), random_network(1), images()
     maps = saliency.InputGradient(other)

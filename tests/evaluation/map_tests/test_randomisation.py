@@ -37,6 +37,7 @@ def spearman(a, b):
     return [stats.spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("order", ["cascading", "independent"])
 def test_the_curve_against_stages_made_by_hand(order):
@@ -76,6 +77,7 @@ def test_the_curve_against_stages_made_by_hand(order):
     assert result.examples == 5
 
 
+@pytest.mark.long
 def test_draws_are_averaged_image_by_image():
     network, x = trained(sequential()), images()
     layers, method = layers_with_weights(network, x[:1]), GRADIENT(network)
@@ -319,6 +321,7 @@ def test_bad_arguments():
 # Permuted labels
 
 
+@pytest.mark.long
 def test_label_randomisation_compares_two_networks():
     x = images()
     network, other = (trained(functional(), seed) for seed in (1, 2))
@@ -370,6 +373,7 @@ def test_permuted_labels_keep_images_and_sizes_of_classes():
         permuted_labels(single, 0)
 
 
+@pytest.mark.long
 def test_stages_and_draws_retrace_nothing():
     network, shapes = trained(sequential()), []
     call = network.call

@@ -52,6 +52,7 @@ def test_layers_stand_in_the_order_of_their_reads_once_and_by_path():
     assert list(layers_with_weights(network, tf.zeros((1, 2)))) == ["once", "twice"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [functional, subclassed])
 def test_every_layer_is_reinitialised_and_restored(make):
     network = make()

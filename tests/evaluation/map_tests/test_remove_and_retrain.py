@@ -50,6 +50,7 @@ def test_the_patch_that_carries_the_label(tmp_path):
         assert measured.columns["failed runs"] == measured.columns["maps left out"] == (0.0,) * 3
 
 
+@pytest.mark.long
 @pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("dtype", "fill", "remove"),
@@ -150,6 +151,7 @@ def test_a_run_is_that_of_a_network_built_anew(tmp_path, monkeypatch):
     assert measured.over == "2 seeds"
 
 
+@pytest.mark.long
 def test_finished_runs_are_not_repeated_and_one_missing_is(tmp_path):
     fits, said = [], []
 
@@ -178,6 +180,7 @@ def test_finished_runs_are_not_repeated_and_one_missing_is(tmp_path):
     assert said == [(3, 3)]
 
 
+@pytest.mark.long
 def test_runs_of_other_settings_are_refused_by_name(tmp_path):
     maps = {"patch": (patch(TRAIN), patch(TEST))}
     retrained(tmp_path, maps)
@@ -208,6 +211,7 @@ def test_runs_of_other_settings_are_refused_by_name(tmp_path):
         retrained(tmp_path, maps)
 
 
+@pytest.mark.long
 def test_images_whose_map_is_not_finite_are_done_without_and_reported(tmp_path):
     train, test = patched(TRAIN, 0), patched(TEST, 1)
     maps = [
@@ -246,6 +250,7 @@ def test_no_map_at_all(tmp_path):
         retrained(tmp_path, {"none": (np.nan * patch(TRAIN), patch(TEST))})
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tmp_path):
     class Diverge(keras.callbacks.Callback):
         runs = 0
@@ -266,6 +271,7 @@ def test_a_run_that_diverges_is_recorded_and_the_rest_goes_on(tmp_path):
     assert record["failed"].startswith("loss: nan at batch 1 of epoch 1")
 
 
+@pytest.mark.long
 def test_maps_from_shards_are_those_of_arrays(tmp_path):
     train, test = patched(TRAIN, 0), patched(TEST, 1)
     shards = tuple(
@@ -327,6 +333,7 @@ def test_maps_that_rank_nothing_are_counted_and_refused_where_all_do(tmp_path):
         retrained(tmp_path, {"zero": (patch(TRAIN), 0 * patch(TEST))})
 
 
+@pytest.mark.long
 def test_runs_from_other_first_weights_are_refused(tmp_path):
     def builder(start):
         model = build()

@@ -21,6 +21,7 @@ def marked(positions, n, seed):
     return data.from_arrays(x.reshape(n, *SHAPES[positions]), labels, positions=positions)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("positions", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_positions_that_carry_the_label(tmp_path, positions):
     train, test = marked(positions, 120, 0), marked(positions, 90, 1)

@@ -164,6 +164,7 @@ def replaced(shard, kind):
         np.save(shard, whole.astype(np.float64) if kind == "float64" else whole[:, :3])
 
 
+@pytest.mark.long
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "objects", "float64", "shape"])
 def test_a_damaged_shard_is_computed_anew(tmp_path, kind):
@@ -180,6 +181,7 @@ def test_a_damaged_shard_is_computed_anew(tmp_path, kind):
     assert files(tmp_path) == before
 
 
+@pytest.mark.long
 def test_other_settings_are_refused_by_name(tmp_path):
     def saved(method=None, images=None, **options):
         method = method or saliency.SmoothGrad(network(), samples=2)
@@ -214,6 +216,7 @@ def test_other_settings_are_refused_by_name(tmp_path):
         saved()
 
 
+@pytest.mark.long
 def test_shards_of_other_maps_are_never_taken_for_these(tmp_path):
     saved_maps(saliency.InputGradient(network()), dataset(), tmp_path, **SHARD)
     (tmp_path / "manifest.json").unlink()
@@ -222,6 +225,7 @@ def test_shards_of_other_maps_are_never_taken_for_these(tmp_path):
     assert counting.images == 21
 
 
+@pytest.mark.long
 def test_a_map_that_is_not_finite_is_kept_counted_and_left_out(tmp_path):
     def method(x, target):
         found = tf.reduce_sum(x, -1).numpy()
@@ -345,6 +349,7 @@ def test_the_digest_of_layers_tells_networks_of_the_same_weights_apart(make, opt
     assert one == again != other
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "change",

@@ -37,6 +37,7 @@ def test_the_gradient_of_a_shifted_function_agrees_and_input_times_gradient_does
     assert (result.direction, result.examples) == ("higher", 6)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_the_shift_has_the_units_of_the_images():
     """That of bytes moves input × gradient as far as that of images in [0, 1] does."""
@@ -50,6 +51,7 @@ def test_the_shift_has_the_units_of_the_images():
     assert small == shift_agreement(network, x, PRODUCT, np.ptp(x))
 
 
+@pytest.mark.long
 def test_a_baseline_that_is_shifted_too_agrees():
     network, x = relu(), images()
 
@@ -60,6 +62,7 @@ def test_a_baseline_that_is_shifted_too_agrees():
     assert shift_agreement(network, x, INTEGRATED, 1.0).value < 0.99
 
 
+@pytest.mark.long
 def test_methods_that_look_inside_work_on_the_shifted_model():
     network, x = relu(), images()
     assert shift_agreement(network, x, saliency.get("gradcam")).value > 0.999

@@ -41,6 +41,7 @@ def test_weak_dependence_within_a_region():
     assert (result.direction, result.seed) == ("lower", 4)
 
 
+@pytest.mark.long
 def test_the_noise_is_a_function_of_the_seed_and_not_of_the_batches():
     network, x = relu(), images()
 
@@ -51,6 +52,7 @@ def test_the_noise_is_a_function_of_the_seed_and_not_of_the_batches():
     assert of(1, 2) != pytest.approx(of(2, 2), rel=1e-3)
 
 
+@pytest.mark.long
 def test_images_at_the_edge_of_a_region_and_smooth_networks():
     network, x = relu(), images()
     x[2] = 0  # has no size to move by

@@ -114,6 +114,7 @@ def test_several_steps_find_at_least_what_one_step_finds(toy):
     assert one[0] == several[0] == 1 and one[4] > several[4] > 0
 
 
+@pytest.mark.long
 def test_the_seed_decides_and_the_batch_size_does_not(toy):
     network, x, y = toy
 
@@ -136,6 +137,7 @@ def test_the_seed_decides_and_the_batch_size_does_not(toy):
     assert found == again
 
 
+@pytest.mark.long
 def test_one_logit_is_attacked_as_two():
     one, two = compiled_pair()
     data = batches(images(8), np.array([1, 0, 0, 1, 1, 0, 1, 0]), 5)

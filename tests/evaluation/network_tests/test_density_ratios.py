@@ -92,6 +92,7 @@ def test_a_ratio_beyond_float64_has_a_logarithm():
     assert logarithm == pytest.approx(1e3 * found.columns["log of the ratio"][0], rel=0.01)
 
 
+@pytest.mark.long
 def test_the_seed_decides_and_the_batch_size_does_not():
     x = np.random.default_rng(1).normal(size=(100, 4))
     network = one_slope(1.0, dtype="float64")
@@ -127,6 +128,7 @@ def test_the_target_is_fixed_on_the_clean_image():
         assert a == pytest.approx(-b, rel=1e-6)
 
 
+@pytest.mark.long
 def test_half_precision_is_computed_in_float32():
     """Logits near 100 are 0.06 apart in float16, and noise moves them by 0.001."""
     x = np.ones((64, 4), "float32")
@@ -140,6 +142,7 @@ def test_half_precision_is_computed_in_float32():
     assert images.columns["log ratio, 95 %"] == pytest.approx(b.columns["log ratio, 95 %"])
 
 
+@pytest.mark.long
 def test_rounding_is_measured_and_found():
     """The column predicts how far a float32 network is from the same one in float64."""
     random = np.random.default_rng(0)

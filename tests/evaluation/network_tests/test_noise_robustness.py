@@ -55,6 +55,7 @@ def test_the_deviation_is_that_of_the_repeats():
     assert each[0].deviations[0] == 0.0
 
 
+@pytest.mark.long
 def test_the_seed_decides_and_the_batch_size_does_not():
     def of(seed, size=512):
         return noise_robustness(linear(), batches(1000, size), (0.3, 0.5), seed=seed).curve()

@@ -61,6 +61,7 @@ def exported(tmp_path_factory):
     return network, methods, path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_file_computes_the_live_map(exported, name):
     _, methods, path = exported
@@ -161,6 +162,7 @@ def test_a_single_format_and_no_saved_model(tmp_path):
     assert got["saliency"].shape == (1, 12, 12)
 
 
+@pytest.mark.long
 def test_several_inputs_and_a_target(tmp_path):
     from tfgrad import targets
 
@@ -199,6 +201,7 @@ def test_a_text_transformer_with_a_dictionary_of_inputs(tmp_path):
     np.testing.assert_allclose(maps, live["saliency"]["token_ids"], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cell", [L.LSTM, L.GRU])
 def test_recurrent_layers_are_written_out(cell):
     """Loops that fill and read lists, and their gradients, as often as they run."""
@@ -217,6 +220,7 @@ def test_recurrent_layers_are_written_out(cell):
     np.testing.assert_allclose(new(x=x)["gradient"], traced(x=x)["gradient"], atol=1e-7)
 
 
+@pytest.mark.long
 def test_tokens(tmp_path):
     keras.utils.set_random_seed(0)
     tokens = keras.Input((5,), dtype="int32")
@@ -282,6 +286,7 @@ def test_a_model_that_does_not_run_here(tmp_path):
     _refused(ModelError, "does not run here.*logs", tmp_path, model=network, **options)
 
 
+@pytest.mark.long
 def test_examples_of_another_shape(tmp_path):
     _refused(
         ArgumentError,
@@ -300,6 +305,7 @@ class _Scaled(L.Layer):
         return x * tf.math.lgamma(2.0 + tf.nn.relu(x))
 
 
+@pytest.mark.long
 def test_what_a_runtime_lacks_is_named(tmp_path):
     inputs = keras.Input((6, 6, 1))
     network = keras.Model(inputs, L.Dense(2)(L.Flatten()(_Scaled()(inputs))))
@@ -315,6 +321,7 @@ def test_what_a_runtime_lacks_is_named(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.long
 def test_a_runtime_that_fails_is_named(tmp_path, monkeypatch):
     def failing(directory, name, inputs):
         raise RuntimeError("node 7 \n failed to prepare")
@@ -326,6 +333,7 @@ def test_a_runtime_that_fails_is_named(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.long
 def test_what_differs_is_not_written_and_said(tmp_path, monkeypatch):
     run = litert_files.run
 

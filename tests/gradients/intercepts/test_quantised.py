@@ -69,6 +69,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", with_slow(["windows", "convolution"], ["transformer"]))
 def test_a_quantised_network_decomposes(name, mode):

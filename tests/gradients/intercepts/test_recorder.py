@@ -141,6 +141,7 @@ def test_what_does_not_depend_on_the_input_counts_with_the_call_that_takes_it(fl
     assert gradient.shape == (2, 3)
 
 
+@pytest.mark.long
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("name", architectures.KINDS)
 def test_recording_changes_no_logit_and_leaves_nothing_behind(name):
@@ -169,6 +170,7 @@ def test_masks_pass_through():
     assert np.max(tfgrad.full_gradients(model, x).completeness_error()) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
     with_slow(["subclassed, bare arithmetic"], ["LSTM classifier", "vision transformer"]),

@@ -297,6 +297,7 @@ def test_training_mode_given_to_one_layer(float64):
     assert np.max(full.completeness_error()) < 1e-10
 
 
+@pytest.mark.long
 def test_pixels_rescaled_leave_no_noise_in_the_map():
     body = [L.Conv2D(4, 3, activation="relu"), L.Flatten(), L.Dense(3)]
     plain = keras.Sequential([keras.Input((8, 8, 3)), *body])

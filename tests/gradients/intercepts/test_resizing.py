@@ -81,6 +81,7 @@ def _network(name):
     return model, tf.constant(random.normal(size=(2, *SHAPE)), tf.float32)
 
 
+@pytest.mark.long
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_terms_add_up_and_each_bias_has_its_own(name):
