@@ -93,7 +93,7 @@ def test_an_interrupted_run_of_mobilenet_its_maps_and_its_export(app, pets, tmp_
     def arguments(name):
         return (
             *(f"--dataset={pets}", f"--image_size={SIDE},{SIDE}", "--network=MobileNetV2"),
-            *("--weights=random", "--gradient_norm=0.001", "--batch_size=8", "--epochs=2"),
+            *("--weights=random", "--batch_size=8", "--epochs=2"),
             *("--noise=0", f"--work_dir={tmp_path / name}"),
         )
 
