@@ -99,8 +99,8 @@ def define_flags() -> None:
         ("batch_size", "Examples per step"),
         ("rounds", "Number of timed rounds"),
     ):
-        values = " or ".join(str(d[name]) for d in DEFAULTS.values())
-        flags.DEFINE_integer(name, None, f"{what}; default, by suite: {values}.", lower_bound=1)
+        values = ", ".join(f"{d[name]} of {suite}" for suite, d in DEFAULTS.items())
+        flags.DEFINE_integer(name, None, f"{what}; default: {values}.", lower_bound=1)
     flags.DEFINE_list(
         "variants",
         list(training_steps.VARIANTS),
@@ -121,8 +121,12 @@ def define_flags() -> None:
         "samples", ["5", "50"], "Numbers of samples for which --suite=maps takes the peak memory."
     )
     flags.DEFINE_string("out", "runs/benchmark.json", "JSON file to write.")
-    flags.DEFINE_string("memory_of", None, "Print only the peak memory of this variant.")
-    flags.DEFINE_string("start_of", None, "Print only the figures of this first call.")
+    flags.DEFINE_string(
+        "memory_of", None, "Print only the peak memory of this variant; for the command itself."
+    )
+    flags.DEFINE_string(
+        "start_of", None, "Print only the figures of this first call; for the command itself."
+    )
     flags.DEFINE_string("start_path", None, "Where --start_of writes an export, or loads one.")
 
 
