@@ -89,7 +89,8 @@ def main() -> dict[str, Any]:
         raise ArgumentError(f"--teacher: got none; expected a file, a directory or {_names()}.")
     teacher_flags.check_flags()
     named = FLAGS.teacher in models.NAMES
-    run = training_run.begin(None if named else {"teacher_digest": file_digest(FLAGS.teacher)})
+    described = None if named else {"teacher_digest": file_digest(FLAGS.teacher)}
+    run = training_run.begin(described, shared_flags.build_penalties)
     if run.results is not None:
         return run.results
     whole, test = shared_flags.load_splits(None if named else lambda: image_size(FLAGS.teacher))

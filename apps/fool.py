@@ -109,7 +109,7 @@ def main() -> dict[str, Any]:
         raise ArgumentError("--model: got none; expected a .keras file or a work directory.")
     if FLAGS.corner and FLAGS.mask:
         raise ArgumentError("--corner, --mask: got both; expected one of the two.")
-    run = training_run.begin({"model_digest": file_digest(FLAGS.model)})
+    run = training_run.begin({"model_digest": file_digest(FLAGS.model)}, _check_flags)
     if run.results is not None:
         return run.results
     train, test = shared_flags.load_splits(lambda: image_size(FLAGS.model))
@@ -128,6 +128,13 @@ def main() -> dict[str, Any]:
     network = _built(network, mask)
     looks[AFTER] = Look.at(run, network, test, mask)
     return _save(run, network, test, _record(run, learned, looks, test, mask))
+
+
+def _check_flags() -> None:
+    """Check what --target and --mask are, before anything is written."""
+    penalties.SaliencyFooling(1.0, penalties.fooling.corner(2, 2, 1), shared_flags.target())
+    if FLAGS.mask:
+        images.read(FLAGS.mask, channels=1)
 
 
 @dataclasses.dataclass(frozen=True)

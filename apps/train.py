@@ -57,7 +57,7 @@ def define_flags() -> None:
 def main() -> dict[str, Any]:
     """Train, test and save."""
     fine_tuning.check_flags()
-    run = training_run.begin()
+    run = training_run.begin(check=shared_flags.build_penalties)
     if run.results is not None:
         return run.results
     chosen = fine_tuning.is_chosen()

@@ -87,7 +87,9 @@ def main() -> dict[str, Any]:
     if bool(FLAGS.bound) != bool(FLAGS.source_dataset):
         raise ArgumentError("--bound, --source_dataset: got one of them; expected both or none.")
     teacher_flags.check_flags()
-    run = training_run.begin({"teacher_digest": file_digest(FLAGS.teacher)})
+    run = training_run.begin(
+        {"teacher_digest": file_digest(FLAGS.teacher)}, shared_flags.build_penalties
+    )
     if run.results is not None:
         return run.results
     whole, test = shared_flags.load_splits(lambda: image_size(FLAGS.teacher))

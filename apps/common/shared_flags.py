@@ -8,8 +8,9 @@ import keras
 from absl import flags
 
 from tfgrad import data, models, penalties
-from tfgrad.data import folder_listing, named_sets
+from tfgrad.data import digits, folder_listing, named_sets, tfds
 from tfgrad.errors import ArgumentError
+from tfgrad.internal.arguments import integer
 
 from . import command
 from .trained_networks import Statistics
@@ -159,6 +160,25 @@ def load(
 def is_folder() -> bool:
     """Whether --dataset is a folder of images."""
     return named_sets.is_folder(FLAGS.dataset, FLAGS.data_dir)
+
+
+def check_dataset() -> None:
+    """Check that --dataset and its splits can be opened; no image of a folder is read.
+
+    Raises:
+        ArgumentError: --image_size or --per_class is malformed.
+        DataError: The data set cannot be opened, or is not there.
+    """
+    image_size()
+    if FLAGS.per_class is not None:
+        integer("per_class", FLAGS.per_class)
+    for split in (FLAGS.train_split, FLAGS.test_split):
+        if is_folder():
+            folder_listing.listed(FLAGS.dataset, split)
+        elif FLAGS.dataset == digits.NAME:
+            digits.read(split)
+        else:
+            tfds.opened(FLAGS.dataset, split, FLAGS.data_dir, FLAGS.download)
 
 
 def images_digest() -> dict[str, str]:

@@ -105,19 +105,29 @@ class Run:
         return data.pipeline(dataset, 256, training=False, normalize=self.statistics)
 
 
-def begin(described: Mapping[str, Any] | None = None) -> Run:
-    """Check the flags, open --work_dir, and set all seeds.
+def begin(
+    described: Mapping[str, Any] | None = None, check: Callable[[], object] | None = None
+) -> Run:
+    """Check the flags and the data set, open --work_dir, and set all seeds.
 
     Args:
         described: {name: value} of what the run depends on in addition to its flags.
+        check: Function that checks further flags, before anything is written. It is called once
+            the strategy exists, which some strategies need before the first operation.
 
     Returns:
         A `Run`; if it has `results`, nothing is left to do.
     """
     shared_flags.numbers("noise", float)  # A typing error must not wait for the end of training.
+    shared_flags.numbers("decay_epochs", int)
     strategy = distribution.strategy(FLAGS.strategy, FLAGS.devices)
     worker = getattr(strategy.cluster_resolver, "task_id", 0) if strategy.cluster_resolver else 0
     directory = os.path.join(FLAGS.work_dir, f"worker-{worker}") if worker else FLAGS.work_dir
+    if check is not None:
+        check()
+    complete = os.path.exists(os.path.join(directory, "results.json"))
+    if not (complete and FLAGS.resume):  # A complete run is told without its images.
+        shared_flags.check_dataset()
     work_directory.open_directory(
         directory,
         {**shared_flags.resolved(), **shared_flags.images_digest(), **(described or {})},

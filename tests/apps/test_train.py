@@ -308,6 +308,8 @@ def test_usage(refused, tmp_path, flag, message):
     strategy = ["--strategy=mirrored"] if "devices" in flag else []
     found = refused(64, *SMALL, flag, *strategy, f"--work_dir={tmp_path}/run")
     assert message in found
+    is_late = flag in ("--width=0", "--network=vgg9")  # found as the network is built
+    assert (tmp_path / "run").exists() == is_late
 
 
 def test_data(refused, tmp_path):
@@ -321,7 +323,9 @@ def test_data(refused, tmp_path):
 def test_an_unknown_data_set(refused, tmp_path):
     pytest.importorskip("tensorflow_datasets")
     message = refused(65, *SMALL, "--dataset=cifar1O", f"--work_dir={tmp_path}/run")
+    assert "--dataset: got 'cifar1O', of which there is no folder here" in message
     assert "cifar10" in message
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.long

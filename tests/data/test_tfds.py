@@ -3,6 +3,7 @@
 import builtins
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_sizes_that_vary(tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "tiny_photo"}, "unknown to TFDS; expected 'digits' or .*Close .*'tiny_photos'"),
+        ({"name": "tiny_photo"}, "unknown to TFDS; expected 'digits', .*Close .*'tiny_photos'"),
         (
             {"name": "tiny_photos/other"},
             "name: got 'tiny_photos/other', which cannot be opened .*other",
@@ -120,6 +121,17 @@ def test_sizes_that_vary(tiny):
 def test_unusable_tfds_sets(tiny, options, message):
     with pytest.raises(DataError, match=message):
         data.load(**{"name": "tiny_photos/fixed", "data_dir": tiny, **options})
+
+
+def test_a_folder_that_does_not_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    expected = "got 'phots', of which there is no folder here.* Did you mean the folder 'photos'?"
+    with pytest.raises(DataError, match=expected):
+        data.load("phots")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # as if it were not installed
+    with pytest.raises(DataError, match=expected + r".*pip install tfgrad\[data\]"):
+        data.load("phots")
 
 
 def test_a_set_that_is_not_prepared(tmp_path):

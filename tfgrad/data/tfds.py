@@ -100,9 +100,10 @@ def opened(name: str, split: str, data_dir: str | os.PathLike[str] | None, downl
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(
-            f"name: got {name!r}, which is read through tensorflow_datasets, but that cannot be "
-            f"imported ({error}); expected 'digits' or the path of a folder without it. Run `pip "
-            "install tfgrad[data]`, or use name='digits'."
+            f"name: got {name!r}, of which there is no folder here, and which is therefore read "
+            f"through tensorflow_datasets, but that cannot be imported ({error}); expected "
+            f"'digits' or the path of a folder without it.{_close_folder(name)} Run `pip install "
+            "tfgrad[data]`, or use name='digits'."
         ) from error
 
     if data_dir is not None:
@@ -209,8 +210,9 @@ def _builder(tfds: Any, name: str, data_dir: str | None) -> Any:
             known.update(path.name for path in Path(data_dir).glob("*") if path.is_dir())
         close = difflib.get_close_matches(name, sorted(known - {"digits"}), n=5)
         raise DataError(
-            f"name: got {name!r}, a data set unknown to TFDS; expected 'digits' or the name of one "
-            f"of its image classification sets, or an existing folder. Close matches: "
+            f"name: got {name!r}, of which there is no folder here, and which is unknown to TFDS; "
+            "expected 'digits', an existing folder, or the name of one of TFDS's image "
+            f"classification sets.{_close_folder(name)} Close matches in TFDS: "
             f"{', '.join(map(repr, close)) or 'none'}."
         ) from error
     except Exception as error:  # The class depends on the set's configs and versions.
@@ -218,6 +220,18 @@ def _builder(tfds: Any, name: str, data_dir: str | None) -> Any:
             f"name: got {name!r}, which cannot be opened ({_first_line(error)}); expected a data "
             "set that TFDS can open. Check its config and version."
         ) from error
+
+
+def _close_folder(name: str) -> str:
+    """A sentence that names a folder with almost this name, or ""."""
+    above, last = os.path.split(os.path.normpath(name))
+    try:
+        with os.scandir(above or os.curdir) as entries:
+            beside = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(last, beside, n=1)
+    return f" Did you mean the folder {os.path.join(above, close[0])!r}?" if close else ""
 
 
 def _prepare(builder: Any, name: str, download: bool) -> None:
