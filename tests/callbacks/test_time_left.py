@@ -46,24 +46,44 @@ def test_a_line_for_each_epoch(capsys, monkeypatch):
 
 
 def test_the_throughput_leaves_validation_out(capsys, monkeypatch):
-    now = iter([0.0, 1.0, 2.0, 10.0])
+    now = iter([0.0, 60.0, 62.0, 70.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     hook = callbacks.TimeLeft(epochs=2, examples=5000)
     hook.on_epoch_begin(0)
     for batch in range(2):
         hook.on_train_batch_end(batch, {"loss": 1.0})
     hook.on_epoch_end(0, {"loss": 1.0})
-    line = "epoch 1/2  loss 1  10.0 s, 2,500 examples/s, 0:10 left\n"
+    # Two steps of 2 s, the first of which took 60 s to compile: 12 s without that.
+    line = "epoch 1/2  loss 1  70.0 s, 1,250 examples/s, 0:12 left\n"
     assert capsys.readouterr().out == line
+
+
+def test_what_is_compiled_is_no_part_of_the_time_left(capsys, monkeypatch):
+    now = iter([0.0, 50.0, 50.0, 90.0, 95.0, 95.0, 96.0, 97.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    hook = callbacks.TimeLeft(epochs=11)
+    hook.on_train_begin()
+    for epoch in range(2):  # of one step, and two of validation, the first of which is compiled
+        hook.on_epoch_begin(epoch)
+        hook.on_train_batch_end(0)
+        hook.on_test_begin()
+        hook.on_test_batch_end(0)
+        hook.on_test_batch_end(1)
+        hook.on_epoch_end(epoch)
+    before, first, second = capsys.readouterr().out.splitlines()
+    assert before == "compiling the first step …"
+    # 95 s less 40 s of validation; nothing tells yet what a step takes. Then 2 s an epoch.
+    assert first.endswith("95.0 s, 9:10 left")
+    assert second.endswith("2.0 s, 0:18 left")
 
 
 def test_a_pipe_gets_lines_alone(capsys):
     fit(callbacks.TimeLeft(2))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("epoch 2/2  ")
-    assert "  loss " in lines[1] and "  gradient_norm " in lines[1]
-    assert lines[1].endswith(" s, 0:00 left")
+    assert len(lines) == 3 and lines[0] == "compiling the first step …"
+    assert lines[2].startswith("epoch 2/2  ")
+    assert "  loss " in lines[2] and "  gradient_norm " in lines[2]
+    assert lines[2].endswith(" s, 0:00 left")
 
 
 def test_a_terminal_shows_the_running_epoch(every_step):
@@ -72,7 +92,8 @@ def test_a_terminal_shows_the_running_epoch(every_step):
     lines = shown.lines()
     # Four steps of two examples, a second each; eight steps in all.
     running = [*dict.fromkeys(line for line in lines if "steps" in line)]
-    ends = ["1 of 4 steps  2 examples/s  0:07 left", "4 of 4 steps  2 examples/s  0:04 left"]
+    ends = ["1 of 4 steps", "4 of 4 steps  2 examples/s  0:04 left"]
+    assert "compiling the first step …" in lines
     assert len(running) == 8 and all(line.startswith("epoch ") for line in running)
     assert running[0].endswith(ends[0]) and running[3].endswith(ends[1])
     assert running[4].startswith("epoch 2/2")
@@ -108,9 +129,9 @@ def test_no_live_line(case, monkeypatch):
         hook.on_train_begin()
         hook.on_epoch_begin(0)
         hook.on_train_batch_end(0, {"loss": 1.0})
-        assert shown.getvalue() == ""
+        assert shown.getvalue() == "compiling the first step …\n"
         hook.on_epoch_end(0, {"loss": 1.0})
-    assert shown.getvalue().startswith("epoch 1/1  loss 1  ")
+    assert shown.lines()[1].startswith("epoch 1/1  loss 1  ")
 
 
 def test_one_line_at_a_time_and_a_broken_run_frees_it():

@@ -14,6 +14,8 @@ import keras
 from tfgrad.internal import files, live_line, ownership, regular_files
 from tfgrad.internal.arguments import integer
 
+_COMPILING = "compiling the first step …"
+
 
 class JsonLines(keras.callbacks.Callback):
     """Appends the metrics of every epoch to a file, one JSON object per line.
@@ -95,7 +97,9 @@ class TimeLeft(keras.callbacks.Callback):
 
     In a terminal a live line below shows the running epoch: steps, throughput, time left, and all
     metrics so far, those of penalties among them. That takes rich (`pip install 'tfgrad[apps]'`);
-    pipes, files and notebooks receive the lines of the epochs alone.
+    pipes, files and notebooks receive the lines of the epochs alone, and one before the first step,
+    which traces and compiles the training step. The time left and the throughput leave that step
+    out, as the time left does the first step of validation; the seconds of the epoch include both.
 
     Args:
         epochs: Number of epochs of the whole run.
@@ -112,11 +116,20 @@ class TimeLeft(keras.callbacks.Callback):
         self._line: live_line.LiveLine | None = None
         self._seconds: list[float] = []
         self._trained: float | None = None  # seconds of this epoch's steps
+        self._steps = 0  # of this epoch
+        self._compiled = self._tested = False  # whether the first step is done, and of validation
+        self._compiling = 0.0  # seconds of this epoch's steps that no later epoch takes
+        self._extra = 0.0  # the same of its validation
+        self._is_high = False  # whether the last epoch's seconds include them nevertheless
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Open the live line."""
-        self._seconds = []
+        """Open the live line, and say what the first step does."""
+        self._seconds, self._compiled, self._tested, self._is_high = [], False, False, False
         self._line = None if self.live is False else live_line.opened()
+        if self._line is not None:
+            self._line.show(_COMPILING, 0, None, "")
+        else:
+            print(_COMPILING, flush=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Remove the live line."""
@@ -126,18 +139,31 @@ class TimeLeft(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
-        self._epoch, self._trained = epoch, None
+        self._epoch, self._trained, self._steps = epoch, None, 0
+        self._compiling = self._extra = 0.0
         self._start = time.perf_counter()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock of the first step of validation."""
+        if not self._tested:
+            self._test_start = time.perf_counter()
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stop it."""
+        if not self._tested:
+            self._tested, self._extra = True, time.perf_counter() - self._test_start
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Draw the live line."""
-        self._trained = time.perf_counter() - self._start
+        self._trained, self._steps = time.perf_counter() - self._start, batch + 1
+        if not self._compiled:
+            self._compiled, self._compiling = True, self._trained
         if self._line is None:
             return
         done, count = batch + 1, self.params.get("steps")
-        each = self._trained / done
         parts = [f"{done} of {count} steps" if count else f"{done} steps"]
-        if count:
+        each = self._seconds_of_step()
+        if count and each is not None:
             if self.examples is not None:
                 parts.append(_rate(self.examples / count, each))
             later = self.epochs - self._epoch - 1
@@ -146,14 +172,29 @@ class TimeLeft(keras.callbacks.Callback):
         title = f"epoch {self._epoch + 1}/{self.epochs}"
         self._line.show(title, done, count, "  ".join(parts), _metrics(logs))
 
+    def _seconds_of_step(self) -> float | None:
+        """The mean of this epoch's steps; None where there is only the one that was compiled."""
+        counted = self._steps - bool(self._compiling)
+        if self._trained is None or not counted:
+            return None
+        return (self._trained - self._compiling) / counted
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Print the line; the time left is estimated from the mean of the last five epochs."""
         seconds = time.perf_counter() - self._start
-        self._seconds = [*self._seconds[-4:], seconds]
+        each = self._seconds_of_step()
+        usual = seconds - self._extra
+        if self._compiling and each is not None:
+            usual += each - self._compiling
+        if self._is_high:  # an epoch of one step, which was compiled
+            self._seconds = []
+        self._is_high = bool(self._compiling) and each is None
+        self._seconds = [*self._seconds[-4:], usual]
         left = (self.epochs - epoch - 1) * sum(self._seconds) / len(self._seconds)
         parts = [f"{seconds:.1f} s"]
         if self.examples is not None:
-            parts.append(_rate(self.examples, self._trained or seconds))
+            trained = self._trained or seconds
+            parts.append(_rate(self.examples, trained if each is None else each * self._steps))
         parts.append(f"{_clock(left)} left")
         print(f"epoch {epoch + 1}/{self.epochs}  {_metrics(logs)}  {', '.join(parts)}", flush=True)
 
