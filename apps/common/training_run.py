@@ -17,7 +17,7 @@ import tfgrad
 from tfgrad import callbacks, data, distribution
 from tfgrad.internal.keras_private import flatten_layers
 
-from . import compilation, recorded_lessons, shared_flags, work_directory
+from . import compilation, penalty_share, recorded_lessons, shared_flags, work_directory
 from .trained_networks import Statistics
 
 FLAGS = flags.FLAGS
@@ -233,6 +233,8 @@ def fit(
     if FLAGS.progress != "none":
         live = FLAGS.progress == "epoch"  # Keras draws its own bar of batches.
         hooks.append(callbacks.TimeLeft(run.epochs, len(train), live))
+        weighted = [one for one in model.penalties if one.name in shared_flags.PENALTIES]
+        hooks.append(penalty_share.PenaltyShare(weighted))
     model.fit(
         batches,
         epochs=run.epochs,
