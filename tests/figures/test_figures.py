@@ -74,6 +74,12 @@ def test_class_names_are_no_formulas():
     assert not any(text.get_parse_math() for text in texts)
 
 
+def test_headings_have_one_size():
+    maps = {"fullgrad": np.ones([1, 2, 2]), "integrated_gradients": np.ones([1, 2, 2])}
+    figure = figures.saliency_grid(None, np.ones([1, 2, 2, 1]), maps)
+    assert len({axes.title.get_fontsize() for axes in figure.axes}) == 1
+
+
 def test_nothing_is_clipped_at_the_edges(tmp_path):
     images, _ = digits(2)
     names = ["Siberian husky dog and more", "Alaskan malamute, a very long name indeed"]

@@ -115,6 +115,8 @@ def test_lists_single_inputs_and_ids_as_numbers():
     given, maps = [INPUTS["table"], INPUTS["ids"]], [None, MAPS["ids"]]
     figure = figures.saliency_of_inputs(None, given, {"map": maps})
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == [*"01234567"]
+    rows = [text.get_text() for text in figure.texts if "example" in text.get_text()]
+    assert rows == ["example 0\nmap", "example 1\nmap"]
     (first, second) = figures.saliency_of_inputs(
         None, INPUTS["table"], {"map": MAPS["table"]}, kinds={0: "series"}
     ).axes

@@ -95,6 +95,21 @@ def test_kinds_of_inputs(values, maps, kind):
         assert found.note in figure.texts[0].get_text()
 
 
+def test_a_map_far_above_zero_has_contrast():
+    ramp = np.linspace(0, 1, 16).reshape(1, 4, 4)
+    given = explained_input("input", np.zeros([1, 4, 4, 1]), 100 + ramp)
+
+    def darkest_and_brightest(scale):
+        figure = result_figure(None, "title", "m", [given], ["one"], scale)
+        picture = figure.axes[1].images[0].get_array().mean(-1)
+        return picture.min(), picture.max()
+
+    low, high = darkest_and_brightest(None)
+    assert low < 0.05 and high > 0.8
+    assert darkest_and_brightest("contrast") == (low, high)
+    assert darkest_and_brightest("percentile")[0] > 0.6
+
+
 def test_names_of_classes():
     assert captions.class_names(("a", "b"), 2) == ["a", "b"]
     assert captions.class_names(None, 2) is None

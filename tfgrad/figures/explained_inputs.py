@@ -39,6 +39,14 @@ class ExplainedInput:
     note: str = ""
     heading: str = ""
 
+    @property
+    def scale(self) -> str:
+        """How its map is scaled unless it is said otherwise.
+
+        Maps of pixels may lie far above 0 everywhere, which would leave them without contrast.
+        """
+        return "contrast" if self.kind in (IMAGE, VOLUME) else "percentile"
+
     def part(self, start: int, stop: int) -> ExplainedInput:
         """The same of some examples."""
         tokens = None if self.tokens is None else self.tokens[start:stop]

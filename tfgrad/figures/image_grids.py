@@ -79,6 +79,8 @@ def grid(
     longest = max((len(line) for text in texts for line in text.split("\n")), default=0)
     left = longest * CHARACTER + 0.2 if texts else 0.08
     top = 0.08 + (0.2 if columns else 0) + (0.24 if title else 0)
+    headings = [fitted(column, _HEADING[1]) for column in columns or ()]
+    font = 9 * min(1.0, _HEADING[0] / max((*map(len, headings), 1)))  # the same for all
     size = (left + width * CELL + 0.05, top + height * CELL + 0.05)
     side = CELL - GAP
     figure = new_figure(size)
@@ -89,10 +91,8 @@ def grid(
             axes.set_axis_off()
             if (mask := shown[i]) is not None:
                 draw_outline(axes, mask, picture.shape[:2])
-            if i == 0 and columns is not None:
-                heading = fitted(columns[j], _HEADING[1])
-                font = 9 * min(1.0, _HEADING[0] / max(len(heading), 1))
-                axes.set_title(heading, fontsize=font, pad=4, parse_math=False)
+            if i == 0 and headings:
+                axes.set_title(headings[j], fontsize=font, pad=4, parse_math=False)
         if texts:
             figure.text(
                 (left - 0.1) / size[0],

@@ -30,7 +30,7 @@ def result_figure(
     method: str,
     inputs: Sequence[ExplainedInput],
     notes: Sequence[str],
-    scale: str = "percentile",
+    scale: str | None = None,
 ) -> Figure:
     """Draw examples with their maps; what cannot be drawn is named in the figure.
 
@@ -40,14 +40,16 @@ def result_figure(
         method: The name of what the maps show.
         inputs: The inputs with their maps, of the examples that are drawn.
         notes: What is said of each example.
-        scale: See `saliency_grid`.
+        scale: See `saliency_grid`; None: what suits the kind of the input, "contrast" for images
+            and volumes.
 
     Raises:
         ArgumentError: There is no such scale.
         ImportError: matplotlib is not installed.
         WriteError: The path cannot be written.
     """
-    one_of("scale", scale, SCALES)
+    if scale is not None:
+        one_of("scale", scale, SCALES)
     drawn = [one for one in inputs if one.kind != kinds.WORDS]
     if len(inputs) > 1:  # volumes have rows of slices, which no column holds
         drawn = [one for one in drawn if one.kind != kinds.VOLUME]
@@ -59,6 +61,7 @@ def result_figure(
     said = [line for text in said for line in textwrap.wrap(text, CAPTION)]
     notes = ["\n".join([notes[0], *said]), *notes[1:]]
     (one, *others) = drawn
+    scale = scale or min(each.scale for each in drawn)  # "contrast" if one of them has it
     if others or len(inputs) > 1 or one.kind == kinds.TABLE:
         return _in_columns(path, title, method, drawn, notes, scale)
     if one.kind == kinds.IMAGE:

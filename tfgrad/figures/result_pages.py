@@ -136,7 +136,7 @@ class _Drawn:
         note = f"<p>{escaped(given.note)}</p>" if given.note else ""
         if given.kind == kinds.WORDS:
             return f"<div><p>{escaped(given.name)}</p>{note}</div>"
-        strengths = scaled(given.maps[i], self._signed)
+        strengths = scaled(given.maps[i], self._signed, given.scale)
         label = f"{given.name} of example {number}"
         if given.kind == kinds.IMAGE:
             assert self._pixels is not None

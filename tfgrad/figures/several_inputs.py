@@ -98,7 +98,9 @@ def saliency_of_inputs(
     captions = Captions(labels, predictions, probabilities, notes, count)
     rows = [(i, name) for i in range(count) for name in found]
     texts = [
-        "\n".join(fitted(part, CAPTION) for part in (captions.text(i), name) if part)
+        "\n".join(
+            fitted(part, CAPTION) for part in (captions.text(i) or f"example {i}", name) if part
+        )
         for i, name in rows
     ]
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from tfgrad.errors import ArgumentError
 from tfgrad.figures.canvas import Letters, finished, new_figure
 from tfgrad.figures.captions import Captions
-from tfgrad.figures.colouring import SCALES, ink, scaled, white_to_red
+from tfgrad.figures.colouring import SCALES, grey_ink, ink, scaled, white_to_red
 from tfgrad.figures.image_grids import CHARACTER, fitted, placed_axes
 from tfgrad.figures.token_texts import SPECIAL, TokenRow, shortened, token_maps
 from tfgrad.internal.arguments import one_of
@@ -187,7 +187,7 @@ def set_tokens(row: TokenRow, strengths: np.ndarray, width: float, letters: Lett
         texts = [text.translate(_MIRRORED) if _is_brackets(text) else text for text in texts]
     colours = list(white_to_red(strengths))
     inks = [
-        0.55 * ink(colour) + 0.45 * colour if special else ink(colour)
+        grey_ink(colour) if special else ink(colour)
         for colour, special in zip(colours, row.special, strict=True)
     ]
     if row.repeated:

@@ -202,7 +202,7 @@ class Explanation:
         *,
         class_names: Sequence[str] | None = None,
         count: int = SHOWN,
-        scale: str = "percentile",
+        scale: str | None = None,
     ) -> Figure:
         """Draw each example: input, map and overlay; a curve, bars, slices or text of others.
 
@@ -212,7 +212,8 @@ class Explanation:
             path: The PNG file to write; None writes none.
             class_names: The name of each class; None for those given to `explain`.
             count: The largest number of examples that are drawn; the title says how many are not.
-            scale: How maps are scaled, see `tfgrad.figures.saliency_grid`.
+            scale: How maps are scaled, see `tfgrad.figures.saliency_grid`; None: "contrast" for
+                images and volumes, as `tfgrad explain` draws them, "percentile" for others.
 
         Returns:
             The figure, which a notebook shows.
