@@ -151,7 +151,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(f"{error}; see --help", USAGE)
+        _fail(flag_names.of_parsing(str(error)), USAGE)
     except SystemExit:
         # absl's --help exits with 1.
         sys.exit(0)

@@ -28,11 +28,33 @@ _TEMPORARY = re.compile(r"\.(?:tmp|new)-\d+-\d+[^']*(?=')")
 # What the value of a flag is, for an argument with another name.
 _VALUES = {"depth": "vgg{}"}
 
+# Two messages of absl: of a flag that it does not know, and of a value that a flag does not have.
+_UNKNOWN = re.compile(r"(Unknown command line flag '.*')\. Did you mean: (.+) \?", re.DOTALL)
+_NO_CHOICE = re.compile(r"flag --(\w+)=(.*): value should be one of <(.*)>", re.DOTALL)
+
 _LEADING = re.compile(r"([a-z_]+(?:, [a-z_]+)*): (?=got |')")
 _ASSIGNED = re.compile(r"(?<![-\w.'\"/])([a-z_]+)=('[^']*'|\([^)]*\)|\w+(?:\.\w+)*)")
 _BARE = re.compile(r"(?<![-\w.'\"/=])([a-z]+_[a-z_]+)(?![\w(='\"/]|\.\w)")
 _GOT = re.compile(r": got ([^',; ]+)")
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'")
+
+
+def of_parsing(message: str) -> str:
+    """A message of absl about flags, with the most similar flag or value first.
+
+    Args:
+        message: Message of an error of absl.
+    """
+    from tfgrad.internal import arguments  # after `command` has started TensorFlow
+
+    if found := _UNKNOWN.fullmatch(message):
+        meant = " or ".join(f"--{name}" for name in found[2].split(", "))
+        return f"{found[1]}; did you mean {meant}? See --help"
+    if found := _NO_CHOICE.fullmatch(message):
+        choices = found[3].split("|")
+        meant = arguments.suggestion(found[2], choices)
+        return f"--{found[1]}: got {found[2]!r}; {meant}{', '.join(choices)}; see --help"
+    return f"{message}; see --help"
 
 
 def as_flags(message: str, flags: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The networks that are tested, as --models names them."""
 
 import functools
+import os
 from typing import Any
 
 from absl import flags
@@ -30,9 +31,13 @@ def paths() -> dict[str, str]:
     pairs = [text.partition("=") for text in FLAGS.models]
     names = [name for name, _, _ in pairs]
     if not pairs or not all(name and path for name, _, path in pairs):
+        tried = "plain=runs/plain,score=runs/score"
+        if len(FLAGS.models) == 1 and "=" not in (path := os.path.normpath(FLAGS.models[0])):
+            tried = f"{os.path.splitext(os.path.basename(path))[0]}={path}"
+        # Quoted, as the names in it are no flags.
         raise ArgumentError(
             f"--models: got {','.join(FLAGS.models) or 'none'}; expected NAME=PATH,…; try "
-            "plain=runs/plain,score=runs/score."
+            f"'{tried}'."
         )
     if len(set(names)) < len(names):
         raise ArgumentError(f"--models: got the names {', '.join(names)}; expected different ones.")

@@ -18,6 +18,7 @@ from tfgrad.models import output_meaning
 from ..common import (
     architectures,
     digits_network,
+    fine_tuning,
     invocation,
     pixel_range,
     shared_flags,
@@ -50,10 +51,10 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        "File of weights (.weights.h5, .h5, .keras) of an architecture of keras.applications; "
-        "default: those that Keras downloads once and keeps.",
+        "Weights of an architecture of keras.applications: imagenet (downloaded once), random (to "
+        "try it out), or a file (.weights.h5, .h5, .keras); default: imagenet.",
     )
-    flags.DEFINE_bool("random_weights", False, "Try an architecture with random weights.")
+    flags.DEFINE_bool("random_weights", False, "The same as --weights=random.")
     pixel_range.define("a file or a SavedModel")
     trained_networks.define_outputs()
     flags.DEFINE_string("class_names", None, "Text file of the classes' names, one a line.")
@@ -119,6 +120,11 @@ def kind_of(model: str) -> str:
         return DIGITS
     if loading.is_pretrained(model):
         return NAME
+    if os.sep in model:
+        raise ArgumentError(
+            f"--model: got {model!r}, and there is no such path; expected a file or directory that "
+            "exists, or the name of a network; check the working directory."
+        )
     close = difflib.get_close_matches(model, APPLICATIONS, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     raise ArgumentError(
@@ -162,7 +168,7 @@ def _without_names() -> explainers.Explainer:
         return explainers.live("digits", network, methods, names)
     if found == NAME:
         one = _named(name)
-        shown = f"{name} with random weights" if FLAGS.random_weights else name
+        shown = f"{name} with random weights" if _are_random() else name
         return explainers.live(shown, one.network, methods, one.class_names, one.image_range)
     network, classes, image_range = trained_networks.from_file(name)
     if image_range != pixel_range.UNIT or FLAGS.image_range is not None:
@@ -170,20 +176,24 @@ def _without_names() -> explainers.Explainer:
     return explainers.live(name, network, methods, classes, image_range)
 
 
+def _are_random() -> bool:
+    return FLAGS.random_weights or FLAGS.weights == fine_tuning.RANDOM
+
+
 def _named(name: str) -> loading.Pretrained:
-    weights = None if FLAGS.random_weights else FLAGS.weights or "imagenet"
+    weights = None if _are_random() else FLAGS.weights or fine_tuning.IMAGENET
     keras.utils.set_random_seed(0)
     try:
         found = loading.pretrained(name, weights, shared_flags.image_size())
     except ModelError as error:
-        if FLAGS.weights:
+        if weights != fine_tuning.IMAGENET:
             raise
         offline = f"{invocation.line('explain')} --model=digits"
         raise ModelError(
-            f"{error} Without a connection, {offline} works, and --random_weights shows what comes "
+            f"{error} Without a connection, {offline} works, and --weights=random shows what comes "
             "out for this network."
         ) from error
-    if FLAGS.random_weights:
+    if weights is None:
         architectures.randomised(found.network)
     return found
 

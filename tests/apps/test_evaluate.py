@@ -208,8 +208,8 @@ def test_points_beyond_float64_are_not_drawn(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 64, "--models: got none; expected NAME=PATH,…"),
-        (("--models=runs/a",), 64, "--models: got runs/a; expected NAME=PATH"),
+        ((), 64, "--models: got none; expected NAME=PATH,…; try 'plain=runs/plain,score=runs"),
+        (("--models=runs/a",), 64, "got runs/a; expected NAME=PATH,…; try 'a=runs/a'."),
         (("--models=a=1,a=2",), 64, "--models: got the names a, a; expected different ones"),
         (("--models=a=nothing.keras",), 65, "nothing.keras"),
         (("--models=a={}/bare.keras", "--tests=roar"), 64, "--tests: got 'roar'; expected some of"),

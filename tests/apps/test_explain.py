@@ -279,7 +279,7 @@ def test_folders_below_a_folder_and_files_of_one_name(app, keras_file, folder, t
 @pytest.mark.long
 def test_a_network_by_its_name_explains_photographs(app, tmp_path, capsys):
     out = tmp_path / "out"
-    asked = ("--random_weights", "--image_size=32,32", "--methods=input_gradient", "--top_maps=2")
+    asked = ("--weights=random", "--image_size=32,32", "--methods=input_gradient", "--top_maps=2")
     assert app("--model=MobileNet", *asked, f"--out={out}") == 0
     rows = record_of(out)["images"]
     assert [os.path.basename(r["file"]) for r in rows] == ["china.jpg"] * 2 + ["flower.jpg"] * 2
@@ -318,6 +318,7 @@ RANDOM = "--random_weights"
             "--model: got --model and --served; expected one",
         ),
         (("--model=a",), 64, "neither a file or directory nor the name of a network"),
+        (("--model=runs/nope",), 64, "got 'runs/nope', and there is no such path; expected a file"),
         (("--model=mobilenet",), 64, "did you mean 'MobileNet'?"),
         (("--model=MODEL",), 64, "--images, --dataset: got none; expected one of them"),
         (("--model=MODEL", DIGITS, "--images=FOLDER"), 64, "--images, --dataset: got both"),

@@ -46,7 +46,10 @@ def tiny():
             "--width: got with --network=MobileNetV2, which",
         ),
         (["--network=MobileNetV2", "--normalize"], "--normalize: got with --network=MobileNetV2"),
-        (["--network=MobileNet2"], "vgg4"),
+        (
+            ["--network=MobileNet2"],
+            "got 'MobileNet2'; did you mean 'MobileNetV2'? Expected one of vgg",
+        ),
     ],
 )
 def test_flags_of_the_other_kind_of_network(app, tmp_path, capsys, arguments, message):

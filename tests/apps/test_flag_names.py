@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from apps.common import command
-from apps.common.flag_names import as_flags
+from apps.common.flag_names import as_flags, of_parsing
 from apps.reproduce import __main__ as reproduce
 from tests.helpers.app_run import in_process
 from tfgrad import errors
@@ -70,6 +70,28 @@ FLAGS = {
 )
 def test_arguments_are_named_as_flags(message, shown):
     assert as_flags(message, FLAGS) == shown
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("flag --epochs=0: 0 is not positive", "flag --epochs=0: 0 is not positive; see --help"),
+        (
+            "Unknown command line flag 'm'. Did you mean: map, model ?",
+            "Unknown command line flag 'm'; did you mean --map or --model? See --help",
+        ),
+        (
+            "flag --net=Vgg: value should be one of <vgg|resnet>",
+            "--net: got 'Vgg'; did you mean 'vgg'? Expected one of vgg, resnet; see --help",
+        ),
+        (
+            "flag --net=x: value should be one of <vgg|resnet>",
+            "--net: got 'x'; expected one of vgg, resnet; see --help",
+        ),
+    ],
+)
+def test_what_a_mistyped_flag_may_mean(message, shown):
+    assert of_parsing(message) == shown
 
 
 def test_a_command_translates_errors_and_warnings(capsys, monkeypatch):

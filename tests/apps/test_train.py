@@ -287,9 +287,9 @@ def test_a_directory_that_cannot_be_moved_aside(tmp_path, monkeypatch):
     ("flag", "message"),
     [
         ("--nonsense=1", "Unknown command line flag 'nonsense'; see --help"),
-        ("--epoch=3", "Did you mean: epochs"),
+        ("--epoch=3", "; did you mean --epochs? See --help"),
         ("--epochs=0", "flag --epochs=0: 0 is not a positive integer; see --help"),
-        ("--network=vgg5", "flag --network=vgg5"),
+        ("--network=vgg5", "--network: got 'vgg5'; did you mean 'vgg"),
         ("digits", "unexpected argument 'digits'; see --help"),
         ("--target=true", "target: got 'true'; expected one of 'label', 'predicted', 'all'"),
         ("--noise=0,much", "--noise: got 0,much; expected numbers ≥ 0"),
