@@ -27,6 +27,7 @@ Exit codes: 0 done, 64 usage, 65 bad model, 74 a full disk.
 from .common import command
 
 # isort: split
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ from absl import flags
 
 from tfgrad import export, loading, saliency
 from tfgrad.errors import ArgumentError, ModelError
+from tfgrad.internal import announced
 from tfgrad.internal.served_files import METADATA
 
 from .common import invocation, pixel_range, trained_networks, training_record
@@ -95,19 +97,21 @@ def main() -> None:
         image_range = pixel_range.UNIT
     else:
         network, classes, image_range = from_file(FLAGS.model)
-    path = export.save(
-        network,
-        FLAGS.to,
-        FLAGS.methods,
-        classes,
-        image_range=image_range,
-        formats=FLAGS.formats,
-        batch_size=FLAGS.batch_size,
-        card=training_record.of(FLAGS.work_dir or FLAGS.model).facts(),
-    )
+    with announced.to(functools.partial(print, flush=True)):
+        path = export.save(
+            network,
+            FLAGS.to,
+            FLAGS.methods,
+            classes,
+            image_range=image_range,
+            formats=FLAGS.formats,
+            batch_size=FLAGS.batch_size,
+            card=training_record.of(FLAGS.work_dir or FLAGS.model).facts(),
+        )
     _show_formats(path)
     if "saved_model" not in FLAGS.formats:
         return
+    print("loading it again, and comparing its logits", flush=True)
     difference = verify(network, path)
     print(f"exported to {path}; logits differ from the live network's by at most {difference:.1e}")
     for name, signature in loading.load_served(path).signatures.items():

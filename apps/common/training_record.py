@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tfgrad
-from tfgrad import loading, penalties
+from tfgrad import loading, models, penalties
 from tfgrad.errors import TfgradError
 from tfgrad.evaluation import Measurement
 from tfgrad.evaluation.network_tests import noise_robustness
@@ -20,6 +20,8 @@ _TOLD = (
     *("network", "weights", "frozen", "width", "activation", "batch_norm", "dtype_policy"),
     *("epochs", "batch_size", "optimizer", "learning_rate", "decay_epochs", "weight_decay", "seed"),
 )
+# Those of them that describe the networks of `tfgrad.models`; others have their own.
+_OF_SMALL = ("width", "activation", "batch_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,9 @@ def of(path: str) -> TrainingRecord:
     results = work_directory.read_json(os.path.join(directory, "results.json"))
     given = run.get("flags") if isinstance(run, Mapping) else None
     given = given if isinstance(given, Mapping) else {}
+    told = [name for name in _TOLD if given.get("network") in models.NAMES or name not in _OF_SMALL]
     settings = {
-        name: given[name] for name in _TOLD if given.get(name) not in (None, False, [], "", 0.0)
+        name: given[name] for name in told if given.get(name) not in (None, False, [], "", 0.0)
     }
     checked = network_record.checked(directory, results)
     if isinstance(checked.get("seconds"), int | float):

@@ -87,6 +87,8 @@ def test_export_of_a_run_takes_pixels(trained, tmp_path):
     """The normalisation is inside: the served model classifies raw digits as the run reported."""
     out = run("export", f"--work_dir={trained}", f"--to={tmp_path}/served")
     assert "serving_default: image -> " in out
+    parts = "tracing fullgrad (2 of 4)", "writing the SavedModel", "loading it again, and comparing"
+    assert sorted(parts, key=out.index) == [*parts]
     from tfgrad import data
 
     test = data.load("digits", "test")

@@ -12,7 +12,7 @@ from tests.helpers.image_folders import write, write_folder
 from tfgrad import data
 from tfgrad.data import memory
 from tfgrad.data.named_sets import is_folder
-from tfgrad.errors import DataError, ImagesLeftOutWarning
+from tfgrad.errors import ArgumentError, DataError, ImagesLeftOutWarning
 
 
 @pytest.fixture
@@ -120,3 +120,17 @@ def test_paths_that_are_no_folder(pets):
         data.load(pets / "nowhere")
     with pytest.raises(DataError, match=r"000.png', a file; expected a folder"):
         data.load(pets / "cat/000.png")
+
+
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(pets):
+    (pets / "cat/loop.png").symlink_to("loop.png")
+    with pytest.warns(ImagesLeftOutWarning, match="in which 1 of the 16 images of 'all'"):
+        found = data.load(pets, "all")
+    assert len(found) == 15
+
+
+def test_a_size_as_a_list_and_a_split_that_is_no_name(pets):
+    tuple_, list_ = (data.load(pets, "all", image_size=size) for size in ((6, 5), [6, 5]))
+    np.testing.assert_array_equal(tuple_.images, list_.images)
+    with pytest.raises(ArgumentError, match="split: got None; expected a name"):
+        data.load(pets, None)

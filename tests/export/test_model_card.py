@@ -174,6 +174,11 @@ def test_the_command_fills_the_card_from_the_record(tmp_path):
     )
     files.write_json(str(run / "run.json"), {"flags": {"dataset": "digits", "epochs": 3}})
     assert list(training_record.of(str(run)).facts())[:2] == ["dataset", "epochs"]
+    own = {"network": "MobileNetV2", "width": 1.0, "activation": "relu", "frozen": True}
+    (run / "other").mkdir()
+    files.write_json(str(run / "other/run.json"), {"flags": own})
+    told = training_record.of(str(run / "other")).settings  # whose width is that of other networks
+    assert told == {"network": "MobileNetV2", "frozen": True}
     with in_process(export_command) as app:
         asked = ("--methods=input_gradient", f"--to={tmp_path}/served")
         assert app(f"--work_dir={run}", *asked) == 0

@@ -3,6 +3,7 @@
 import keras
 
 L = keras.layers
+EMBEDDING = 4
 
 
 def _stack(*layers, shape=(6, 6, 2)):
@@ -41,7 +42,7 @@ def table():
 
 def tokens():
     ids = keras.Input((7,), dtype="int32")
-    h = L.Embedding(11, 4, name="embedding")(ids)
+    h = L.Embedding(11, EMBEDDING, name="embedding")(ids)
     h = L.GlobalAveragePooling1D()(L.Dense(5, "softplus", name="hidden")(h))
     return keras.Model(ids, L.Dense(3, name="head")(h))
 

@@ -120,6 +120,7 @@ def test_photographs_as_the_network_takes_them(tmp_path):
         ((3,), ArgumentError, "name: got 3; expected one of"),
         (("MobileNet", None, (8, 8)), ArgumentError, "image_size: got \\(8, 8\\), which MobileNet"),
         (("MobileNet", None, (8.5, 8)), ArgumentError, "integers ≥ 1"),
+        (("MobileNet", None, 32), ArgumentError, "image_size: got 32; expected"),
         (("MobileNet", "no.h5"), ModelError, "weights: got 'no.h5', which does not exist"),
         (("hf://x/y", "w.h5"), ArgumentError, "a preset of KerasHub; expected 'imagenet'"),
     ],

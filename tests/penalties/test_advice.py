@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers import conformance
-from tests.helpers.advice_cases import MODELS, layer_norm, relu, smooth, table
+from tests.helpers.advice_cases import EMBEDDING, MODELS, layer_norm, relu, smooth, table
 from tests.helpers.variants import with_slow
 from tfgrad import PenalizedModel
 from tfgrad.errors import ArgumentError, TfgradError
@@ -36,7 +36,8 @@ def trains(make, penalty):
     try:
         model = PenalizedModel(network, [penalty], teacher=teacher)
         model.compile("sgd", losses)
-        model.train_on_batch(Examples(x, {"derivatives": x, "mask": x}), labels)
+        derivatives = x if x.dtype.kind == "f" else np.zeros((*x.shape, EMBEDDING), "float32")
+        model.train_on_batch(Examples(x, {"derivatives": derivatives, "mask": x}), labels)
     except TfgradError:
         return False
     return all(np.isfinite(w).all() for w in network.get_weights())
@@ -167,3 +168,15 @@ def test_pixels_up_to_255_need_another_weight():
     assert found.advice == "use 65,025 times the weight"
     without = keras.Model(network.layers[2].input, network.output)
     assert advise(without, only=["GradientNorm"])["GradientNorm"].verdict == "yes"
+
+
+def test_several_inputs_of_a_model_of_one_logit():
+    image, vector = keras.Input((6, 6, 2), name="image"), keras.Input((5,), name="vector")
+    h = keras.layers.Conv2D(3, 3, activation="softplus", name="conv")(image)
+    h = keras.layers.Concatenate()([keras.layers.Flatten()(h), vector])
+    network = keras.Model({"image": image, "vector": vector}, keras.layers.Dense(1)(h))
+    network.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    asked = ["GradientNorm", "AttentionMatching", "BiasGradientMatching", "SaliencyFooling"]
+    found = advise(network, only=asked)
+    assert [found[name].fits for name in asked] == [True, True, True, False]
+    assert found["AttentionMatching"].tried.layers == (("conv", "conv"),)

@@ -173,3 +173,18 @@ def test_embeddings_of_another_size_are_no_teacher():
     wide = keras.Model(ids, tail()(Wide()(L.Embedding(TOKENS, 3)(ids))))
     with pytest.raises(ArgumentError, match=r"shapes \[\(4, 3\)\]; expected \[\(4, 2\)\], those"):
         JacobianMatching(target=0).per_example(of_tokens(), IDS, teacher=wide, outputs="exclusive")
+
+
+def test_ids_that_come_as_floats_are_ids():
+    """As in Keras, which casts them."""
+    ids, labels = np.array([[1, 2, 3], [4, 0, 2]]), np.array([0, 1])
+    found = []
+    for dtype in ("int32", "float32"):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((3,), dtype="int32")
+        h = keras.layers.Embedding(5, 4)(inputs)
+        network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(h)))
+        model = tfgrad.PenalizedModel(network, [tfgrad.penalties.GradientNorm(0.5)])
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        found.append(model.train_on_batch(ids.astype(dtype), labels))
+    assert found[0] == found[1]

@@ -78,6 +78,16 @@ def test_two_pixels_by_hand():
     )
 
 
+def test_steps_of_token_ids():
+    """|∇| of f_0 = 3 a_1 + a_2 − a_3 is (3, 1, 1), a_t the number that the id t is embedded in."""
+    ids = keras.Input((3,), dtype="int32")
+    embedded = L.Embedding(5, 1)(ids)
+    net = keras.Model(ids, L.Dense(2, use_bias=False)(L.Flatten()(embedded)))
+    net.layers[-1].set_weights([np.array([[3.0, 0], [1, 0], [-1, 0]])])
+    value = SaliencyFooling(1.0, [1, 0, 0]).per_example(net, np.array([[0, 4, 2]]), np.array([0]))
+    np.testing.assert_allclose(value, [0.4**2 + 2 * 0.2**2], rtol=1e-6)
+
+
 def test_channels_are_added_before_the_comparison():
     """Two channels of one pixel: s is of pixels, and signs do not cancel."""
     net = linear([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], (1, 2, 2))
@@ -156,7 +166,7 @@ def test_corners_are_refused(size):
 
 def test_a_mask_of_another_size():
     net = linear(np.ones((4, 2)), (2, 2, 1))
-    with pytest.raises(ArgumentError, match=r"mask: got \(3, 3\) for images of size \(2, 2\)"):
+    with pytest.raises(ArgumentError, match=r"mask: got \(3, 3\) for inputs of size \(2, 2\)"):
         SaliencyFooling(1.0, MASK).per_example(net, np.zeros((1, 2, 2, 1), "f4"), [0])
 
 
@@ -176,7 +186,7 @@ def test_images_of_no_fixed_size():
 
 def test_a_mask_of_an_image_fits_no_vectors():
     net = keras.Sequential([keras.Input((4,)), L.Dense(2)])
-    with pytest.raises(ArgumentError, match=r"mask: got \(3, 3\) for images of size \(4,\)"):
+    with pytest.raises(ArgumentError, match=r"mask: got \(3, 3\) for inputs of size \(4,\)"):
         SaliencyFooling(1.0, MASK).per_example(net, np.zeros((1, 4), "f4"), [0])
 
 

@@ -105,7 +105,7 @@ def test_tables_have_gradients_and_masks_but_no_maps():
 def test_a_mask_fits_the_positions_of_the_input():
     net = network(1, (7, 1), 2, 1, 2, "series")
     x = np.zeros((3, 7, 1), "float32")
-    with pytest.raises(ArgumentError, match=r"mask: got \(7, 1\) for images of size \(7,\)"):
+    with pytest.raises(ArgumentError, match=r"mask: got \(7, 1\) for inputs of size \(7,\)"):
         penalties.SaliencyFooling(1.0, np.ones((7, 1))).per_example(net, x, LABELS)
     several = keras.Model([net.inputs[0], keras.Input((7, 1))], net.outputs[0])
     with pytest.raises(ModelError, match=r"got inputs of shapes .*; expected one"):

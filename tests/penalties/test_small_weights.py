@@ -7,7 +7,13 @@ import pytest
 
 import tfgrad
 from tfgrad.errors import ImageRangeWarning
-from tfgrad.penalties import BiasGradientNorm, GradientMask, GradientNorm, ScoreMatching
+from tfgrad.penalties import (
+    BiasGradientNorm,
+    GradientMask,
+    GradientNorm,
+    JacobianMatching,
+    ScoreMatching,
+)
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -46,6 +52,21 @@ def test_others_are_not(scale, penalty):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ImageRangeWarning)
         model.compile("sgd", LOSS)
+
+
+def test_a_teacher_s_gradients_are_as_small():
+    model = tfgrad.PenalizedModel(network(), [JacobianMatching(0.5)], teacher=network())
+    with pytest.warns(ImageRangeWarning, match="weight: got 0.5 for 'jacobian_matching'"):
+        model.compile("sgd", LOSS)
+
+
+def test_a_saved_model_is_loaded_without_a_word(tmp_path):
+    model = tfgrad.PenalizedModel(network(), [GradientNorm(0.5)])
+    with pytest.warns(ImageRangeWarning):
+        model.compile("sgd", LOSS)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")  # warnings are errors
+    assert loaded.penalties[0].weight == 0.5
 
 
 def test_a_weight_of_that_scale_is_that_of_pixels_in_0_to_1():

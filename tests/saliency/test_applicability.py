@@ -71,3 +71,11 @@ def test_wrong_arguments():
         applicable(table(), only="gradcam")
     with pytest.raises(ModelError, match="it is not built"):
         applicable(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def test_one_number_of_several_outputs():
+    inputs = keras.Input((4,))
+    h = keras.layers.Dense(3, "tanh")(inputs)
+    network = keras.Model(inputs, {"p": keras.layers.Dense(3)(h), "q": keras.layers.Dense(1)(h)})
+    found = applicable(network, only=["Output"])["Output"]
+    assert found.fits and found.tried.index == ("p", 0)

@@ -72,6 +72,36 @@ def test_losses_on_probabilities_are_refused(loss):
         model.compile("sgd", loss)
 
 
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("binary_crossentropy", r"Use keras\.losses\.BinaryCrossentropy\(from_logits=True\)"),
+        (keras.losses.BinaryFocalCrossentropy(), "BinaryCrossentropy"),
+        (
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            r"'own' with one output; .*try keras\.losses\.BinaryCrossentropy\(from_logits=True\)",
+        ),
+    ],
+    ids=["string", "focal", "sparse"],
+)
+def test_losses_of_one_logit(loss, expected):
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)], name="own")
+    with pytest.raises(ArgumentError, match=expected):
+        PenalizedModel(network, [GradientNorm()]).compile("sgd", loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        ("categorical_crossentropy", "CategoricalCrossentropy"),
+        (keras.losses.CategoricalFocalCrossentropy(), "CategoricalFocalCrossentropy"),
+    ],
+)
+def test_the_same_loss_on_logits_is_named(loss, kind):
+    with pytest.raises(ArgumentError, match=rf"Use keras\.losses\.{kind}\(from_logits=True\)"):
+        PenalizedModel(sequential(), [GradientNorm()]).compile("sgd", loss)
+
+
 def fit_error(kind, x, y, match):
     model = compiled(sequential(), [GradientNorm(0.1)])
     before = weights_of(model)

@@ -187,7 +187,7 @@ class _Folder:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         folders.append(entry.name)
                     elif entry.name.lower().endswith((*SUFFIXES, *_OTHERS)):
                         images.append(prefix + entry.name)
@@ -197,6 +197,14 @@ class _Folder:
                 f"({error.strerror}); expected a readable folder. Check its permissions."
             ) from error
         return sorted(folders), sorted(images)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads nowhere is a file."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _with_long_name(split: str) -> str:

@@ -40,14 +40,15 @@ def read(
     """
     found = listed(folder, split)
     paths = [found.path(file) for file in found.files]
-    size = image_size or _first_size(found, paths)
+    resized = None if image_size is None else (image_size[0], image_size[1])
+    size = resized or _first_size(found, paths)
     memory.check(folder, split, (len(paths), *size, _CHANNELS))
     pixels = np.empty((len(paths), *size, _CHANNELS), np.uint8)
 
     def fill(index: int) -> DataError | Size | None:
         """Read one image; the error of a broken one, the size of one that does not fit."""
         try:
-            image = image_files.read(paths[index], image_size).numpy()
+            image = image_files.read(paths[index], resized).numpy()
         except DataError as error:
             return error
         if image.shape[:2] != size:

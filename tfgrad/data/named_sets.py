@@ -68,6 +68,8 @@ def load(
         raise ArgumentError(
             f"image_size: got {image_size!r}; expected two integers ≥ 1, (height, width)."
         )
+    if not isinstance(split, str):
+        raise ArgumentError(f"split: got {split!r}; expected a name, such as 'train[:80%]'.")
     name = os.fspath(name)
     if is_folder(name, data_dir):
         return Dataset(*folders.read(name, split, image_size), name, split)

@@ -32,6 +32,7 @@ from tfgrad.export.custom_gradients import CustomGradients
 from tfgrad.export.portable.further import Further
 from tfgrad.gradients import class_scores, model_checks
 from tfgrad.gradients.targets import Target
+from tfgrad.internal import announced
 from tfgrad.internal.unchanged_state import unchanged_state
 from tfgrad.internal.wrapper import Wrapper
 from tfgrad.models import output_meaning
@@ -271,7 +272,10 @@ def build(network: AnyModel, methods: Sequence[tuple[str, Method]]) -> dict[str,
     functions = {"serving_default": _serving_default(network)}
     custom = CustomGradients()
     with shared_passes(custom.leave_out):
-        functions.update((name, _explanation(network, method, custom)) for name, method in methods)
+        functions.update(
+            (name, _explanation(network, method, custom))
+            for name, method in announced.each("tracing", dict(methods))
+        )
     return functions
 
 

@@ -16,7 +16,7 @@ from tfgrad.errors import ModelError, TfgradError
 from tfgrad.export import model_card, versions, warmup_requests
 from tfgrad.export.portable.further import Further
 from tfgrad.export.signatures import python_operation
-from tfgrad.internal import files, tensorflow_log
+from tfgrad.internal import announced, files, tensorflow_log
 from tfgrad.internal.served_files import METADATA
 
 
@@ -102,6 +102,7 @@ def published(
 
     def write(path: str) -> None:
         if has_saved_model:
+            announced.part("writing the SavedModel")
             # Not the name of the temporary directory, which is renamed.
             with tensorflow_log.at_least(logging.WARNING):
                 tf.saved_model.save(module, path, signatures=signatures)

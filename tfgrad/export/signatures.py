@@ -14,6 +14,7 @@ from tfgrad import images
 from tfgrad.errors import ArgumentError
 from tfgrad.export.custom_gradients import CustomGradients
 from tfgrad.gradients import axes, class_scores, output_heads, targets
+from tfgrad.internal import announced
 from tfgrad.models.output_meaning import REGRESSION, class_count
 from tfgrad.saliency import Method
 from tfgrad.saliency.shared_passes import shared_passes
@@ -180,7 +181,10 @@ def build_signatures(served: Served, methods: Sequence[Method]) -> dict[str, Any
             explain = _explanation(sized, methods[0], custom) if methods else None
         functions["encoded"] = _encoded(served, default, explain)
     with shared_passes(custom.leave_out):
-        return {name: function.get_concrete_function() for name, function in functions.items()}
+        return {
+            name: function.get_concrete_function()
+            for name, function in announced.each("tracing", functions)
+        }
 
 
 def _serving_default(served: Served) -> Any:

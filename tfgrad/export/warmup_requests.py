@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from tfgrad.internal import announced
 from tfgrad.internal.served_files import WARMUP_REQUESTS
 
 _PACKAGE = "tensorflow.serving"
@@ -42,6 +43,7 @@ def successful_requests(
     Raises:
         tf.errors.OpError: No size of image that was tried gets through every signature.
     """
+    announced.part("running warm-up requests")
     specs = {}
     for name, function in signatures.items():
         positional, named = function.structured_input_signature

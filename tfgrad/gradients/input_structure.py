@@ -149,6 +149,30 @@ def check_integers(names: Sequence[str], tensors: Sequence[Any], dtypes: Sequenc
             )
 
 
+def as_declared(network: keras.layers.Layer, x: Any) -> Any:
+    """The inputs, floats cast where a functional network takes integers, as Keras casts them.
+
+    Args:
+        network: The network.
+        x: A nest of tensors, which the network takes.
+    """
+    declared = keras.tree.flatten(getattr(network, "inputs", None) or [])
+    flat = tf.nest.flatten(x)
+    if len(declared) != len(flat) or all(tf.as_dtype(i.dtype).is_floating for i in declared):
+        return x
+    structure = keras_private.input_structure(network)
+    if len(flat) > 1:
+        declared = keras.tree.flatten(structure)
+    if isinstance(x, Mapping) and not isinstance(structure, Mapping):
+        declared = [i for _, i in sorted((i.name, i) for i in network.inputs)]
+    dtypes = [tf.as_dtype(i.dtype) for i in declared]
+    cast = [
+        tf.cast(t, dtype) if t.dtype.is_floating and dtype.is_integer else t
+        for t, dtype in zip(flat, dtypes, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(x, cast)
+
+
 def _by_position(x: Any, structure: Any, path: Path) -> bool:
     """Whether Keras takes a list in the place of a flat dict, by the order of the dict's keys."""
     if path or isinstance(x, Mapping) or len(x) != len(structure):

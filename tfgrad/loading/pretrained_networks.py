@@ -161,7 +161,9 @@ def _check(name: Any, image_size: Any) -> None:
             f"name: got {name!r}; {suggestion(name, more)}{', '.join(APPLICATIONS)}{hub}."
         )
     if image_size is not None and (
-        len(image_size) != 2 or not all(is_integer(n) and n >= 1 for n in image_size)
+        not isinstance(image_size, tuple | list)
+        or len(image_size) != 2
+        or not all(is_integer(n) and n >= 1 for n in image_size)
     ):
         raise ArgumentError(
             f"image_size: got {image_size!r}; expected (height, width), integers ≥ 1."

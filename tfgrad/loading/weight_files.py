@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 
 import keras
@@ -45,7 +46,11 @@ def load_features(features: keras.Model, whole: Callable[[], keras.Model], path:
     _check(path)
     try:
         complete = whole()
-        _load(complete, path)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            _load(complete, path)
+        for one in told:  # of a file that did not fit, nothing is to be said
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
         values = complete.get_weights()[: len(features.weights)]
         features.set_weights(values)
     except ModelError:

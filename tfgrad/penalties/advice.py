@@ -36,6 +36,7 @@ from tfgrad.penalties.logits_and_jacobians import ActivationMatching, JacobianMa
 from tfgrad.penalties.score_matching import AntiScoreMatching, ScoreMatching
 
 _EXAMPLES = 2
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 def advise(
@@ -112,8 +113,9 @@ class _Trial:
         with unchanged_state():
             self.outputs = network(self.x, training=False)
         self.y = self._labels() if y is None else tf.nest.map_structure(_first, y)
-        derivatives = self._floats(lambda t: t)
-        self.given = {"derivatives": derivatives, "mask": derivatives, **(given or {})}
+        like_inputs = self._floats(lambda t: t)
+        derivatives = self._gradient() if self._of_ids() else like_inputs
+        self.given = {"derivatives": derivatives, "mask": like_inputs, **(given or {})}
         if given is not None:
             self.given |= {key: tf.nest.map_structure(_first, one) for key, one in given.items()}
 
@@ -145,14 +147,23 @@ class _Trial:
 
     def size(self) -> tuple[int, ...]:
         """The size of the one input without channels, for masks."""
-        flat = [t for t in tf.nest.flatten(self.x) if t.dtype.is_floating]
-        shape = tuple(flat[0].shape[1:]) if flat else (1,)
+        flat = tf.nest.flatten(self.x)
+        floats = [t for t in flat if t.dtype.is_floating]
+        if not floats:  # ids have no channels
+            return tuple(flat[0].shape[1:])
+        shape = tuple(floats[0].shape[1:])
         return shape[:-1] or shape
 
     def pairs(self, kind: str) -> list[tuple[str, str]]:
-        """The largest maps that network and teacher have in common."""
+        """The largest maps that network and teacher have in common, or their last convolutions."""
         shape = tuple(tf.nest.flatten(self.x)[0].shape[1:])
-        return matching_layers(self.network, self.teacher, kind, 1, shape, verbose=False)
+        try:
+            return matching_layers(self.network, self.teacher, kind, 1, shape, verbose=False)
+        except ArgumentError:
+            last = [*zip(_convolution(self.network), _convolution(self.teacher), strict=False)]
+            if not last:
+                raise
+            return last
 
     def bias_pairs(self) -> list[tuple[str, str]]:
         """Pairs of layers with biases; of networks without maps the last layers."""
@@ -181,18 +192,27 @@ class _Trial:
         try:
             target = make()
             needs = Needs(jacobian=name == '"all"')
-            with unchanged_state():
-                probe = Probe(
-                    self.network,
-                    self.x,
-                    self.y,
-                    needs=needs,
-                    sources=embeddings.needed(self.network, self.x, needs),
-                )
-                probe.input_jacobian() if needs.jacobian else probe.input_gradient(target)
+            probe = self._probe(needs)
+            probe.input_jacobian() if needs.jacobian else probe.input_gradient(target)
         except TfgradError as error:
             return row("target", name, False, [str(error)], target)
         return Row("target", name, True, tried=target)
+
+    def _of_ids(self) -> bool:
+        """Whether all inputs are integers, in whose place their embeddings are differentiated."""
+        return not any(t.dtype.is_floating for t in tf.nest.flatten(self.x))
+
+    def _gradient(self) -> Any:
+        """The gradient of the first number of the outputs; the inputs, where there is none."""
+        try:
+            return self._probe(Needs()).input_gradient(one_of_each(self.outputs)["Output"]())
+        except TfgradError:
+            return self.x
+
+    def _probe(self, needs: Needs) -> Probe:
+        found = embeddings.needed(self.network, self.x, needs)
+        with unchanged_state():
+            return Probe(self.network, self.x, self.y, needs=needs, sources=found)
 
     def _labels(self) -> Any:
         """Class 0 of each example, for every output."""
@@ -224,6 +244,11 @@ def _penalties(trial: _Trial) -> dict[str, Callable[[], Penalty]]:
         "BiasGradientNorm": lambda: BiasGradientNorm(layers=_biased(trial.network)),
         "BiasGradientMatching": lambda: BiasGradientMatching(layers=trial.bias_pairs()),
     }
+
+
+def _convolution(network: keras.Model) -> list[str]:
+    """The last convolution, if there is one."""
+    return [one.name for one in flatten_layers(network) if isinstance(one, _CONVOLUTIONS)][-1:]
 
 
 def _biased(network: keras.Model) -> list[str]:

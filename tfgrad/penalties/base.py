@@ -47,6 +47,8 @@ class Penalty:
             saves the count, so that a resumed run has the same ones.
     """
 
+    # Whether its size is that of ∂/∂x squared, and so depends on the unit of the inputs.
+    squares_input_gradients = False
     # Arguments that `repr` puts last. The records of retrained networks contain these texts, so
     # their order must not change.
     _shown_last: tuple[str, ...] = ("head",)
@@ -104,11 +106,6 @@ class Penalty:
     @property
     def wants_smooth(self) -> bool:
         """Whether the penalty is meaningless on a network without second derivatives."""
-        return False
-
-    @property
-    def squares_input_gradients(self) -> bool:
-        """Whether its size is that of ∂/∂x squared, and so depends on the unit of the inputs."""
         return False
 
     @property

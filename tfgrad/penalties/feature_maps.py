@@ -66,6 +66,11 @@ def laid_out(probe: Probe, call: str, values: Any, what: str = "outputs") -> tf.
             f"{got} {shape}; {expected}. Name a convolution, an activation or a pooling layer "
             "before the network flattens."
         )
+    if not any(t.dtype.is_floating for t in tf.nest.flatten(probe.x)):
+        raise ArgumentError(
+            f"{got} {tuple(shape)} behind token ids; expected a network of floats, whose axes can "
+            "be followed; try the part behind the embedding, on its outputs."
+        )
     raise ArgumentError(
         f"{got} {tuple(shape)}; {expected} with one entry per example, which windows and "
         "attention scores are not; try the layer around it."

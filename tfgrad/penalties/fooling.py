@@ -126,12 +126,14 @@ class SaliencyFooling(Penalty):
                 f"{[tuple(p.shape) for p in parts]}; expected one, images [batch, height, width, "
                 f"channels], whose gradient {self.name!r} compares with a mask."
             )
-        found = axes.of_input(probe.network, probe.x).channels_last(parts[0])
+        found = parts[0]
+        if found.shape.rank == tf.nest.flatten(probe.x)[0].shape.rank:  # else of embedded ids
+            found = axes.of_input(probe.network, probe.x).channels_last(found)
         size = found.shape[1:-1]
         if not size.is_compatible_with(self.mask.shape):
             raise ArgumentError(
-                f"mask: got {self.mask.shape} for images of size {tuple(size)}; expected one "
-                "number for each pixel, [height, width]."
+                f"mask: got {self.mask.shape} for inputs of size {tuple(size)}; expected one "
+                "number for each pixel [height, width] of an image, or step [time]."
             )
         return found
 

@@ -61,6 +61,8 @@ class GradientMask(Penalty):
     Models by Constraining their Explanations*, 2017.
     """
 
+    squares_input_gradients = True
+
     def __init__(
         self,
         weight: Any = 1.0,
@@ -85,11 +87,6 @@ class GradientMask(Penalty):
                 f"of: got {of!r} for {self.target!r}, which is no class; expected None."
             )
         self.key, self.at = key, checked_at(at)
-
-    @property
-    def squares_input_gradients(self) -> bool:
-        """True: under the masks."""
-        return True
 
     @property
     def reads_classes(self) -> bool:

@@ -66,6 +66,7 @@ class GradientNorm(Penalty):
     Oberman, Scaleable input gradient regularization for adversarial robustness, 2019.
     """
 
+    squares_input_gradients = True
     _shown_unless: Mapping[str, Any] = {
         **Penalty._shown_unless,
         "estimator": EXACT,
@@ -111,11 +112,6 @@ class GradientNorm(Penalty):
                 f"target: got {self.target!r} with loss='cross_entropy', which is that of a class; "
                 "expected 'label', 'predicted' or a class. Use loss='squared_error' for any scalar."
             )
-
-    @property
-    def squares_input_gradients(self) -> bool:
-        """True."""
-        return True
 
     @property
     def reads_classes(self) -> bool:

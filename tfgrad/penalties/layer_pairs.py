@@ -109,6 +109,12 @@ def _last_of_each_size(
     model: keras.Model, kind: str, input_shape: tuple[int, ...] | None
 ) -> dict[Size, str]:
     """{size of the map: call name}, of maps with more than one position."""
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) > 1:
+        raise ArgumentError(
+            f"network, teacher: got {model.name!r} with {len(inputs)} inputs; expected one; name "
+            "pairs yourself, layers=[(student, teacher), ...]."
+        )
     x = tf.zeros([1, *_input_shape(model, input_shape)], keras.config.floatx())
     if not model.built:
         model(x, training=False)

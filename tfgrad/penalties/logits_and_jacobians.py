@@ -176,8 +176,7 @@ class JacobianMatching(Penalty):
             unbiased estimate of `"all"` at the cost of one class, ‖∇x Σ_k v_k (T^k − S^k)‖² with
             random signs v_k; for squared errors.
         loss: `"squared_error"` or `"cross_entropy"`.
-        temperature: Temperature of both softmaxes (or sigmoids) in the cross-entropy; there is no
-            factor T².
+        temperature: Of both softmaxes (or sigmoids) in the cross-entropy; there is no factor T².
         head: Output of a network with several.
         name: Name of the metric.
         at: Layers of both networks whose outputs are differentiated beside float inputs, see
@@ -200,6 +199,7 @@ class JacobianMatching(Penalty):
     gradient matching for adversarial robust distillation, 2023.
     """
 
+    squares_input_gradients = True
     _shown_unless: Mapping[str, Any] = {
         **Penalty._shown_unless,
         "projections": 1,

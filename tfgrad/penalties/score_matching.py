@@ -72,6 +72,7 @@ def trace(
 class _TracePenalty(Penalty):
     """The estimator's arguments, for the two penalties on a trace."""
 
+    squares_input_gradients = True
     _shown_last = ("head", "statistics", "stability", "threshold")
 
     def __init__(
@@ -94,11 +95,6 @@ class _TracePenalty(Penalty):
         self.estimator = one_of("estimator", estimator, ESTIMATORS)
         self.target = targets.validated(target, allow_all=False)
         self.seed = int(seed)
-
-    @property
-    def squares_input_gradients(self) -> bool:
-        """True: second derivatives have the same unit."""
-        return True
 
     @property
     def wants_smooth(self) -> bool:

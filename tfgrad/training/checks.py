@@ -17,6 +17,15 @@ from tfgrad.penalties.base import Penalty
 from tfgrad.penalties.checks import check_teacher
 from tfgrad.penalties.teacher import needs_of
 
+# {part of the name of a loss: the loss of that kind which takes logits}.
+_ON_LOGITS = {
+    "binaryfocal": "BinaryFocalCrossentropy",
+    "binary": "BinaryCrossentropy",
+    "sparse": "SparseCategoricalCrossentropy",
+    "categoricalfocal": "CategoricalFocalCrossentropy",
+    "categorical": "CategoricalCrossentropy",
+}
+
 
 def check_model(network: Any) -> None:
     """Raise unless the network is a Keras model.
@@ -97,25 +106,46 @@ def _nameless(config: Any) -> Any:
     return [_nameless(v) for v in config] if isinstance(config, list | tuple) else config
 
 
-def check_loss(loss: Any, penalized: bool) -> None:
-    """Raise if a loss expects probabilities.
+def check_loss(loss: Any, penalized: bool, network: keras.Model) -> None:
+    """Raise if a loss expects probabilities, or several logits of a network with one.
 
     Args:
         loss: A loss as `compile` takes it, or None.
         penalized: Whether there are penalties that need logits.
+        network: The network.
 
     Raises:
-        ArgumentError: It does, and there are such penalties.
+        ArgumentError: It expects probabilities, and there are such penalties; or it compares
+            logits, and the network has one output.
     """
     if loss is None:
         return
     name, from_logits = _described(loss)
+    known = name.lower().replace("_", "")
+    binary = "keras.losses.BinaryCrossentropy(from_logits=True)"
+    single = getattr(network, "built", False) and _outputs_of(network) == 1
+    if single and "categoricalcrossentropy" in known:
+        raise ArgumentError(
+            f"loss: got {name!r} for network {network.name!r} with one output; expected a loss on "
+            f"one logit of two classes; try {binary}."
+        )
     if from_logits is False and penalized:
+        kind = next((kind for part, kind in _ON_LOGITS.items() if part in known), None)
+        other = binary if single else f"keras.losses.{kind or 'SparseCategoricalCrossentropy'}"
         raise ArgumentError(
             f"loss: got {name!r}, which expects probabilities; expected a loss on logits, which "
-            "penalties differentiate. Use "
-            "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+            f"penalties differentiate. Use {other.removesuffix('(from_logits=True)')}"
+            "(from_logits=True)."
         )
+
+
+def _outputs_of(network: keras.Model) -> int | None:
+    """The number of a network's outputs, if it tells."""
+    try:
+        shape = network.output_shape
+    except (AttributeError, ValueError):
+        return None
+    return shape[-1] if isinstance(shape, tuple) and len(shape) == 2 else None
 
 
 def check_unreduced(model: keras.Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -11,9 +12,10 @@ import keras
 import tensorflow as tf
 
 from tfgrad import second_order
-from tfgrad.errors import ArgumentError
+from tfgrad.errors import ArgumentError, ImageRangeWarning
 from tfgrad.gradients import embeddings
 from tfgrad.gradients.forward_pass import Needs
+from tfgrad.gradients.input_structure import as_declared
 from tfgrad.gradients.probe import Probe
 from tfgrad.internal import keras_private
 from tfgrad.internal.derivatives import corrected_derivatives
@@ -134,10 +136,8 @@ class PenalizedModel(NetworkWrapper):
         """As `keras.Model.compile`; the loss must take logits.
 
         `jit_compile="auto"`, the default, leaves XLA off for networks whose second derivatives it
-        would falsify (max-pooling other than that of `tfgrad.layers`).
-
-        Warns:
-            ImageRangeWarning: A weight has no effect on pixels of 0 to 255.
+        would falsify (max-pooling other than that of `tfgrad.layers`). It warns of weights
+        that have no effect on pixels of 0 to 255 (`ImageRangeWarning`).
 
         Raises:
             ArgumentError: The loss expects probabilities, or has a reduction that replicas cannot
@@ -146,7 +146,7 @@ class PenalizedModel(NetworkWrapper):
         """
         replicas = self.distribute_strategy.num_replicas_in_sync
         for one in tf.nest.flatten(loss):
-            checks.check_loss(one, any(map(reads_outputs, self.penalties)))
+            checks.check_loss(one, any(map(reads_outputs, self.penalties)), self.network)
         reduced = reductions.of_penalties(loss, self.penalties, replicas)
         taken = [penalty.name for penalty in self.penalties]
         checks.check_metrics([metrics, kwargs.get("weighted_metrics")], taken)
@@ -166,7 +166,9 @@ class PenalizedModel(NetworkWrapper):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was compiled, so that `fit` can continue."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        with warnings.catch_warnings():  # which were given when it was compiled first
+            warnings.simplefilter("ignore", ImageRangeWarning)
+            self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -269,6 +271,7 @@ class PenalizedModel(NetworkWrapper):
 
     def _checked_batch(self, data: Any) -> Batch:
         batch = Batch(self._preprocessed(data))
+        batch.x = as_declared(self.network, batch.x)
         for penalty in self.penalties:
             batch.example_weight(penalty)
         if not self.jit_compile:  # else `_checked_outside`
@@ -346,8 +349,7 @@ class PenalizedModel(NetworkWrapper):
     def _terms(
         self, batch: Batch, probe: Probe, penalties: Sequence[Penalty], training: bool
     ) -> Terms:
-        step = self.optimizer.iterations
-        return Terms(batch, probe, penalties, self._reductions, step, training)
+        return Terms(batch, probe, penalties, self._reductions, self.optimizer.iterations, training)
 
     def _track(self, batch: Batch, means: Sequence[tf.Tensor], step: tf.Tensor | None) -> None:
         """Add this replica's shares of the penalties' means to their metrics, if due at a step."""
@@ -369,9 +371,7 @@ class PenalizedModel(NetworkWrapper):
             "name": self.name,
             "network": keras.saving.serialize_keras_object(self.network),
             "penalties": [keras.saving.serialize_keras_object(p) for p in self.penalties],
-            "teacher": None
-            if self.teacher is None
-            else keras.saving.serialize_keras_object(self.teacher),
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
             "evaluate_penalties": self.evaluate_penalties,
             **stated,
         }

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfgrad.errors import ArgumentError, ModelError, PortabilityWarning
 from tfgrad.export.portable import litert_files, onnx_files, openvino_files, verification
 from tfgrad.export.portable.rewriting import inputs_of, rewritten
+from tfgrad.internal import announced
 from tfgrad.internal.arguments import integer, one_of
 
 SAVED_MODEL = "saved_model"
@@ -125,7 +126,7 @@ def write(
             "CPU, or an `example` of real inputs."
         ) from error
     found = {}
-    for name in formats:
+    for name, _ in announced.each("writing and comparing", dict.fromkeys(formats)):
         one = _Format(name, signatures, specs, inputs, live)
         found[name] = one.written(directory)
         left_out = found[name]["left_out"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -26,12 +26,18 @@ def one_of_each(outputs: Any) -> dict[str, Callable[[], Any]]:
         spec = target.specs(outputs)["embedding"]
         return Similarity(tf.ones(spec.shape[1:]))
 
+    several = len(tf.nest.flatten(outputs)) > 1
     return {
         '"predicted"': lambda: "predicted",
         "a class": lambda: 0,
         "Contrast": Contrast,
-        "Output": Output,
+        "Output": lambda: Output((_first_head(outputs), 0)) if several else Output(),
         "Region": Region,
         "Similarity": similarity,
         "Box": Box,
     }
+
+
+def _first_head(outputs: Any) -> Any:
+    """Key or position of the first output of several."""
+    return next(iter(outputs)) if isinstance(outputs, Mapping) else 0
