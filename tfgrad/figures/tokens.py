@@ -186,7 +186,7 @@ def set_tokens(row: TokenRow, strengths: np.ndarray, width: float, letters: Lett
     if row.right_to_left:
         texts = [text.translate(_MIRRORED) if _is_brackets(text) else text for text in texts]
     colours = list(white_to_red(strengths))
-    inks = [
+    inks: list[Any] = [
         grey_ink(colour) if special else ink(colour)
         for colour, special in zip(colours, row.special, strict=True)
     ]
