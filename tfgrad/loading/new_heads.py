@@ -11,6 +11,9 @@ from tfgrad.loading import applications, weight_files
 from tfgrad.loading.applications import IMAGENET
 
 HEAD = "head"
+# Of the batch normalisation of random features: with the 0.999 of MobileNets, moving statistics
+# stay near their start for a thousand steps, and what was trained predicts one class.
+_MOMENTUM = 0.9
 
 
 def with_new_head(
@@ -25,7 +28,8 @@ def with_new_head(
     The preprocessing, the architecture up to its pooled features (one model, a layer of the
     result), and a dense layer with random weights. Where the features are trained, their layers of
     batch normalisation are not trainable: they keep their statistics, scales and offsets. Updates
-    by the first steps, in which the new layer is random, would destroy what was learnt.
+    by the first steps, in which the new layer is random, would destroy what was learnt. Those of
+    random features have a momentum of 0.9 at most, so that short trials have moving statistics.
 
     Args:
         name: Name of the architecture.
@@ -46,9 +50,12 @@ def with_new_head(
         weight_files.load_features(
             features, lambda: applications.built(name, None, None), os.fspath(weights)
         )
-    if weights is not None:
-        for layer in flatten_layers(features):
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+    for layer in flatten_layers(features):
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            continue
+        if weights is not None:
+            layer.trainable = False
+        else:
+            layer.momentum = min(layer.momentum, _MOMENTUM)
     head = keras.layers.Dense(classes, name=HEAD)
     return applications.on_pixels(name, features, white, head)
