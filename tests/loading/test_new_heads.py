@@ -92,7 +92,7 @@ def test_random_features_are_trained_as_any_network():
     keras.utils.set_random_seed(0)
     found = loading.pretrained(NAME, None, (SIDE, SIDE), classes=2)
     norm = found.network.layers[-2].get_layer("bn")
-    assert len(norm.trainable_variables) == 2 and norm.momentum == 0.9
+    assert len(norm.trainable_variables) == 2 and norm.momentum == 0.5
     found.network.layers[-2].trainable = False
     assert found.network.trainable_variables == found.network.layers[-1].variables
 

@@ -11,9 +11,11 @@ from tfgrad.loading import applications, weight_files
 from tfgrad.loading.applications import IMAGENET
 
 HEAD = "head"
-# Of the batch normalisation of random features: with the 0.999 of MobileNets, moving statistics
-# stay near their start for a thousand steps, and what was trained predicts one class.
-_MOMENTUM = 0.9
+# Of the batch normalisation of random features. Weights that start at random move fast, and their
+# statistics run behind them through tens of layers: MobileNetV2 after 60 steps has 92 % right of its
+# training images by the statistics of the batch, and by moving ones 20 % with the momentum 0.9, 89 %
+# with this one; its own is 0.999.
+_MOMENTUM = 0.5
 
 
 def with_new_head(
@@ -29,7 +31,7 @@ def with_new_head(
     result), and a dense layer with random weights. Where the features are trained, their layers of
     batch normalisation are not trainable: they keep their statistics, scales and offsets. Updates
     by the first steps, in which the new layer is random, would destroy what was learnt. Those of
-    random features have a momentum of 0.9 at most, so that short trials have moving statistics.
+    random features have a momentum of 0.5 at most, so that short trials have moving statistics.
 
     Args:
         name: Name of the architecture.

@@ -81,7 +81,7 @@ def pretrained(
     trained. Trained features keep their batch normalisation as it is: these layers are not
     trainable, and use their moving statistics in training, too, as Keras's guide on fine-tuning
     advises. (An argument `training=False` of the features' call would not do: `fit` overrides it.)
-    Those of random features are trained, with a momentum of 0.9 at most.
+    Those of random features are trained, with a momentum of 0.5 at most.
 
     Args:
         name: One of `keras.applications`, such as "EfficientNetV2B0", or a preset of KerasHub's
