@@ -12,9 +12,9 @@ from tfgrad.loading.applications import IMAGENET
 
 HEAD = "head"
 # Of the batch normalisation of random features. Weights that start at random move fast, and their
-# statistics run behind them through tens of layers: MobileNetV2 after 60 steps has 92 % right of its
-# training images by the statistics of the batch, and by moving ones 20 % with the momentum 0.9, 89 %
-# with this one; its own is 0.999.
+# statistics run behind them through tens of layers: after 60 steps MobileNetV2 has 92 % of its
+# training images right by the statistics of the batch; by moving ones 20 % with the momentum 0.9,
+# and 89 % with this one. Its own is 0.999.
 _MOMENTUM = 0.5
 
 
