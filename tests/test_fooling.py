@@ -281,6 +281,7 @@ def test_saved_and_loaded(construction, tmp_path):
         assert again.get_layer(layer.name).get_config() == layer.get_config()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("construction", BUILDERS)
 @pytest.mark.parametrize("activation", ["softplus", "relu"])
 def test_full_gradients_add_up(construction, activation):

@@ -122,6 +122,7 @@ def test_a_stateless_recurrent_network_and_dropout_are_not_refused():
     assert np.isfinite(history["loss"][0])
 
 
+@pytest.mark.long
 @pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("outputs", "loss", "penalty", "y"),

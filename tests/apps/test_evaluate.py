@@ -149,6 +149,7 @@ def test_images_are_normalised_as_the_record_says(app, models, tmp_path):
         np.testing.assert_allclose(found[name].values, expected.values, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_region_and_a_target_of_ones_own(app, models, tmp_path):
     out = tmp_path / "out"
     options = ("--tests=energy", "--corner=2,6", "--target=7", "--temperature=10", f"--out={out}")

@@ -155,6 +155,7 @@ def test_a_data_set_by_its_name_is_what_saved_maps_reads(tmp_path, capfd):
         assert "--target: got 11; expected 0 to 3" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_a_killed_run_is_continued_and_ends_with_the_same_files(run, folder, tmp_path):
     flags = [f"--images={folder[0]}", "--formats=tfrecord,parquet"]
     assert run(*flags, out="whole") == 0

@@ -231,6 +231,7 @@ def test_slopes_of_the_toy_are_derivatives():
     np.testing.assert_array_equal(values, toy.values_and_slopes(toy.teacher(), x)[0])
 
 
+@pytest.mark.long
 def test_supervision_of_weight_zero_changes_nothing():
     network = models.get("vgg4", (8, 8, 1), 3, width=0.1)
     model = students.penalized(FakeBench(tiny(teacher=None), (8, 8, 1), 3), network, ())

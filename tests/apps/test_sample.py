@@ -74,6 +74,7 @@ def test_ascent_from_noise_before_a_judge(app, model, tmp_path, capsys):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_denoising_with_the_normalisation_of_a_run(app, run_directory, tmp_path):
     """The first images of each class, noised pixels in [0, 1], normalised inside the network."""
     out = tmp_path / "out"
@@ -184,6 +185,7 @@ def test_a_judge_is_refused_before_the_work(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flag", ["model", "judge"])
 def test_refuses_models_that_do_not_go_from_images_to_logits(app, model, tmp_path, capsys, flag):
     flat, image = keras.Input((64,)), keras.Input((8, 8, 1))

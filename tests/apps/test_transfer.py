@@ -222,6 +222,7 @@ def test_every_flag_makes_its_penalty(capsys):
     assert "vgg4/conv1 learns from vgg4/conv1" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("entry_", ["act1:act2:act3", ":act1", "act1:", "act1::act2", "1:2", ""])
 def test_layers_that_are_no_pair(entry_):
     with pytest.raises(ArgumentError, match=f"--layers: got '{entry_}'; expected STUDENT:TEACHER"):
@@ -344,6 +345,7 @@ def test_usage(refused, tmp_path, app, flag, message):
     assert not (run / "teacher").exists()  # Nothing was trained before the refusal.
 
 
+@pytest.mark.long
 def test_teachers_that_do_not_fit(refused, tmp_path):
     run = f"--work_dir={tmp_path}/run"
     for module in (distill, transfer):

@@ -248,6 +248,7 @@ def test_wrong_arguments(tmp_path, arguments, message):
         Explanations(given.pop("x"), **given)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

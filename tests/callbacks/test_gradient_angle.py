@@ -137,6 +137,7 @@ def test_batches_and_data_sets_measure_the_same(batch_size):
     assert got == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_shuffled_data_set_keeps_images_and_teacher_together():
     teacher, student, (x, y) = small_network(1), small_network(2), images(64)
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(64).batch(8)

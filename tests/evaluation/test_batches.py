@@ -129,6 +129,7 @@ def test_a_dict_of_one_output_is_that_output(test, network):
     assert test(named, batches).values == test(network, batches).values
 
 
+@pytest.mark.long
 def test_maps_of_a_dict_of_one_output(network):
     named = keras.Model(network.input, {"logits": network.output})
     shares = [weak_dependence(m, images(), saliency.InputGradient) for m in (named, network)]

@@ -85,6 +85,7 @@ def test_every_test_measures_what_it_measures_of_images(kind, names):
             np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.long
 def test_series_without_channels_volumes_without_them_and_tables():
     x = np.random.default_rng(0).normal(size=(6, 12)).astype("float32")
     table = keras.Sequential([keras.Input((12,)), L.Dense(3)])

@@ -72,6 +72,7 @@ def test_several_inputs_are_taken_by_name_and_explained_by_name(mixed, tmp_path)
     assert loading.load_served(path).signatures.keys() == served.keys()
 
 
+@pytest.mark.long
 def test_bad_requests_fail(mixed, tmp_path):
     path = export.save(mixed, tmp_path / "m", ["input_gradient"], outputs="exclusive")
     run, x = signatures_of(path)["input_gradient"], examples()
@@ -103,6 +104,7 @@ def test_a_mask_comes_with_each_request(tmp_path):
     np.testing.assert_allclose(served["serving_default"](image=x)["output"], network(x), atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "joined",
     with_slow([L.GlobalAveragePooling1D], [lambda: L.GRU(4)]),

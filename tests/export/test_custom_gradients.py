@@ -59,6 +59,7 @@ def test_logits_are_differentiated_and_explanations_refuse_it(network, path):
             tape.gradient(found, x)
 
 
+@pytest.mark.long
 def test_explanations_without_custom_gradients_are_differentiated(tmp_path):
     network = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="tanh")]

@@ -84,6 +84,7 @@ def test_a_range_that_contradicts_the_network_is_named_and_followed(tmp_path):
     export.save(model, tmp_path, [], image_range=(0, 256))  # nearly the same
 
 
+@pytest.mark.long
 def test_the_range_of_a_preprocessing_is_found(tmp_path):
     path = export.save(build(), tmp_path, [], preprocess=lambda x: x / 127.5 - 1)
     assert signatures(path)[0].metadata["image_range"] == [0, 255]

@@ -138,6 +138,7 @@ def test_only_the_variables_that_inference_reads_are_kept(tmp_path):
     assert len(shapes) == len(kept) + 1  # and the object graph
 
 
+@pytest.mark.long
 def test_metadata_lies_where_serving_does_not_look(tmp_path):
     path = export.save(build(), tmp_path / "digits", classes=["nought", "één", "2"])
     with open(os.path.join(path, "assets.extra", "tfgrad.json"), encoding="utf-8") as file:

@@ -214,6 +214,7 @@ def test_points_may_have_names():
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["none", "conv1"]
 
 
+@pytest.mark.long
 def test_photographs_stay_small(tmp_path):
     images = np.random.default_rng(0).random((6, 224, 224, 3))
     maps = dict.fromkeys("ab", images[..., 0])

@@ -40,6 +40,7 @@ def test_a_sound_file(good):
     np.testing.assert_array_equal(loading.load(directory / "good.keras")(x), network(x))
 
 
+@pytest.mark.long
 def test_a_penalized_model_goes_on_training(tmp_path):
     model = PenalizedModel(build())
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -23,6 +23,7 @@ def model():
         return tfgrad.loading.load(SAVED / "penalized.keras")
 
 
+@pytest.mark.long
 def test_decomposition(model):
     full = tfgrad.full_gradients(model, X)
     np.testing.assert_allclose(full.score, EXPECTED["score"], **CLOSE)

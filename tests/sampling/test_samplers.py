@@ -162,6 +162,7 @@ def test_callbacks_see_every_chunk(network):
     assert done == [(6, 21), (9, 21), (15, 21), (18, 21), (20, 21), (21, 21)]
 
 
+@pytest.mark.long
 def test_one_trace_in_inference_mode_and_nothing_of_the_model_changes():
     calls = []
 

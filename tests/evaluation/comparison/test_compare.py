@@ -261,6 +261,7 @@ def test_images_without_a_map_are_counted_below_the_table(batches):
     assert found.measurements["pixels"]["holed"].examples == COUNT - 3
 
 
+@pytest.mark.long
 def test_constant_maps_are_counted_below_the_table(batches):
     def one_alone(x, y):
         maps = np.zeros(x.shape[:3])

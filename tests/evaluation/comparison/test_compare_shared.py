@@ -101,6 +101,7 @@ def augmented(x, y):
     )
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("changing", [reshuffled, augmented])
 def test_images_that_change_between_passes_are_refused(batches, changing):

@@ -102,6 +102,7 @@ def test_the_step_is_halved_until_the_region_stays():
     assert number(smooth, "regions left") == smooth.examples == 6 and smooth.value > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_an_image_at_the_edge_of_its_region_is_left_out():
     network, x = relu(), images()

@@ -65,6 +65,7 @@ def test_noise_that_cancels_is_not_complete():
     assert completeness(relu(), images(), method).value > 0.99
 
 
+@pytest.mark.long
 def test_half_and_twice_are_equally_far_from_complete():
     network, x = relu(bias=0), images()
     maps = PRODUCT(network)

@@ -72,6 +72,7 @@ def numbers(n=7):
 KINDS = pytest.mark.parametrize("kind", ["tfrecord", "parquet"])
 
 
+@pytest.mark.long
 @KINDS
 def test_rows_are_the_images_positions(tmp_path, kind):
     """Whatever has no record, at the start, at the end or a whole shard, is NaN."""

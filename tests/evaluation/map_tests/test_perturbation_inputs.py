@@ -46,6 +46,7 @@ def batch():
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("key", "fill"),
     [

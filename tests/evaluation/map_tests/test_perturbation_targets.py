@@ -141,6 +141,7 @@ def test_a_target_comes_with_the_method_or_the_test_and_needs_no_labels():
         np.testing.assert_allclose(other.values, found.values, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_choices_are_made_once_and_values_follow_the_data():
     network, _ = linear(3)
     x = images()

@@ -56,6 +56,7 @@ def expected_images(x, maps, count, fill, remove="least"):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "maps",
     [
@@ -146,6 +147,7 @@ def test_the_true_map_of_a_linear_model_wins_and_its_opposite_loses():
     np.testing.assert_allclose(by_method, lost(truth), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_model_that_looks_at_one_patch():
     weights = np.zeros(SHAPE)
     weights[:2, :2] = 10
@@ -172,6 +174,7 @@ def test_another_networks_maps_judge_this_one():
     assert own.columns != by_function.columns
 
 
+@pytest.mark.long
 def test_batches_make_no_difference_and_seeds_do():
     network, x = random_network(), images(11)
     rows = [
@@ -195,6 +198,7 @@ def test_ties_are_broken_by_one_order_that_takes_no_blocks():
     assert all(2 <= count <= 18 for axis in (0, 1) for count in half.sum(axis))
 
 
+@pytest.mark.long
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", ["float64", "int64"])
 def test_maps_are_ranked_in_their_own_precision(dtype):
@@ -211,6 +215,7 @@ def test_maps_are_ranked_in_their_own_precision(dtype):
         assert result.columns["constant maps"] == (0.0,)
 
 
+@pytest.mark.long
 @pytest.mark.diagonal
 @pytest.mark.sample(2, start=1)
 @pytest.mark.parametrize("maps", ["random", "array"])
@@ -233,6 +238,7 @@ def test_channels_first(monkeypatch, maps, fill):
     assert result.values == expected.values
 
 
+@pytest.mark.long
 def test_constant_maps_are_counted_and_refused_if_all_are():
     maps = np.random.default_rng(0).normal(size=(7, 4, 5))
     maps[2] = 0

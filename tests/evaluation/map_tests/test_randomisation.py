@@ -166,6 +166,7 @@ def test_a_subclassed_model_is_measured_too():
     assert max(result.values[3:]) < 0.999
 
 
+@pytest.mark.long
 def test_maps_that_say_nothing_are_left_out():
     def method(network):
         gradient = GRADIENT(network)
@@ -246,6 +247,7 @@ def test_layers_that_come_back_as_they_were_are_refused():
         randomisation(sequential(kernel_initializer="ones"), images(), GRADIENT)
 
 
+@pytest.mark.long
 def test_a_layer_whose_initialiser_holds_its_numbers_is_refused():
     kernel = np.random.default_rng(0).normal(size=(48, 3)).astype("float32")
 

@@ -124,6 +124,7 @@ class Cosine(keras.Model):
         return tf.nn.l2_normalize(hidden, 1) @ tf.nn.l2_normalize(self.head.kernel, 0)
 
 
+@pytest.mark.long
 def test_layers_that_are_read_and_not_called_count_and_so_do_frozen_ones():
     network = Cosine()
     network(images(1))

@@ -324,6 +324,7 @@ def test_two_replicas_measure_what_one_device_does(tmp_path):
     assert one.values == pytest.approx(two.values, abs=0.017)  # two images of 120
 
 
+@pytest.mark.long
 def test_maps_that_rank_nothing_are_counted_and_refused_where_all_do(tmp_path):
     maps = patch(TRAIN), patch(TEST)
     maps[0][:5] = 0

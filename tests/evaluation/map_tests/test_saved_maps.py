@@ -110,6 +110,7 @@ def test_a_finished_directory_is_only_read(tmp_path):
     np.testing.assert_array_equal(MapShards(tmp_path), made)
 
 
+@pytest.mark.long
 def test_a_killed_call_recomputes_the_open_shard_alone(tmp_path):
     method, images = saliency.SmoothGrad(network(), samples=3), dataset()
     with pytest.raises(KeyboardInterrupt):

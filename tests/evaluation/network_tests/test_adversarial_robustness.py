@@ -79,6 +79,7 @@ def test_clipping_to_the_range_is_part_of_the_closed_form():
     assert per_feature.values == found.values[1:]
 
 
+@pytest.mark.long
 def test_no_perturbation_leaves_the_clean_accuracy(toy):
     network, x, y = toy
     y = np.where(np.arange(60) < 15, (y + 1) % 3, y)

@@ -73,6 +73,7 @@ def test_a_slope_has_a_normal_log_ratio():
     assert logarithm == pytest.approx(math.log(found.value))
 
 
+@pytest.mark.long
 def test_draws_of_one_image_are_no_further_images():
     """The error is that of the images' means: equal images have none but that of their draws."""
     x = np.zeros((50, 4))
@@ -113,6 +114,7 @@ def test_one_direction_serves_every_sigma():
     assert large == pytest.approx(10 * small, rel=1e-9)
 
 
+@pytest.mark.long
 def test_the_target_is_fixed_on_the_clean_image():
     """Two slopes that are equal at 0 but for the bias: noise turns the decision at once."""
     kernel = np.array([[1.0, -1.0], [0.0, 0.0]])

@@ -31,6 +31,7 @@ def data():
     return [(x, Y)], [(x["a"], Y)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("test", "sigmas"),
     [
@@ -54,6 +55,7 @@ def test_noise_is_on_the_inputs_that_are_named(test, sigmas):
             test(whole, several, sigmas, inputs=inputs)
 
 
+@pytest.mark.long
 def test_the_energy_of_one_input_and_of_any_target():
     (whole, alone), (several, one) = network(), data()
     mask = [1, 0, 1]

@@ -47,6 +47,7 @@ def test_a_linear_classifier_has_a_closed_form():
         assert 0 < deviation < 4 * math.sqrt(expected * (1 - expected) / 4000)
 
 
+@pytest.mark.long
 def test_the_deviation_is_that_of_the_repeats():
     each = [noise_robustness(linear(), batches(100), (0.4,), repeats=n) for n in (1, 2, 3)]
     sums = [r.value * repeats for repeats, r in enumerate(each, 1)]

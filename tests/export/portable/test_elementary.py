@@ -171,6 +171,7 @@ def test_gradients_of_pooling(kind, size, stride, padding, lengths):
     _checked(_gradient(pooled), x, weights, absent=[operation])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("size", "stride", "padding"), WINDOWS)
 def test_ties_of_maxima_go_to_the_first_entry(size, stride, padding):
     x = np.random.default_rng(0).integers(0, 2, (2, 7, 6, 3)).astype("float32")
