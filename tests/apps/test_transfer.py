@@ -12,6 +12,7 @@ import tfgrad
 from apps import distill, transfer
 from apps.common import (
     recorded_lessons,
+    shared_flags,
     teacher_flags,
     trained_networks,
     training_run,
@@ -269,6 +270,7 @@ def transferred(distilled, tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", parity)
+        patch.setattr(shared_flags, "check_dataset", lambda: None)  # which opens it by its name
         assert call(transfer, arguments) == 0
     return directory
 
