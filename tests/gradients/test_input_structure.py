@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfgrad
 from tests.helpers.question_cases import TOKENS, batch, several
 from tfgrad.errors import ArgumentError
+from tfgrad.gradients import input_structure
 
 X = batch(3)
 
@@ -46,3 +48,18 @@ def test_one_input_of_ids_that_are_floats():
     model = keras.Model(ids, keras.layers.Dense(2)(flat))
     with pytest.raises(ArgumentError, match=r"x: got float64 values; expected int32, such as tok"):
         tfgrad.full_gradients(model, X["ids"] * 1.0)
+
+
+@pytest.mark.parametrize("make", [tf.constant, np.asarray])
+def test_ids_that_come_as_floats_get_the_type_of_their_own_input(make):
+    """By position, and by the names of a list's inputs, whose order is not that of their names."""
+    table, ids = keras.Input((2,), name="z"), keras.Input((3,), dtype="int32", name="a")
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(5, 2)(ids))
+    outputs = keras.layers.Dense(1)(keras.layers.Concatenate()([table, embedded]))
+    network = keras.Model([table, ids], outputs)
+    x = [make(np.ones((1, 2), "float32")), make(np.array([[4, 0, 2]], "float32"))]
+    for given, where in ((x, 1), ({"z": x[0], "a": x[1]}, "a")):
+        got = input_structure.as_declared(network, given)
+        assert tf.as_dtype(got[where].dtype) == tf.int32
+        np.testing.assert_array_equal(got[where], [[4, 0, 2]])
+        assert tf.as_dtype(got[0 if where == 1 else "z"].dtype) == tf.float32

@@ -154,7 +154,7 @@ def as_declared(network: keras.layers.Layer, x: Any) -> Any:
 
     Args:
         network: The network.
-        x: A nest of tensors, which the network takes.
+        x: A nest of tensors or arrays, which the network takes.
     """
     declared = keras.tree.flatten(getattr(network, "inputs", None) or [])
     flat = tf.nest.flatten(x)
@@ -167,7 +167,7 @@ def as_declared(network: keras.layers.Layer, x: Any) -> Any:
         declared = [i for _, i in sorted((i.name, i) for i in network.inputs)]
     dtypes = [tf.as_dtype(i.dtype) for i in declared]
     cast = [
-        tf.cast(t, dtype) if t.dtype.is_floating and dtype.is_integer else t
+        tf.cast(t, dtype) if tf.as_dtype(t.dtype).is_floating and dtype.is_integer else t
         for t, dtype in zip(flat, dtypes, strict=True)
     ]
     return tf.nest.pack_sequence_as(x, cast)
